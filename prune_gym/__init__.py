@@ -1,0 +1,106 @@
+"""Neural network pruning as a constrained reinforcement-learning problem.
+
+``import prune_gym`` registers the environments; ``gym.make("PruneVGG-v0")`` makes one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+if TYPE_CHECKING:
+    from prune_gym.budgets import BUDGETS, Budget, BudgetError, count
+    from prune_gym.criteria import CRITERIA
+    from prune_gym.datasets import DATASETS, Dataset, Split
+    from prune_gym.export import load_pruned, save_pruned
+    from prune_gym.make import make_problem
+    from prune_gym.networks import NETWORKS
+    from prune_gym.pretrained import CheckpointError
+    from prune_gym.problem import InfeasibleLimitError, Outcome, PruningProblem
+    from prune_gym.pruning.groups import FilterGroup, UnsupportedNetworkError
+    from prune_gym.training import RECOVERIES
+    from prune_gym.wrappers import BinaryFilters, DiscreteRatios, RecordBest, RecordEpisodeCost
+
+__version__ = "0.1.0"
+
+# Public name -> module; imported when first used, so that `import prune_gym` stays cheap.
+_PUBLIC = {
+    "BUDGETS": "budgets",
+    "BinaryFilters": "wrappers",
+    "Budget": "budgets",
+    "BudgetError": "budgets",
+    "CRITERIA": "criteria",
+    "CheckpointError": "pretrained",
+    "DATASETS": "datasets",
+    "Dataset": "datasets",
+    "DiscreteRatios": "wrappers",
+    "FilterGroup": "pruning.groups",
+    "InfeasibleLimitError": "problem",
+    "NETWORKS": "networks",
+    "Outcome": "problem",
+    "PruningProblem": "problem",
+    "RECOVERIES": "training",
+    "RecordBest": "wrappers",
+    "RecordEpisodeCost": "wrappers",
+    "Split": "datasets",
+    "UnsupportedNetworkError": "pruning.groups",
+    "count": "budgets",
+    "load_pruned": "export",
+    "make_problem": "make",
+    "save_pruned": "export",
+}
+
+__all__ = [
+    "BUDGETS",
+    "CRITERIA",
+    "DATASETS",
+    "NETWORKS",
+    "RECOVERIES",
+    "BinaryFilters",
+    "Budget",
+    "BudgetError",
+    "CheckpointError",
+    "Dataset",
+    "DiscreteRatios",
+    "FilterGroup",
+    "InfeasibleLimitError",
+    "Outcome",
+    "PruningProblem",
+    "RecordBest",
+    "RecordEpisodeCost",
+    "Split",
+    "UnsupportedNetworkError",
+    "count",
+    "load_pruned",
+    "make_problem",
+    "register_envs",
+    "save_pruned",
+]
+
+# id -> default arguments of `prune_gym.envs:make_env`
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "PruneVGG-v0": {"granularity": "layer"},
+    "PruneVGGFilters-v0": {"granularity": "filter"},
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'prune_gym' has no attribute {name!r}")
+    return getattr(import_module(f"prune_gym.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def register_envs() -> None:
+    """Register every environment id with Gymnasium; calling it again changes nothing."""
+    for env_id, defaults in ENVIRONMENTS.items():
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point="prune_gym.envs:make_env", kwargs=dict(defaults))
+
+
+register_envs()

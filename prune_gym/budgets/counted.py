@@ -1,0 +1,77 @@
+"""Budgets that count: parameters, multiply-adds, bytes.
+
+Each is a weighted count of tensor elements, so that an episode needs no network to know its cost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_gym.budgets.base import BUDGETS, Budget
+
+
+@BUDGETS.register
+def params() -> Budget:
+    """Number of parameters (weights, biases, BatchNorm scale and shift)."""
+    return Budget("params", unit="parameters", monotone=True, counted=_one_per_parameter)
+
+
+@BUDGETS.register
+def macs() -> Budget:
+    """Multiply-adds of convolutions and linear layers for one input."""
+    return Budget("macs", unit="MACs", monotone=True, counted=_uses_per_weight)
+
+
+@BUDGETS.register
+def size_bytes() -> Budget:
+    """Bytes of all parameters and buffers, as saved."""
+    return Budget("size_bytes", unit="bytes", monotone=True, counted=_bytes_per_element)
+
+
+def count(name: str, network: nn.Module, example: torch.Tensor) -> float:
+    """A registered budget of a network, e.g. ``count("macs", network, images[:1])``."""
+    budget: Budget = BUDGETS.get(name)()
+    return budget(network, example)
+
+
+def _one_per_parameter(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+    return {name: 1.0 for name, _ in network.named_parameters()}
+
+
+def _bytes_per_element(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    return {name: float(tensor.element_size()) for name, tensor in tensors}
+
+
+def _uses_per_weight(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+    """How often each weight is multiplied for one input: the number of output positions."""
+    uses: dict[str, float] = {}
+    handles = []
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            if isinstance(module, nn.Linear):
+                positions = output[0].numel() / output.shape[-1]
+            else:  # a transposed convolution multiplies once per input position
+                grid = inputs[0] if getattr(module, "transposed", False) else output
+                positions = float(grid[0, 0].numel())
+            key = f"{name}.weight" if name else "weight"
+            uses[key] = uses.get(key, 0.0) + positions
+
+        return hook
+
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            handles.append(module.register_forward_hook(watch(name)))
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(example)
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return uses

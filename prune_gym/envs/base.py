@@ -1,0 +1,330 @@
+"""The base environment: the CMDP contract in one place. A granularity overrides one hook."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import nn
+
+from prune_gym.envs.observation import Observer
+from prune_gym.make import shared_problem
+from prune_gym.problem import Outcome, PruningProblem
+from prune_gym.pruning.masks import Mask, Masks, kept_count, top_mask
+from prune_gym.registry import suggest
+
+COST_MODES = ("terminal", "dense")
+RENDER_MODES = ("ansi", "rgb_array", "human")
+
+Info = dict[str, Any]
+
+
+class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """Decide filter group after filter group; the finished network is judged at the end.
+
+    Subclasses give a docstring, an action space and `_decide`.
+
+    Args:
+        problem: a `PruningProblem`; None builds one from ``problem_arguments``.
+        cost_mode: ``"terminal"`` charges the cost at the last step; ``"dense"`` charges the growth
+            of the floor (the cost if all undecided groups are cut to their minimum) at every step
+            and sums to the same.
+        max_ratio: largest prune ratio of a group, in (0, 1].
+        render_mode: ``"ansi"``, ``"rgb_array"``, ``"human"`` or None.
+        problem_arguments: what `prune_gym.make_problem` takes.
+
+    Raises:
+        ValueError: a bad argument, or a limit that cannot be reached (names the floor).
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 4}
+    granularity: ClassVar[str]
+    structures: ClassVar[tuple[str, ...]] = ("filter", "weight")
+
+    def __init__(
+        self,
+        problem: PruningProblem | None = None,
+        *,
+        cost_mode: str = "terminal",
+        max_ratio: float = 1.0,
+        render_mode: str | None = None,
+        **problem_arguments: Any,
+    ) -> None:
+        self.problem = _resolve_problem(problem, problem_arguments)
+        if cost_mode not in COST_MODES:
+            raise ValueError(f"cost_mode={cost_mode!r} must be one of {', '.join(COST_MODES)}.")
+        if render_mode not in (None, *RENDER_MODES):
+            raise ValueError(
+                f"render_mode={render_mode!r} must be None or one of {', '.join(RENDER_MODES)}."
+            )
+        if self.problem.structure not in self.structures:
+            raise ValueError(
+                f"structure={self.problem.structure!r} does not go with "
+                f"granularity={self.granularity!r}; use {' or '.join(self.structures)}."
+            )
+        _check_dense(self.problem, cost_mode)
+        self.cost_mode = cost_mode
+        self.render_mode = render_mode
+        self.observer = Observer(self.problem)
+        self.observation_space = spaces.Box(0.0, 1.0, (self.observer.size,), np.float32)
+        self._window: Any = None
+        self._schedule: dict[str, Any] = {}
+        self.set_schedule(max_ratio=max_ratio, recovery_steps=self.problem.recovery_steps)
+        self._begin({})
+
+    # -- the constraint ----------------------------------------------------------------------
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """Names of the budgets."""
+        return self.problem.names
+
+    @property
+    def cost_limits(self) -> NDArray[np.float32]:
+        """Limit of each cost, (n_budgets,) float32."""
+        return np.array(self.problem.limits, dtype=np.float32)
+
+    @property
+    def cost_limit(self) -> float:
+        """Limit of the episodic sum of ``info["cost"]``."""
+        return self.problem.cost_limit
+
+    # -- Gymnasium ---------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], Info]:
+        """Start a new episode with the unpruned network.
+
+        Args:
+            seed: of ``np_random``.
+            options: ``max_ratio`` and ``recovery_steps`` for this episode only.
+        """
+        super().reset(seed=seed)
+        self._begin(self._check_schedule(options or {}))
+        return self._observe(), self._info()
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
+        """Decide the next group (or all of them); judge the network after the last one."""
+        if self._masks is None:
+            raise RuntimeError("step() after the episode's end: call reset() first.")
+        action = self._check_action(action)
+        for mask, ratio in self._decide(action):
+            self._counts[len(self._ratios)] = np.count_nonzero(mask)
+            self._masks.append(mask)
+            self._ratios.append(ratio)
+        terminated = len(self._masks) == len(self.problem.groups)
+        if terminated:
+            self._finish()
+        self._charge(terminated)
+        reward = self._outcome.accuracy if self._outcome else 0.0
+        if self.render_mode == "human":
+            self.render()
+        return self._observe(), reward, terminated, False, self._info()
+
+    def render(self) -> Any:
+        """A picture (or text) of what each layer keeps so far.
+
+        Returns:
+            str for ``"ansi"``; (height, width, 3) uint8 for ``"rgb_array"``; None for ``"human"``.
+        """
+        from prune_gym import rendering
+
+        if self.render_mode is None:
+            gym.logger.warn("render() without render_mode: gym.make(..., render_mode='ansi').")
+            return None
+        rows = [
+            (group.name, group.n_filters, self._shown(index))
+            for index, group in enumerate(self.problem.groups)
+        ]
+        title = self._title()
+        if self.render_mode == "ansi":
+            return rendering.as_text(rows, title)
+        if self.render_mode == "rgb_array":
+            return rendering.as_image(rows, title)
+        self._window = rendering.show(rows, title, self._window)
+        return None
+
+    def close(self) -> None:
+        """Free the last network and close the window."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+        self._outcome = None
+
+    # -- beyond Gymnasium --------------------------------------------------------------------
+
+    def compact_network(self) -> nn.Module:
+        """The compact network of the last finished episode, recovered, in evaluation mode.
+
+        Raises:
+            RuntimeError: no episode is finished.
+        """
+        return self.last_outcome().network
+
+    def last_outcome(self) -> Outcome:
+        """The outcome of the last finished episode (RuntimeError if there is none)."""
+        if self._last is None:
+            raise RuntimeError("no finished episode yet: step until `terminated` is True.")
+        return self._last
+
+    def last_masks(self) -> Masks:
+        """Keep masks of the last finished episode (RuntimeError if there is none)."""
+        self.last_outcome()
+        return self._last_masks
+
+    def set_schedule(self, **settings: Any) -> None:
+        """Change ``max_ratio`` or ``recovery_steps`` from the next episode on.
+
+        For training schedules: call it from a callback, e.g. ``vec_env.env_method("set_schedule",
+        max_ratio=0.95)``. Nothing in the environment changes by itself.
+        """
+        self._schedule = {**self._schedule, **self._check_schedule(settings)}
+
+    # -- the hook ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def _decide(self, action: NDArray[np.float32]) -> list[tuple[Mask, float]]:
+        """Keep mask and prune ratio of each group that this action decides."""
+
+    def _by_ratio(self, index: int, action: float) -> tuple[Mask, float]:
+        """Mask and ratio of group ``index`` for an action in [-1, 1]."""
+        ratio = 0.5 * (float(action) + 1.0) * float(self._now["max_ratio"])
+        count = kept_count(ratio, int(self.problem.sizes[index]))
+        return top_mask(self.problem.orders[index], count), ratio
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _begin(self, options: dict[str, Any]) -> None:
+        self._now = {**self._schedule, **options}
+        self._minimum = self._smallest(self._now["max_ratio"])
+        self._masks: list[Mask] | None = []
+        self._ratios: list[float] = []
+        self._counts = self.problem.sizes.copy()
+        self._outcome: Outcome | None = None
+        self._last: Outcome | None = getattr(self, "_last", None)
+        self._last_masks: Masks = getattr(self, "_last_masks", ())
+        self._charged = np.zeros(len(self.problem.budgets))
+        self._charged_scalar = 0.0
+        self._costs = np.zeros(len(self.problem.budgets))
+        self._cost = 0.0
+
+    def _finish(self) -> None:
+        masks = tuple(self._masks or ())
+        seed = int(self.np_random.integers(2**31))
+        self._outcome = self.problem.evaluate(
+            masks, seed=seed, recovery_steps=int(self._now["recovery_steps"])
+        )
+        self._last, self._last_masks = self._outcome, masks
+
+    def _charge(self, terminated: bool) -> None:
+        """Set this step's cost: what the episode owes so far minus what it was charged."""
+        if self._outcome is not None:
+            owed = np.array(list(self._outcome.costs.values()))
+        elif self.cost_mode == "dense":
+            open_ = np.arange(len(self._counts)) >= len(self._ratios)
+            floor = np.where(open_, self._minimum, self._counts)
+            masks = (*(self._masks or ()), *self.problem.masks_of(floor)[len(self._ratios) :])
+            owed = self.problem.costs(masks)
+        else:
+            owed = self._charged
+        scalar = self.problem.scalar_cost(owed) if owed is not self._charged else 0.0
+        self._costs, self._charged = owed - self._charged, owed
+        self._cost, self._charged_scalar = scalar - self._charged_scalar, scalar
+        if terminated:
+            self._masks = None
+
+    def _observe(self) -> NDArray[np.float32]:
+        return self.observer(self._counts, self._minimum, len(self._ratios), self._ratios)
+
+    def _info(self) -> Info:
+        """The same keys and types at every step; results are zero until the last one."""
+        outcome = self._outcome
+        kept = self._counts / self.problem.sizes
+        info: Info = {
+            "cost": float(self._cost),
+            "costs": self._costs.astype(np.float32),
+            "accuracy": outcome.accuracy if outcome else 0.0,
+            "feasible": outcome.feasible if outcome else False,
+            "kept": kept.astype(np.float32),
+        }
+        for index, name in enumerate(self.cost_names):
+            info[f"cost_{name}"] = float(self._costs[index])
+            info[name] = outcome.values[name] if outcome else 0.0
+        return info
+
+    def _check_action(self, action: Any) -> NDArray[np.float32]:
+        array = np.asarray(action, dtype=np.float32)
+        shape = self.action_space.shape
+        if array.shape != shape:
+            raise ValueError(f"action has shape {array.shape}; this environment takes {shape}.")
+        if not np.isfinite(array).all():
+            raise ValueError(f"action {array.tolist()!r} holds NaN or infinity; take [-1, 1].")
+        return np.clip(array, -1.0, 1.0)
+
+    def _smallest(self, max_ratio: float) -> NDArray[np.int64]:
+        """Fewest filters per group that actions can reach."""
+        return np.array([kept_count(max_ratio, int(n)) for n in self.problem.sizes], dtype=np.int64)
+
+    def _check_schedule(self, settings: dict[str, Any]) -> dict[str, Any]:
+        allowed = ("max_ratio", "recovery_steps")
+        for name, value in settings.items():
+            if name not in allowed:
+                raise ValueError(
+                    f"unknown option {name!r}.{suggest(name, list(allowed))} "
+                    f"Known: {', '.join(allowed)}."
+                )
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name == "max_ratio" and not (number and 0.0 < value <= 1.0):
+                raise ValueError(f"max_ratio={value!r} must be a number in (0, 1].")
+            if name == "recovery_steps" and not (isinstance(value, int) and number and value >= 0):
+                raise ValueError(f"recovery_steps={value!r} must be a whole number, 0 or above.")
+        if "max_ratio" in settings and settings["max_ratio"] != self._schedule.get("max_ratio"):
+            self.problem.check_reachable(self._smallest(settings["max_ratio"]))
+        return dict(settings)
+
+    def _shown(self, index: int) -> Mask | None:
+        masks = self._last_masks if self._masks is None else self._masks
+        return masks[index] if index < len(masks) else None
+
+    def _title(self) -> str:
+        costs = self.problem.counted_costs(self._counts)
+        used = "  ".join(
+            f"{name} {cost:.3f} of {limit:g}"
+            for name, cost, limit in zip(self.cost_names, costs, self.problem.limits, strict=True)
+        )
+        return f"{used}  accuracy {self._outcome.accuracy:.3f}" if self._outcome else used
+
+
+def _resolve_problem(
+    problem: PruningProblem | None, arguments: dict[str, Any]
+) -> PruningProblem:
+    if problem is None:
+        return shared_problem(**arguments)
+    if not isinstance(problem, PruningProblem):
+        raise TypeError(
+            f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
+        )
+    if arguments:
+        raise ValueError(
+            f"problem is given, so {', '.join(arguments)} cannot be; say it to make_problem()."
+        )
+    return problem
+
+
+def _check_dense(problem: PruningProblem, cost_mode: str) -> None:
+    unknown = [budget.name for budget in problem.budgets if not budget.monotone]
+    if cost_mode == "dense" and unknown:
+        raise ValueError(
+            f"cost_mode='dense' with budget {unknown[0]!r}: the dense cost is the growth of a floor, "
+            "which holds for monotone budgets only. Declare it with Budget(..., monotone=True), or "
+            "use cost_mode='terminal'."
+        )
+
+

@@ -1,0 +1,51 @@
+"""The fine environment: keep or drop each filter."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from prune_gym.envs.base import PruneEnv
+from prune_gym.pruning.masks import Mask
+
+
+class FilterPruneEnv(PruneEnv):
+    """Keep or drop each filter of a group, group after group.
+
+    ## Action space
+    ``Box(-1, 1, (widest group,), float32)``: entry i keeps filter i where it is >= 0; entries
+    beyond the group's size are not used. If all would go, the filter with the largest entry
+    stays. No more than ``max_ratio`` of a group goes: the largest entries stay.
+
+    Filters are presented in order of importance (the criterion's most important first), so that
+    entry i means the same in every group: the i-th most important filter.
+
+    Observation, reward, cost, info and arguments are those of `LayerPruneEnv`; ``last_ratio`` is
+    the fraction that was removed. ``structure="weight"`` is refused.
+
+    ## Version history
+    * v0: first version.
+    """
+
+    granularity: ClassVar[str] = "filter"
+    structures: ClassVar[tuple[str, ...]] = ("filter",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.action_space = spaces.Box(-1.0, 1.0, (int(self.problem.sizes.max()),), np.float32)
+
+    def _decide(self, action: NDArray[np.float32]) -> list[tuple[Mask, float]]:
+        index = len(self._ratios)
+        order = self.problem.orders[index]
+        wish = action[: len(order)]
+        chosen = wish >= 0.0
+        least = int(self._minimum[index])
+        if np.count_nonzero(chosen) < least:
+            chosen = np.zeros(len(order), dtype=np.bool_)
+            chosen[np.argsort(-wish, kind="stable")[:least]] = True
+        mask = np.zeros(len(order), dtype=np.bool_)
+        mask[order[chosen]] = True
+        return [(mask, 1.0 - float(mask.mean()))]

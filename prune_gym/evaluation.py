@@ -1,0 +1,57 @@
+"""Evaluation: what a network gets right, and how long it takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from prune_gym.datasets import Split
+
+BATCH_SIZE = 500  # whole small splits in one forward; larger ones in pieces that fit into caches
+
+
+@torch.inference_mode()
+def logits(network: nn.Module, images: torch.Tensor, batch_size: int = BATCH_SIZE) -> torch.Tensor:
+    """Outputs of the network in evaluation mode, (n, n_classes).
+
+    The network's training flag is set to evaluation and stays there; hand in a copy if that
+    matters.
+    """
+    network.eval()
+    return torch.cat([network(batch) for batch in images.split(batch_size)])
+
+
+def accuracy(network: nn.Module, split: Split, batch_size: int = BATCH_SIZE) -> float:
+    """Fraction of ``split`` that the network classifies rightly, in [0, 1]."""
+    predicted = logits(network, split.images, batch_size).argmax(dim=1)
+    return float((predicted == split.labels).double().mean())
+
+
+def paired_latency_ms(
+    networks: dict[str, nn.Module], images: torch.Tensor, repeats: int = 30
+) -> dict[str, float]:
+    """Median milliseconds of one forward per network, measured in turns so that ratios hold.
+
+    Args:
+        networks: what to measure, by name.
+        images: one batch, (n, ...).
+        repeats: forwards per network that count; three more warm up.
+    """
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    with torch.inference_mode():
+        for turn in range(repeats + 3):
+            for name, network in networks.items():
+                elapsed = _timed(lambda network=network: network(images))
+                if turn >= 3:
+                    times[name].append(elapsed)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _timed(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return 1000.0 * (time.perf_counter() - start)

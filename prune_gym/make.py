@@ -1,0 +1,214 @@
+"""`make_problem`: a pruning problem from names or from objects."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prune_gym.budgets import Budget, as_budget
+from prune_gym.criteria import CRITERIA, score_groups
+from prune_gym.datasets import DATASETS, Dataset, as_split
+from prune_gym.networks import NETWORKS
+from prune_gym.pretrained import find_checkpoint, load_weights
+from prune_gym.problem import PruningProblem
+from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
+from prune_gym.training import RECOVERIES
+
+STRUCTURES = ("filter", "weight")
+
+
+def make_problem(
+    network: str | nn.Module = "small",
+    dataset: str | Dataset = "digits",
+    *,
+    budgets: Mapping[Any, float] | None = None,
+    criterion: str | Callable[..., Any] = "l1",
+    recovery: str | Callable[..., None] = "bn",
+    recovery_steps: int = 32,
+    structure: str = "filter",
+    evaluation_samples: int | None = None,
+    device: str = "cpu",
+    weights: str | Path | None = None,
+    train: Any = None,
+    validation: Any = None,
+    test: Any = None,
+    ignore: Collection[str] = (),
+    seed: int = 0,
+) -> PruningProblem:
+    """Build a pruning problem from names or from objects.
+
+    Args:
+        network: a registered name, a ``"module:function"`` that builds a module, or a trained
+            ``nn.Module`` (copied; yours stays as it is).
+        dataset: a registered name, a ``"module:function"``, or a `Dataset`; not used where
+            ``train`` and ``validation`` are given.
+        budgets: limits by budget, ``{"params": 0.1}`` (the default), as fractions in (0, 1] of the
+            unpruned network. A key is a registered name, a ``"module:function"``, a callable
+            ``(network) -> number``, or a `Budget`.
+        criterion: scores filters: a registered name, a ``"module:function"``, or a callable.
+        recovery: repairs a network before it is judged: a name or a callable.
+        recovery_steps: optimizer steps of ``recovery="finetune"``.
+        structure: ``"filter"`` removes filters; ``"weight"`` sets single weights to zero, as the
+            paper's coarse variant does (budget ``params`` only).
+        evaluation_samples: judge on the first so many validation images; None = all.
+        device: torch device, or ``"auto"``.
+        weights: safetensors checkpoint of a named network; None = the shipped or cached one.
+        train: (images, labels) or a torch Dataset of your own.
+        validation: likewise, held out of training.
+        test: likewise, for reports only; may be left out.
+        ignore: names of layers whose outputs stay whole.
+        seed: of criteria that draw random numbers.
+
+    Raises:
+        ValueError: any argument that is not allowed, by name, with what is allowed; a limit that
+            cannot be reached, with its floor.
+        CheckpointError: no trained weights, with the command that makes them.
+        UnsupportedNetworkError: nothing prunable, or a layer that cannot be followed.
+
+    >>> problem = make_problem(budgets={"params": 0.25})
+    >>> len(problem.groups), problem.limits
+    (8, (0.25,))
+    """
+    chosen = _check_budgets({"params": 0.1} if budgets is None else budgets, structure)
+    place = _device(device)
+    criterion_function = CRITERIA.get(criterion) if isinstance(criterion, str) else criterion
+    recovery_function = RECOVERIES.get(recovery) if isinstance(recovery, str) else recovery
+    data = _dataset(dataset, train, validation, test).to(place)
+    if evaluation_samples is not None:
+        data = _limited(data, evaluation_samples)
+    module = _network(network, dataset, data, weights).to(place).eval()
+    example = data.train.images[:1]
+    if structure == "filter":
+        groups = find_filter_groups(module, example, ignore)
+    else:
+        groups = find_weight_groups(module, ignore)
+    problem = PruningProblem(
+        network=module,
+        groups=groups,
+        scores=score_groups(module, groups, criterion_function, seed),
+        data=data,
+        budgets=tuple(chosen),
+        limits=tuple(chosen.values()),
+        recovery=recovery_function,
+        recovery_steps=_whole("recovery_steps", recovery_steps, 0),
+        structure=structure,
+    )
+    problem.check_reachable(np.ones(len(groups), dtype=np.int64))
+    return problem
+
+
+@lru_cache(maxsize=8)
+def _cached_problem(arguments: str) -> PruningProblem:
+    return make_problem(**json.loads(arguments))
+
+
+def shared_problem(**arguments: Any) -> PruningProblem:
+    """`make_problem`, built once per process for equal JSON-able arguments.
+
+    A problem is frozen and pure, so many environments can stand on one.
+    """
+    try:
+        key = json.dumps(arguments, sort_keys=True)
+    except TypeError:  # objects among the arguments
+        return make_problem(**arguments)
+    return _cached_problem(key)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+    return value
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); "
+            "use 'cpu', 'cuda' or 'auto'."
+        ) from error
+    return found
+
+
+def _check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
+    if structure not in STRUCTURES:
+        raise ValueError(f"structure={structure!r} must be one of {', '.join(STRUCTURES)}.")
+    if not isinstance(budgets, Mapping) or not budgets:
+        raise ValueError(
+            f"budgets={budgets!r}: expected limits by budget, e.g. {{'params': 0.1}}."
+        )
+    checked: dict[Budget, float] = {}
+    for key, limit in budgets.items():
+        budget = as_budget(key)
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= 1:
+            raise ValueError(
+                f"budgets: the limit of {budget.name!r} is {limit!r}; it must be a number in "
+                "(0, 1], the fraction of the unpruned network's budget that may stay."
+            )
+        if structure == "weight" and budget.name != "params":
+            raise ValueError(
+                f"budgets: {budget.name!r} with structure='weight'; single weights set to zero "
+                "make no network smaller, so only 'params' can be limited. Use structure='filter'."
+            )
+        if budget.name in {other.name for other in checked}:
+            raise ValueError(f"budgets: two of them are named {budget.name!r}; rename one.")
+        checked[budget] = float(limit)
+    return checked
+
+
+def _dataset(dataset: str | Dataset, train: Any, validation: Any, test: Any) -> Dataset:
+    if (train is None) != (validation is None):
+        raise ValueError("train and validation belong together: give both or none of them.")
+    if train is not None:
+        parts = (as_split("train", train), as_split("validation", validation))
+        held_out = None if test is None else as_split("test", test)
+        n_classes = int(max(part.labels.max() for part in (*parts, held_out) if part)) + 1
+        return Dataset("custom", *parts, held_out, n_classes)
+    if isinstance(dataset, Dataset):
+        return dataset
+    return DATASETS.get(dataset)()
+
+
+def _limited(data: Dataset, evaluation_samples: int) -> Dataset:
+    n = _whole("evaluation_samples", evaluation_samples, 1)
+    if n > len(data.validation):
+        raise ValueError(
+            f"evaluation_samples={n} is more than the {len(data.validation)} validation images."
+        )
+    return replace(data, validation=data.validation.first(n))
+
+
+def _network(
+    network: str | nn.Module, dataset: str | Dataset, data: Dataset, weights: str | Path | None
+) -> nn.Module:
+    if isinstance(network, nn.Module):
+        if weights is not None:
+            raise ValueError("weights: only for a network given by name; load yours yourself.")
+        return copy.deepcopy(network)
+    module = build_network(network, data)
+    if weights is None:
+        name = dataset if isinstance(dataset, str) else dataset.name
+        weights = find_checkpoint(network, name)
+    return load_weights(module, weights)
+
+
+def build_network(name: str, data: Dataset) -> nn.Module:
+    """An untrained network by name, with inputs and outputs that fit a dataset."""
+    builder = NETWORKS.get(name)
+    module = builder(in_channels=data.train.images.shape[1], n_classes=data.n_classes)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"network {name!r} gave {type(module).__name__}; expected an nn.Module.")
+    return module

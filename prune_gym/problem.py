@@ -1,0 +1,265 @@
+"""The pruning problem: masks in, `Outcome` out. The contract that everything else stands on.
+
+A `PruningProblem` is a trained network, its filter groups, data, budgets with their limits, and the
+way a compact network is repaired and judged. It is frozen and pure: `PruningProblem.evaluate` maps
+keep masks to an outcome and never changes the network it was given. Environments, searches, the
+command line and tests are shells around it.
+
+Cost is a budget of the compact network divided by the same budget of the unpruned network:
+dimensionless, 1.0 = nothing removed. Limits are in the same unit, in (0, 1]. With several budgets
+the scalar cost is the worst of costs / limits and the scalar limit is 1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from prune_gym.budgets import Budget
+from prune_gym.datasets import Dataset, Split
+from prune_gym.evaluation import accuracy
+from prune_gym.pruning.compact import compact, zero_weights
+from prune_gym.pruning.groups import FilterGroup
+from prune_gym.pruning.masks import Mask, Masks, check_masks, top_mask
+from prune_gym.pruning.sizes import TensorSizes
+from prune_gym.training import Recovery
+
+Counts = NDArray[np.int64]  # (n_groups,) kept filters per group
+
+
+class InfeasibleLimitError(ValueError):
+    """A limit that even the smallest reachable network breaks; the message names the floor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one decision came to.
+
+    Attributes:
+        accuracy: of the recovered compact network on the validation split, in [0, 1].
+        costs: budget / budget of the unpruned network, by budget name.
+        values: the budgets themselves, in their units, by budget name.
+        feasible: whether every cost is within its limit.
+        cost: the scalar that the agent is constrained by.
+        kept: (n_groups,) float32, fraction of filters kept per group.
+        network: the compact network, recovered, in evaluation mode.
+    """
+
+    accuracy: float
+    costs: dict[str, float]
+    values: dict[str, float]
+    feasible: bool
+    cost: float
+    kept: NDArray[np.float32]
+    network: nn.Module
+
+
+@dataclass(frozen=True, eq=False)
+class PruningProblem:
+    """A frozen pruning problem; build one with `prune_gym.make_problem`.
+
+    Attributes:
+        network: the unpruned network, in evaluation mode; never changed.
+        groups: its filter groups, in the order in which they are decided.
+        scores: importance per filter of each group, (n_filters,) each.
+        data: training, validation and test splits.
+        budgets: what is limited.
+        limits: limit per budget, as a fraction of the unpruned network's budget, in (0, 1].
+        recovery: what repairs a compact network before it is judged.
+        recovery_steps: optimizer steps of a recovery that trains.
+        structure: ``"filter"`` (real removal) or ``"weight"`` (single weights set to zero).
+    """
+
+    network: nn.Module
+    groups: tuple[FilterGroup, ...]
+    scores: tuple[NDArray[np.float64], ...]
+    data: Dataset
+    budgets: tuple[Budget, ...]
+    limits: tuple[float, ...]
+    recovery: Recovery
+    recovery_steps: int = 32
+    structure: str = "filter"
+
+    # -- what is fixed once ------------------------------------------------------------------
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Number of filters per group, (n_groups,)."""
+        return np.array([group.n_filters for group in self.groups], dtype=np.int64)
+
+    @cached_property
+    def example(self) -> torch.Tensor:
+        """One input of the network, (1, channels, height, width)."""
+        return self.data.train.images[:1]
+
+    @cached_property
+    def dense_values(self) -> NDArray[np.float64]:
+        """Every budget of the unpruned network, in its unit, (n_budgets,)."""
+        values = np.array([budget(self.network, self.example) for budget in self.budgets])
+        for budget, value in zip(self.budgets, values, strict=True):
+            if value <= 0.0:
+                raise ValueError(
+                    f"budget {budget.name!r} of the unpruned network is {value}; costs are relative "
+                    "to it, so it must be above 0."
+                )
+        return values
+
+    @cached_property
+    def orders(self) -> tuple[NDArray[np.int64], ...]:
+        """Filters per group, most important first; ties keep the lower index first."""
+        return tuple(np.argsort(-scores, kind="stable") for scores in self.scores)
+
+    @cached_property
+    def tensor_sizes(self) -> TensorSizes:
+        """Elements per tensor as a function of kept filters per group."""
+        return TensorSizes.of(self.network, self.groups)
+
+    @cached_property
+    def _counted(self) -> list[NDArray[np.float64] | None]:
+        """Weight of an element of each tensor, per budget; None for black boxes."""
+        return [
+            None
+            if budget.counted is None
+            else self.tensor_sizes.weights(budget.counted(self.network, self.example))
+            for budget in self.budgets
+        ]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the budgets."""
+        return tuple(budget.name for budget in self.budgets)
+
+    @property
+    def cost_limit(self) -> float:
+        """The scalar limit: the budget's own, or 1.0 with several budgets."""
+        return self.limits[0] if len(self.limits) == 1 else 1.0
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal masks (and equal seeds) always give equal outcomes."""
+        return all(budget.deterministic for budget in self.budgets)
+
+    # -- masks -------------------------------------------------------------------------------
+
+    def masks_of(self, counts: Sequence[int] | Counts) -> Masks:
+        """Keep masks that keep the ``counts`` most important filters of each group."""
+        return tuple(top_mask(o, int(n)) for o, n in zip(self.orders, counts, strict=True))
+
+    def check_masks(self, masks: Sequence[Mask]) -> Masks:
+        """Validate keep masks against the groups (raises ValueError)."""
+        return check_masks(masks, [int(size) for size in self.sizes])
+
+    # -- the way of the data -----------------------------------------------------------------
+
+    def compact(self, masks: Sequence[Mask]) -> nn.Module:
+        """The compact network of keep masks, not yet recovered."""
+        masks = self.check_masks(masks)
+        cut = compact if self.structure == "filter" else zero_weights
+        return cut(self.network, self.groups, masks).eval()
+
+    def costs(self, masks: Sequence[Mask], network: nn.Module | None = None) -> NDArray[np.float64]:
+        """Every cost of keep masks, (n_budgets,) float64, 1.0 = nothing removed.
+
+        Args:
+            masks: one keep mask per group.
+            network: their compact network where it exists already; black-box budgets are called
+                once each with it.
+        """
+        counts = np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
+        values = np.zeros(len(self.budgets))
+        for index, (budget, weights) in enumerate(zip(self.budgets, self._counted, strict=True)):
+            if weights is not None:
+                values[index] = self.tensor_sizes.count(counts) @ weights
+            else:
+                network = self.compact(masks) if network is None else network
+                values[index] = budget(network, self.example)
+        return values / self.dense_values
+
+    def counted_costs(self, counts: Counts) -> NDArray[np.float64]:
+        """Costs by kept filters per group, (n_budgets,), in microseconds and without a network.
+
+        A black-box budget cannot be known so cheaply; the share of parameters stands in for it.
+        """
+        kept = self.tensor_sizes.count(counts)
+        return np.array(
+            [
+                self.tensor_sizes.share(kept) if weights is None else (kept @ weights) / dense
+                for weights, dense in zip(self._counted, self.dense_values, strict=True)
+            ]
+        )
+
+    def scalar_cost(self, costs: NDArray[np.float64]) -> float:
+        """One number of all costs: the cost itself, or the worst of costs / limits."""
+        if len(self.limits) == 1:
+            return float(costs[0])
+        return float(np.max(costs / np.array(self.limits)))
+
+    def feasible(self, costs: NDArray[np.float64]) -> bool:
+        """Whether every cost is within its limit (no tolerance)."""
+        return bool(np.all(costs <= np.array(self.limits)))
+
+    def recover(self, network: nn.Module, *, seed: int = 0, steps: int | None = None) -> nn.Module:
+        """Repair a compact network in place, as an episode does; returns it."""
+        generator = torch.Generator().manual_seed(seed)
+        steps = self.recovery_steps if steps is None else steps
+        self.recovery(network, self.data.train, generator=generator, steps=steps)
+        return network.eval()
+
+    def accuracy(self, network: nn.Module, split: Split | None = None) -> float:
+        """Accuracy on the validation split, or on another."""
+        return accuracy(network, self.data.validation if split is None else split)
+
+    def evaluate(
+        self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None
+    ) -> Outcome:
+        """Compact, recover, judge.
+
+        Args:
+            masks: one keep mask per group, (n_filters,) bool, True = stays.
+            seed: of a recovery that draws random numbers.
+            recovery_steps: overrides the problem's.
+
+        Raises:
+            ValueError: masks that do not fit the groups.
+            BudgetError: a budget raised or gave nonsense.
+        """
+        masks = self.check_masks(masks)
+        network = self.recover(self.compact(masks), seed=seed, steps=recovery_steps)
+        score = self.accuracy(network)
+        costs = self.costs(masks, network)
+        return Outcome(
+            accuracy=score,
+            costs={name: float(cost) for name, cost in zip(self.names, costs, strict=True)},
+            values={
+                name: float(value)
+                for name, value in zip(self.names, costs * self.dense_values, strict=True)
+            },
+            feasible=self.feasible(costs),
+            cost=self.scalar_cost(costs),
+            kept=np.array([mask.mean() for mask in masks], dtype=np.float32),
+            network=network,
+        )
+
+    def check_reachable(self, smallest: Counts) -> None:
+        """Raise unless the network with ``smallest`` filters per group is within every limit.
+
+        Raises:
+            InfeasibleLimitError: names each budget that is out of reach and its floor.
+        """
+        floors = self.costs(self.masks_of(smallest))
+        broken = [
+            f"budget {name!r}: limit {limit:g} is below the floor {floor:.4g}"
+            for name, limit, floor in zip(self.names, self.limits, floors, strict=True)
+            if floor > limit
+        ]
+        if broken:
+            raise InfeasibleLimitError(
+                f"{'; '.join(broken)} (the smallest network that can be reached). "
+                "Choose a limit at or above the floor."
+            )

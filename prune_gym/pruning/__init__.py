@@ -1,0 +1,1 @@
+"""Filter groups, keep masks and compaction: the pure core."""

@@ -1,0 +1,66 @@
+"""Keep masks: which filters of each group stay.
+
+A keep mask is a bool array, True = stays, never all False. `Masks` holds one per filter group,
+in the order of the groups. A prune ratio (fraction *removed*) exists only at the action boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask: TypeAlias = NDArray[np.bool_]  # (n_filters,) True = stays
+Masks: TypeAlias = tuple[Mask, ...]  # one per filter group
+
+
+def kept_count(prune_ratio: float, n_filters: int) -> int:
+    """How many of ``n_filters`` stay when ``prune_ratio`` in [0, 1] is removed: at least one.
+
+    >>> [kept_count(r, 8) for r in (0.0, 0.5, 0.99, 1.0)]
+    [8, 4, 1, 1]
+    """
+    if not 0.0 <= prune_ratio <= 1.0:
+        raise ValueError(
+            f"prune_ratio={prune_ratio!r} must lie in [0, 1]: the fraction of the filters to remove."
+        )
+    return max(1, round((1.0 - prune_ratio) * n_filters))
+
+
+def top_mask(order: NDArray[np.int64], n_kept: int) -> Mask:
+    """Keep mask of the ``n_kept`` first filters of ``order`` (most important first).
+
+    >>> top_mask(np.array([2, 0, 1]), 2).tolist()
+    [True, False, True]
+    """
+    mask = np.zeros(order.shape[0], dtype=np.bool_)
+    mask[order[:n_kept]] = True
+    return mask
+
+
+def check_masks(masks: Sequence[NDArray[np.generic]], sizes: Sequence[int]) -> Masks:
+    """Validate one keep mask per group and return them as bool arrays.
+
+    Args:
+        masks: one array per filter group, (n_filters,) bool.
+        sizes: number of filters per group.
+
+    Raises:
+        ValueError: wrong number of masks, wrong shape or dtype, or a mask that keeps nothing.
+    """
+    if len(masks) != len(sizes):
+        raise ValueError(f"masks: got {len(masks)} of them for {len(sizes)} filter groups.")
+    checked = []
+    for index, (mask, size) in enumerate(zip(masks, sizes, strict=True)):
+        array = np.asarray(mask)
+        if array.shape != (size,) or array.dtype != np.bool_:
+            raise ValueError(
+                f"masks[{index}] has shape {array.shape} and dtype {array.dtype}; expected a bool "
+                f"array of shape ({size},), True = stays."
+            )
+        if not array.any():
+            raise ValueError(f"masks[{index}] keeps nothing; each group must keep one at least.")
+        checked.append(array)
+    return tuple(checked)

@@ -1,0 +1,88 @@
+"""Tensor sizes as a function of kept filters: counting budgets without building a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from prune_gym.pruning.groups import FilterGroup
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSizes:
+    """Elements of every tensor of the compact network, by kept filters per group.
+
+    A tensor has ``fixed * product over its sliced axes (whole - width * dropped)`` elements.
+
+    Attributes:
+        names: tensor names, as in ``network.state_dict()``.
+        is_parameter: (n_tensors,) whether the tensor is a parameter.
+        n_filters: (n_groups,) filters per group.
+        fixed: (n_tensors,) product of the axes that no group slices.
+        whole: (n_axes, n_tensors) length of each sliced axis, 1 where there is none.
+        width: (n_axes, n_tensors, n_groups) positions along the axis per filter of the group.
+        single: (n_tensors, n_groups) 1 where the group is of the tensor's single weights.
+    """
+
+    names: tuple[str, ...]
+    is_parameter: NDArray[np.float64]
+    n_filters: NDArray[np.int64]
+    fixed: NDArray[np.float64]
+    whole: NDArray[np.float64]
+    width: NDArray[np.float64]
+    single: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, network: nn.Module, groups: Sequence[FilterGroup]) -> TensorSizes:
+        """Read the sizes of a network off its tensors and filter groups."""
+        tensors = dict(network.state_dict())
+        names = tuple(tensors)
+        axes: dict[str, list[int]] = {name: [] for name in names}
+        for group in groups:
+            for cut in group.slices:
+                if cut.axis not in axes[cut.tensor]:
+                    axes[cut.tensor].append(cut.axis)
+        depth = max([1, *(len(found) for found in axes.values())])
+        whole = np.ones((depth, len(names)))
+        width = np.zeros((depth, len(names), len(groups)))
+        single = np.zeros((len(names), len(groups)))
+        row = {name: index for index, name in enumerate(names)}
+        for name, found in axes.items():
+            for place, axis in enumerate(found):
+                whole[place, row[name]] = tensors[name].shape[axis]
+        for column, group in enumerate(groups):
+            for cut in group.slices:
+                place = axes[cut.tensor].index(cut.axis)
+                width[place, row[cut.tensor], column] += cut.positions.shape[1]
+            if not group.slices:
+                single[row[f"{group.name}.weight"], column] = 1.0
+        elements = np.array([tensors[name].numel() for name in names], dtype=np.float64)
+        own = {name for name, _ in network.named_parameters()}
+        return cls(
+            names=names,
+            is_parameter=np.array([name in own for name in names], dtype=np.float64),
+            n_filters=np.array([group.n_filters for group in groups], dtype=np.int64),
+            fixed=elements / whole.prod(axis=0),
+            whole=whole,
+            width=width,
+            single=single,
+        )
+
+    def count(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Elements per tensor, (n_tensors,), when ``kept`` filters stay per group, (n_groups,)."""
+        dropped = (self.n_filters - kept).astype(np.float64)
+        lengths = self.whole - self.width @ dropped  # (n_axes, n_tensors)
+        return self.fixed * lengths.prod(axis=0) - self.single @ dropped  # type: ignore[no-any-return]
+
+    def share(self, counted: NDArray[np.float64]) -> float:
+        """Parameters of ``counted`` elements per tensor / parameters of the unpruned network."""
+        whole = self.count(self.n_filters)
+        return float(counted @ self.is_parameter / (whole @ self.is_parameter))
+
+    def weights(self, by_name: Mapping[str, float]) -> NDArray[np.float64]:
+        """A vector (n_tensors,) from weights by tensor name; tensors not named weigh nothing."""
+        return np.array([by_name.get(name, 0.0) for name in self.names])

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from agents.cost_critic import CostCriticPolicy, cost_gae, fit_cost_critic, mix_advantages
+
+
+def advantages_by_definition(costs, values, starts, last_values, last_dones, gamma, lam):
+    """Sum of (gamma * lambda)^k delta_{t+k} up to the end of the episode, term by term."""
+    n_steps, n_envs = costs.shape
+    ends = np.vstack([starts[1:], last_dones[None]]).astype(bool)
+    following = np.vstack([values[1:], last_values[None]])
+    deltas = costs + gamma * np.where(ends, 0.0, following) - values
+    advantages = np.zeros_like(deltas)
+    for env in range(n_envs):
+        for step in range(n_steps):
+            for k in range(step, n_steps):
+                advantages[step, env] += (gamma * lam) ** (k - step) * deltas[k, env]
+                if ends[k, env]:
+                    break
+    return advantages
+
+
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 1.0), (0.9, 0.7), (1.0, 0.0)])
+def test_gae_is_its_definition(gamma, lam):
+    rng = np.random.default_rng(0)
+    costs, values = rng.normal(size=(2, 12, 3))
+    starts = rng.random((12, 3)) < 0.3
+    last_values, last_dones = rng.normal(size=3), np.array([True, False, False])
+    advantages, returns = cost_gae(
+        costs, values, starts, last_values, last_dones, gamma=gamma, gae_lambda=lam
+    )
+    expected = advantages_by_definition(costs, values, starts, last_values, last_dones, gamma, lam)
+    np.testing.assert_allclose(advantages, expected, atol=1e-5)
+    np.testing.assert_allclose(returns, expected + values, atol=1e-5)
+
+
+def test_monte_carlo_returns_are_the_costs_still_to_come():
+    costs = np.array([[1.0], [2.0], [4.0], [8.0]])
+    starts = np.array([[True], [False], [True], [False]])
+    values = np.full((4, 1), 7.0)
+    last_values, last_dones = np.array([100.0]), np.array([True])
+    _, returns = cost_gae(costs, values, starts, last_values, last_dones, gamma=1.0, gae_lambda=1.0)
+    np.testing.assert_allclose(returns[:, 0], [3.0, 2.0, 12.0, 8.0])
+
+
+def test_mixed_advantage():
+    reward, cost = np.array([[3.0, 1.0]]), np.array([[1.0, 5.0]])
+    mixed = mix_advantages(reward, cost, 0.5, normalize=False)
+    np.testing.assert_allclose(mixed, [[(3.0 + 0.5 * 2.0) / 1.5, (1.0 - 0.5 * 2.0) / 1.5]])
+    normalized = mix_advantages(reward, cost, 0.5, normalize=True)
+    np.testing.assert_allclose(normalized, [[(1.0 + 1.0) / 1.5, (-1.0 - 1.0) / 1.5]], rtol=1e-6)
+    assert mixed.dtype == normalized.dtype == np.float32
+
+
+def test_cost_advantages_are_never_rescaled():
+    rng = np.random.default_rng(0)
+    reward, cost = rng.normal(size=(2, 50))
+    small, large = (mix_advantages(reward, c, 1.0, normalize=True) for c in (cost, 10.0 * cost))
+    centred = cost - cost.mean()
+    np.testing.assert_allclose(small - large, 9.0 * centred / 2.0, atol=1e-5)
+
+
+def test_what_is_handed_in_is_not_changed():
+    reward, cost = np.ones(3), np.arange(3.0)
+    mix_advantages(reward, cost, 1.0, normalize=True)
+    np.testing.assert_array_equal(reward, np.ones(3))
+    np.testing.assert_array_equal(cost, np.arange(3.0))
+
+
+def make_policy(cls=CostCriticPolicy, **kwargs):
+    th.manual_seed(0)
+    box = spaces.Box(0.0, 1.0, (2,))
+    return cls(box, spaces.Box(-1.0, 1.0, (1,)), lambda _: 1e-2, **kwargs)
+
+
+def test_building_the_critic_leaves_random_numbers_alone():
+    plain = make_policy(ActorCriticPolicy)
+    after_plain = th.rand(3)
+    policy = make_policy()
+    assert th.equal(th.rand(3), after_plain)
+    state = policy.state_dict()
+    assert all(th.equal(state[name], value) for name, value in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("net_arch", [[8], {"pi": [4], "vf": [8, 6]}, {"pi": [4]}, []])
+def test_optimisers_share_no_parameter(net_arch):
+    policy = make_policy(net_arch=net_arch)
+    names = {id(p): name for name, p in policy.named_parameters()}
+    groups = policy.optimizer.param_groups, policy.cost_optimizer.param_groups
+    reward, cost = ({names[id(p)] for g in group for p in g["params"]} for group in groups)
+    assert reward.isdisjoint(cost)
+    assert reward | cost == set(names.values())
+    assert all(name.startswith("cost_value_") for name in cost)
+    assert policy.predict_cost_values(th.zeros(5, 2)).shape == (5, 1)
+
+
+def test_fitting_learns_the_targets_and_nothing_else():
+    policy = make_policy(net_arch=[32])
+    before = {k: v.clone() for k, v in policy.state_dict().items()}
+    states = th.rand(256, 2)
+    targets = states[:, 0] + 2.0 * states[:, 1]
+    fit = {"batch_size": 64, "max_grad_norm": 10.0, "rng": np.random.default_rng(0)}
+    first = fit_cost_critic(policy, states, targets, n_epochs=1, **fit)
+    fit_cost_critic(policy, states, targets, n_epochs=50, **fit)
+    last = fit_cost_critic(policy, states, targets, n_epochs=1, **fit)
+    assert last < 0.01 < first
+    for name, value in policy.state_dict().items():
+        assert name.startswith("cost_value_") or th.equal(value, before[name])
+    assert all(p.grad is None for p in policy.cost_parameters())
