@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -22,7 +21,7 @@ def logits(network: nn.Module, images: torch.Tensor, batch_size: int = BATCH_SIZ
     matters.
     """
     network.eval()
-    return torch.cat([network(batch) for batch in images.split(batch_size)])
+    return torch.cat([network(batch) for batch in torch.split(images, batch_size)])
 
 
 def accuracy(network: nn.Module, split: Split, batch_size: int = BATCH_SIZE) -> float:
@@ -45,13 +44,8 @@ def paired_latency_ms(
     with torch.inference_mode():
         for turn in range(repeats + 3):
             for name, network in networks.items():
-                elapsed = _timed(lambda network=network: network(images))
+                start = time.perf_counter()
+                network(images)
                 if turn >= 3:
-                    times[name].append(elapsed)
+                    times[name].append(1000.0 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def _timed(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return 1000.0 * (time.perf_counter() - start)

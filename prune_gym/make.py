@@ -147,9 +147,7 @@ def _check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
     if structure not in STRUCTURES:
         raise ValueError(f"structure={structure!r} must be one of {', '.join(STRUCTURES)}.")
     if not isinstance(budgets, Mapping) or not budgets:
-        raise ValueError(
-            f"budgets={budgets!r}: expected limits by budget, e.g. {{'params': 0.1}}."
-        )
+        raise ValueError(f"budgets={budgets!r}: expected limits by budget, e.g. {{'params': 0.1}}.")
     checked: dict[Budget, float] = {}
     for key, limit in budgets.items():
         budget = as_budget(key)

@@ -105,8 +105,8 @@ class PruningProblem:
         for budget, value in zip(self.budgets, values, strict=True):
             if value <= 0.0:
                 raise ValueError(
-                    f"budget {budget.name!r} of the unpruned network is {value}; costs are relative "
-                    "to it, so it must be above 0."
+                    f"budget {budget.name!r} of the unpruned network is {value}; costs are "
+                    "relative to it, so it must be above 0."
                 )
         return values
 

@@ -63,7 +63,9 @@ class Registry(Generic[T]):
         if name in self._rows:
             raise ValueError(f"{self.kind} {name!r} is registered already; choose another name.")
         if not (function.__doc__ or "").strip():
-            raise ValueError(f"{self.kind} {name!r} needs a docstring: its first line describes it.")
+            raise ValueError(
+                f"{self.kind} {name!r} needs a docstring: its first line describes it."
+            )
         self._rows[name] = function
         return function
 

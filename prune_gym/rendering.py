@@ -70,9 +70,10 @@ def as_image(rows: Sequence[Row], title: str) -> NDArray[np.uint8]:
     """The picture as an array, (height, width, 3) uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(draw(rows, title))
+    canvas: Any = FigureCanvasAgg(draw(rows, title))
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    pixels = np.asarray(canvas.buffer_rgba(), dtype=np.uint8)  # (height, width, 4)
+    return np.ascontiguousarray(pixels[..., :3])
 
 
 class Window:

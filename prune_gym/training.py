@@ -18,7 +18,7 @@ from torch.nn import functional
 from prune_gym.datasets import Split
 from prune_gym.registry import Registry
 
-BN_IMAGES = 500  # enough for stable statistics on the default problem, milliseconds to run
+BN_IMAGES = 256  # enough for stable statistics on the default problem, milliseconds to run
 
 
 class Recovery(Protocol):
@@ -26,7 +26,8 @@ class Recovery(Protocol):
 
     def __call__(
         self, network: nn.Module, train: Split, *, generator: torch.Generator, steps: int
-    ) -> None: ...
+    ) -> None:
+        """Repair ``network`` in place."""
 
 
 RECOVERIES: Registry[Callable[..., None]] = Registry("recovery")
@@ -39,7 +40,7 @@ def none(network: nn.Module, train: Split, *, generator: torch.Generator, steps:
 
 @RECOVERIES.register
 def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
-    """Recompute BatchNorm statistics on 500 training images (milliseconds, no gradients).
+    """Recompute BatchNorm statistics on 256 training images (milliseconds, no gradients).
 
     The idea of adaptive BatchNorm in EagleEye (Li et al., ECCV 2020, arXiv 2007.02491): after
     pruning, the stored statistics belong to another network.
@@ -60,7 +61,9 @@ def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: i
 @RECOVERIES.register
 def finetune(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
     """Train for a few steps with a fresh Adam, as the paper does (batch 60, learning rate 3e-4)."""
-    fit(network, train, steps=steps, generator=generator, batch_size=60, peak_lr=3e-4, schedule=flat)
+    fit(
+        network, train, steps=steps, generator=generator, batch_size=60, peak_lr=3e-4, schedule=flat
+    )
 
 
 def flat(progress: float) -> float:
@@ -110,7 +113,9 @@ def fit(
     trained = [p for p in network.parameters() if p.requires_grad]
     pruned = [(p, p != 0) for p in trained if p.ndim > 1 and bool((p == 0).any())]
     optimizer = torch.optim.Adam(trained, lr=peak_lr)
-    for step, rows in enumerate(itertools.islice(_batches(len(train), batch_size, generator), steps)):
+    for step, rows in enumerate(
+        itertools.islice(_batches(len(train), batch_size, generator), steps)
+    ):
         for settings in optimizer.param_groups:
             settings["lr"] = peak_lr * schedule(step / steps)
         images = train.images[rows]
@@ -122,7 +127,7 @@ def fit(
         optimizer.step()
         with torch.no_grad():
             for parameter, alive in pruned:
-                parameter *= alive
+                parameter.mul_(alive)
         if on_step is not None:
             on_step(step + 1, float(loss.detach()))
     network.eval()
@@ -133,7 +138,7 @@ def _batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[to
     size = min(batch_size, n)
     while True:
         order = torch.randperm(n, generator=generator)
-        yield from order[: n - n % size].split(size)
+        yield from torch.split(order[: n - n % size], size)
 
 
 def shift_and_rotate(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

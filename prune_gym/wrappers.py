@@ -34,7 +34,9 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
                 "DiscreteRatios: granularity='filter' takes no ratios; use BinaryFilters."
             )
         self.n = n
-        self.action_space = spaces.Discrete(n) if shape == (1,) else spaces.MultiDiscrete([n] * shape[0])
+        self.action_space = (
+            spaces.Discrete(n) if shape == (1,) else spaces.MultiDiscrete([n] * shape[0])
+        )
 
     def action(self, action: Any) -> NDArray[np.float32]:
         """Grid index -> action in [-1, 1]."""

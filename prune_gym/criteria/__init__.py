@@ -27,19 +27,19 @@ CRITERIA: Registry[Criterion] = Registry("criterion")
 @CRITERIA.register
 def l1(weights: Weights, generator: np.random.Generator) -> Scores:
     """Sum of absolute weights (Li et al., "Pruning Filters for Efficient ConvNets", 1608.08710)."""
-    return np.abs(weights).sum(axis=1)
+    return np.asarray(np.abs(weights).sum(axis=1))
 
 
 @CRITERIA.register
 def l2(weights: Weights, generator: np.random.Generator) -> Scores:
     """Euclidean norm of the weights."""
-    return np.sqrt(np.square(weights).sum(axis=1))
+    return np.asarray(np.linalg.norm(weights, axis=1))
 
 
 @CRITERIA.register
 def random(weights: Weights, generator: np.random.Generator) -> Scores:
     """Uniform random scores: the control for every other criterion."""
-    return generator.random(weights.shape[0])
+    return np.asarray(generator.random(weights.shape[0]))
 
 
 def score_groups(
@@ -62,8 +62,8 @@ def score_groups(
         found = np.asarray(criterion(_rows(network, group), generator), dtype=np.float64)
         if found.shape != (group.n_filters,) or not np.isfinite(found).all():
             raise ValueError(
-                f"criterion {getattr(criterion, '__name__', criterion)!r} gave {found.shape} scores "
-                f"for group {group.name!r}; expected {group.n_filters} finite numbers."
+                f"criterion {getattr(criterion, '__name__', criterion)!r} gave scores of shape "
+                f"{found.shape} for group {group.name!r}; expected {group.n_filters} of them."
             )
         scores.append(found)
     return tuple(scores)
@@ -73,7 +73,8 @@ def _rows(network: nn.Module, group: FilterGroup) -> Weights:
     """Weights that produce each filter of a group, (n_filters, k)."""
     tensors = network.state_dict()
     if not group.slices:  # single weights: each is its own filter
-        return tensors[f"{group.name}.weight"].double().cpu().numpy().reshape(group.n_filters, 1)
+        single = tensors[f"{group.name}.weight"].double().cpu().numpy()
+        return np.asarray(single.reshape(group.n_filters, 1))
     parts = []
     for cut in group.slices:
         layer, _, kind = cut.tensor.rpartition(".")

@@ -11,11 +11,17 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
+from prune_gym.envs.arguments import (
+    check_action,
+    check_choice,
+    check_dense,
+    check_schedule,
+    check_structure,
+    resolve_problem,
+)
 from prune_gym.envs.observation import Observer
-from prune_gym.make import shared_problem
 from prune_gym.problem import Outcome, PruningProblem
 from prune_gym.pruning.masks import Mask, Masks, kept_count, top_mask
-from prune_gym.registry import suggest
 
 COST_MODES = ("terminal", "dense")
 RENDER_MODES = ("ansi", "rgb_array", "human")
@@ -41,7 +47,10 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         ValueError: a bad argument, or a limit that cannot be reached (names the floor).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 4}
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it so
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 4,
+    }
     granularity: ClassVar[str]
     structures: ClassVar[tuple[str, ...]] = ("filter", "weight")
 
@@ -54,26 +63,21 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         render_mode: str | None = None,
         **problem_arguments: Any,
     ) -> None:
-        self.problem = _resolve_problem(problem, problem_arguments)
-        if cost_mode not in COST_MODES:
-            raise ValueError(f"cost_mode={cost_mode!r} must be one of {', '.join(COST_MODES)}.")
-        if render_mode not in (None, *RENDER_MODES):
-            raise ValueError(
-                f"render_mode={render_mode!r} must be None or one of {', '.join(RENDER_MODES)}."
-            )
-        if self.problem.structure not in self.structures:
-            raise ValueError(
-                f"structure={self.problem.structure!r} does not go with "
-                f"granularity={self.granularity!r}; use {' or '.join(self.structures)}."
-            )
-        _check_dense(self.problem, cost_mode)
+        self.problem = resolve_problem(problem, problem_arguments)
+        check_choice("cost_mode", cost_mode, COST_MODES)
+        check_choice("render_mode", render_mode, (None, *RENDER_MODES))
+        check_structure(self.problem, self.granularity, self.structures)
+        check_dense(self.problem, cost_mode)
         self.cost_mode = cost_mode
         self.render_mode = render_mode
         self.observer = Observer(self.problem)
         self.observation_space = spaces.Box(0.0, 1.0, (self.observer.size,), np.float32)
         self._window: Any = None
-        self._schedule: dict[str, Any] = {}
-        self.set_schedule(max_ratio=max_ratio, recovery_steps=self.problem.recovery_steps)
+        self._outcome: Outcome | None = None  # of this episode, once it is finished
+        self._last: Outcome | None = None  # of the last finished episode
+        self._last_masks: Masks = ()
+        self._schedule: dict[str, Any] = {"recovery_steps": self.problem.recovery_steps}
+        self.set_schedule(max_ratio=max_ratio)
         self._begin({})
 
     # -- the constraint ----------------------------------------------------------------------
@@ -105,7 +109,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             options: ``max_ratio`` and ``recovery_steps`` for this episode only.
         """
         super().reset(seed=seed)
-        self._begin(self._check_schedule(options or {}))
+        self._begin(self._checked_schedule(options or {}))
         return self._observe(), self._info()
 
     def step(
@@ -114,8 +118,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Decide the next group (or all of them); judge the network after the last one."""
         if self._masks is None:
             raise RuntimeError("step() after the episode's end: call reset() first.")
-        action = self._check_action(action)
-        for mask, ratio in self._decide(action):
+        for mask, ratio in self._decide(check_action(action, self.action_space.shape)):
             self._counts[len(self._ratios)] = np.count_nonzero(mask)
             self._masks.append(mask)
             self._ratios.append(ratio)
@@ -156,7 +159,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         if self._window is not None:
             self._window.close()
             self._window = None
-        self._outcome = None
+        self._outcome, self._last = None, None
 
     # -- beyond Gymnasium --------------------------------------------------------------------
 
@@ -185,7 +188,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         For training schedules: call it from a callback, e.g. ``vec_env.env_method("set_schedule",
         max_ratio=0.95)``. Nothing in the environment changes by itself.
         """
-        self._schedule = {**self._schedule, **self._check_schedule(settings)}
+        self._schedule = {**self._schedule, **self._checked_schedule(settings)}
 
     # -- the hook ----------------------------------------------------------------------------
 
@@ -207,9 +210,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._masks: list[Mask] | None = []
         self._ratios: list[float] = []
         self._counts = self.problem.sizes.copy()
-        self._outcome: Outcome | None = None
-        self._last: Outcome | None = getattr(self, "_last", None)
-        self._last_masks: Masks = getattr(self, "_last_masks", ())
+        self._outcome = None
         self._charged = np.zeros(len(self.problem.budgets))
         self._charged_scalar = 0.0
         self._costs = np.zeros(len(self.problem.budgets))
@@ -218,10 +219,11 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def _finish(self) -> None:
         masks = tuple(self._masks or ())
         seed = int(self.np_random.integers(2**31))
-        self._outcome = self.problem.evaluate(
+        outcome = self.problem.evaluate(
             masks, seed=seed, recovery_steps=int(self._now["recovery_steps"])
         )
-        self._last, self._last_masks = self._outcome, masks
+        self._outcome = self._last = outcome
+        self._last_masks = masks
 
     def _charge(self, terminated: bool) -> None:
         """Set this step's cost: what the episode owes so far minus what it was charged."""
@@ -259,33 +261,13 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             info[name] = outcome.values[name] if outcome else 0.0
         return info
 
-    def _check_action(self, action: Any) -> NDArray[np.float32]:
-        array = np.asarray(action, dtype=np.float32)
-        shape = self.action_space.shape
-        if array.shape != shape:
-            raise ValueError(f"action has shape {array.shape}; this environment takes {shape}.")
-        if not np.isfinite(array).all():
-            raise ValueError(f"action {array.tolist()!r} holds NaN or infinity; take [-1, 1].")
-        return np.clip(array, -1.0, 1.0)
-
     def _smallest(self, max_ratio: float) -> NDArray[np.int64]:
         """Fewest filters per group that actions can reach."""
         return np.array([kept_count(max_ratio, int(n)) for n in self.problem.sizes], dtype=np.int64)
 
-    def _check_schedule(self, settings: dict[str, Any]) -> dict[str, Any]:
-        allowed = ("max_ratio", "recovery_steps")
-        for name, value in settings.items():
-            if name not in allowed:
-                raise ValueError(
-                    f"unknown option {name!r}.{suggest(name, list(allowed))} "
-                    f"Known: {', '.join(allowed)}."
-                )
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if name == "max_ratio" and not (number and 0.0 < value <= 1.0):
-                raise ValueError(f"max_ratio={value!r} must be a number in (0, 1].")
-            if name == "recovery_steps" and not (isinstance(value, int) and number and value >= 0):
-                raise ValueError(f"recovery_steps={value!r} must be a whole number, 0 or above.")
-        if "max_ratio" in settings and settings["max_ratio"] != self._schedule.get("max_ratio"):
+    def _checked_schedule(self, settings: dict[str, Any]) -> dict[str, Any]:
+        check_schedule(settings)
+        if settings.get("max_ratio") not in (None, self._schedule.get("max_ratio")):
             self.problem.check_reachable(self._smallest(settings["max_ratio"]))
         return dict(settings)
 
@@ -300,31 +282,3 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             for name, cost, limit in zip(self.cost_names, costs, self.problem.limits, strict=True)
         )
         return f"{used}  accuracy {self._outcome.accuracy:.3f}" if self._outcome else used
-
-
-def _resolve_problem(
-    problem: PruningProblem | None, arguments: dict[str, Any]
-) -> PruningProblem:
-    if problem is None:
-        return shared_problem(**arguments)
-    if not isinstance(problem, PruningProblem):
-        raise TypeError(
-            f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
-        )
-    if arguments:
-        raise ValueError(
-            f"problem is given, so {', '.join(arguments)} cannot be; say it to make_problem()."
-        )
-    return problem
-
-
-def _check_dense(problem: PruningProblem, cost_mode: str) -> None:
-    unknown = [budget.name for budget in problem.budgets if not budget.monotone]
-    if cost_mode == "dense" and unknown:
-        raise ValueError(
-            f"cost_mode='dense' with budget {unknown[0]!r}: the dense cost is the growth of a floor, "
-            "which holds for monotone budgets only. Declare it with Budget(..., monotone=True), or "
-            "use cost_mode='terminal'."
-        )
-
-

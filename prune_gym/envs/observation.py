@@ -54,7 +54,11 @@ class Observer:
         self._facts = _layer_facts(problem)  # (n_groups, 5)
 
     def __call__(
-        self, counts: NDArray[np.int64], minimum: NDArray[np.int64], decided: int, ratios: list[float]
+        self,
+        counts: NDArray[np.int64],
+        minimum: NDArray[np.int64],
+        decided: int,
+        ratios: list[float],
     ) -> NDArray[np.float32]:
         """The observation before group ``decided`` is decided (or after the last one).
 
@@ -76,10 +80,19 @@ class Observer:
         whole[last] = minimum[last] if decided < n else counts[last]
         own = ceiling - problem.counted_costs(whole)
         kept = counts[decided - 1] / problem.sizes[decided - 1] if decided else 1.0
-        head = [decided / n, *self._facts[last], ratios[-1] if ratios else 0.0, kept, sum(ratios) / n]
+        head = [
+            decided / n,
+            *self._facts[last],
+            ratios[-1] if ratios else 0.0,
+            kept,
+            sum(ratios) / n,
+        ]
         limits = np.array(problem.limits)
-        tail = np.stack([floor, np.minimum(floor / limits, 1.0), ceiling, ceiling - floor, own], axis=1)
-        return np.clip(np.concatenate([head, tail.ravel()]), 0.0, 1.0).astype(np.float32)
+        tail = np.stack(
+            [floor, np.minimum(floor / limits, 1.0), ceiling, ceiling - floor, own], axis=1
+        )
+        features = np.concatenate([np.array(head), tail.ravel()])
+        return np.asarray(np.clip(features, 0.0, 1.0), dtype=np.float32)
 
 
 def _layer_facts(problem: PruningProblem) -> NDArray[np.float64]:

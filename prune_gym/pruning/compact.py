@@ -20,9 +20,7 @@ from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Mask
 
 
-def compact(
-    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]
-) -> nn.Module:
+def compact(network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]) -> nn.Module:
     """A new, physically smaller network, equal in function to the masked one.
 
     Args:
@@ -36,7 +34,7 @@ def compact(
             for cut in group.slices:
                 dropped[cut.tensor, cut.axis].append(cut.dropped(mask))
     tensors = dict(network.state_dict(keep_vars=True))
-    sliced = {}
+    sliced: dict[str, torch.Tensor] = {}
     for (name, axis), positions in dropped.items():
         tensor = sliced.get(name, tensors[name]).detach()
         keep = np.ones(tensor.shape[axis], dtype=np.bool_)

@@ -101,9 +101,7 @@ def find_filter_groups(
     return tuple(sorted(found, key=lambda group: order[group.name]))
 
 
-def find_weight_groups(
-    network: nn.Module, ignore: Collection[str] = ()
-) -> tuple[FilterGroup, ...]:
+def find_weight_groups(network: nn.Module, ignore: Collection[str] = ()) -> tuple[FilterGroup, ...]:
     """One group per convolution, of its single weights: the paper's unstructured variant."""
     groups = tuple(
         FilterGroup(name=name, n_filters=module.weight.numel(), producers=(name,))
@@ -164,9 +162,9 @@ def _trace(
             module = item.dep.target.module
             if isinstance(module, nn.Parameter):
                 raise UnsupportedNetworkError(
-                    f"parameter {graph._param_to_name.get(module)!r} belongs to no layer and shares "
-                    f"filters with {names.get(group[0].dep.target.module)!r}; protect that layer "
-                    "with ignore=[...]."
+                    f"parameter {graph._param_to_name.get(module)!r} belongs to no layer and "
+                    f"shares filters with {names.get(group[0].dep.target.module)!r}; protect that "
+                    "layer with ignore=[...]."
                 )
             if module in names and any(True for _ in module.parameters(recurse=False)):
                 to_output = graph.is_out_channel_pruning_fn(item.dep.handler)
@@ -183,7 +181,9 @@ def _read_group(n_filters: int, items: list[_RawItem]) -> FilterGroup:
         table = _positions_table(name, n_filters, positions, filters)
         slices.extend(Slice(tensor, axis, table) for tensor, axis in _axes(module, name, to_output))
     unique = {(s.tensor, s.axis): s for s in slices}
-    return FilterGroup(producers[0], n_filters, tuple(dict.fromkeys(producers)), tuple(unique.values()))
+    return FilterGroup(
+        producers[0], n_filters, tuple(dict.fromkeys(producers)), tuple(unique.values())
+    )
 
 
 def _positions_table(

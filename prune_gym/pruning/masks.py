@@ -23,9 +23,7 @@ def kept_count(prune_ratio: float, n_filters: int) -> int:
     [8, 4, 1, 1]
     """
     if not 0.0 <= prune_ratio <= 1.0:
-        raise ValueError(
-            f"prune_ratio={prune_ratio!r} must lie in [0, 1]: the fraction of the filters to remove."
-        )
+        raise ValueError(f"prune_ratio={prune_ratio!r} must lie in [0, 1]: the fraction to remove.")
     return max(1, round((1.0 - prune_ratio) * n_filters))
 
 

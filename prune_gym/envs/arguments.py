@@ -1,0 +1,84 @@
+"""Validation at the environments' door; every error names the argument, the value and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_gym.make import shared_problem
+from prune_gym.problem import PruningProblem
+from prune_gym.registry import suggest, unknown_name
+
+SCHEDULED = ("max_ratio", "recovery_steps")
+
+
+def resolve_problem(problem: PruningProblem | None, arguments: dict[str, Any]) -> PruningProblem:
+    """The problem given, or the one that the arguments of `make_problem` describe."""
+    if problem is None:
+        return shared_problem(**arguments)
+    if not isinstance(problem, PruningProblem):
+        raise TypeError(
+            f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
+        )
+    if arguments:
+        raise ValueError(
+            f"problem is given, so {', '.join(arguments)} cannot be; say it to make_problem()."
+        )
+    return problem
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raise unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise unknown_name(name, value, [str(choice) for choice in allowed])
+
+
+def check_structure(problem: PruningProblem, granularity: str, structures: Sequence[str]) -> None:
+    """Raise where a granularity has no meaning for the problem's structure."""
+    if problem.structure not in structures:
+        raise ValueError(
+            f"structure={problem.structure!r} does not go with granularity={granularity!r}; use "
+            f"structure={' or '.join(structures)}."
+        )
+
+
+def check_dense(problem: PruningProblem, cost_mode: str) -> None:
+    """Raise where a dense cost is asked for a budget that is not known to be monotone."""
+    unknown = [budget.name for budget in problem.budgets if not budget.monotone]
+    if cost_mode == "dense" and unknown:
+        raise ValueError(
+            f"cost_mode='dense' with budget {unknown[0]!r}: the dense cost is the growth of a "
+            "floor, which holds for monotone budgets only. Declare it with "
+            "Budget(..., monotone=True), or use cost_mode='terminal'."
+        )
+
+
+def check_schedule(settings: dict[str, Any]) -> None:
+    """Raise for an unknown option, or a value that is not allowed."""
+    for name, value in settings.items():
+        if name not in SCHEDULED:
+            raise ValueError(
+                f"unknown option {name!r}.{suggest(name, list(SCHEDULED))} "
+                f"Known: {', '.join(SCHEDULED)}."
+            )
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name == "max_ratio" and not (number and 0.0 < value <= 1.0):
+            raise ValueError(f"max_ratio={value!r} must be a number in (0, 1].")
+        if name == "recovery_steps" and not (number and isinstance(value, int) and value >= 0):
+            raise ValueError(f"recovery_steps={value!r} must be a whole number, 0 or above.")
+
+
+def check_action(action: Any, shape: tuple[int, ...] | None) -> NDArray[np.float32]:
+    """The action as float32 within [-1, 1]; raises for a wrong shape or values not finite."""
+    try:
+        array = np.asarray(action, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"action {action!r} is no array of numbers: {error}") from error
+    if array.shape != shape:
+        raise ValueError(f"action has shape {array.shape}; this environment takes {shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError("action holds NaN or infinity; give numbers in [-1, 1].")
+    return np.clip(array, -1.0, 1.0)

@@ -1,0 +1,199 @@
+"""The search: an agent or a control evaluates networks; the archive keeps the best feasible one.
+
+Part of the composition root: the one place where `prune_gym` and `agents` meet (inside functions).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from prune_gym.export import save_pruned
+from prune_gym.problem import Outcome, PruningProblem
+from prune_gym.pruning.masks import Masks
+from prune_gym.registry import unknown_name
+from prune_gym.search.archive import Archive, Episode
+from prune_gym.search.controls import CONTROLS, Judged, Proposer, masks_of_ratios
+from prune_gym.search.folder import RunFolder, SearchConfig
+from prune_gym.search.threads import ThreadVecEnv, Workers
+
+if TYPE_CHECKING:
+    from agents import PPOLagrangian
+
+N_ENVS = 8
+SAVE_EVERY_S = 15.0
+
+
+def algorithms() -> dict[str, str]:
+    """Every search algorithm with its description: agents first, then controls."""
+    from agents import AGENTS
+
+    return {**{name: spec.description for name, spec in AGENTS.items()}, **CONTROLS.describe()}
+
+
+def check_algorithm(name: str) -> None:
+    """Raise UnknownNameError, with the nearest name, for an unknown algorithm."""
+    if name not in algorithms():
+        raise unknown_name("algorithm", name, list(algorithms()))
+
+
+class Search:
+    """One search in a run folder, from its beginning or from where it stopped.
+
+    Args:
+        problem: the pruning problem.
+        config: what to do.
+        folder: where rows, the best network and the agent are saved as they come.
+        on_progress: called after every evaluated network.
+
+    Attributes:
+        archive: everything evaluated so far.
+        multiplier: the agent's Lagrange multiplier; NaN for controls.
+        stop: set it to True to end after the networks in work.
+    """
+
+    def __init__(
+        self,
+        problem: PruningProblem,
+        config: SearchConfig,
+        folder: RunFolder,
+        on_progress: Callable[[Search], None] = lambda search: None,
+    ) -> None:
+        self.problem, self.config, self.folder = problem, config, folder
+        self.archive = Archive()
+        self.multiplier = float("nan")
+        self.stop = False
+        self.on_progress = on_progress
+        folder.restore(self.archive)
+        if self.archive.best is not None:
+            from prune_gym.export import masks_of_plan
+
+            self.archive.best_masks = masks_of_plan(folder.path, problem)
+        self.archive.on_add = self._record
+
+    @property
+    def steps_per_episode(self) -> int:
+        """Environment steps per evaluated network."""
+        granularity = make_config_env(self.config, self.problem).unwrapped.granularity  # type: ignore[attr-defined]
+        return 1 if granularity == "network" else len(self.problem.groups)
+
+    @property
+    def evaluations(self) -> int:
+        """How many networks this search is to evaluate."""
+        return max(1, self.config.timesteps // self.steps_per_episode)
+
+    def run(self) -> None:
+        """Search until the evaluations are spent or `stop` is set."""
+        with Workers() as workers:
+            if self.config.algo in CONTROLS:
+                self._run_control(workers)
+            else:
+                self._run_agent(workers)
+
+    def _record(self, episode: Episode, masks: Masks, outcome: Outcome, improved: bool) -> None:
+        self.folder.append(episode, len(self.archive.episodes), self.multiplier, self.problem)
+        if improved:
+            save_pruned(
+                self.folder.path, outcome.network, self.problem, masks, network_name(self.config)
+            )
+        self.on_progress(self)
+
+    # -- controls ----------------------------------------------------------------------------
+
+    def _run_control(self, workers: Workers) -> None:
+        """Ask for ratios, judge them, tell; rows of an earlier run are told again, not judged."""
+        generator = np.random.default_rng(self.config.seed)
+        known = [(row.accuracy, row.cost, row.feasible) for row in self.archive.episodes]
+        proposer = CONTROLS.get(self.config.algo)(
+            len(self.problem.groups), self.evaluations, generator
+        )
+        batch = next(proposer, None)
+        while batch is not None and not self.stop:
+            judged, known = known[: len(batch)], known[len(batch) :]
+            fresh = [masks_of_ratios(self.problem, r) for r in batch[len(judged) :]]
+            outcomes = workers.map(self.problem.evaluate, fresh)
+            for masks, outcome in zip(fresh, outcomes, strict=True):
+                self.archive.add(masks, outcome)
+                judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
+            batch = _tell(proposer, judged)
+
+    # -- agents ------------------------------------------------------------------------------
+
+    def _run_agent(self, workers: Workers) -> None:
+        config = self.config
+        venv = ThreadVecEnv(
+            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)], workers
+        )
+        venv.seed(config.seed)
+        try:
+            model = self._agent(venv)
+            left = config.timesteps - model.num_timesteps
+            if left > 0:
+                model.learn(left, callback=self._callback(), reset_num_timesteps=False)
+            _save_agent(model, self.folder.agent)
+        finally:
+            venv.close()
+
+    def _agent(self, venv: ThreadVecEnv) -> PPOLagrangian:
+        from agents import AGENTS, make_agent
+
+        if self.folder.agent.is_file():
+            model = AGENTS[self.config.algo].constructor.load(self.folder.agent, env=venv)
+        else:
+            model = make_agent(self.config.algo, venv, seed=self.config.seed, device="cpu")
+        self.multiplier = float(model.multiplier.value)
+        return model
+
+    def _callback(self) -> Any:
+        """An SB3 callback that records finished episodes in the order of the environments."""
+        from stable_baselines3.common.callbacks import BaseCallback
+
+        search = self
+
+        class Record(BaseCallback):
+            saved = time.monotonic()
+
+            def _on_step(self) -> bool:
+                search.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
+                for index in np.flatnonzero(self.locals["dones"]):
+                    env = self.training_env.envs[index].unwrapped  # type: ignore[attr-defined]
+                    search.archive.add(env.last_masks(), env.last_outcome())
+                return not search.stop
+
+            def _on_rollout_start(self) -> None:
+                if time.monotonic() - self.saved > SAVE_EVERY_S:
+                    _save_agent(self.model, search.folder.agent)
+                    self.saved = time.monotonic()
+
+        return Record()
+
+
+def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[Any, Any]:
+    """The environment of a search, around a problem that is built already."""
+    dense = all(budget.monotone for budget in problem.budgets)
+    cost_mode = "dense" if dense else "terminal"
+    return gym.make(config.env, problem=problem, cost_mode=cost_mode)
+
+
+def network_name(config: SearchConfig) -> str | None:
+    """Registered name of the unpruned network."""
+    name = config.problem.get("network", "small")
+    return name if isinstance(name, str) else None
+
+
+def _tell(proposer: Proposer, judged: Judged) -> Any:
+    try:
+        return proposer.send(judged)
+    except StopIteration:
+        return None
+
+
+def _save_agent(model: Any, path: Path) -> None:
+    partial = path.with_name("agent.partial.zip")
+    model.save(partial)
+    partial.replace(path)

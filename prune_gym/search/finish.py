@@ -1,0 +1,117 @@
+"""After the search: take the best feasible network, fine-tune it, test it, write it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_gym.budgets import count
+from prune_gym.evaluation import accuracy, paired_latency_ms
+from prune_gym.export import save_pruned, write_json
+from prune_gym.problem import PruningProblem
+from prune_gym.pruning.masks import Mask
+from prune_gym.search.drive import Search, network_name
+from prune_gym.training import fit, shift_and_rotate
+
+LATENCY_BATCH = 100
+OnStep = Callable[[int, float], None]
+
+
+def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> dict[str, Any]:
+    """Fine-tune the best feasible network, test it, and write network and ``metrics.json``.
+
+    Args:
+        search: a search that has ended.
+        wall_s: gives the seconds spent on the run so far, all sittings together.
+        on_step: called with (steps done, loss) while fine-tuning.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        NothingFeasibleError: no evaluated network meets every limit.
+    """
+    problem, config = search.problem, search.config
+    masks = search.archive.feasible_masks()
+    network = problem.compact(masks)
+    scores = _dense_scores(problem)
+    scores["raw_validation"] = problem.accuracy(network)
+    problem.recover(network, seed=config.seed)
+    scores["recovered_validation"] = problem.accuracy(network)
+    fine_tune(network, problem, steps=config.finetune_steps, seed=config.seed, on_step=on_step)
+    scores["finetuned_validation"] = problem.accuracy(network)
+    scores["finetuned_test"] = _test_accuracy(network, problem)
+    costs = problem.costs(masks, network)
+    save_pruned(search.folder.path, network, problem, masks, network_name(config))
+    metrics = {
+        "feasible": problem.feasible(costs),
+        "costs": dict(zip(problem.names, costs.tolist(), strict=True)),
+        "limits": dict(zip(problem.names, problem.limits, strict=True)),
+        "accuracy": scores,
+        "evaluations": len(search.archive.episodes),
+        "feasible_evaluations": sum(episode.feasible for episode in search.archive.episodes),
+        "algo": config.algo,
+        "timesteps": config.timesteps,
+        "seed": config.seed,
+        "structure": problem.structure,
+        "dense": _sizes(problem.network, problem),
+        "pruned": _sizes(network, problem, masks),
+        "latency_ms": _latencies(network, problem),
+        "latency_batch": LATENCY_BATCH,
+        "threads": torch.get_num_threads(),
+        "finetune_steps": config.finetune_steps,
+        "wall_s": wall_s(),
+    }
+    write_json(search.folder.path / "metrics.json", metrics)
+    return metrics
+
+
+def fine_tune(
+    network: nn.Module,
+    problem: PruningProblem,
+    *,
+    steps: int,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> None:
+    """Train a compact network in place on the training split: Adam, one cycle, augmentation."""
+    images = problem.data.train.images.ndim == 4
+    fit(
+        network,
+        problem.data.train,
+        steps=steps,
+        generator=torch.Generator().manual_seed(seed),
+        augment=shift_and_rotate if images else None,
+        on_step=on_step,
+    )
+
+
+def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:
+    return {
+        "dense_validation": problem.accuracy(problem.network),
+        "dense_test": _test_accuracy(problem.network, problem),
+    }
+
+
+def _test_accuracy(network: nn.Module, problem: PruningProblem) -> float | None:
+    return None if problem.data.test is None else accuracy(network, problem.data.test)
+
+
+def _sizes(
+    network: nn.Module, problem: PruningProblem, masks: Sequence[Mask] | None = None
+) -> dict[str, float]:
+    """Parameters, MACs and bytes; with ``structure="weight"`` only parameters can shrink."""
+    sizes = {
+        name: count(name, network, problem.example) for name in ("params", "macs", "size_bytes")
+    }
+    if problem.structure == "weight" and masks is not None:
+        sizes["params"] -= float(sum((~mask).sum() for mask in masks))
+    return sizes
+
+
+def _latencies(network: nn.Module, problem: PruningProblem) -> dict[str, float]:
+    images = problem.data.validation.images[:LATENCY_BATCH]
+    return paired_latency_ms({"dense": problem.network, "pruned": network}, images)

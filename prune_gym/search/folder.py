@@ -1,0 +1,189 @@
+"""The run folder: what a search writes, so that nothing is lost and it can go on."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prune_gym.export import write_json
+from prune_gym.problem import PruningProblem
+from prune_gym.search.archive import Archive, Episode
+
+_PACKAGES = (
+    "prune-gym",
+    "torch",
+    "torchvision",
+    "gymnasium",
+    "stable-baselines3",
+    "torch-pruning",
+    "numpy",
+    "scikit-learn",
+)
+
+
+class RunFolderError(ValueError):
+    """A run folder that is missing, damaged, or taken already."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Everything that a search needs to be repeated; saved as ``config.json``.
+
+    Attributes:
+        env: id of the environment.
+        algo: a name of `prune_gym.search.drive.algorithms`.
+        timesteps: environment steps of an agent; controls get as many network evaluations.
+        seed: of the search.
+        finetune_steps: optimizer steps of the returned network's fine-tuning.
+        problem: arguments of `prune_gym.make_problem`.
+    """
+
+    env: str
+    algo: str
+    timesteps: int
+    seed: int
+    finetune_steps: int
+    problem: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path | str, config: SearchConfig) -> RunFolder:
+        """Make a folder for a new run.
+
+        Raises:
+            RunFolderError: the folder is not empty.
+        """
+        folder = cls(Path(path))
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            held = "a run already" if (folder.path / "config.json").is_file() else "other files"
+            raise RunFolderError(
+                f"out={str(path)!r} holds {held}; choose another folder, or continue a run with "
+                f"--resume {path}."
+            )
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_json(folder.path / "config.json", asdict(config))
+        (folder.path / "command.txt").write_text(" ".join(["prune-gym", *sys.argv[1:]]) + "\n")
+        write_json(folder.path / "versions.json", versions())
+        return folder
+
+    @classmethod
+    def open(cls, path: Path | str) -> tuple[RunFolder, SearchConfig]:
+        """An existing run and its configuration.
+
+        Raises:
+            RunFolderError: there is no run, or its files are damaged.
+        """
+        file = Path(path) / "config.json"
+        if not file.is_file():
+            raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
+        try:
+            return cls(Path(path)), SearchConfig(**json.loads(file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise RunFolderError(f"{file} is damaged: {error}") from error
+
+    @property
+    def agent(self) -> Path:
+        """The trained agent."""
+        return self.path / "agent.zip"
+
+    @property
+    def episodes(self) -> Path:
+        """One row per evaluated network."""
+        return self.path / "episodes.csv"
+
+    def append(
+        self, episode: Episode, number: int, multiplier: float, problem: PruningProblem
+    ) -> None:
+        """Add one row to the log of episodes."""
+        row: dict[str, Any] = {
+            "episode": number,
+            "accuracy": repr(episode.accuracy),
+            "cost": repr(episode.cost),
+            "feasible": int(episode.feasible),
+            "multiplier": repr(multiplier),
+            **{f"cost_{name}": repr(cost) for name, cost in episode.costs.items()},
+            **{
+                f"kept_{group.name}": f"{share:.6g}"
+                for group, share in zip(problem.groups, episode.kept, strict=True)
+            },
+        }
+        new = not self.episodes.exists()
+        with self.episodes.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def read_episodes(self) -> list[dict[str, str]]:
+        """Rows of the log; a last line that was cut off is left out.
+
+        Raises:
+            RunFolderError: the log is damaged.
+        """
+        if not self.episodes.exists():
+            return []
+        with self.episodes.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        if rows and None in rows[-1].values():
+            rows.pop()
+        try:
+            for row in rows:
+                float(row["accuracy"]), float(row["cost"]), int(row["feasible"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise RunFolderError(f"{self.episodes} is damaged: {error}") from error
+        return rows
+
+    def restore(self, archive: Archive) -> None:
+        """Fill an empty archive with the episodes of the log (masks of the best come apart)."""
+        for row in self.read_episodes():
+            archive.put(
+                Episode(
+                    accuracy=float(row["accuracy"]),
+                    cost=float(row["cost"]),
+                    costs={
+                        key.removeprefix("cost_"): float(value)
+                        for key, value in row.items()
+                        if key.startswith("cost_")
+                    },
+                    feasible=row["feasible"] == "1",
+                    kept=tuple(float(v) for key, v in row.items() if key.startswith("kept_")),
+                )
+            )
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run; an empty dict where it is missing."""
+        file = self.path / name
+        if not file.is_file():
+            return {}
+        try:
+            content: dict[str, Any] = json.loads(file.read_text())
+        except ValueError as error:
+            raise RunFolderError(f"{file} is damaged: {error}") from error
+        return content
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the machine and the packages that matter."""
+    found = {"python": platform.python_version(), "machine": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,227 @@
+"""One sitting at a run, as the command line has it: progress, Ctrl-C, finish, report."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from prune_gym import pretrained
+from prune_gym.datasets import DATASETS
+from prune_gym.evaluation import accuracy
+from prune_gym.export import load_pruned, masks_of_plan, write_json
+from prune_gym.make import build_network, make_problem
+from prune_gym.problem import PruningProblem
+from prune_gym.report import table_rows, write_report
+from prune_gym.search.drive import Search, check_algorithm, make_config_env
+from prune_gym.search.finish import finish
+from prune_gym.search.folder import RunFolder, SearchConfig
+
+LINE_EVERY_S = 10.0  # between lines of progress where there is no terminal
+
+
+def start(config: SearchConfig, path: Path, console: Console) -> None:
+    """Run a new search into a folder. Everything is checked before the folder is made."""
+    began = time.monotonic()
+    check_algorithm(config.algo)
+    console.print(f"loading {config.problem['network']} and {config.problem['dataset']} ...")
+    problem = make_problem(**config.problem)
+    make_config_env(config, problem).close()
+    folder = RunFolder.create(path, config)
+    _sit(problem, config, folder, began, console)
+
+
+def resume(path: Path, timesteps: int | None, console: Console) -> None:
+    """Continue a run; other ``timesteps`` than before lengthen or shorten it."""
+    began = time.monotonic()
+    folder, config = RunFolder.open(path)
+    if timesteps is not None and timesteps != config.timesteps:
+        config = replace(config, timesteps=timesteps)
+        write_json(folder.path / "config.json", vars(config))
+    problem = make_problem(**config.problem)
+    _sit(problem, config, folder, began, console)
+
+
+def _sit(
+    problem: PruningProblem, config: SearchConfig, folder: RunFolder, began: float, console: Console
+) -> None:
+    before = float(folder.read_json("state.json").get("wall_s", 0.0))
+
+    def wall_s() -> float:
+        return before + time.monotonic() - began
+
+    search = Search(problem, config, folder)
+    try:
+        with _progress(console) as progress:
+            display = SearchDisplay(search, progress, console)
+            search.on_progress = display.update
+            with _stopping(search):
+                search.run()
+            if not search.stop:
+                metrics = _finish(search, wall_s, progress)
+    except KeyboardInterrupt:
+        search.stop = True
+    finally:
+        write_json(folder.path / "state.json", {"wall_s": wall_s()})
+    if search.stop:
+        _say_stopped(search, console)
+        raise SystemExit(130)
+    page = write_report(folder, config)
+    metrics["wall_s"] = wall_s()
+    write_json(folder.path / "metrics.json", metrics)
+    _print_result(metrics, console)
+    console.print(f"report:  {page}")
+    console.print(f"network: prune_gym.load_pruned({str(folder.path)!r})")
+
+
+def _finish(search: Search, wall_s: Callable[[], float], progress: Progress) -> dict[str, Any]:
+    search.archive.feasible_masks()  # an error here must not wait for the bar below
+    steps = search.config.finetune_steps
+    task = progress.add_task("fine-tuning", total=steps, detail="")
+
+    def on_step(step: int, loss: float) -> None:
+        progress.update(task, completed=step, detail=f"loss {loss:.3f}")
+
+    return finish(search, wall_s=wall_s, on_step=on_step)
+
+
+class SearchDisplay:
+    """Live progress of a search: a bar in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, search: Search, progress: Progress, console: Console) -> None:
+        self.progress, self.console = progress, console
+        self.total = search.evaluations
+        self.task = progress.add_task("searching", total=self.total, detail="")
+        self.began = self.said = time.monotonic()
+        self.already = len(search.archive.episodes)
+        progress.update(self.task, completed=self.already)
+
+    def update(self, search: Search) -> None:
+        """Show the state after one more evaluated network."""
+        done = len(search.archive.episodes)
+        recent = search.archive.episodes[-50:]
+        best = search.archive.best
+        cost = sum(episode.cost for episode in recent) / len(recent)
+        detail = (
+            f"best feasible {'none yet' if best is None else f'{best.accuracy:.3f}'}  "
+            f"cost {cost:.3f} (limit {search.problem.cost_limit:g})"
+        )
+        if search.multiplier == search.multiplier:
+            detail += f"  multiplier {search.multiplier:.2f}"
+        self.progress.update(self.task, completed=done, detail=detail)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
+            self.said = now
+            left = (self.total - done) * (now - self.began) / max(1, done - self.already)
+            self.console.print(f"{done}/{self.total}  {detail}  {max(0.0, left):.0f} s left")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def _stopping(search: Search) -> Iterator[None]:
+    """The first Ctrl-C lets the networks in work finish; a second one stops at once."""
+
+    def stop(signum: int, frame: Any) -> None:
+        if search.stop:
+            raise KeyboardInterrupt
+        search.stop = True
+
+    try:
+        before = signal.signal(signal.SIGINT, stop)
+    except ValueError:  # not in the main thread, where no signal arrives anyway
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _say_stopped(search: Search, console: Console) -> None:
+    best, path = search.archive.best, search.folder.path
+    found = "no feasible network yet"
+    if best is not None:
+        found = f"best feasible {best.accuracy:.3f}, saved in {path} (not fine-tuned)"
+    console.print(f"\nstopped after {len(search.archive.episodes)} networks; {found}.")
+    console.print(f"go on:      prune-gym prune --resume {path}")
+    if best is not None:
+        console.print(f"finish now: prune-gym prune --resume {path} --timesteps 1")
+
+
+def evaluate(path: Path, console: Console) -> None:
+    """Load a run's network and judge it anew."""
+    folder, config = RunFolder.open(path)
+    problem = make_problem(**config.problem)
+    template = None if isinstance(config.problem["network"], str) else problem.network
+    network = load_pruned(folder.path, template).to(problem.example.device)
+    masks = masks_of_plan(folder.path, problem)
+    costs = problem.costs(masks, network)
+    table = Table("", "cost", "limit", "value", title=str(path), title_justify="left")
+    values = costs * problem.dense_values
+    for budget, cost, limit, value in zip(
+        problem.budgets, costs, problem.limits, values, strict=True
+    ):
+        table.add_row(budget.name, f"{cost:.4f}", f"{limit:g}", f"{value:,.0f} {budget.unit}")
+    console.print(table)
+    console.print("within every limit" if problem.feasible(costs) else "OVER A LIMIT")
+    console.print(f"validation accuracy {problem.accuracy(network):.4f}")
+    if problem.data.test is not None:
+        console.print(f"test accuracy {accuracy(network, problem.data.test):.4f}")
+
+
+def pretrain(
+    network: str, dataset: str, epochs: int, seed: int, out: Path | None, console: Console
+) -> None:
+    """Train a named network on a named dataset and save half-precision weights."""
+    data = DATASETS.get(dataset)()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = build_network(network, data)
+    path = out or pretrained.checkpoint_path(pretrained.cache_dir(), network, dataset)
+    with _progress(console) as progress:
+        task = progress.add_task("training", total=None, detail="")
+
+        def on_step(step: int, total: int, loss: float) -> None:
+            progress.update(task, completed=step, total=total, detail=f"loss {loss:.3f}")
+
+        pretrained.pretrain(module, data, epochs=epochs, seed=seed, on_step=on_step)
+    pretrained.save_weights(module, path)
+    pretrained.load_weights(module, path)  # judge what was saved
+    score = accuracy(module, data.validation)
+    test = "" if data.test is None else f", test {accuracy(module, data.test):.4f}"
+    console.print(f"validation accuracy {score:.4f}{test}")
+    console.print(f"saved: {path}")
+
+
+def _print_result(metrics: dict[str, Any], console: Console) -> None:
+    table = Table("", "unpruned", "pruned", "ratio", box=None)
+    for row in table_rows(metrics):
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
+    for name, limit in metrics["limits"].items():
+        word = "within" if metrics["costs"][name] <= limit else "OVER"
+        console.print(f"{name}: {metrics['costs'][name]:.4f}, {word} the limit {limit:g}")
+    console.print(f"{metrics['evaluations']} networks evaluated in {metrics['wall_s']:.0f} s")
