@@ -5,7 +5,7 @@
 ['ppo_lag', 'ppo_pid']
 >>> model = make_agent("ppo_pid", BudgetToyEnv(), seed=1, device="cpu")
 >>> model.n_steps, type(model.multiplier).__name__
-(256, 'PIDMultiplier')
+(128, 'PIDMultiplier')
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class AgentSpec:
 _PPO: Mapping[str, Any] = MappingProxyType(
     {
         "batch_size": 64,
-        "n_epochs": 10,
-        "learning_rate": 1e-3,
+        "n_epochs": 15,
+        "learning_rate": 3e-3,
         "gamma": 1.0,
-        "gae_lambda": 1.0,
+        "gae_lambda": 0.95,
         "cost_gamma": 1.0,
-        "cost_gae_lambda": 1.0,
-        "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -0.7},
+        "cost_gae_lambda": 0.95,
+        "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -1.0},
     }
 )
 
@@ -66,8 +66,8 @@ AGENTS: Mapping[str, AgentSpec] = MappingProxyType(
             description="PPO with two critics, multiplier by projected gradient ascent",
             constructor=PPOLagrangian,
             multiplier=GradientMultiplier,
-            multiplier_kwargs=MappingProxyType({"learning_rate": 2.0, "initial": 2.0}),
-            rollout_size=256,
+            multiplier_kwargs=MappingProxyType({"learning_rate": 1.5, "initial": 3.0}),
+            rollout_size=128,
             kwargs=_PPO,
         ),
         "ppo_pid": AgentSpec(
@@ -75,9 +75,9 @@ AGENTS: Mapping[str, AgentSpec] = MappingProxyType(
             constructor=PPOLagrangian,
             multiplier=PIDMultiplier,
             multiplier_kwargs=MappingProxyType(
-                {"kp": 2.0, "ki": 0.5, "kd": 1.0, "initial": 2.0, "ema": 0.5}
+                {"kp": 10.0, "ki": 1.0, "kd": 0.0, "initial": 3.0, "ema": 0.5}
             ),
-            rollout_size=256,
+            rollout_size=128,
             kwargs=_PPO,
         ),
     }

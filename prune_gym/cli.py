@@ -47,6 +47,7 @@ def main() -> None:
 
 @app.command()
 def prune(
+    context: typer.Context,
     env: Annotated[str, typer.Option(help="Environment id.")] = "PruneVGG-v0",
     network: NetworkOption = "small",
     dataset: DatasetOption = "digits",
@@ -57,7 +58,9 @@ def prune(
         int | None, typer.Option(min=1, help="Environment steps; default 12000.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/ALGO-SEED.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; default runs/ALGO-SEED, numbered.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
     criterion: Annotated[str, typer.Option(help="Which filters go first.")] = "l1",
     recovery: Annotated[str, typer.Option(help="none, bn or finetune.")] = "bn",
@@ -72,6 +75,7 @@ def prune(
 
     with user_errors():
         if resume is not None:
+            _refuse_beside_resume(context)
             sitting.resume(resume, timesteps, console)
             return
         problem = {
@@ -86,7 +90,7 @@ def prune(
             "weights": None if weights is None else str(weights),
         }
         config = SearchConfig(env, algo, timesteps or 12_000, seed, finetune_steps, problem)
-        sitting.start(config, out or Path("runs") / f"{algo}-{seed}", console)
+        sitting.start(config, out or _free_folder(f"{algo}-{seed}"), console)
 
 
 @app.command(name="list")
@@ -166,6 +170,16 @@ def pretrain(
         sitting.pretrain(network, dataset, epochs, seed, out, console)
 
 
+def _free_folder(name: str) -> Path:
+    """``runs/NAME``, or ``runs/NAME-2`` and so on where that is taken."""
+    folder = Path("runs") / name
+    number = 2
+    while folder.exists():
+        folder = Path("runs") / f"{name}-{number}"
+        number += 1
+    return folder
+
+
 def parse_budgets(options: list[str]) -> dict[str, float]:
     """``["params=0.1"]`` -> ``{"params": 0.1}``.
 
@@ -185,6 +199,18 @@ def parse_budgets(options: list[str]) -> dict[str, float]:
             raise ValueError(f"--budget {name!r} is given twice; give one limit for it.")
         limits[name] = number
     return limits
+
+
+def _refuse_beside_resume(context: typer.Context) -> None:
+    """A resumed run keeps its settings; options that would be ignored are refused."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and name not in ("resume", "timesteps"):
+            raise ValueError(
+                f"--{name.replace('_', '-')} cannot go with --resume, which keeps the settings of "
+                "the run; only --timesteps may change. Start a new run with --out."
+            )
 
 
 class user_errors:

@@ -33,7 +33,7 @@ def accuracy(network: nn.Module, split: Split, batch_size: int = BATCH_SIZE) -> 
 def paired_latency_ms(
     networks: dict[str, nn.Module], images: torch.Tensor, repeats: int = 30
 ) -> dict[str, float]:
-    """Median milliseconds of one forward per network, measured in turns so that ratios hold.
+    """Median milliseconds of one forward per network, on one thread, in turns so that ratios hold.
 
     Args:
         networks: what to measure, by name.
@@ -41,6 +41,8 @@ def paired_latency_ms(
         repeats: forwards per network that count; three more warm up.
     """
     times: dict[str, list[float]] = {name: [] for name in networks}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.inference_mode():
         for turn in range(repeats + 3):
             for name, network in networks.items():
@@ -48,4 +50,5 @@ def paired_latency_ms(
                 network(images)
                 if turn >= 3:
                     times[name].append(1000.0 * (time.perf_counter() - start))
+    torch.set_num_threads(threads)
     return {name: statistics.median(values) for name, values in times.items()}

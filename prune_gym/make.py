@@ -24,6 +24,7 @@ from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
 from prune_gym.training import RECOVERIES
 
 STRUCTURES = ("filter", "weight")
+_TAKEN = ("accuracy", "cost", "costs", "episode_cost", "feasible", "kept", "multiplier", "reward")
 
 
 def make_problem(
@@ -160,6 +161,10 @@ def _check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
             raise ValueError(
                 f"budgets: {budget.name!r} with structure='weight'; single weights set to zero "
                 "make no network smaller, so only 'params' can be limited. Use structure='filter'."
+            )
+        if budget.name in _TAKEN:
+            raise ValueError(
+                f"budgets: the name {budget.name!r} is taken by the environments' info; rename it."
             )
         if budget.name in {other.name for other in checked}:
             raise ValueError(f"budgets: two of them are named {budget.name!r}; rename one.")

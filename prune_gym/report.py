@@ -61,10 +61,10 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         (label, f"{dense[key]:,.0f}", f"{pruned[key]:,.0f}", f"{pruned[key] / dense[key]:.1%}")
         for key, label in (("params", "parameters"), ("macs", "MACs"), ("size_bytes", "bytes"))
     ]
-    batch, threads = metrics["latency_batch"], metrics["threads"]
+    batch = metrics["latency_batch"]
     rows.append(
         (
-            f"CPU latency, ms (batch {batch}, {threads} threads)",
+            f"CPU latency, ms (batch {batch}, one thread)",
             f"{latency['dense']:.2f}",
             f"{latency['pruned']:.2f}",
             f"{latency['pruned'] / latency['dense']:.1%}",
@@ -198,7 +198,7 @@ def _search_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> byte
     for panel, (name, label) in zip(axes, panels, strict=True):
         values = _column(rows, name)
         if name != "multiplier":
-            panel.plot(episodes, values, ".", color=GOOD, alpha=0.25, markersize=3)
+            panel.plot(episodes, values, ".", color=GOOD, alpha=0.4, markersize=3)
             values = _running_mean(values)
         panel.plot(episodes, values, color=LINE, linewidth=1.4)
         if name == "cost":

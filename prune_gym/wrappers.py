@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
+from torch import nn
 
 from prune_gym.search.archive import Archive
 
@@ -67,11 +68,14 @@ class BinaryFilters(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
 
 
 class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Keep the best feasible network of all episodes in ``archive``.
+    """Keep the best feasible network of all episodes.
 
     Args:
         env: a pruning environment.
         archive: where outcomes go; share one among several environments of a process.
+
+    Attributes:
+        archive: every episode's outcome, and the best feasible one (``archive.best``).
     """
 
     def __init__(self, env: gym.Env[Any, Any], archive: Archive | None = None) -> None:
@@ -86,6 +90,16 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             base: Any = self.env.unwrapped
             self.archive.add(base.last_masks(), base.last_outcome())
         return observation, reward, terminated, truncated, info
+
+    def best_network(self) -> nn.Module:
+        """The best feasible compact network so far, built and recovered anew.
+
+        Raises:
+            NothingFeasibleError: no episode met every limit.
+        """
+        problem: Any = self.env.unwrapped.problem  # type: ignore[attr-defined]
+        network: nn.Module = problem.recover(problem.compact(self.archive.feasible_masks()))
+        return network
 
 
 class RecordEpisodeCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -16,7 +16,7 @@ _MEAN, _STD = 0.305, 0.36  # of the training pixels after enlarging, in [0, 1]
 
 @DATASETS.register
 def digits() -> Dataset:
-    """Handwritten digits, 16x16 grey, 10 classes: 999 train, 399 validation, 399 test."""
+    """Handwritten digits, 16x16 grey, 10 classes: 997 train, 400 validation, 400 test."""
     from sklearn.datasets import load_digits
 
     pixels, targets = load_digits(return_X_y=True)

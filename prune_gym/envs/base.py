@@ -88,9 +88,9 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self.problem.names
 
     @property
-    def cost_limits(self) -> NDArray[np.float32]:
-        """Limit of each cost, (n_budgets,) float32."""
-        return np.array(self.problem.limits, dtype=np.float32)
+    def cost_limits(self) -> NDArray[np.float64]:
+        """Limit of each cost, (n_budgets,) float64."""
+        return np.array(self.problem.limits, dtype=np.float64)
 
     @property
     def cost_limit(self) -> float:
@@ -125,7 +125,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         terminated = len(self._masks) == len(self.problem.groups)
         if terminated:
             self._finish()
-        self._charge(terminated)
+        self._charge()
         reward = self._outcome.accuracy if self._outcome else 0.0
         if self.render_mode == "human":
             self.render()
@@ -217,7 +217,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._cost = 0.0
 
     def _finish(self) -> None:
-        masks = tuple(self._masks or ())
+        masks, self._masks = tuple(self._masks or ()), None  # over, even if a budget raises
         seed = int(self.np_random.integers(2**31))
         outcome = self.problem.evaluate(
             masks, seed=seed, recovery_steps=int(self._now["recovery_steps"])
@@ -225,7 +225,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._outcome = self._last = outcome
         self._last_masks = masks
 
-    def _charge(self, terminated: bool) -> None:
+    def _charge(self) -> None:
         """Set this step's cost: what the episode owes so far minus what it was charged."""
         if self._outcome is not None:
             owed = np.array(list(self._outcome.costs.values()))
@@ -239,8 +239,6 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         scalar = self.problem.scalar_cost(owed) if owed is not self._charged else 0.0
         self._costs, self._charged = owed - self._charged, owed
         self._cost, self._charged_scalar = scalar - self._charged_scalar, scalar
-        if terminated:
-            self._masks = None
 
     def _observe(self) -> NDArray[np.float32]:
         return self.observer(self._counts, self._minimum, len(self._ratios), self._ratios)

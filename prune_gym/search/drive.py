@@ -77,15 +77,9 @@ class Search:
         self.archive.on_add = self._record
 
     @property
-    def steps_per_episode(self) -> int:
-        """Environment steps per evaluated network."""
-        granularity = make_config_env(self.config, self.problem).unwrapped.granularity  # type: ignore[attr-defined]
-        return 1 if granularity == "network" else len(self.problem.groups)
-
-    @property
     def evaluations(self) -> int:
-        """How many networks this search is to evaluate."""
-        return max(1, self.config.timesteps // self.steps_per_episode)
+        """How many networks this search is to evaluate: one for every filter group's steps."""
+        return max(1, self.config.timesteps // len(self.problem.groups))
 
     def run(self) -> None:
         """Search until the evaluations are spent or `stop` is set."""
@@ -132,9 +126,9 @@ class Search:
         venv.seed(config.seed)
         try:
             model = self._agent(venv)
-            left = config.timesteps - model.num_timesteps
-            if left > 0:
-                model.learn(left, callback=self._callback(), reset_num_timesteps=False)
+            if len(self.archive.episodes) < self.evaluations:
+                steps = max(config.timesteps - model.num_timesteps, model.n_steps * N_ENVS)
+                model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
             _save_agent(model, self.folder.agent)
         finally:
             venv.close()
@@ -160,10 +154,11 @@ class Search:
 
             def _on_step(self) -> bool:
                 search.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
-                for index in np.flatnonzero(self.locals["dones"]):
+                left = search.evaluations - len(search.archive.episodes)
+                for index in np.flatnonzero(self.locals["dones"])[:left]:
                     env = self.training_env.envs[index].unwrapped  # type: ignore[attr-defined]
                     search.archive.add(env.last_masks(), env.last_outcome())
-                return not search.stop
+                return not search.stop and len(search.archive.episodes) < search.evaluations
 
             def _on_rollout_start(self) -> None:
                 if time.monotonic() - self.saved > SAVE_EVERY_S:

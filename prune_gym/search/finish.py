@@ -61,7 +61,6 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         "pruned": _sizes(network, problem, masks),
         "latency_ms": _latencies(network, problem),
         "latency_batch": LATENCY_BATCH,
-        "threads": torch.get_num_threads(),
         "finetune_steps": config.finetune_steps,
         "wall_s": wall_s(),
     }

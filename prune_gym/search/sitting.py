@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from prune_gym import pretrained
+from prune_gym.budgets import BudgetError
 from prune_gym.datasets import DATASETS
 from prune_gym.evaluation import accuracy
 from prune_gym.export import load_pruned, masks_of_plan, write_json
@@ -71,6 +72,11 @@ def _sit(
                 metrics = _finish(search, wall_s, progress)
     except KeyboardInterrupt:
         search.stop = True
+    except BudgetError as error:
+        raise BudgetError(
+            f"{error}\nWhat was found so far is kept. Mend the budget, then: "
+            f"prune-gym prune --resume {folder.path}"
+        ) from error
     finally:
         write_json(folder.path / "state.json", {"wall_s": wall_s()})
     if search.stop:
@@ -133,8 +139,9 @@ def _progress(console: Console) -> Progress:
         TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("elapsed,"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=console,
         disable=not console.is_terminal,
     )

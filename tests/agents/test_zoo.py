@@ -12,7 +12,7 @@ from agents.multipliers import check_multiplier
 class TestEveryAgent:
     def test_learns_a_rollout(self, name):
         model = make_agent(name, make_vec_env(BudgetToyEnv, n_envs=4), device="cpu", n_epochs=1)
-        assert model.n_steps * model.n_envs == 256
+        assert model.n_steps * model.n_envs == 128
         before = model.multiplier.value
         assert model.learn(256).multiplier.value != before
 
