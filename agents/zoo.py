@@ -27,6 +27,23 @@ from agents.ppo_lagrangian import PPOLagrangian
 
 
 @dataclass(frozen=True)
+class LinearSchedule:
+    """A learning rate that falls in a straight line over the training.
+
+    Attributes:
+        start: At the beginning.
+        end: At the end.
+    """
+
+    start: float
+    end: float
+
+    def __call__(self, progress_remaining: float) -> float:
+        """Return the value when this fraction of the training is left, 1 to 0."""
+        return self.end + (self.start - self.end) * progress_remaining
+
+
+@dataclass(frozen=True)
 class AgentSpec:
     """One row of `AGENTS`.
 
@@ -51,7 +68,8 @@ _PPO: Mapping[str, Any] = MappingProxyType(
     {
         "batch_size": 64,
         "n_epochs": 15,
-        "learning_rate": 3e-3,
+        "learning_rate": LinearSchedule(3e-3, 2e-4),
+        "target_kl": 0.05,
         "gamma": 1.0,
         "gae_lambda": 0.95,
         "cost_gamma": 1.0,
@@ -75,7 +93,7 @@ AGENTS: Mapping[str, AgentSpec] = MappingProxyType(
             constructor=PPOLagrangian,
             multiplier=PIDMultiplier,
             multiplier_kwargs=MappingProxyType(
-                {"kp": 10.0, "ki": 1.0, "kd": 0.0, "initial": 3.0, "ema": 0.5}
+                {"kp": 5.0, "ki": 1.0, "kd": 0.0, "initial": 3.0, "ema": 0.5}
             ),
             rollout_size=128,
             kwargs=_PPO,

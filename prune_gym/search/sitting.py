@@ -24,6 +24,7 @@ from prune_gym.export import load_pruned, masks_of_plan, write_json
 from prune_gym.make import build_network, make_problem
 from prune_gym.problem import PruningProblem
 from prune_gym.report import table_rows, write_report
+from prune_gym.search.archive import NothingFeasibleError
 from prune_gym.search.drive import Search, check_algorithm, make_config_env
 from prune_gym.search.finish import finish
 from prune_gym.search.folder import RunFolder, SearchConfig
@@ -76,6 +77,11 @@ def _sit(
         raise BudgetError(
             f"{error}\nWhat was found so far is kept. Mend the budget, then: "
             f"prune-gym prune --resume {folder.path}"
+        ) from error
+    except NothingFeasibleError as error:
+        raise NothingFeasibleError(
+            f"{error}\nGo on: prune-gym prune --resume {folder.path} "
+            f"--timesteps {2 * config.timesteps}"
         ) from error
     finally:
         write_json(folder.path / "state.json", {"wall_s": wall_s()})
