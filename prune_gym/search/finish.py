@@ -17,6 +17,7 @@ from prune_gym.search.drive import Search, network_name
 from prune_gym.training import fit, shift_and_rotate
 
 LATENCY_BATCH = 100
+SMALL_MACS = 5e6  # below, threads wait for each other longer than they work
 OnStep = Callable[[int, float], None]
 
 
@@ -78,14 +79,20 @@ def fine_tune(
 ) -> None:
     """Train a compact network in place on the training split: Adam, one cycle, augmentation."""
     images = problem.data.train.images.ndim == 4
-    fit(
-        network,
-        problem.data.train,
-        steps=steps,
-        generator=torch.Generator().manual_seed(seed),
-        augment=shift_and_rotate if images else None,
-        on_step=on_step,
-    )
+    threads = torch.get_num_threads()
+    if count("macs", network, problem.example) < SMALL_MACS:
+        torch.set_num_threads(1)
+    try:
+        fit(
+            network,
+            problem.data.train,
+            steps=steps,
+            generator=torch.Generator().manual_seed(seed),
+            augment=shift_and_rotate if images else None,
+            on_step=on_step,
+        )
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:
