@@ -72,9 +72,9 @@ def load_pruned(folder: Path | str, network: nn.Module | None = None) -> nn.Modu
         CheckpointError: a missing or damaged file, or a network that does not fit.
 
     >>> import prune_gym
-    >>> network = prune_gym.load_pruned("runs/missing")
+    >>> prune_gym.load_pruned("runs/missing")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    prune_gym.pretrained.CheckpointError: runs/missing holds no plan.json; give a run folder...
+    prune_gym.pretrained.CheckpointError: runs/missing holds no plan.json; give a run folder ...
     """
     plan = read_plan(folder)
     tensors = read_tensors(Path(folder) / TENSORS)

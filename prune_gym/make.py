@@ -118,7 +118,7 @@ def shared_problem(**arguments: Any) -> PruningProblem:
     A problem is frozen and pure, so many environments can stand on one.
     """
     try:
-        key = json.dumps(arguments, sort_keys=True)
+        key = json.dumps(dict(sorted(arguments.items())))  # the order of budgets matters
     except TypeError:  # objects among the arguments
         return make_problem(**arguments)
     return _cached_problem(key)

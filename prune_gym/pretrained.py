@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from prune_gym.datasets import Dataset
@@ -93,7 +93,8 @@ def write_tensors(path: Path | str, tensors: dict[str, torch.Tensor]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial)
+    content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+    partial.write_bytes(content)  # save_file would hide the file from other users
     partial.replace(path)
 
 

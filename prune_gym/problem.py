@@ -60,7 +60,7 @@ class Outcome:
     network: nn.Module
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PruningProblem:
     """A frozen pruning problem; build one with `prune_gym.make_problem`.
 
@@ -85,6 +85,12 @@ class PruningProblem:
     recovery: Recovery
     recovery_steps: int = 32
     structure: str = "filter"
+
+    def __repr__(self) -> str:
+        """Short: an error message that holds a problem stays readable."""
+        limits = ", ".join(f"{n} {x:g}" for n, x in zip(self.names, self.limits, strict=True))
+        name = type(self.network).__name__
+        return f"PruningProblem({name} on {self.data.name}, {len(self.groups)} groups, {limits})"
 
     # -- what is fixed once ------------------------------------------------------------------
 
@@ -164,7 +170,13 @@ class PruningProblem:
         return cut(self.network, self.groups, masks).eval()
 
     def costs(self, masks: Sequence[Mask], network: nn.Module | None = None) -> NDArray[np.float64]:
-        """Every cost of keep masks, (n_budgets,) float64, 1.0 = nothing removed.
+        """Every cost of keep masks, (n_budgets,) float64, 1.0 = nothing removed; see `values`."""
+        return np.asarray(self.values(masks, network) / self.dense_values)
+
+    def values(
+        self, masks: Sequence[Mask], network: nn.Module | None = None
+    ) -> NDArray[np.float64]:
+        """Every budget of keep masks, in its unit, (n_budgets,) float64.
 
         Args:
             masks: one keep mask per group.
@@ -179,7 +191,7 @@ class PruningProblem:
             else:
                 network = self.compact(masks) if network is None else network
                 values[index] = budget(network, self.example)
-        return values / self.dense_values
+        return values
 
     def counted_costs(self, counts: Counts) -> NDArray[np.float64]:
         """Costs by kept filters per group, (n_budgets,), in microseconds and without a network.
@@ -232,14 +244,12 @@ class PruningProblem:
         masks = self.check_masks(masks)
         network = self.recover(self.compact(masks), seed=seed, steps=recovery_steps)
         score = self.accuracy(network)
-        costs = self.costs(masks, network)
+        values = self.values(masks, network)
+        costs = values / self.dense_values
         return Outcome(
             accuracy=score,
             costs={name: float(cost) for name, cost in zip(self.names, costs, strict=True)},
-            values={
-                name: float(value)
-                for name, value in zip(self.names, costs * self.dense_values, strict=True)
-            },
+            values={name: float(value) for name, value in zip(self.names, values, strict=True)},
             feasible=self.feasible(costs),
             cost=self.scalar_cost(costs),
             kept=np.array([mask.mean() for mask in masks], dtype=np.float32),

@@ -224,6 +224,7 @@ def _layers_picture(folder: RunFolder, metrics: dict[str, Any]) -> bytes:
 
 def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(8.0, 4.2))
     axes = figure.add_subplot()
@@ -236,6 +237,9 @@ def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> by
     best = int(np.argmax(np.where(good, accuracy, -1.0)))
     axes.plot(cost[best], accuracy[best], "*", color=LIMIT, markersize=15, label="returned")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("cost (budget / budget of the unpruned network)")
     axes.set_ylabel("accuracy after recovery")
     axes.spines[["top", "right"]].set_visible(False)

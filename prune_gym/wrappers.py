@@ -79,7 +79,7 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env[Any, Any], archive: Archive | None = None) -> None:
-        RecordConstructorArgs.__init__(self, archive=archive)
+        RecordConstructorArgs.__init__(self, archive=archive, _disable_deepcopy=True)
         super().__init__(env)
         self.archive = Archive() if archive is None else archive
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from prune_gym.datasets.base import DATASETS, Dataset, Split
 
-_MEAN, _STD = 0.305, 0.36  # of the training pixels after enlarging, in [0, 1]
+_MEAN, _STD = 0.305, 0.36  # what the shipped weights were trained with; pixels in [0, 1]
 
 
 @DATASETS.register

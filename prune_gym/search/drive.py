@@ -90,11 +90,11 @@ class Search:
                 self._run_agent(workers)
 
     def _record(self, episode: Episode, masks: Masks, outcome: Outcome, improved: bool) -> None:
-        self.folder.append(episode, len(self.archive.episodes), self.multiplier, self.problem)
         if improved:
             save_pruned(
                 self.folder.path, outcome.network, self.problem, masks, network_name(self.config)
             )
+        self.folder.append(episode, len(self.archive.episodes), self.multiplier, self.problem)
         self.on_progress(self)
 
     # -- controls ----------------------------------------------------------------------------

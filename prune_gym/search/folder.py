@@ -138,19 +138,29 @@ class RunFolder:
         """
         if not self.episodes.exists():
             return []
-        with self.episodes.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        if rows and None in rows[-1].values():
-            rows.pop()
         try:
+            with self.episodes.open(newline="", encoding="utf-8") as file:
+                lines = [line for line in file if line.endswith("\n")]
+            rows = list(csv.DictReader(lines, strict=True))
             for row in rows:
+                if None in row or None in row.values():
+                    raise ValueError(f"row {row.get('episode')!r} has too many or too few columns")
                 float(row["accuracy"]), float(row["cost"]), int(row["feasible"])
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, csv.Error) as error:
             raise RunFolderError(f"{self.episodes} is damaged: {error}") from error
         return rows
 
+    def _drop_cut_line(self) -> None:
+        """Remove a last line that was not written to its end."""
+        if self.episodes.exists():
+            content = self.episodes.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if whole and whole != content:
+                self.episodes.write_bytes(whole)
+
     def restore(self, archive: Archive) -> None:
         """Fill an empty archive with the episodes of the log (masks of the best come apart)."""
+        self._drop_cut_line()
         for row in self.read_episodes():
             archive.put(
                 Episode(

@@ -23,6 +23,7 @@ from prune_gym.evaluation import accuracy
 from prune_gym.export import load_pruned, masks_of_plan, write_json
 from prune_gym.make import build_network, make_problem
 from prune_gym.problem import PruningProblem
+from prune_gym.registry import unknown_name
 from prune_gym.report import table_rows, write_report
 from prune_gym.search.archive import NothingFeasibleError
 from prune_gym.search.drive import Search, check_algorithm, make_config_env
@@ -34,8 +35,12 @@ LINE_EVERY_S = 10.0  # between lines of progress where there is no terminal
 
 def start(config: SearchConfig, path: Path, console: Console) -> None:
     """Run a new search into a folder. Everything is checked before the folder is made."""
+    from prune_gym import ENVIRONMENTS
+
     began = time.monotonic()
     check_algorithm(config.algo)
+    if config.env not in ENVIRONMENTS:
+        raise unknown_name("environment", config.env, list(ENVIRONMENTS))
     console.print(f"loading {config.problem['network']} and {config.problem['dataset']} ...")
     problem = make_problem(**config.problem)
     make_config_env(config, problem).close()

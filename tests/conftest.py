@@ -1,0 +1,56 @@
+"""Problems that many tests share; a problem is frozen, so one per session is enough."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["MPLBACKEND"] = "Agg"  # render_mode="human" must open no window
+ROOT = Path(__file__).parent.parent
+# two files named conftest.py cannot both be read for doctests; there are none in them
+collect_ignore_glob = ["*conftest.py"]
+# pytest puts tests/ on the path, where tests/agents would hide the package `agents`
+sys.path.insert(0, str(ROOT))
+
+import cloudpickle  # noqa: E402
+import pytest  # noqa: E402
+import tiny  # noqa: E402
+
+import prune_gym  # noqa: E402
+from prune_gym.make import shared_problem  # noqa: E402
+
+# other processes would find only one of the files named conftest.py: send classes, not names
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No test sees, or writes to, the checkpoints of whoever runs the tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["PRUNE_GYM_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def default_problem(own_cache: Path) -> prune_gym.PruningProblem:
+    """What ``gym.make("PruneVGG-v0")`` stands on."""
+    return shared_problem()
+
+
+@pytest.fixture(scope="session")
+def tiny_problem() -> prune_gym.PruningProblem:
+    """A VGG of three convolutions, random data."""
+    return tiny.make_tiny()
+
+
+@pytest.fixture(scope="session")
+def residual_problem() -> prune_gym.PruningProblem:
+    """A residual network of two stages, random data."""
+    return tiny.make_tiny("residual")
