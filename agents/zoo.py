@@ -70,6 +70,7 @@ _PPO: Mapping[str, Any] = MappingProxyType(
         "n_epochs": 15,
         "learning_rate": LinearSchedule(3e-3, 2e-4),
         "target_kl": 0.05,
+        "ent_coef": -0.003,  # below 0: settle, since what is wanted in the end is one solution
         "gamma": 1.0,
         "gae_lambda": 0.95,
         "cost_gamma": 1.0,

@@ -82,8 +82,12 @@ class Search:
         return max(1, self.config.timesteps // len(self.problem.groups))
 
     def run(self) -> None:
-        """Search until the evaluations are spent or `stop` is set."""
-        with Workers() as workers:
+        """Search until the evaluations are spent or `stop` is set.
+
+        Black-box budgets are called one at a time: they may count, measure time, or use a device.
+        """
+        black_box = any(budget.counted is None for budget in self.problem.budgets)
+        with Workers(1 if black_box else None) as workers:
             if self.config.algo in CONTROLS:
                 self._run_control(workers)
             else:
