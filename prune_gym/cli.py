@@ -37,12 +37,9 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 
 
 def main() -> None:
-    """Entry point: user errors become one line, Ctrl-C says goodbye."""
+    """Entry point of the command."""
     sys.path.insert(0, "")  # "module:function" finds modules in the working directory
-    try:
-        app()
-    except KeyboardInterrupt:
-        fail("stopped before anything was found.", code=130)
+    app()
 
 
 @app.command()
@@ -57,11 +54,14 @@ def prune(
     timesteps: Annotated[
         int | None, typer.Option(min=1, help="Environment steps; default 12000.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; default runs/ALGO-SEED, numbered.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="With --resume: search no longer, finish.")
+    ] = False,
     criterion: Annotated[str, typer.Option(help="Which filters go first.")] = "l1",
     recovery: Annotated[str, typer.Option(help="none, bn or finetune.")] = "bn",
     structure: Annotated[str, typer.Option(help="filter or weight.")] = "filter",
@@ -76,8 +76,10 @@ def prune(
     with user_errors():
         if resume is not None:
             _refuse_beside_resume(context)
-            sitting.resume(resume, timesteps, console)
+            sitting.resume(resume, timesteps, finish, console)
             return
+        if finish:
+            raise ValueError("--finish goes with --resume RUN only.")
         problem = {
             "network": network,
             "dataset": dataset,
@@ -206,7 +208,7 @@ def _refuse_beside_resume(context: typer.Context) -> None:
     for name in context.params:
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in ("resume", "timesteps"):
+        if given and name not in ("resume", "timesteps", "finish"):
             raise ValueError(
                 f"--{name.replace('_', '-')} cannot go with --resume, which keeps the settings of "
                 "the run; only --timesteps may change. Start a new run with --out."
@@ -221,6 +223,8 @@ class user_errors:
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         """Report what the user can mend; let bugs through with their traceback."""
+        if isinstance(error, KeyboardInterrupt):
+            fail("stopped; a run that was begun goes on with prune-gym prune --resume RUN.", 130)
         from prune_gym.search.archive import NothingFeasibleError
 
         if isinstance(error, NothingFeasibleError):

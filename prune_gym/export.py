@@ -102,7 +102,9 @@ def read_plan(folder: Path | str) -> dict[str, Any]:
         raise CheckpointError(f"{folder} holds no {PLAN}; give a run folder of a finished search.")
     try:
         plan: dict[str, Any] = json.loads(path.read_text())
-        complete = plan["format"] == _FORMAT and {"network", "groups", "structure"} <= set(plan)
+        complete = plan["format"] == _FORMAT and {"network", "arguments", "structure"} <= set(plan)
+        for row in plan["groups"] if complete else ():
+            row["name"], row["filters"], row["kept"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not complete:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import numbers
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -20,7 +21,11 @@ from prune_gym.datasets import DATASETS, Dataset, as_split
 from prune_gym.networks import NETWORKS
 from prune_gym.pretrained import find_checkpoint, load_weights
 from prune_gym.problem import PruningProblem
-from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
+from prune_gym.pruning.groups import (
+    UnsupportedNetworkError,
+    find_filter_groups,
+    find_weight_groups,
+)
 from prune_gym.training import RECOVERIES
 
 STRUCTURES = ("filter", "weight")
@@ -83,6 +88,11 @@ def make_problem(
     place = _device(device)
     criterion_function = CRITERIA.get(criterion) if isinstance(criterion, str) else criterion
     recovery_function = RECOVERIES.get(recovery) if isinstance(recovery, str) else recovery
+    for name, function in (("criterion", criterion_function), ("recovery", recovery_function)):
+        if not callable(function):
+            raise TypeError(f"{name}={function!r}: expected a registered name or a callable.")
+    if isinstance(ignore, str):
+        raise TypeError(f"ignore={ignore!r}: expected a list of layer names, e.g. [{ignore!r}].")
     data = _dataset(dataset, train, validation, test).to(place)
     if evaluation_samples is not None:
         data = _limited(data, evaluation_samples)
@@ -103,8 +113,30 @@ def make_problem(
         recovery_steps=_whole("recovery_steps", recovery_steps, 0),
         structure=structure,
     )
+    _check_runs(problem)
     problem.check_reachable(np.ones(len(groups), dtype=np.int64))
     return problem
+
+
+def _check_runs(problem: PruningProblem) -> None:
+    """Run a half-kept and the smallest network, so that what cannot be cut is found at once."""
+    ones = np.ones(len(problem.groups), dtype=np.int64)
+    for counts in (np.maximum(problem.sizes // 2, 1), ones):
+        try:
+            with torch.no_grad():
+                shape = problem.compact(problem.masks_of(counts))(problem.example).shape
+                whole = problem.network(problem.example).shape
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise UnsupportedNetworkError(
+                f"{type(problem.network).__name__} does not run once filters are removed: {error}. "
+                "A size that is fixed in forward()? Use flatten(1) instead of view(), or protect "
+                "layers with ignore=[...]."
+            ) from error
+        if shape != whole:
+            raise UnsupportedNetworkError(
+                f"{type(problem.network).__name__}: removing filters changes the output from "
+                f"{tuple(whole)} to {tuple(shape)}; protect the last layers with ignore=[...]."
+            )
 
 
 @lru_cache(maxsize=8)
@@ -125,9 +157,9 @@ def shared_problem(**arguments: Any) -> PruningProblem:
 
 
 def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
-    return value
+    return int(value)
 
 
 def _device(device: str) -> torch.device:
@@ -152,7 +184,11 @@ def _check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
     checked: dict[Budget, float] = {}
     for key, limit in budgets.items():
         budget = as_budget(key)
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= 1:
+        if (
+            isinstance(limit, bool)
+            or not isinstance(limit, numbers.Real)
+            or not 0 < float(limit) <= 1
+        ):
             raise ValueError(
                 f"budgets: the limit of {budget.name!r} is {limit!r}; it must be a number in "
                 "(0, 1], the fraction of the unpruned network's budget that may stay."
@@ -182,7 +218,10 @@ def _dataset(dataset: str | Dataset, train: Any, validation: Any, test: Any) -> 
         return Dataset("custom", *parts, held_out, n_classes)
     if isinstance(dataset, Dataset):
         return dataset
-    return DATASETS.get(dataset)()
+    made = DATASETS.get(dataset)()
+    if not isinstance(made, Dataset):
+        raise TypeError(f"dataset {dataset!r} gave {type(made).__name__}; expected a Dataset.")
+    return made
 
 
 def _limited(data: Dataset, evaluation_samples: int) -> Dataset:

@@ -146,11 +146,6 @@ class PruningProblem:
         """The scalar limit: the budget's own, or 1.0 with several budgets."""
         return self.limits[0] if len(self.limits) == 1 else 1.0
 
-    @property
-    def deterministic(self) -> bool:
-        """Whether equal masks (and equal seeds) always give equal outcomes."""
-        return all(budget.deterministic for budget in self.budgets)
-
     # -- masks -------------------------------------------------------------------------------
 
     def masks_of(self, counts: Sequence[int] | Counts) -> Masks:

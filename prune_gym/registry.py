@@ -85,7 +85,7 @@ class Registry(Generic[T]):
         module_name, _, attribute = path.partition(":")
         try:
             loaded = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # a module may raise anything when it is imported
             raise UnknownNameError(
                 f"{self.kind} {path!r} cannot be imported: {error}. Write 'module:function' with a "
                 "module that Python finds (installed, or in a folder on PYTHONPATH)."

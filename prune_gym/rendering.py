@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -81,9 +82,13 @@ class Window:
 
     def __init__(self) -> None:
         from matplotlib import pyplot
+        from matplotlib.backend_bases import NonGuiException
 
         self._pyplot = pyplot
-        self.figure = pyplot.figure("prune_gym", figsize=(7.0, 4.0))
+        self.figure: Any = pyplot.figure("prune_gym", figsize=(7.0, 4.0))
+        with contextlib.suppress(NonGuiException):
+            manager: Any = self.figure.canvas.manager
+            manager.show()
 
     def show(self, rows: Sequence[Row], title: str) -> None:
         """Redraw."""

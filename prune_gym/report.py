@@ -115,10 +115,11 @@ def _page(
             f'<h2>{title}</h2><p>{words}</p><img alt="{title}" src="data:image/png;base64,{data}">'
         )
     versions = folder.read_json("versions.json")
-    command = (folder.path / "command.txt").read_text().strip()
+    noted = folder.path / "command.txt"
+    commands = noted.read_text().splitlines() if noted.is_file() else []
     body += [
         "<h2>How to get this again</h2>",
-        f"<p><code>{html.escape(command)}</code></p>",
+        *(f"<p><code>{html.escape(command)}</code></p>" for command in commands),
         "<p>The network: <code>prune_gym.load_pruned(folder)</code></p>",
         _table(["", "version"], [(name, value) for name, value in versions.items()]),
     ]
@@ -234,7 +235,7 @@ def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> by
     axes.plot(cost[good], accuracy[good], ".", color=GOOD, alpha=0.6, label="within every limit")
     limit = _scalar_limit(metrics)
     axes.axvline(limit, color=LIMIT, linewidth=1.2, label=f"limit {limit:g}")
-    best = int(np.argmax(np.where(good, accuracy, -1.0)))
+    best = max(np.flatnonzero(good), key=lambda row: (accuracy[row], -cost[row]))
     axes.plot(cost[best], accuracy[best], "*", color=LIMIT, markersize=15, label="returned")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

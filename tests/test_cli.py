@@ -313,7 +313,7 @@ def test_wrong_input_is_one_line_and_makes_no_folder(tmp_path, monkeypatch, argu
 def test_an_output_folder_that_is_taken(tiny_options, tiny_run):
     before = sorted(tiny_run.iterdir())
     said = call("prune", *tiny_options, "--budget", "params=0.5", "--out", tiny_run, code=2)
-    assert "holds a run already; choose another folder, or continue a run with --resume" in said
+    assert "holds a run already; choose another folder, or continue it: --resume" in said
     assert sorted(tiny_run.iterdir()) == before
 
 

@@ -145,6 +145,5 @@ def test_labels_of_a_network_with_fewer_outputs_are_not_hidden():
 def test_the_default_problem_needs_no_arguments(default_problem):
     assert default_problem.names == ("params",)
     assert default_problem.limits == (0.1,)
-    assert default_problem.deterministic
     assert isinstance(default_problem.network, nn.Module)
     assert not default_problem.network.training

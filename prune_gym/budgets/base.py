@@ -30,7 +30,6 @@ class Budget:
         measure: called with a compact network in evaluation mode; never more than once per
             finished episode with ``cost_mode="terminal"``.
         unit: of the number, e.g. ``"ms"``.
-        deterministic: whether the same network always gives the same number.
         monotone: whether removing filters never raises the number; ``cost_mode="dense"`` needs it.
         counted: for budgets that are weighted counts of tensor elements: the weight of one element
             of each tensor, by name. They are evaluated without building a network.
@@ -39,7 +38,6 @@ class Budget:
     name: str
     measure: Measure | None = None
     unit: str = ""
-    deterministic: bool = True
     monotone: bool = False
     counted: CountedTensors | None = None
 
@@ -62,9 +60,8 @@ class Budget:
             weights = self.counted(network, example)
             tensors = network.state_dict()
             return float(sum(w * tensors[name].numel() for name, w in weights.items()))
-        assert_measure = self.measure
         try:
-            value: Any = assert_measure(network) if assert_measure else None
+            value: Any = self.measure(network) if self.measure else None
         except Exception as error:
             raise BudgetError(
                 f"budget {self.name!r} raised {type(error).__name__}: {error}"

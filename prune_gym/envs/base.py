@@ -110,6 +110,8 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         """
         super().reset(seed=seed)
         self._begin(self._checked_schedule(options or {}))
+        if self.render_mode == "human":
+            self.render()
         return self._observe(), self._info()
 
     def step(
@@ -174,7 +176,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def last_outcome(self) -> Outcome:
         """The outcome of the last finished episode (RuntimeError if there is none)."""
         if self._last is None:
-            raise RuntimeError("no finished episode yet: step until `terminated` is True.")
+            raise RuntimeError("no finished episode (or closed): step until `terminated` is True.")
         return self._last
 
     def last_masks(self) -> Masks:

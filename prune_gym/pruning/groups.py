@@ -89,15 +89,13 @@ def find_filter_groups(
                 f"ignore: the network has no layer {name!r}; see the names with "
                 "`[name for name, _ in network.named_modules()]`."
             )
-    found = []
-    for raw in _trace(network, example, ignore):
-        found.append(_read_group(*raw))
+    order = {name: index for index, name in enumerate(names)}
+    found = [_read_group(n, items, order) for n, items in _trace(network, example, ignore)]
     if not found:
         raise UnsupportedNetworkError(
             f"{type(network).__name__} has no prunable layer: no convolution or linear layer "
             "whose output is not the network's own output (or all are in `ignore`)."
         )
-    order = {name: index for index, name in enumerate(names)}
     return tuple(sorted(found, key=lambda group: order[group.name]))
 
 
@@ -166,13 +164,18 @@ def _trace(
                     f"shares filters with {names.get(group[0].dep.target.module)!r}; protect that "
                     "layer with ignore=[...]."
                 )
-            if module in names and any(True for _ in module.parameters(recurse=False)):
+            if module in names and any(True for _ in _own_tensors(module)):
                 to_output = graph.is_out_channel_pruning_fn(item.dep.handler)
                 items.append((module, names[module], to_output, item.idxs, item.root_idxs))
         yield len(group[0].idxs), items
 
 
-def _read_group(n_filters: int, items: list[_RawItem]) -> FilterGroup:
+def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
+
+
+def _read_group(n_filters: int, items: list[_RawItem], order: dict[str, int]) -> FilterGroup:
     slices: list[Slice] = []
     producers: list[str] = []
     for module, name, to_output, positions, filters in items:
@@ -180,10 +183,9 @@ def _read_group(n_filters: int, items: list[_RawItem]) -> FilterGroup:
             producers.append(name)
         table = _positions_table(name, n_filters, positions, filters)
         slices.extend(Slice(tensor, axis, table) for tensor, axis in _axes(module, name, to_output))
+    producers = sorted(set(producers), key=order.__getitem__)  # Torch-Pruning's root may be later
     unique = {(s.tensor, s.axis): s for s in slices}
-    return FilterGroup(
-        producers[0], n_filters, tuple(dict.fromkeys(producers)), tuple(unique.values())
-    )
+    return FilterGroup(producers[0], n_filters, tuple(producers), tuple(unique.values()))
 
 
 def _positions_table(
@@ -202,6 +204,8 @@ def _positions_table(
 def _axes(module: nn.Module, name: str, to_output: bool) -> list[tuple[str, int]]:
     """Tensor names and axes along which the channels of a layer are laid out."""
     prefix = f"{name}." if name else ""
+    if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+        return []  # one slope for all channels
     if isinstance(module, _NORMS):
         own: dict[str, Any] = {**module._parameters, **module._buffers}
         return [(prefix + key, 0) for key, value in own.items() if value is not None and value.ndim]

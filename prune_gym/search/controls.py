@@ -1,7 +1,8 @@
 """Searches that do not learn: the honest controls for every agent.
 
-Each gets as many network evaluations as the agent, in the agent's own action space (one prune
-ratio per filter group). None is told the budget function; all only see accuracy and cost.
+Each gets as many network evaluations as the agent and chooses one prune ratio per filter group (in
+every environment, also where the agent decides filter by filter). None is told the budget function;
+all only see accuracy and cost.
 """
 
 from __future__ import annotations
@@ -21,21 +22,24 @@ Judged: TypeAlias = list[tuple[float, float, bool]]  # accuracy, cost, feasible
 # yields batches of ratio vectors, is sent what they came to
 Proposer: TypeAlias = Generator[list[Ratios], Judged, None]
 
+BATCH = 8  # judged side by side
+
 CONTROLS: Registry[Callable[..., Proposer]] = Registry("algorithm")
 
 
 @CONTROLS.register
 def uniform(n_groups: int, evaluations: int, generator: np.random.Generator) -> Proposer:
     """The same prune ratio in every layer, from an even grid."""
-    for ratio in np.linspace(0.0, 1.0, evaluations + 1)[1:]:
-        yield [np.full(n_groups, ratio)]
+    grid = np.linspace(0.0, 1.0, evaluations + 1)[1:]
+    for start in range(0, evaluations, BATCH):
+        yield [np.full(n_groups, ratio) for ratio in grid[start : start + BATCH]]
 
 
 @CONTROLS.register
 def random(n_groups: int, evaluations: int, generator: np.random.Generator) -> Proposer:
     """Independent uniform prune ratios per layer."""
-    for _ in range(evaluations):
-        yield [generator.random(n_groups)]
+    for start in range(0, evaluations, BATCH):
+        yield list(generator.random((min(BATCH, evaluations - start), n_groups)))
 
 
 @CONTROLS.register

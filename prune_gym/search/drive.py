@@ -19,7 +19,7 @@ from prune_gym.pruning.masks import Masks
 from prune_gym.registry import unknown_name
 from prune_gym.search.archive import Archive, Episode
 from prune_gym.search.controls import CONTROLS, Judged, Proposer, masks_of_ratios
-from prune_gym.search.folder import RunFolder, SearchConfig
+from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
 from prune_gym.search.threads import ThreadVecEnv, Workers
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class Search:
 
         Black-box budgets are called one at a time: they may count, measure time, or use a device.
         """
+        if len(self.archive.episodes) < self.evaluations:
+            self.folder.drop_results()
         black_box = any(budget.counted is None for budget in self.problem.budgets)
         with Workers(1 if black_box else None) as workers:
             if self.config.algo in CONTROLS:
@@ -115,7 +117,7 @@ class Search:
             judged, known = known[: len(batch)], known[len(batch) :]
             fresh = [masks_of_ratios(self.problem, r) for r in batch[len(judged) :]]
             outcomes = workers.map(self.problem.evaluate, fresh)
-            for masks, outcome in zip(fresh, outcomes, strict=True):
+            for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
                 self.archive.add(masks, outcome)
                 judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
             batch = _tell(proposer, judged)
@@ -127,13 +129,16 @@ class Search:
         venv = ThreadVecEnv(
             [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)], workers
         )
-        venv.seed(config.seed)
+        # A resumed search goes on with other noise; the same would repeat the same networks.
+        venv.seed(config.seed + len(self.archive.episodes))
         try:
             model = self._agent(venv)
             if len(self.archive.episodes) < self.evaluations:
                 steps = max(config.timesteps - model.num_timesteps, model.n_steps * N_ENVS)
-                model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
-            _save_agent(model, self.folder.agent)
+                try:
+                    model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
+                finally:  # a budget that raises must not cost what was learned
+                    _save_agent(model, self.folder.agent)
         finally:
             venv.close()
 
@@ -141,7 +146,13 @@ class Search:
         from agents import AGENTS, make_agent
 
         if self.folder.agent.is_file():
-            model = AGENTS[self.config.algo].constructor.load(self.folder.agent, env=venv)
+            try:
+                model = AGENTS[self.config.algo].constructor.load(self.folder.agent, env=venv)
+            except Exception as error:
+                raise RunFolderError(
+                    f"{self.folder.agent} is damaged ({error}); delete it to go on with a new one."
+                ) from error
+            model.set_random_seed(self.config.seed + len(self.archive.episodes))
         else:
             model = make_agent(self.config.algo, venv, seed=self.config.seed, device="cpu")
         self.multiplier = float(model.multiplier.value)

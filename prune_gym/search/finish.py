@@ -13,6 +13,7 @@ from prune_gym.evaluation import accuracy, paired_latency_ms
 from prune_gym.export import save_pruned, write_json
 from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Mask
+from prune_gym.search.archive import NothingFeasibleError
 from prune_gym.search.drive import Search, network_name
 from prune_gym.training import fit, shift_and_rotate
 
@@ -33,7 +34,8 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         What ``metrics.json`` holds.
 
     Raises:
-        NothingFeasibleError: no evaluated network meets every limit.
+        NothingFeasibleError: no evaluated network meets every limit, or the best one no longer
+            does after fine-tuning; the run folder keeps the network as it was searched.
     """
     problem, config = search.problem, search.config
     masks = search.archive.feasible_masks()
@@ -46,6 +48,13 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
     scores["finetuned_validation"] = problem.accuracy(network)
     scores["finetuned_test"] = _test_accuracy(network, problem)
     costs = problem.costs(masks, network)
+    if not problem.feasible(costs):
+        found = ", ".join(f"{n} {c:.4g}" for n, c in zip(problem.names, costs, strict=True))
+        raise NothingFeasibleError(
+            f"after fine-tuning the best network is over a limit ({found}; limits "
+            f"{problem.limits}): a budget that depends on weights, or is noisy. The network as "
+            "searched is kept in the run folder."
+        )
     save_pruned(search.folder.path, network, problem, masks, network_name(config))
     metrics = {
         "feasible": problem.feasible(costs),

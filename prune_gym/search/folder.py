@@ -6,6 +6,7 @@ import csv
 import importlib.metadata
 import json
 import platform
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,14 +72,14 @@ class RunFolder:
         """
         folder = cls(Path(path))
         if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            held = "a run already" if (folder.path / "config.json").is_file() else "other files"
-            raise RunFolderError(
-                f"out={str(path)!r} holds {held}; choose another folder, or continue a run with "
-                f"--resume {path}."
-            )
+            if (folder.path / "config.json").is_file():
+                cure = f"a run already; choose another folder, or continue it: --resume {path}"
+            else:
+                cure = "other files; choose another folder"
+            raise RunFolderError(f"out={str(path)!r} holds {cure}.")
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.path / "config.json", asdict(config))
-        (folder.path / "command.txt").write_text(" ".join(["prune-gym", *sys.argv[1:]]) + "\n")
+        folder.note_command()
         write_json(folder.path / "versions.json", versions())
         return folder
 
@@ -93,9 +94,24 @@ class RunFolder:
         if not file.is_file():
             raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
         try:
-            return cls(Path(path)), SearchConfig(**json.loads(file.read_text()))
+            config = SearchConfig(**json.loads(file.read_text()))
+            kinds = {"timesteps": int, "seed": int, "finetune_steps": int, "problem": dict}
+            for name, kind in kinds.items():
+                if not isinstance(getattr(config, name), kind):
+                    raise ValueError(f"{name} is no {kind.__name__}")
         except (ValueError, TypeError) as error:
             raise RunFolderError(f"{file} is damaged: {error}") from error
+        return cls(Path(path)), config
+
+    def note_command(self) -> None:
+        """Add the command line of this sitting to ``command.txt``."""
+        with (self.path / "command.txt").open("a", encoding="utf-8") as file:
+            file.write(shlex.join(["prune-gym", *sys.argv[1:]]) + "\n")
+
+    def drop_results(self) -> None:
+        """Remove what a finished search wrote: it no longer fits once the search goes on."""
+        for name in ("metrics.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
 
     @property
     def agent(self) -> Path:
@@ -145,7 +161,9 @@ class RunFolder:
             for row in rows:
                 if None in row or None in row.values():
                     raise ValueError(f"row {row.get('episode')!r} has too many or too few columns")
-                float(row["accuracy"]), float(row["cost"]), int(row["feasible"])
+                int(row["feasible"]), row["accuracy"], row["cost"], row["multiplier"]
+                for value in row.values():
+                    float(value)
         except (KeyError, ValueError, TypeError, csv.Error) as error:
             raise RunFolderError(f"{self.episodes} is damaged: {error}") from error
         return rows
@@ -157,6 +175,8 @@ class RunFolder:
             whole = content[: content.rfind(b"\n") + 1]
             if whole and whole != content:
                 self.episodes.write_bytes(whole)
+            elif not whole and content.startswith(b"episode"):  # cut within the head line
+                self.episodes.unlink()
 
     def restore(self, archive: Archive) -> None:
         """Fill an empty archive with the episodes of the log (masks of the best come apart)."""
@@ -185,6 +205,8 @@ class RunFolder:
             content: dict[str, Any] = json.loads(file.read_text())
         except ValueError as error:
             raise RunFolderError(f"{file} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise RunFolderError(f"{file} is damaged: it holds no JSON object.")
         return content
 
 

@@ -28,7 +28,7 @@ from prune_gym.report import table_rows, write_report
 from prune_gym.search.archive import NothingFeasibleError
 from prune_gym.search.drive import Search, check_algorithm, make_config_env
 from prune_gym.search.finish import finish
-from prune_gym.search.folder import RunFolder, SearchConfig
+from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
 
 LINE_EVERY_S = 10.0  # between lines of progress where there is no terminal
 
@@ -48,19 +48,45 @@ def start(config: SearchConfig, path: Path, console: Console) -> None:
     _sit(problem, config, folder, began, console)
 
 
-def resume(path: Path, timesteps: int | None, console: Console) -> None:
-    """Continue a run; other ``timesteps`` than before lengthen or shorten it."""
+def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console) -> None:
+    """Continue a run.
+
+    Args:
+        path: its folder.
+        timesteps: other timesteps than before lengthen or shorten it for good.
+        finish_now: search no longer; fine-tune and test what was found.
+        console: where to report.
+    """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
     if timesteps is not None and timesteps != config.timesteps:
+        if config.algo == "uniform":
+            raise ValueError(
+                "--timesteps cannot change for algo='uniform': it would be another grid. Start a "
+                "new run with --out."
+            )
         config = replace(config, timesteps=timesteps)
         write_json(folder.path / "config.json", vars(config))
-    problem = make_problem(**config.problem)
-    _sit(problem, config, folder, began, console)
+    problem = _problem_of(folder, config)
+    folder.note_command()
+    _sit(problem, config, folder, began, console, finish_now=finish_now)
+
+
+def _problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
+    try:
+        return make_problem(**config.problem)
+    except TypeError as error:
+        raise RunFolderError(f"{folder.path / 'config.json'} is damaged: {error}") from error
 
 
 def _sit(
-    problem: PruningProblem, config: SearchConfig, folder: RunFolder, began: float, console: Console
+    problem: PruningProblem,
+    config: SearchConfig,
+    folder: RunFolder,
+    began: float,
+    console: Console,
+    *,
+    finish_now: bool = False,
 ) -> None:
     before = float(folder.read_json("state.json").get("wall_s", 0.0))
 
@@ -73,9 +99,11 @@ def _sit(
             display = SearchDisplay(search, progress, console)
             search.on_progress = display.update
             with _stopping(search):
-                search.run()
+                if not finish_now:
+                    search.run()
             if not search.stop:
                 metrics = _finish(search, wall_s, progress)
+                page = write_report(folder, config)
     except KeyboardInterrupt:
         search.stop = True
     except BudgetError as error:
@@ -93,7 +121,6 @@ def _sit(
     if search.stop:
         _say_stopped(search, console)
         raise SystemExit(130)
-    page = write_report(folder, config)
     metrics["wall_s"] = wall_s()
     write_json(folder.path / "metrics.json", metrics)
     _print_result(metrics, console)
@@ -186,13 +213,13 @@ def _say_stopped(search: Search, console: Console) -> None:
     console.print(f"\nstopped after {len(search.archive.episodes)} networks; {found}.")
     console.print(f"go on:      prune-gym prune --resume {path}")
     if best is not None:
-        console.print(f"finish now: prune-gym prune --resume {path} --timesteps 1")
+        console.print(f"finish now: prune-gym prune --resume {path} --finish")
 
 
 def evaluate(path: Path, console: Console) -> None:
     """Load a run's network and judge it anew."""
     folder, config = RunFolder.open(path)
-    problem = make_problem(**config.problem)
+    problem = _problem_of(folder, config)
     template = None if isinstance(config.problem["network"], str) else problem.network
     network = load_pruned(folder.path, template).to(problem.example.device)
     masks = masks_of_plan(folder.path, problem)

@@ -8,7 +8,7 @@ own random numbers, so the results are those of ``DummyVecEnv``, bit for bit.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -43,9 +43,9 @@ class Workers:
             n or usable_cores(), initializer=torch.set_num_threads, initargs=(1,)
         )
 
-    def map(self, function: Callable[[T], R], items: list[T]) -> list[R]:
-        """Results in the order of the items; the first error is raised."""
-        return list(self._pool.map(function, items))
+    def map(self, function: Callable[[T], R], items: list[T]) -> Iterator[R]:
+        """Results in the order of the items, as they come; the first error is raised."""
+        return self._pool.map(function, items)
 
     def close(self) -> None:
         """End the threads and give torch its cores back."""
@@ -73,7 +73,8 @@ class ThreadVecEnv(DummyVecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments; a finished one starts its next episode."""
-        self._workers.map(self._step_one, list(range(self.num_envs)))
+        for _ in self._workers.map(self._step_one, list(range(self.num_envs))):
+            pass
         return (
             self._obs_from_buf(),
             np.copy(self.buf_rews),

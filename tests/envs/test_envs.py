@@ -483,7 +483,7 @@ def test_registration_is_idempotent():
 
 
 def test_compact_network_is_that_of_the_last_finished_episode(env):
-    with pytest.raises(RuntimeError, match="no finished episode yet"):
+    with pytest.raises(RuntimeError, match="no finished episode"):
         env.unwrapped.compact_network()
     tiny.rollout(env)
     network = env.unwrapped.compact_network()
@@ -491,5 +491,5 @@ def test_compact_network_is_that_of_the_last_finished_episode(env):
     env.reset()
     assert env.unwrapped.compact_network() is network
     env.close()
-    with pytest.raises(RuntimeError, match="no finished episode yet"):
+    with pytest.raises(RuntimeError, match="no finished episode"):
         env.unwrapped.last_masks()

@@ -195,9 +195,9 @@ def test_workers_give_torch_its_threads_back():
     before = torch.get_num_threads()
     with Workers(2) as workers:
         assert torch.get_num_threads() == 1
-        assert workers.map(lambda item: item * item, [3, 1, 2]) == [9, 1, 4]
+        assert list(workers.map(lambda item: item * item, [3, 1, 2])) == [9, 1, 4]
         with pytest.raises(ZeroDivisionError):
-            workers.map(lambda item: 1 // item, [1, 0])
+            list(workers.map(lambda item: 1 // item, [1, 0]))
     assert torch.get_num_threads() == before
 
 
