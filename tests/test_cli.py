@@ -390,3 +390,45 @@ def test_help_and_installed_command():
     wrong = subprocess.run([*MAIN, "list", "budget"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: unknown kind 'budget'")
+
+
+def test_finish_searches_no_longer_and_keeps_the_settings(tiny_options, tmp_path):
+    run = tmp_path / "run"
+    limits = ["--budget", "params=0.5", "--algo", "random", "--timesteps", 60]
+    call("prune", *tiny_options, *limits, "--out", run)
+    for name in ("metrics.json", "report.html"):
+        (run / name).unlink()
+    before, config = rows_of(run), (run / "config.json").read_text()
+    call("prune", "--resume", run, "--finish")
+    assert rows_of(run) == before
+    assert (run / "config.json").read_text() == config
+    assert (run / "metrics.json").exists()
+    assert (run / "report.html").exists()
+    assert "--finish" in call("prune", "--finish", "--out", tmp_path / "other", code=2)
+
+
+def test_uniform_cannot_change_its_grid(tiny_options, tmp_path):
+    run = tmp_path / "run"
+    limits = ["--budget", "params=0.5", "--algo", "uniform", "--timesteps", 24]
+    call("prune", *tiny_options, *limits, "--out", run)
+    said = call("prune", "--resume", run, "--timesteps", 60, code=2)
+    assert "cannot change for algo='uniform'" in said
+
+
+def test_a_damaged_state_is_named(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (run / "state.json").write_text("[]")
+    assert "state.json is damaged" in call("prune", "--resume", run, code=2)
+
+
+def test_nothing_infeasible_is_handed_over(tiny_options, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    limits = ["--budget", "tiny:rises_when_told=0.5", "--algo", "random", "--timesteps", 30]
+    monkeypatch.setattr("prune_gym.search.finish.fine_tune", lambda *a, **k: tiny.tell_it_to_rise())
+    try:
+        said = call("prune", *tiny_options, *limits, "--out", run, code=1)
+    finally:
+        tiny.RISEN.clear()
+    assert "after fine-tuning the best network is over a limit" in said
+    assert prune_gym.load_pruned(run) is not None
+    assert not (run / "metrics.json").exists()

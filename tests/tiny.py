@@ -238,3 +238,17 @@ def cli_dataset() -> prune_gym.Dataset:
 def cli_lavish(network: nn.Module) -> float:
     """A budget that no pruning lowers."""
     return 5.0
+
+
+RISEN: list[bool] = []
+
+
+def tell_it_to_rise() -> None:
+    """From now on `rises_when_told` finds every network ten times as large."""
+    RISEN.append(True)
+
+
+def rises_when_told(network: torch.nn.Module) -> float:
+    """A budget that changes its mind, as a noisy one does."""
+    size = float(sum(parameter.numel() for parameter in network.parameters()))
+    return 10.0 * size if RISEN else size
