@@ -10,23 +10,32 @@ from torch import nn
 
 from prune_gym.datasets import Split
 
-BATCH_SIZE = 500  # whole small splits in one forward; larger ones in pieces that fit into caches
+# Examples of a forward come to at most so many numbers (500 images of 3x32x32): small enough for
+# the caches, and a few hundred megabytes of feature maps with images of any size.
+BATCH_ELEMENTS = 500 * 3 * 32 * 32
 
 
 @torch.inference_mode()
-def logits(network: nn.Module, images: torch.Tensor, batch_size: int = BATCH_SIZE) -> torch.Tensor:
+def logits(network: nn.Module, split: Split, batch_size: int | None = None) -> torch.Tensor:
     """Outputs of the network in evaluation mode, (n, n_classes).
 
     The network's training flag is set to evaluation and stays there; hand in a copy if that
     matters.
+
+    Args:
+        network: what is judged.
+        split: the examples.
+        batch_size: examples a forward; None = by the size of an example.
     """
     network.eval()
-    return torch.cat([network(batch) for batch in torch.split(images, batch_size)])
+    size = batch_size or max(1, min(500, BATCH_ELEMENTS // max(1, split.images[0].numel())))
+    rows = range(0, len(split), size)
+    return torch.cat([network(split.batch(slice(start, start + size))) for start in rows])
 
 
-def accuracy(network: nn.Module, split: Split, batch_size: int = BATCH_SIZE) -> float:
+def accuracy(network: nn.Module, split: Split, batch_size: int | None = None) -> float:
     """Fraction of ``split`` that the network classifies rightly, in [0, 1]."""
-    predicted = logits(network, split.images, batch_size).argmax(dim=1)
+    predicted = logits(network, split, batch_size).argmax(dim=1)
     return float((predicted == split.labels).double().mean())
 
 

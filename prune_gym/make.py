@@ -18,6 +18,7 @@ from torch import nn
 from prune_gym.budgets import Budget, as_budget
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, as_split
+from prune_gym.datasets.augment import shift_and_rotate
 from prune_gym.networks import NETWORKS
 from prune_gym.pretrained import find_checkpoint, load_weights
 from prune_gym.problem import PruningProblem
@@ -97,7 +98,7 @@ def make_problem(
     if evaluation_samples is not None:
         data = _limited(data, evaluation_samples)
     module = _network(network, dataset, data, weights).to(place).eval()
-    example = data.train.images[:1]
+    example = data.train.batch(slice(1))
     if structure == "filter":
         groups = find_filter_groups(module, example, ignore)
     else:
@@ -215,7 +216,8 @@ def _dataset(dataset: str | Dataset, train: Any, validation: Any, test: Any) -> 
         parts = (as_split("train", train), as_split("validation", validation))
         held_out = None if test is None else as_split("test", test)
         n_classes = int(max(part.labels.max() for part in (*parts, held_out) if part)) + 1
-        return Dataset("custom", *parts, held_out, n_classes)
+        augment = shift_and_rotate if parts[0].images.ndim == 4 else None
+        return Dataset("custom", *parts, held_out, n_classes, augment)
     if isinstance(dataset, Dataset):
         return dataset
     made = DATASETS.get(dataset)()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from prune_gym.datasets import Dataset
-from prune_gym.training import fit, shift_and_rotate
+from prune_gym.training import fit
 
 _SHIPPED = Path(__file__).parent / "networks" / "weights"
 
@@ -122,6 +122,6 @@ def pretrain(
         data.train,
         steps=steps,
         generator=generator,
-        augment=shift_and_rotate,
+        augment=data.augment,
         on_step=lambda step, loss: on_step(step, steps, loss),
     )

@@ -102,7 +102,7 @@ class PruningProblem:
     @cached_property
     def example(self) -> torch.Tensor:
         """One input of the network, (1, channels, height, width)."""
-        return self.data.train.images[:1]
+        return self.data.train.batch(slice(1))
 
     @cached_property
     def dense_values(self) -> NDArray[np.float64]:

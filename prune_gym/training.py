@@ -52,7 +52,7 @@ def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: i
         norm.momentum = 1.0  # the one batch replaces what was stored
         norm.train()
     with torch.inference_mode():
-        network(train.images[:BN_IMAGES])
+        network(train.batch(slice(BN_IMAGES)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -118,7 +118,7 @@ def fit(
     ):
         for settings in optimizer.param_groups:
             settings["lr"] = peak_lr * schedule(step / steps)
-        images = train.images[rows]
+        images = train.batch(rows)
         if augment is not None:
             images = augment(images, generator)
         loss = functional.cross_entropy(network(images), train.labels[rows])
@@ -139,18 +139,3 @@ def _batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[to
     while True:
         order = torch.randperm(n, generator=generator)
         yield from torch.split(order[: n - n % size], size)
-
-
-def shift_and_rotate(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Augment a batch of images: rotate up to 12 degrees, scale and shift up to 10 %."""
-    n = len(images)
-    draws = 2.0 * torch.rand(4, n, generator=generator) - 1.0  # (4, n) in [-1, 1]
-    angle = draws[0] * math.radians(12.0)
-    scale = 1.0 + 0.1 * draws[1]
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = torch.cos(angle) * scale
-    theta[:, 0, 1] = -torch.sin(angle) * scale
-    theta[:, 1, 0] = torch.sin(angle) * scale
-    theta[:, :, 2] = 0.2 * draws[2:].T  # the image is 2 wide in these coordinates
-    grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -12,8 +12,9 @@ from torch import nn
 
 import prune_gym
 from prune_gym.datasets import Split
+from prune_gym.datasets.augment import shift_and_rotate
 from prune_gym.evaluation import accuracy, logits, paired_latency_ms
-from prune_gym.training import BN_IMAGES, fit, flat, one_cycle, shift_and_rotate
+from prune_gym.training import BN_IMAGES, fit, flat, one_cycle
 
 
 def tensors_of(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -285,10 +286,10 @@ def test_accuracy_equals_a_loop(default_problem):
 
 
 def test_logits_come_in_order_whatever_the_batch_size():
-    network, images = tiny.build("vgg").train(), tiny.images_of(7)
-    whole = logits(network, images)
+    network, split = tiny.build("vgg").train(), Split(*tiny.data_of(7, 0))
+    whole = logits(network, split)
     assert whole.shape == (7, 3)
-    torch.testing.assert_close(logits(network, images, batch_size=3), whole)
+    torch.testing.assert_close(logits(network, split, batch_size=3), whole)
     assert not network.training
 
 

@@ -1,4 +1,8 @@
-"""What a dataset is here: three splits of normalised images and labels, in memory."""
+"""What a dataset is here: three splits of images and labels, in memory.
+
+Images are float32 and normalised already, or uint8 pixels, a quarter of the memory, which
+`Split.batch` normalises as they are used.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +16,47 @@ from torch.utils.data import Dataset as TorchDataset
 
 from prune_gym.registry import Registry
 
+Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images and labels.
 
     Attributes:
-        images: (n, channels, height, width) float32, normalised.
+        images: (n, channels, height, width) uint8 pixels, or (n, ...) float32, normalised.
         labels: (n,) int64.
+        mean: per channel, of uint8 pixels / 255; without it they are only divided by 255.
+        std: likewise.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def batch(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        """Inputs of the network: the images of some rows, (n, ...) float32, normalised."""
+        images = self.images[rows]
+        if images.dtype != torch.uint8:
+            return images
+        pixels = images.float().div_(255.0)
+        if not self.mean:
+            return pixels
+        mean = pixels.new_tensor(self.mean).view(-1, 1, 1)
+        std = pixels.new_tensor(self.std).view(-1, 1, 1)
+        return pixels.sub_(mean).div_(std)
+
     def first(self, n: int) -> Split:
         """The first ``n`` examples."""
-        return Split(self.images[:n], self.labels[:n])
+        return replace(self, images=self.images[:n], labels=self.labels[:n])
 
     def to(self, device: torch.device | str) -> Split:
         """The same split on a device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +69,8 @@ class Dataset:
         validation: held out of training; the reward is measured on it.
         test: touched by reports only; None where the user gave none.
         n_classes: number of classes.
+        augment: maps a batch of normalised images and a CPU generator to an augmented batch;
+            None = training sees the images as they are.
     """
 
     name: str
@@ -54,6 +78,7 @@ class Dataset:
     validation: Split
     test: Split | None
     n_classes: int
+    augment: Augment | None = None
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same dataset on a device."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from prune_gym.datasets.augment import shift_and_rotate
 from prune_gym.datasets.base import DATASETS, Dataset, Split
 
 _MEAN, _STD = 0.305, 0.36  # what the shipped weights were trained with; pixels in [0, 1]
@@ -30,4 +31,4 @@ def digits() -> Dataset:
         Split(images[chosen].contiguous(), labels[chosen].contiguous())
         for chosen in (turn >= 4, turn < 2, (turn == 2) | (turn == 3))
     ]
-    return Dataset("digits", parts[0], parts[1], parts[2], n_classes=10)
+    return Dataset("digits", parts[0], parts[1], parts[2], n_classes=10, augment=shift_and_rotate)

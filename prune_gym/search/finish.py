@@ -15,7 +15,7 @@ from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Mask
 from prune_gym.search.archive import NothingFeasibleError
 from prune_gym.search.drive import Search, network_name
-from prune_gym.training import fit, shift_and_rotate
+from prune_gym.training import fit
 
 LATENCY_BATCH = 100
 SMALL_MACS = 5e6  # below, threads wait for each other longer than they work
@@ -87,7 +87,6 @@ def fine_tune(
     on_step: OnStep | None = None,
 ) -> None:
     """Train a compact network in place on the training split: Adam, one cycle, augmentation."""
-    images = problem.data.train.images.ndim == 4
     threads = torch.get_num_threads()
     if count("macs", network, problem.example) < SMALL_MACS:
         torch.set_num_threads(1)
@@ -97,7 +96,7 @@ def fine_tune(
             problem.data.train,
             steps=steps,
             generator=torch.Generator().manual_seed(seed),
-            augment=shift_and_rotate if images else None,
+            augment=problem.data.augment,
             on_step=on_step,
         )
     finally:
@@ -128,5 +127,5 @@ def _sizes(
 
 
 def _latencies(network: nn.Module, problem: PruningProblem) -> dict[str, float]:
-    images = problem.data.validation.images[:LATENCY_BATCH]
+    images = problem.data.validation.batch(slice(LATENCY_BATCH))
     return paired_latency_ms({"dense": problem.network, "pruned": network}, images)
