@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prune_gym.criteria import CRITERIA
     from prune_gym.datasets import DATASETS, Dataset, Split
     from prune_gym.export import load_pruned, save_pruned
+    from prune_gym.formats import ExportError, export_network
     from prune_gym.make import make_problem
     from prune_gym.networks import NETWORKS
     from prune_gym.pretrained import CheckpointError
@@ -36,6 +37,7 @@ _PUBLIC = {
     "DATASETS": "datasets",
     "Dataset": "datasets",
     "DiscreteRatios": "wrappers",
+    "ExportError": "formats",
     "FilterGroup": "pruning.groups",
     "InfeasibleLimitError": "problem",
     "NETWORKS": "networks",
@@ -47,6 +49,7 @@ _PUBLIC = {
     "Split": "datasets",
     "UnsupportedNetworkError": "pruning.groups",
     "count": "budgets",
+    "export_network": "formats",
     "load_pruned": "export",
     "make_problem": "make",
     "save_pruned": "export",
@@ -64,6 +67,7 @@ __all__ = [
     "CheckpointError",
     "Dataset",
     "DiscreteRatios",
+    "ExportError",
     "FilterGroup",
     "InfeasibleLimitError",
     "Outcome",
@@ -73,6 +77,7 @@ __all__ = [
     "Split",
     "UnsupportedNetworkError",
     "count",
+    "export_network",
     "load_pruned",
     "make_problem",
     "register_envs",
@@ -83,6 +88,15 @@ __all__ = [
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "PruneVGG-v0": {"granularity": "layer"},
     "PruneVGGFilters-v0": {"granularity": "filter"},
+    "Prune-v0": {"granularity": "layer", "own": True},
+    **{
+        f"Prune{title}-CIFAR10-v0": {
+            "granularity": "layer",
+            "network": title.lower(),
+            "dataset": "cifar10",
+        }
+        for title in ("VGG11", "VGG16", "VGG19", "ResNet18", "ResNet50", "ResNet56")
+    },
 }
 
 

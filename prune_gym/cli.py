@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from prune_gym import options
+from prune_gym.console import user_errors
 
 app = typer.Typer(
     help="Prune a trained network under a budget, by constrained reinforcement learning.",
@@ -17,23 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(soft_wrap=True)
-errors = Console(stderr=True, soft_wrap=True)
-
-BudgetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--budget",
-        metavar="NAME=LIMIT",
-        help="Limit as a fraction of the unpruned network's "
-        "budget, e.g. params=0.1; repeat for several. NAME may be module:function.",
-    ),
-]
-NetworkOption = Annotated[str, typer.Option(help="A registered network, or module:function.")]
-DatasetOption = Annotated[str, typer.Option(help="A registered dataset, or module:function.")]
-WeightsOption = Annotated[
-    Path | None, typer.Option(help="Trained weights (safetensors) of the network.")
-]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 
 
 def main() -> None:
@@ -45,29 +32,26 @@ def main() -> None:
 @app.command()
 def prune(
     context: typer.Context,
-    env: Annotated[str, typer.Option(help="Environment id.")] = "PruneVGG-v0",
-    network: NetworkOption = "small",
-    dataset: DatasetOption = "digits",
-    weights: WeightsOption = None,
-    budget: BudgetOption = None,
-    algo: Annotated[str, typer.Option(help="See `prune-gym list algorithms`.")] = "ppo_lag",
-    timesteps: Annotated[
-        int | None, typer.Option(min=1, help="Environment steps; default 12000.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder; default runs/ALGO-SEED, numbered.")
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
-    finish: Annotated[
-        bool, typer.Option("--finish", help="With --resume: search no longer, finish.")
-    ] = False,
-    criterion: Annotated[str, typer.Option(help="Which filters go first.")] = "l1",
-    recovery: Annotated[str, typer.Option(help="none, bn or finetune.")] = "bn",
-    structure: Annotated[str, typer.Option(help="filter or weight.")] = "filter",
-    evaluation_samples: Annotated[int | None, typer.Option(min=1)] = None,
-    finetune_steps: Annotated[int, typer.Option(min=0, help="After the search.")] = 300,
-    device: DeviceOption = "cpu",
+    env: options.Env = "PruneVGG-v0",
+    network: options.EnvNetwork = None,
+    dataset: options.EnvDataset = None,
+    weights: options.Weights = None,
+    budget: options.Budget = None,
+    algo: options.Algo = "ppo_lag",
+    timesteps: options.Timesteps = None,
+    seed: options.Seed = 0,
+    out: options.RunOut = None,
+    resume: options.ResumeRun = None,
+    finish: options.Finish = False,
+    criterion: options.Criterion = "l1",
+    recovery: options.Recovery = "bn",
+    structure: options.Structure = "filter",
+    round_to: options.RoundTo = 1,
+    ignore: options.Ignore = None,
+    evaluation_samples: options.EvaluationSamples = None,
+    finetune_steps: options.FinetuneSteps = 300,
+    distillation: options.Distillation = 0.0,
+    device: options.Device = "cpu",
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
     from prune_gym.search import sitting
@@ -80,18 +64,23 @@ def prune(
             return
         if finish:
             raise ValueError("--finish goes with --resume RUN only.")
+        named = sitting.environment(env)
         problem = {
-            "network": network,
-            "dataset": dataset,
+            "network": network or named.get("network", "small"),
+            "dataset": dataset or named.get("dataset", "digits"),
             "budgets": parse_budgets(budget or ["params=0.1"]),
             "criterion": criterion,
             "recovery": recovery,
             "structure": structure,
+            "round_to": round_to,
+            "ignore": ignore or [],
             "evaluation_samples": evaluation_samples,
             "device": device,
             "weights": None if weights is None else str(weights),
         }
-        config = SearchConfig(env, algo, timesteps or 12_000, seed, finetune_steps, problem)
+        config = SearchConfig(
+            env, algo, timesteps or 12_000, seed, finetune_steps, problem, distillation
+        )
         sitting.start(config, out or _free_folder(f"{algo}-{seed}"), console)
 
 
@@ -115,9 +104,9 @@ def list_rows(
 
 @app.command()
 def inspect(
-    network: NetworkOption = "small",
-    dataset: DatasetOption = "digits",
-    weights: WeightsOption = None,
+    network: options.Network = "small",
+    dataset: options.Dataset = "digits",
+    weights: options.Weights = None,
 ) -> None:
     """Print the filter groups of a network, and what each weighs."""
     from prune_gym.make import make_problem
@@ -158,18 +147,52 @@ def evaluate(
 
 
 @app.command()
-def pretrain(
-    network: Annotated[str, typer.Argument(help="A registered network, or module:function.")],
-    dataset: DatasetOption = "digits",
-    epochs: Annotated[int, typer.Option(min=1)] = 60,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="File; default: the cache.")] = None,
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, or what save_pruned wrote.")],
+    formats: Annotated[
+        list[str],
+        typer.Option("--format", help="safetensors, pt2 or onnx; repeat for several."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder, or file of a single format; default: RUN.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="The unpruned network, where RUN does not name it.")
+    ] = None,
 ) -> None:
-    """Train a network from scratch and save its weights where environments find them."""
-    from prune_gym.search import sitting
+    """Write the pruned network of a run as pt2 or ONNX; each file is checked against torch."""
+    from prune_gym.handover import export_run
 
     with user_errors():
-        sitting.pretrain(network, dataset, epochs, seed, out, console)
+        for path, difference in export_run(run, formats, out, network):
+            console.print(
+                f"{escape(str(path))}: {path.stat().st_size:,} bytes, within {difference:.1e} of "
+                "torch's logits"
+            )
+
+
+@app.command()
+def pretrain(
+    network: options.Trained,
+    dataset: options.Dataset = "digits",
+    epochs: options.Epochs = None,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
+    learning_rate: options.LearningRate = None,
+    precision: options.Precision = "auto",
+    device: options.Device = "auto",
+    out: options.WeightsOut = None,
+    resume: options.ResumeTraining = False,
+) -> None:
+    """Train a network from scratch and save its weights where environments find them."""
+    from prune_gym.pretraining import PretrainConfig
+    from prune_gym.pretraining import pretrain as train
+
+    with user_errors():
+        config = PretrainConfig(
+            network, dataset, epochs, seed, batch_size, learning_rate, precision
+        )
+        train(config, out, device, resume, console)
 
 
 def _free_folder(name: str) -> Path:
@@ -182,14 +205,14 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
-def parse_budgets(options: list[str]) -> dict[str, float]:
+def parse_budgets(given: list[str]) -> dict[str, float]:
     """``["params=0.1"]`` -> ``{"params": 0.1}``.
 
     Raises:
         ValueError: not of the form NAME=LIMIT, or a name given twice.
     """
     limits: dict[str, float] = {}
-    for option in options:
+    for option in given:
         name, separator, limit = option.rpartition("=")
         try:
             number = float(limit)
@@ -213,41 +236,6 @@ def _refuse_beside_resume(context: typer.Context) -> None:
                 f"--{name.replace('_', '-')} cannot go with --resume, which keeps the settings of "
                 "the run; only --timesteps may change. Start a new run with --out."
             )
-
-
-class user_errors:
-    """Turn errors that a user can mend into one line on standard error and exit status 2."""
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
-        """Report what the user can mend; let bugs through with their traceback."""
-        if isinstance(error, KeyboardInterrupt):
-            fail("stopped; a run that was begun goes on with prune-gym prune --resume RUN.", 130)
-        from prune_gym.search.archive import NothingFeasibleError
-
-        if isinstance(error, NothingFeasibleError):
-            fail(str(error), code=1)
-        if isinstance(error, ValueError | TypeError | OSError) or _is_gym_error(error):
-            fail(str(error), code=2)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Print an error and exit."""
-    errors.print(f"[bold red]error[/]: {_escape(message)}", highlight=False)
-    raise SystemExit(code)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _is_gym_error(error: Any) -> bool:
-    gymnasium = sys.modules.get("gymnasium")
-    return gymnasium is not None and isinstance(error, gymnasium.error.Error)
 
 
 def _listings() -> dict[str, dict[str, str]]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from prune_gym.datasets import Split
+from prune_gym.memory import memory_bound
 
 # Examples of a forward come to at most so many numbers (500 images of 3x32x32): small enough for
 # the caches, and a few hundred megabytes of feature maps with images of any size.
@@ -30,7 +31,8 @@ def logits(network: nn.Module, split: Split, batch_size: int | None = None) -> t
     network.eval()
     size = batch_size or max(1, min(500, BATCH_ELEMENTS // max(1, split.images[0].numel())))
     rows = range(0, len(split), size)
-    return torch.cat([network(split.batch(slice(start, start + size))) for start in rows])
+    with memory_bound(f"{size} images at a time are too many here; use smaller images"):
+        return torch.cat([network(split.batch(slice(start, start + size))) for start in rows])
 
 
 def accuracy(network: nn.Module, split: Split, batch_size: int | None = None) -> float:

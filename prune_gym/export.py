@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prune_gym.networks import NETWORKS
+from prune_gym.files import replacing
+from prune_gym.networks import build
 from prune_gym.pretrained import CheckpointError, read_tensors, write_tensors
 from prune_gym.problem import PruningProblem
 from prune_gym.pruning.compact import rebuild
 from prune_gym.pruning.masks import Mask, Masks
+from prune_gym.registry import UnknownNameError
 
 TENSORS, PLAN = "network.safetensors", "plan.json"
 _FORMAT = 1
@@ -45,6 +47,7 @@ def save_pruned(
             "in_channels": int(problem.example.shape[1]),
             "n_classes": problem.data.n_classes,
         },
+        "input_shape": list(problem.example.shape[1:]),  # of one image: channels, height, width
         "structure": problem.structure,
         "groups": [
             {
@@ -84,7 +87,13 @@ def load_pruned(folder: Path | str, network: nn.Module | None = None) -> nn.Modu
                 f"{folder}: the plan names no network; call load_pruned(folder, network=...) with "
                 "the unpruned one."
             )
-        network = NETWORKS.get(plan["network"])(**plan["arguments"])
+        try:
+            network = build(plan["network"], **plan["arguments"])
+        except UnknownNameError as error:
+            raise CheckpointError(
+                f"{folder}: the plan's {error} Or give the unpruned network: load_pruned(folder, "
+                "network=...)."
+            ) from error
     expected = set(network.state_dict())
     if expected != set(tensors):
         different = sorted(expected.symmetric_difference(tensors))[0]
@@ -105,6 +114,8 @@ def read_plan(folder: Path | str) -> dict[str, Any]:
         complete = plan["format"] == _FORMAT and {"network", "arguments", "structure"} <= set(plan)
         for row in plan["groups"] if complete else ():
             row["name"], row["filters"], row["kept"]
+        if not all(isinstance(size, int) and size > 0 for size in plan.get("input_shape", ())):
+            raise ValueError(f"input_shape {plan['input_shape']} is not of whole numbers above 0")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not complete:
@@ -132,6 +143,5 @@ def masks_of_plan(folder: Path | str, problem: PruningProblem) -> Masks:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import numbers
 from collections.abc import Callable, Collection, Mapping
@@ -17,11 +16,12 @@ from torch import nn
 
 from prune_gym.budgets import Budget, as_budget
 from prune_gym.criteria import CRITERIA, score_groups
-from prune_gym.datasets import DATASETS, Dataset, as_split
+from prune_gym.datasets import DATASETS, Dataset, as_split, check_splits, load_dataset
 from prune_gym.datasets.augment import shift_and_rotate
-from prune_gym.networks import NETWORKS
+from prune_gym.networks import NETWORKS, build
 from prune_gym.pretrained import find_checkpoint, load_weights
 from prune_gym.problem import PruningProblem
+from prune_gym.pruning.compact import check_compaction, rebuild
 from prune_gym.pruning.groups import (
     UnsupportedNetworkError,
     find_filter_groups,
@@ -42,6 +42,7 @@ def make_problem(
     recovery: str | Callable[..., None] = "bn",
     recovery_steps: int = 32,
     structure: str = "filter",
+    round_to: int = 1,
     evaluation_samples: int | None = None,
     device: str = "cpu",
     weights: str | Path | None = None,
@@ -66,6 +67,8 @@ def make_problem(
         recovery_steps: optimizer steps of ``recovery="finetune"``.
         structure: ``"filter"`` removes filters; ``"weight"`` sets single weights to zero, as the
             paper's coarse variant does (budget ``params`` only).
+        round_to: kept filters of a group come in multiples of it, e.g. 8, which hardware likes
+            (groups of fewer filters stay whole).
         evaluation_samples: judge on the first so many validation images; None = all.
         device: torch device, or ``"auto"``.
         weights: safetensors checkpoint of a named network; None = the shipped or cached one.
@@ -85,8 +88,9 @@ def make_problem(
     >>> len(problem.groups), problem.limits
     (8, (0.25,))
     """
+    _check_structure(structure, round_to)
     chosen = _check_budgets({"params": 0.1} if budgets is None else budgets, structure)
-    place = _device(device)
+    place = resolve_device(device)
     criterion_function = CRITERIA.get(criterion) if isinstance(criterion, str) else criterion
     recovery_function = RECOVERIES.get(recovery) if isinstance(recovery, str) else recovery
     for name, function in (("criterion", criterion_function), ("recovery", recovery_function)):
@@ -94,6 +98,8 @@ def make_problem(
             raise TypeError(f"{name}={function!r}: expected a registered name or a callable.")
     if isinstance(ignore, str):
         raise TypeError(f"ignore={ignore!r}: expected a list of layer names, e.g. [{ignore!r}].")
+    if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
+        weights = find_checkpoint(str(network), dataset)  # before a download for nothing
     data = _dataset(dataset, train, validation, test).to(place)
     if evaluation_samples is not None:
         data = _limited(data, evaluation_samples)
@@ -113,31 +119,44 @@ def make_problem(
         recovery=recovery_function,
         recovery_steps=_whole("recovery_steps", recovery_steps, 0),
         structure=structure,
+        round_to=_whole("round_to", round_to, 1),
     )
     _check_runs(problem)
-    problem.check_reachable(np.ones(len(groups), dtype=np.int64))
+    problem.check_reachable(problem.kept_counts(np.ones(len(groups))))
     return problem
 
 
 def _check_runs(problem: PruningProblem) -> None:
-    """Run a half-kept and the smallest network, so that what cannot be cut is found at once."""
-    ones = np.ones(len(problem.groups), dtype=np.int64)
-    for counts in (np.maximum(problem.sizes // 2, 1), ones):
-        try:
-            with torch.no_grad():
-                shape = problem.compact(problem.masks_of(counts))(problem.example).shape
-                whole = problem.network(problem.example).shape
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise UnsupportedNetworkError(
-                f"{type(problem.network).__name__} does not run once filters are removed: {error}. "
-                "A size that is fixed in forward()? Use flatten(1) instead of view(), or protect "
-                "layers with ignore=[...]."
-            ) from error
-        if shape != whole:
-            raise UnsupportedNetworkError(
-                f"{type(problem.network).__name__}: removing filters changes the output from "
-                f"{tuple(whole)} to {tuple(shape)}; protect the last layers with ignore=[...]."
-            )
+    """Cut the network once by half and once to its smallest, so that what goes wrong does now."""
+    name = type(problem.network).__name__
+    try:
+        with torch.no_grad():
+            whole = problem.network(problem.example)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise UnsupportedNetworkError(
+            f"{name} does not run on an input of shape {tuple(problem.example.shape)}: {error}"
+        ) from error
+    if not isinstance(whole, torch.Tensor):
+        raise UnsupportedNetworkError(
+            f"{name} gives {type(whole).__name__} in evaluation mode; expected one tensor of "
+            "outputs, (n, n_classes). Wrap it in a module that picks that one."
+        )
+    if problem.structure == "filter":
+        check_compaction(problem.network, problem.groups, problem.example)
+    smallest = problem.compact(problem.masks_of(np.ones(len(problem.groups), dtype=np.int64)))
+    try:
+        with torch.no_grad():
+            shape = smallest(problem.example).shape
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise UnsupportedNetworkError(
+            f"{name} does not run with one filter per group: {error}. Protect layers with "
+            "ignore=[...]."
+        ) from error
+    if shape != whole.shape:
+        raise UnsupportedNetworkError(
+            f"{name}: removing filters changes the output from {tuple(whole.shape)} to "
+            f"{tuple(shape)}; protect the last layers with ignore=[...]."
+        )
 
 
 @lru_cache(maxsize=8)
@@ -163,7 +182,8 @@ def _whole(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def _device(device: str) -> torch.device:
+def resolve_device(device: str) -> torch.device:
+    """A torch device by name, checked; ``"auto"`` is the accelerator where there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -177,9 +197,17 @@ def _device(device: str) -> torch.device:
     return found
 
 
-def _check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
+def _check_structure(structure: str, round_to: int) -> None:
     if structure not in STRUCTURES:
         raise ValueError(f"structure={structure!r} must be one of {', '.join(STRUCTURES)}.")
+    if structure == "weight" and round_to != 1:
+        raise ValueError(
+            f"round_to={round_to!r} with structure='weight': single weights have no use for "
+            "multiples; leave it at 1, or use structure='filter'."
+        )
+
+
+def _check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
     if not isinstance(budgets, Mapping) or not budgets:
         raise ValueError(f"budgets={budgets!r}: expected limits by budget, e.g. {{'params': 0.1}}.")
     checked: dict[Budget, float] = {}
@@ -212,18 +240,14 @@ def _check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
 def _dataset(dataset: str | Dataset, train: Any, validation: Any, test: Any) -> Dataset:
     if (train is None) != (validation is None):
         raise ValueError("train and validation belong together: give both or none of them.")
-    if train is not None:
-        parts = (as_split("train", train), as_split("validation", validation))
-        held_out = None if test is None else as_split("test", test)
-        n_classes = int(max(part.labels.max() for part in (*parts, held_out) if part)) + 1
-        augment = shift_and_rotate if parts[0].images.ndim == 4 else None
-        return Dataset("custom", *parts, held_out, n_classes, augment)
-    if isinstance(dataset, Dataset):
-        return dataset
-    made = DATASETS.get(dataset)()
-    if not isinstance(made, Dataset):
-        raise TypeError(f"dataset {dataset!r} gave {type(made).__name__}; expected a Dataset.")
-    return made
+    if train is None:
+        return load_dataset(dataset)
+    parts = (as_split("train", train), as_split("validation", validation))
+    held_out = None if test is None else as_split("test", test)
+    check_splits(*parts, held_out)
+    n_classes = int(parts[0].labels.max()) + 1
+    augment = shift_and_rotate if parts[0].images.ndim == 4 else None
+    return Dataset("custom", *parts, held_out, n_classes, augment)
 
 
 def _limited(data: Dataset, evaluation_samples: int) -> Dataset:
@@ -241,18 +265,41 @@ def _network(
     if isinstance(network, nn.Module):
         if weights is not None:
             raise ValueError("weights: only for a network given by name; load yours yourself.")
-        return copy.deepcopy(network)
+        return rebuild(network, {})  # a copy without its owner's hooks and gradients
     module = build_network(network, data)
     if weights is None:
-        name = dataset if isinstance(dataset, str) else dataset.name
-        weights = find_checkpoint(network, name)
+        weights = find_checkpoint(network, dataset)
     return load_weights(module, weights)
 
 
 def build_network(name: str, data: Dataset) -> nn.Module:
     """An untrained network by name, with inputs and outputs that fit a dataset."""
-    builder = NETWORKS.get(name)
-    module = builder(in_channels=data.train.images.shape[1], n_classes=data.n_classes)
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"network {name!r} gave {type(module).__name__}; expected an nn.Module.")
-    return module
+    return build(name, in_channels=data.train.images.shape[1], n_classes=data.n_classes)
+
+
+def check_outputs(network: nn.Module, data: Dataset, name: str) -> None:
+    """Raise ValueError unless the network takes the dataset's images and tells its classes apart.
+
+    Args:
+        network: in any mode; it is run once, in evaluation mode.
+        data: its first training image is the input.
+        name: of the network, for the message.
+    """
+    example = data.train.batch(slice(1))
+    training = network.training
+    try:
+        with torch.inference_mode():
+            outputs = network.eval()(example)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"network {name!r} does not run on {data.name!r}, whose images are "
+            f"{tuple(example.shape[1:])}: {str(error).splitlines()[0]}"
+        ) from error
+    finally:
+        network.train(training)
+    shape = tuple(getattr(outputs, "shape", ()))
+    if len(shape) < 2 or shape[1] < data.n_classes:
+        raise ValueError(
+            f"network {name!r} gives outputs of shape {shape} for one image, but {data.name!r} has "
+            f"{data.n_classes} classes; expected (1, {data.n_classes})."
+        )

@@ -1,9 +1,7 @@
-"""Trained weights: where they lie, how they are loaded, and how they are made."""
+"""Trained weights: where they lie, how they are saved and loaded."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,8 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from prune_gym.cache import cache_dir as cache_dir
 from prune_gym.datasets import Dataset
-from prune_gym.training import fit
+from prune_gym.datasets.load import file_name
+from prune_gym.files import replacing
 
 _SHIPPED = Path(__file__).parent / "networks" / "weights"
 
@@ -21,15 +21,12 @@ class CheckpointError(ValueError):
     """Trained weights that are missing, damaged, or of another network."""
 
 
-def cache_dir() -> Path:
-    """Folder of checkpoints made on this machine (``PRUNE_GYM_CACHE`` overrides it)."""
-    from platformdirs import user_cache_dir
+def find_checkpoint(network: str, dataset: str | Dataset) -> Path:
+    """The checkpoint of a named network on a dataset: own cache, then package.
 
-    return Path(os.environ.get("PRUNE_GYM_CACHE") or user_cache_dir("prune_gym"))
-
-
-def find_checkpoint(network: str, dataset: str) -> Path:
-    """The checkpoint of a registered network on a registered dataset: own cache, then package.
+    Args:
+        network: a registered name or ``"module:function"``.
+        dataset: what `load_dataset` takes; it is not loaded.
 
     Raises:
         CheckpointError: there is none; the message has the one command that makes it.
@@ -38,15 +35,18 @@ def find_checkpoint(network: str, dataset: str) -> Path:
         path = checkpoint_path(folder, network, dataset)
         if path.is_file():
             return path
+    name = dataset if isinstance(dataset, str) else dataset.name
     raise CheckpointError(
-        f"no trained weights of network {network!r} on dataset {dataset!r} in {cache_dir()}. "
-        f"Make them: prune-gym pretrain {network} --dataset {dataset}"
+        f"no trained weights of network {network!r} on dataset {name!r} in {cache_dir()}. "
+        f"Make them: prune-gym pretrain {network} --dataset {name} (or give a file of yours as "
+        "weights)."
     )
 
 
-def checkpoint_path(folder: Path, network: str, dataset: str) -> Path:
+def checkpoint_path(folder: Path, network: str, dataset: str | Dataset) -> Path:
     """Where the weights of a network trained on a dataset lie in a folder."""
-    return folder / f"{network}-{dataset}.safetensors".replace(":", ".")
+    name = file_name(dataset) if isinstance(dataset, str) else dataset.name
+    return folder / f"{network}-{name}.safetensors".replace(":", ".")
 
 
 def save_weights(network: nn.Module, path: Path | str) -> None:
@@ -92,36 +92,9 @@ def write_tensors(path: Path | str, tensors: dict[str, torch.Tensor]) -> None:
     """Write a safetensors file atomically: the old file stays whole until the new one is."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
-    partial.write_bytes(content)  # save_file would hide the file from other users
-    partial.replace(path)
-
-
-def pretrain(
-    network: nn.Module,
-    data: Dataset,
-    *,
-    epochs: int = 60,
-    seed: int = 0,
-    on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
-) -> None:
-    """Train a network in place from its initial weights on augmented images.
-
-    Args:
-        network: with fresh weights.
-        data: its training split is used.
-        epochs: passes over the training split.
-        seed: of the batches' order and of augmentation.
-        on_step: called with (steps done, all steps, loss).
-    """
-    steps = epochs * max(1, len(data.train) // 100)
-    generator = torch.Generator().manual_seed(seed)
-    fit(
-        network,
-        data.train,
-        steps=steps,
-        generator=generator,
-        augment=data.augment,
-        on_step=lambda step, loss: on_step(step, steps, loss),
-    )
+    copies = {  # safetensors refuses layers that share their weights
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    with replacing(path) as partial:
+        partial.write_bytes(save(copies))  # save_file would hide the file from other users

@@ -26,7 +26,7 @@ from prune_gym.datasets import Dataset, Split
 from prune_gym.evaluation import accuracy
 from prune_gym.pruning.compact import compact, zero_weights
 from prune_gym.pruning.groups import FilterGroup
-from prune_gym.pruning.masks import Mask, Masks, check_masks, top_mask
+from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_count, top_mask
 from prune_gym.pruning.sizes import TensorSizes
 from prune_gym.training import Recovery
 
@@ -74,6 +74,7 @@ class PruningProblem:
         recovery: what repairs a compact network before it is judged.
         recovery_steps: optimizer steps of a recovery that trains.
         structure: ``"filter"`` (real removal) or ``"weight"`` (single weights set to zero).
+        round_to: kept filters of a group come in multiples of it (or all stay).
     """
 
     network: nn.Module
@@ -85,6 +86,7 @@ class PruningProblem:
     recovery: Recovery
     recovery_steps: int = 32
     structure: str = "filter"
+    round_to: int = 1
 
     def __repr__(self) -> str:
         """Short: an error message that holds a problem stays readable."""
@@ -147,6 +149,12 @@ class PruningProblem:
         return self.limits[0] if len(self.limits) == 1 else 1.0
 
     # -- masks -------------------------------------------------------------------------------
+
+    def kept_counts(self, prune_ratios: Sequence[float] | NDArray[np.float64]) -> Counts:
+        """Filters that stay per group, (n_groups,), when ``prune_ratios`` in [0, 1] are removed."""
+        pairs = zip(prune_ratios, self.sizes, strict=True)
+        counts = [kept_count(float(ratio), int(size), self.round_to) for ratio, size in pairs]
+        return np.array(counts, dtype=np.int64)
 
     def masks_of(self, counts: Sequence[int] | Counts) -> Masks:
         """Keep masks that keep the ``counts`` most important filters of each group."""

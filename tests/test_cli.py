@@ -14,6 +14,7 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 from typer.testing import CliRunner
@@ -432,3 +433,87 @@ def test_nothing_infeasible_is_handed_over(tiny_options, tmp_path, monkeypatch):
     assert "after fine-tuning the best network is over a limit" in said
     assert prune_gym.load_pruned(run) is not None
     assert not (run / "metrics.json").exists()
+
+
+# -- what people bring -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory) -> Path:
+    """Three classes of grey 8x8 pictures, darker to brighter, as an image folder."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures") / "greys"
+    draw = np.random.default_rng(0)
+    for part, n in (("train", 30), ("test", 6)):
+        for label, name in enumerate(("dark", "grey", "light")):
+            (folder / part / name).mkdir(parents=True)
+            for index in range(n):
+                pixels = draw.integers(80 * label, 80 * label + 60, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{index}.png")
+    return folder
+
+
+def test_own_network_own_pictures_from_training_to_evaluation(image_folder, tmp_path, own_cache):
+    given = ["--dataset", f"folder:{image_folder}"]
+    said = call("pretrain", "tiny:cli_own_network", *given, "--epochs", 12, "--batch-size", 9)
+    (weights,) = own_cache.glob("tiny.cli_own_network-folder.greys-*.safetensors")
+    assert f"saved: {weights}" in said
+    facts = json.loads(weights.with_suffix(".json").read_text())
+    assert facts["test_accuracy"] > 0.8  # brightness is easy to learn
+    out = tmp_path / "run"
+    options = ["--network", "tiny:cli_own_network", "--budget", "params=0.6", "--algo", "random"]
+    shape = ["--round-to", 2, "--ignore", "stem", "--timesteps", 60, "--finetune-steps", 3]
+    call("prune", *given, *options, *shape, "--distillation", 0.5, "--out", out)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["feasible"]
+    assert metrics["distillation"] == 0.5
+    assert 0.0 < metrics["search_s"] < metrics["wall_s"]
+    plan = json.loads((out / "plan.json").read_text())
+    assert all(len(group["kept"]) % 2 == 0 for group in plan["groups"])
+    assert all(group["name"] != "stem" for group in plan["groups"])
+    network = prune_gym.load_pruned(out)
+    assert sum(p.numel() for p in network.parameters()) == metrics["pruned"]["params"]
+    assert "within every limit" in call("evaluate", out)
+
+
+def test_the_weights_may_be_a_file(image_folder, tmp_path):
+    weights = tmp_path / "own.safetensors"
+    save_weights(tiny.cli_own_network(), weights)
+    options = ["--network", "tiny:cli_own_network", "--weights", weights, "--algo", "uniform"]
+    data = ["--dataset", f"folder:{image_folder}", "--timesteps", 8, "--finetune-steps", 0]
+    call("prune", *options, *data, "--budget", "params=0.9", "--out", tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").is_file()
+    save_weights(tiny.build("vgg"), weights)
+    said = call("prune", *options, *data, "--out", tmp_path / "other", code=2)
+    assert re.search(r"own\.safetensors: tensor '.*' is .* in the file but .* in ResNet", said)
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_environment_brings_its_network_and_data(tmp_path):
+    said = call("prune", "--env", "PruneVGG11-CIFAR10-v0", "--out", tmp_path / "run", code=2)
+    assert "Make them: prune-gym pretrain vgg11 --dataset cifar10" in said
+
+
+def test_python_dash_m():
+    done = subprocess.run(
+        [sys.executable, "-m", "prune_gym", "list", "networks"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "vgg19" in done.stdout
+
+
+def test_ctrl_c_while_training_and_going_on(tmp_path):
+    out = tmp_path / "small.safetensors"
+    command = [*MAIN, "pretrain", "small", "--epochs", "6", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stdout is not None
+    first = process.stdout.readline()  # the first epoch is done
+    process.send_signal(signal.SIGINT)
+    said = first + process.stdout.read()
+    assert process.wait() == 130
+    assert re.search(r"stopped at step \d+ of 54; saved", said)
+    assert f"go on: prune-gym pretrain small --dataset digits --out {out} --resume" in said
+    said = call("pretrain", "small", "--epochs", 6, "--out", out, "--resume")
+    assert "epoch 6/6" in said
+    assert f"saved: {out}" in said

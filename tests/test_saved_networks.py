@@ -18,7 +18,6 @@ from prune_gym.pretrained import (
     checkpoint_path,
     find_checkpoint,
     load_weights,
-    pretrain,
     read_tensors,
     save_weights,
 )
@@ -199,17 +198,3 @@ def test_saved_files_can_be_read_by_others(tmp_path):
     finally:
         os.umask(mask)
     assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o644
-
-
-def test_pretraining_is_reproducible_and_counts_its_steps():
-    images, labels = tiny.data_of(40, 0)
-    data = tiny.make_tiny().data
-    networks, told = [], []
-    for seed in (0, 0, 1):
-        network = tiny.build("vgg")
-        pretrain(network, data, epochs=3, seed=seed, on_step=lambda *step: told.append(step[:2]))
-        networks.append(network(images))
-    assert told == [(1, 3), (2, 3), (3, 3)] * 3
-    assert torch.equal(networks[0], networks[1])
-    assert not torch.equal(networks[0], networks[2])
-    assert len(labels) == len(networks[0])

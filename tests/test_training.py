@@ -14,7 +14,7 @@ import prune_gym
 from prune_gym.datasets import Split
 from prune_gym.datasets.augment import shift_and_rotate
 from prune_gym.evaluation import accuracy, logits, paired_latency_ms
-from prune_gym.training import BN_IMAGES, fit, flat, one_cycle
+from prune_gym.training import BN_IMAGES, Recipe, fit, flat, one_cycle
 
 
 def tensors_of(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -127,11 +127,9 @@ def test_steps_of_a_recovery():
     fit(
         direct,
         problem.data.train,
+        Recipe(batch_size=60, peak_lr=3e-4, schedule=flat),
         steps=3,
         generator=generator(),
-        batch_size=60,
-        peak_lr=3e-4,
-        schedule=flat,
     )
     assert same(tensors_of(direct), tensors_of(three.network))
 
@@ -210,9 +208,9 @@ def test_progress_and_losses_of_fit():
     fit(
         network,
         split,
+        Recipe(schedule=schedule),
         steps=5,
         generator=generator(),
-        schedule=schedule,
         on_step=lambda step, loss: told.append((step, loss)),
     )
     assert asked == [0.0, 0.2, 0.4, 0.6, 0.8]
@@ -226,7 +224,7 @@ def test_fit_learns():
     images = images + 2.0 * (labels.view(-1, 1, 1, 1) - 1)
     network, split = tiny.build("vgg"), Split(images, labels)
     before = accuracy(network, split)
-    fit(network, split, steps=40, generator=generator(), batch_size=20)
+    fit(network, split, Recipe(batch_size=20), steps=40, generator=generator())
     assert accuracy(network, split) > max(0.9, before)
 
 
@@ -240,7 +238,8 @@ def test_every_image_is_seen_once_per_epoch():
     images = tiny.images_of(12)
     images[:, 0, 0, 0] = torch.arange(12.0)
     split = Split(images, torch.arange(12) % 3)
-    fit(tiny.build("vgg"), split, steps=6, generator=generator(), batch_size=4, augment=augment)
+    recipe = Recipe(batch_size=4)
+    fit(tiny.build("vgg"), split, recipe, steps=6, generator=generator(), augment=augment)
     first, second = seen[:12], seen[12:]
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second

@@ -5,6 +5,8 @@ Everything here is at module level, so that it can be pickled.
 
 from __future__ import annotations
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from prune_gym.networks.residual import ResNet
 from prune_gym.networks.vgg import VGG
 
 N_CLASSES = 3
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class Dense(nn.Module):
@@ -91,12 +94,33 @@ class Flat(nn.Module):
         return self.classifier(self.second(hidden).relu())
 
 
+class Segmenter(nn.Module):
+    """Gives an image: concatenation, a residual add across it, transposed convolution, resize."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(1, 4, 3, padding=1)
+        self.down = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.up = nn.ConvTranspose2d(6, 5, 2, stride=2)
+        self.mix = nn.Conv2d(9, 9, 3, padding=1)
+        self.mix_norm = nn.BatchNorm2d(9)
+        self.head = nn.Conv2d(9, N_CLASSES, 1)
+
+    def forward(self, images):
+        skip = self.enter(images).relu()
+        risen = self.up(self.norm(self.down(skip)).relu()).relu()
+        both = torch.cat([risen, skip], dim=1)
+        both = both + self.mix_norm(self.mix(both)).relu()
+        return nn.functional.interpolate(self.head(both), scale_factor=2.0, mode="nearest")
+
+
 def vgg() -> nn.Module:
     return VGG((4, "M", 6, 8), in_channels=1, n_classes=N_CLASSES)
 
 
 def residual() -> nn.Module:
-    return ResNet((4, 6), 2, in_channels=1, n_classes=N_CLASSES)
+    return ResNet((4, 6), (2, 2), in_channels=1, n_classes=N_CLASSES)
 
 
 BUILDERS = {
@@ -117,6 +141,7 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.running_mean.normal_(0.0, 0.3, generator=generator)
                 module.running_var.uniform_(0.5, 2.0, generator=generator)
+            if isinstance(module, NORMS) and module.weight is not None:
                 module.weight.uniform_(0.5, 1.5, generator=generator)
                 module.bias.normal_(0.0, 0.5, generator=generator)
             elif isinstance(module, nn.PReLU):
@@ -159,6 +184,69 @@ def random_masks(problem: prune_gym.PruningProblem, seed: int, keep: float = 0.5
         mask[generator.integers(size)] = True
         masks.append(mask)
     return tuple(masks)
+
+
+def group_masks(groups, seed: int, keep: float = 0.6) -> list[np.ndarray]:
+    """Random keep masks of filter groups, none of them empty."""
+    generator = np.random.default_rng(seed)
+    masks = []
+    for group in groups:
+        mask = generator.random(group.n_filters) < keep
+        mask[generator.integers(group.n_filters)] = True
+        masks.append(mask)
+    return masks
+
+
+def masked(network: nn.Module, groups, masks) -> nn.Module:
+    """The slow reference: a dense copy whose dropped filters are zero in producers and norms.
+
+    What consumes the filters stays as it is, so that nothing but zeros may reach it.
+    """
+    twin = copy.deepcopy(network)
+    tensors = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
+    for group, mask in zip(groups, masks, strict=True):
+        for cut in group.slices:
+            name, _, kind = cut.tensor.rpartition(".")
+            layer = twin.get_submodule(name)
+            outputs = int(getattr(layer, "transposed", False)) if kind == "weight" else 0
+            consumes = isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and (
+                name not in group.producers or cut.axis != outputs
+            )
+            if not consumes and kind != "running_var":
+                dropped = torch.from_numpy(cut.dropped(mask))
+                tensors[cut.tensor].data.index_fill_(cut.axis, dropped, 0.0)
+    return twin
+
+
+def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest absolute difference / largest absolute value of ``other``."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
+def numbers_by_hand(network, images) -> list[float]:
+    """Parameters, multiply-adds and bytes, counted in another way than the package does."""
+    macs = 0
+
+    def hook(module, inputs, output):
+        nonlocal macs
+        if isinstance(module, nn.Linear):
+            macs += output[0].numel() * module.in_features
+        else:
+            grid = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
+            per_place = np.prod(module.kernel_size) * module.in_channels * module.out_channels
+            macs += int(per_place) // module.groups * grid.shape[2] * grid.shape[3]
+
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    network(images)
+    for handle in handles:
+        handle.remove()
+    tensors = [*network.parameters(), *network.buffers()]
+    return [
+        sum(p.numel() for p in network.parameters()),
+        macs,
+        sum(t.numel() * t.element_size() for t in tensors),
+    ]
 
 
 def rollout(env: gym.Env, episodes: int = 1, *, seed: int | None = 0, options=None) -> list:
@@ -208,6 +296,11 @@ def snapshot(network: nn.Module) -> dict:
         ],
         "requires_grad": [parameter.requires_grad for parameter in network.parameters()],
         "grad": [parameter.grad is None for parameter in network.parameters()],
+        "gradients": [id(parameter.grad) for parameter in network.parameters()],
+        "all_hooks": [
+            {key: list(value) for key, value in vars(module).items() if "hooks" in key and value}
+            for module in network.modules()
+        ],
         "shapes": repr(network),
     }
 
@@ -252,3 +345,8 @@ def rises_when_told(network: torch.nn.Module) -> float:
     """A budget that changes its mind, as a noisy one does."""
     size = float(sum(parameter.numel() for parameter in network.parameters()))
     return 10.0 * size if RISEN else size
+
+
+def cli_own_network() -> nn.Module:
+    """A user's function without arguments."""
+    return build("residual")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prune_gym.budgets.base import BUDGETS, Budget
+from prune_gym.pruning.trace import bare_copy
 
 
 @BUDGETS.register
@@ -42,36 +43,34 @@ def _one_per_parameter(network: nn.Module, example: torch.Tensor) -> dict[str, f
 
 
 def _bytes_per_element(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    return {name: float(tensor.element_size()) for name, tensor in tensors}
+    saved = network.state_dict()  # buffers that are not persistent are not saved
+    tensors = dict([*network.named_parameters(), *network.named_buffers()])
+    return {name: float(t.element_size()) for name, t in tensors.items() if name in saved}
 
 
 def _uses_per_weight(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
     """How often each weight is multiplied for one input: the number of output positions."""
     uses: dict[str, float] = {}
-    handles = []
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             if isinstance(module, nn.Linear):
-                positions = output[0].numel() / output.shape[-1]
+                positions = output.numel() / output.shape[-1]
             else:  # a transposed convolution multiplies once per input position
                 grid = inputs[0] if getattr(module, "transposed", False) else output
-                positions = float(grid[0, 0].numel())
-            key = f"{name}.weight" if name else "weight"
-            uses[key] = uses.get(key, 0.0) + positions
+                positions = grid.numel() / grid.shape[1]
+            for key, tensor in module.named_parameters(name):  # "weight", or what computes it
+                if tensor.shape == module.weight.shape:
+                    uses[key] = uses.get(key, 0.0) + positions / example.shape[0]
+                    break
 
         return hook
 
-    for name, module in network.named_modules():
+    # a copy that shares the weights: modes and hooks of the network stay as they are
+    watched = bare_copy(network, {id(weights): weights for weights in network.parameters()})
+    for name, module in watched.named_modules():
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-            handles.append(module.register_forward_hook(watch(name)))
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(example)
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
+            module.register_forward_hook(watch(name))
+    with torch.no_grad():
+        watched.eval()(example)
     return uses

@@ -1,8 +1,24 @@
-"""Datasets by name; images stay in memory, normalised, in three fixed splits."""
+"""Datasets by name: three fixed splits of images and labels, in memory or memory-mapped."""
 
 from __future__ import annotations
 
-from prune_gym.datasets.base import DATASETS, Dataset, Split, as_split
+from prune_gym.datasets.base import DATASETS, Dataset, DatasetError, Split
 from prune_gym.datasets.digits import digits
+from prune_gym.datasets.folders import folder
+from prune_gym.datasets.load import file_name, load_dataset
+from prune_gym.datasets.own import as_split, check_splits
+from prune_gym.datasets.vision import TORCHVISION
 
-__all__ = ["DATASETS", "Dataset", "Split", "as_split", "digits"]
+__all__ = [
+    "DATASETS",
+    "TORCHVISION",
+    "Dataset",
+    "DatasetError",
+    "Split",
+    "as_split",
+    "check_splits",
+    "digits",
+    "file_name",
+    "folder",
+    "load_dataset",
+]

@@ -28,15 +28,48 @@ def flip_and_shift(images: torch.Tensor, generator: torch.Generator) -> torch.Te
 
     What CIFAR papers do (a crop of the padded image); the border is filled with zeros, the mean.
     """
-    n, _, height, width = images.shape
-    pad = max(1, height // 8)
-    draws = torch.rand(3, n, generator=generator)
-    top = (draws[0] * (2 * pad + 1)).long()  # (n,)
-    left = (draws[1] * (2 * pad + 1)).long()
+    draws = torch.rand(3, len(images), generator=generator)
+    pad = _reach(images)
+    padded = functional.pad(images, [pad] * 4)
+    return _crop(padded, images.shape, pad, draws[:2], draws[2] < 0.5)
+
+
+def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Augment a batch of images: shift by up to an eighth of their size; the border is repeated.
+
+    For digits, which a mirror would turn into something else.
+    """
+    draws = torch.rand(2, len(images), generator=generator)
+    pad = _reach(images)
+    padded = functional.pad(images, [pad] * 4, mode="replicate")
+    return _crop(padded, images.shape, pad, draws, torch.zeros(len(images), dtype=torch.bool))
+
+
+def _reach(images: torch.Tensor) -> int:
+    """How many pixels a batch of images may be shifted by."""
+    return max(1, images.shape[2] // 8)
+
+
+def _crop(
+    padded: torch.Tensor, shape: torch.Size, pad: int, draws: torch.Tensor, mirrored: torch.Tensor
+) -> torch.Tensor:
+    """A window of ``shape`` from each image of a batch that was padded on all sides.
+
+    Args:
+        padded: (n, channels, height + 2 pad, width + 2 pad).
+        shape: (n, channels, height, width) of the result.
+        pad: in pixels.
+        draws: (2, n) in [0, 1), the top and the left of the windows.
+        mirrored: (n,) bool, True = turn left and right around.
+
+    Returns:
+        (n, channels, height, width), channels last in memory.
+    """
+    n, _, height, width = shape
+    top, left = (draws * (2 * pad + 1)).long()  # (n,) each
     rows = top[:, None] + torch.arange(height)  # (n, height)
     columns = left[:, None] + torch.arange(width)  # (n, width)
-    columns = torch.where(draws[2][:, None] < 0.5, columns.flip(1), columns)
-    padded = functional.pad(images, [pad] * 4).permute(0, 2, 3, 1)  # (n, h + 2 pad, w + 2 pad, c)
-    every = torch.arange(n).view(n, 1, 1).to(images.device)
-    at = rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)
-    return padded[every, at[0], at[1]].permute(0, 3, 1, 2)  # channels last in memory
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    every = torch.arange(n).view(n, 1, 1).to(padded.device)
+    at = rows[:, :, None].to(padded.device), columns[:, None, :].to(padded.device)
+    return padded.permute(0, 2, 3, 1)[every, at[0], at[1]].permute(0, 3, 1, 2)

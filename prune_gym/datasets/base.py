@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset as TorchDataset
 
 from prune_gym.registry import Registry
 
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be loaded: not there, not downloaded, or not what it should be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,38 +92,3 @@ class Dataset:
 
 
 DATASETS: Registry[Callable[[], Dataset]] = Registry("dataset")
-
-
-def as_split(name: str, data: Any) -> Split:
-    """A split from what users have: a `Split`, a pair (images, labels), or a torch dataset.
-
-    Args:
-        name: the argument's name, for error messages.
-        data: images (n, channels, height, width) and labels (n,) as tensors or arrays, or a
-            map-style ``torch.utils.data.Dataset`` of (image tensor, label) pairs.
-
-    Raises:
-        ValueError: shapes that do not fit, an empty split, or values that are not finite.
-    """
-    if isinstance(data, Split):
-        return data
-    if isinstance(data, TorchDataset):
-        pairs = [data[index] for index in range(len(data))]  # type: ignore[arg-type]
-        images = torch.stack([torch.as_tensor(np.asarray(image)) for image, _ in pairs])
-        labels = torch.tensor([int(label) for _, label in pairs])
-    elif isinstance(data, tuple | list) and len(data) == 2:
-        images, labels = torch.as_tensor(data[0]), torch.as_tensor(data[1])
-    else:
-        raise ValueError(
-            f"{name}: expected a pair (images, labels) or a torch Dataset, got "
-            f"{type(data).__name__}."
-        )
-    if images.ndim < 2 or labels.shape != images.shape[:1] or len(labels) == 0:
-        raise ValueError(
-            f"{name}: images of shape {tuple(images.shape)} and labels of shape "
-            f"{tuple(labels.shape)} do not fit; expected (n, ...) and (n,) with n > 0."
-        )
-    images = images.float()
-    if not torch.isfinite(images).all():
-        raise ValueError(f"{name}: images hold NaN or infinity; clean them first.")
-    return Split(images, labels.long())

@@ -201,7 +201,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def _by_ratio(self, index: int, action: float) -> tuple[Mask, float]:
         """Mask and ratio of group ``index`` for an action in [-1, 1]."""
         ratio = 0.5 * (float(action) + 1.0) * float(self._now["max_ratio"])
-        count = kept_count(ratio, int(self.problem.sizes[index]))
+        count = kept_count(ratio, int(self.problem.sizes[index]), self.problem.round_to)
         return top_mask(self.problem.orders[index], count), ratio
 
     # -- inside ------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def _smallest(self, max_ratio: float) -> NDArray[np.int64]:
         """Fewest filters per group that actions can reach."""
-        return np.array([kept_count(max_ratio, int(n)) for n in self.problem.sizes], dtype=np.int64)
+        return self.problem.kept_counts(np.full(len(self.problem.groups), max_ratio))
 
     def _checked_schedule(self, settings: dict[str, Any]) -> dict[str, Any]:
         check_schedule(settings)

@@ -114,12 +114,22 @@ GRANULARITIES: dict[str, type[PruneEnv]] = {
 }
 
 
-def make_env(granularity: str = "layer", **kwargs: Any) -> PruneEnv:
+def make_env(granularity: str = "layer", own: bool = False, **kwargs: Any) -> PruneEnv:
     """The environment of a granularity: ``"layer"``, ``"filter"`` or ``"network"``.
 
     The entry point of the registered ids, so that ``gym.make("PruneVGG-v0",
     granularity="network")`` works.
+
+    Args:
+        granularity: what one step decides.
+        own: whether the user must say what is pruned (``Prune-v0``).
+        kwargs: of the environment.
     """
     if granularity not in GRANULARITIES:
         raise unknown_name("granularity", granularity, list(GRANULARITIES))
+    if own and not {"problem", "network"} & set(kwargs):
+        raise ValueError(
+            "Prune-v0 prunes what you bring: gym.make('Prune-v0', problem=prune_gym.make_problem("
+            "network=..., train=..., validation=...)), or network='vgg11', dataset='cifar10'."
+        )
     return GRANULARITIES[granularity](**kwargs)

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from prune_gym.envs.base import PruneEnv
-from prune_gym.pruning.masks import Mask
+from prune_gym.pruning.masks import Mask, kept_count
 
 
 class FilterPruneEnv(PruneEnv):
@@ -18,7 +18,8 @@ class FilterPruneEnv(PruneEnv):
     ## Action space
     ``Box(-1, 1, (widest group,), float32)``: entry i keeps filter i where it is >= 0; entries
     beyond the group's size are not used. If all would go, the filter with the largest entry
-    stays. No more than ``max_ratio`` of a group goes: the largest entries stay.
+    stays. No more than ``max_ratio`` of a group goes, and with ``round_to`` a multiple of it stays:
+    then the largest entries do.
 
     Filters are presented in order of importance (the criterion's most important first), so that
     entry i means the same in every group: the i-th most important filter.
@@ -42,10 +43,12 @@ class FilterPruneEnv(PruneEnv):
         order = self.problem.orders[index]
         wish = action[: len(order)]
         chosen = wish >= 0.0
-        least = int(self._minimum[index])
-        if np.count_nonzero(chosen) < least:
+        wanted = int(np.count_nonzero(chosen))
+        allowed = kept_count(1.0 - wanted / len(order), len(order), self.problem.round_to)
+        allowed = max(allowed, int(self._minimum[index]))
+        if wanted != allowed:
             chosen = np.zeros(len(order), dtype=np.bool_)
-            chosen[np.argsort(-wish, kind="stable")[:least]] = True
+            chosen[np.argsort(-wish, kind="stable")[:allowed]] = True
         mask = np.zeros(len(order), dtype=np.bool_)
         mask[order[chosen]] = True
         return [(mask, 1.0 - float(mask.mean()))]

@@ -1,32 +1,36 @@
-"""Filter groups of any network: the one adapter over Torch-Pruning's dependency graph.
+"""Filter groups of any network, and the tensors that their filters run along.
 
-A filter group is a set of filters (output channels) that must be kept or dropped together, across
-all the tensors that share them: the producing convolutions, their BatchNorms, and the input
-channels of every consumer. Torch-Pruning (MIT, DepGraph: Fang et al., CVPR 2023, arXiv 2301.12900)
-traces a network and finds them; nothing else of it is used, and nothing else here knows of it.
+A filter group is a set of filters that can be kept or dropped one by one, across all the tensors
+that share them: the producing convolutions, their BatchNorms, the input channels of every consumer.
+
+A filter is one output channel where nothing says otherwise. Where layers tie channels together, it
+is the smallest set of them that can go alone: one channel of every group of a grouped convolution,
+the channels that a GroupNorm normalises together, the two halves of a gate.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from prune_gym.pruning.layers import LayerError, axes, blocks
 from prune_gym.pruning.masks import Mask
+from prune_gym.pruning.trace import Reach, Traced, UnsupportedNetworkError, trace
+from prune_gym.registry import suggest
 
-_PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.PReLU)
-
-
-class UnsupportedNetworkError(ValueError):
-    """A network, or a layer of it, that cannot be pruned; the message names the layer."""
+__all__ = [
+    "FilterGroup",
+    "Slice",
+    "UnsupportedNetworkError",
+    "find_filter_groups",
+    "find_weight_groups",
+]
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Slice:
         tensor: name in ``network.state_dict()``.
         axis: the axis along which filters are laid out.
         positions: (n_filters, width) int64; row i holds the positions that belong to filter i
-            (``width`` is above 1 where a flattened feature map feeds a linear layer).
+            (``width`` is above 1 where a flattened feature map feeds a linear layer, or where a
+            filter is a set of channels).
     """
 
     tensor: str
@@ -51,10 +56,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class FilterGroup:
-    """Filters that stay or go together.
+    """Filters that stay or go one by one, each in all the tensors that share it.
 
     Attributes:
-        name: the first layer that produces them, e.g. ``"features.0"``.
+        name: the first layer that produces them, e.g. ``"features.0"``; where a layer's filters
+            fall into several groups, the later ones are ``"features.0:2"``, ``"features.0:3"``, ...
         n_filters: how many there are (for ``structure="weight"``: single weights of the layer).
         producers: all the layers whose output channels they are.
         slices: every tensor axis they run along; empty for ``structure="weight"``.
@@ -71,40 +77,71 @@ def find_filter_groups(
 ) -> tuple[FilterGroup, ...]:
     """All prunable filter groups of a network, in the order of its layers.
 
-    The network is traced as a copy and comes back untouched. Groups that reach an output of the
-    network, or a layer named in ``ignore``, are left out.
+    The network is traced as a copy and comes back untouched. Kept whole are filters that reach an
+    output of the network or a layer named in ``ignore``, and those that are tied into one, as all
+    the channels that a LayerNorm normalises together are.
 
     Args:
-        network: any module that Torch-Pruning can trace.
+        network: any module that Torch-Pruning can trace, in any mode, frozen or not.
         example: one input batch, (n, ...), on the network's device.
-        ignore: names of layers whose outputs must stay whole.
+        ignore: names of layers whose outputs must stay whole; a container stands for every layer
+            in it.
 
     Raises:
-        UnsupportedNetworkError: nothing prunable, or a layer that cannot be followed.
+        UnsupportedNetworkError: nothing prunable, or layers that cannot be followed, by name.
+        ValueError: ``ignore`` names no layer of the network.
     """
-    names = dict(network.named_modules())
-    for name in ignore:
-        if name not in names:
-            raise ValueError(
-                f"ignore: the network has no layer {name!r}; see the names with "
-                "`[name for name, _ in network.named_modules()]`."
-            )
-    order = {name: index for index, name in enumerate(names)}
-    found = [_read_group(n, items, order) for n, items in _trace(network, example, ignore)]
-    if not found:
+    order = {name: index for index, (name, _) in enumerate(network.named_modules())}
+    protected = _protected(network, ignore)
+    kind = type(network).__name__
+    found: list[FilterGroup] = []
+    problems: list[str] = []
+    feeding: set[str] = set()
+    tied: list[str] = []
+    for traced in trace(network, example):
+        if traced.is_output or not protected.isdisjoint(traced.layers):
+            continue
+        try:
+            groups = list(_groups_of(traced, order))
+        except LayerError as error:
+            problems.append(str(error))
+            feeding |= traced.producers
+        else:
+            found += groups
+            tied += [] if groups else sorted(traced.producers, key=order.__getitem__)
+    if problems:
         raise UnsupportedNetworkError(
-            f"{type(network).__name__} has no prunable layer: no convolution or linear layer "
-            "whose output is not the network's own output (or all are in `ignore`)."
+            f"{kind}: {'; '.join(dict.fromkeys(problems))}. Keep the layers that this concerns "
+            f"whole: ignore={sorted(feeding, key=order.__getitem__)}."
         )
-    return tuple(sorted(found, key=lambda group: order[group.name]))
+    if not found:
+        hint = f" The filters of {', '.join(map(repr, tied))} hang together as one." if tied else ""
+        raise UnsupportedNetworkError(
+            f"{kind} has no prunable layer: no convolution or linear layer whose output is not the "
+            f"network's own output (or all are in `ignore`).{hint}"
+        )
+    _check_shared(network, found)
+    return _named_apart(sorted(found, key=lambda group: order[group.name]))
 
 
 def find_weight_groups(network: nn.Module, ignore: Collection[str] = ()) -> tuple[FilterGroup, ...]:
-    """One group per convolution, of its single weights: the paper's unstructured variant."""
+    """One group per convolution, of its single weights: the paper's unstructured variant.
+
+    Args:
+        network: any module; only read.
+        ignore: names of layers, or of containers of layers, to leave as they are.
+
+    Raises:
+        UnsupportedNetworkError: no convolution is left.
+        ValueError: ``ignore`` names no layer of the network.
+    """
+    protected = _protected(network, ignore)
     groups = tuple(
         FilterGroup(name=name, n_filters=module.weight.numel(), producers=(name,))
         for name, module in network.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd) and name not in ignore
+        if isinstance(module, nn.modules.conv._ConvNd)
+        and name not in protected
+        and "weight" in module._parameters  # and not computed, by parametrize for one
     )
     if not groups:
         raise UnsupportedNetworkError(
@@ -113,118 +150,101 @@ def find_weight_groups(network: nn.Module, ignore: Collection[str] = ()) -> tupl
     return groups
 
 
-_RawItem = tuple[nn.Module, str, bool, list[int], list[int]]
-
-
-def _trace(
-    network: nn.Module, example: torch.Tensor, ignore: Collection[str]
-) -> Iterator[tuple[int, list[_RawItem]]]:
-    """Yield (n_filters, items) per traced group, in Torch-Pruning's terms.
-
-    An item is (module, name, whether its output channels are meant, positions, filters).
-    """
-    import torch_pruning as tp
-
-    traced = copy.deepcopy(network).eval()
-    for module in traced.modules():  # hooks are the owner's; tracing must not fire them
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    for parameter in traced.parameters():
-        parameter.requires_grad_(True)  # frozen parameters would silently yield no groups
-    modules = dict(traced.named_modules())
-    names = {module: name for name, module in modules.items()}
-    graph = tp.DependencyGraph()
-    try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph.build_dependency(traced, example_inputs=example, verbose=False)
-            groups = list(
-                graph.get_all_groups(
-                    ignored_layers=[modules[name] for name in ignore],
-                    root_module_types=_PRODUCERS,
-                )
+def _protected(network: nn.Module, ignore: Collection[str]) -> set[str]:
+    """Names of all the layers that ``ignore`` stands for."""
+    known = dict(network.named_modules())
+    protected: set[str] = set()
+    for name in ignore:
+        if name not in known:
+            raise ValueError(
+                f"ignore: the network has no layer {name!r}.{suggest(str(name), list(known))} See "
+                "the names with `[name for name, _ in network.named_modules()]`."
             )
-    except Exception as error:
-        raise UnsupportedNetworkError(
-            f"{type(network).__name__} cannot be traced with an input of shape "
-            f"{tuple(example.shape)}: {type(error).__name__}: {error}"
-        ) from error
+        inside = set(known[name].modules())
+        if not any(True for module in inside for _ in module.parameters(recurse=False)):
+            raise ValueError(
+                f"ignore: {name!r} ({type(known[name]).__name__}) has no weights to keep whole; "
+                "name the layer that feeds it."
+            )
+        protected.update(other for other, module in known.items() if module in inside)
+    return protected
+
+
+def _named_apart(groups: Sequence[FilterGroup]) -> tuple[FilterGroup, ...]:
+    """The groups; the second and later ones of a name become ``"name:2"``, ``"name:3"``, ..."""
+    seen: Counter[str] = Counter()
+    named = []
     for group in groups:
-        if any(
-            not dep.target.outputs and graph.is_out_channel_pruning_fn(dep.handler)
-            for dep, _ in group
-        ):
-            continue  # nothing comes after: the network's own output
-        items: list[_RawItem] = []
-        for item in group:
-            module = item.dep.target.module
-            if isinstance(module, nn.Parameter):
+        seen[group.name] += 1
+        count = seen[group.name]
+        named.append(group if count == 1 else replace(group, name=f"{group.name}:{count}"))
+    return tuple(named)
+
+
+def _check_shared(network: nn.Module, groups: Sequence[FilterGroup]) -> None:
+    """Layers that share a tensor must lose the same positions of it."""
+    layers = {name for name, _ in network.named_modules()}  # of a shared layer: its first name
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if name.rpartition(".")[0] in layers:
+            names[id(parameter)].append(name)
+    cuts: dict[str, list[tuple[int, int, list[int]]]] = defaultdict(list)
+    shared = {name for twins in names.values() if len(twins) > 1 for name in twins}
+    for index, group in enumerate(groups if shared else ()):
+        for cut in group.slices:
+            if cut.tensor in shared:
+                cuts[cut.tensor].append((cut.axis, index, cut.positions.ravel().tolist()))
+    for first, *others in names.values():
+        for other in others:
+            if sorted(cuts[first]) != sorted(cuts[other]):
                 raise UnsupportedNetworkError(
-                    f"parameter {graph._param_to_name.get(module)!r} belongs to no layer and "
-                    f"shares filters with {names.get(group[0].dep.target.module)!r}; protect that "
-                    "layer with ignore=[...]."
+                    f"{first!r} and {other!r} are one tensor, of which their layers would lose "
+                    "different filters; keep the layers that feed them, or one of them, whole with "
+                    "ignore=[...]."
                 )
-            if module in names and any(True for _ in _own_tensors(module)):
-                to_output = graph.is_out_channel_pruning_fn(item.dep.handler)
-                items.append((module, names[module], to_output, item.idxs, item.root_idxs))
-        yield len(group[0].idxs), items
 
 
-def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    yield from module.parameters(recurse=False)
-    yield from module.buffers(recurse=False)
+# -- from what hangs together to filters that can go one by one ------------------------------------
 
 
-def _read_group(n_filters: int, items: list[_RawItem], order: dict[str, int]) -> FilterGroup:
-    slices: list[Slice] = []
-    producers: list[str] = []
-    for module, name, to_output, positions, filters in items:
-        if to_output and isinstance(module, _PRODUCERS):
-            producers.append(name)
-        table = _positions_table(name, n_filters, positions, filters)
-        slices.extend(Slice(tensor, axis, table) for tensor, axis in _axes(module, name, to_output))
-    producers = sorted(set(producers), key=order.__getitem__)  # Torch-Pruning's root may be later
-    unique = {(s.tensor, s.axis): s for s in slices}
-    return FilterGroup(producers[0], n_filters, tuple(producers), tuple(unique.values()))
+def _groups_of(traced: Traced, order: dict[str, int]) -> Iterator[FilterGroup]:
+    """Split what hangs together into groups whose filters all weigh the same.
+
+    Filters that reach other layers than their neighbours do (a shortcut into one half of a
+    concatenation) make a group of their own. Single filters, which could never go, are left out.
+    """
+    if traced.is_lost:
+        layer = min(traced.producers, key=order.__getitem__)
+        raise LayerError(f"what comes after layer {layer!r} cannot be followed")
+    for reach in traced.reaches:
+        first: dict[int, int] = {}
+        for position, block in blocks(reach.module, reach.to_output, reach.roots).items():
+            root = reach.roots[position]
+            traced.sets.join(first.setdefault(block, root), root)
+    number = traced.sets.numbered()  # filter by root
+    n_filters = max(number.values()) + 1
+    placed = [_by_filter(reach, number) for reach in traced.reaches]
+    widths = np.array([np.bincount(filters, minlength=n_filters) for _, filters in placed])
+    alike, kinds = np.unique(widths, axis=1, return_inverse=True)  # (n_reaches, n_kinds)
+    for kind in range(alike.shape[1]):
+        inside = kinds.ravel() == kind  # (n_filters,)
+        if inside.sum() == 1:
+            continue
+        slices: list[Slice] = []
+        producers: set[str] = set()
+        for reach, (positions, filters) in zip(traced.reaches, placed, strict=True):
+            table = positions[inside[filters]].reshape(inside.sum(), -1)
+            if table.size:
+                cuts = axes(reach.name, reach.module, reach.to_output, table)
+                slices += [Slice(*cut) for cut in cuts]
+                producers |= traced.producers & {reach.name} if reach.to_output else set()
+        names = tuple(sorted(producers, key=order.__getitem__))  # the root may be a later layer
+        yield FilterGroup(names[0], len(slices[0].positions), names, tuple(slices))
 
 
-def _positions_table(
-    name: str, n_filters: int, positions: list[int], filters: list[int]
-) -> NDArray[np.int64]:
-    counts = np.bincount(np.asarray(filters), minlength=n_filters)
-    if len(counts) != n_filters or (counts != counts[0]).any():
-        raise UnsupportedNetworkError(
-            f"layer {name!r} uses the filters of one group unevenly; protect its producers with "
-            "ignore=[...]."
-        )
-    by_filter = np.argsort(np.asarray(filters), kind="stable")
-    return np.asarray(positions, dtype=np.int64)[by_filter].reshape(n_filters, -1)
-
-
-def _axes(module: nn.Module, name: str, to_output: bool) -> list[tuple[str, int]]:
-    """Tensor names and axes along which the channels of a layer are laid out."""
-    prefix = f"{name}." if name else ""
-    if isinstance(module, nn.PReLU) and module.num_parameters == 1:
-        return []  # one slope for all channels
-    if isinstance(module, _NORMS):
-        own: dict[str, Any] = {**module._parameters, **module._buffers}
-        return [(prefix + key, 0) for key, value in own.items() if value is not None and value.ndim]
-    if not isinstance(module, _PRODUCERS):
-        raise UnsupportedNetworkError(
-            f"layer {name!r} ({type(module).__name__}) cannot be pruned; protect the layers that "
-            "feed it with ignore=[...]."
-        )
-    groups = getattr(module, "groups", 1)
-    depthwise = groups > 1 and groups == module.in_channels == module.out_channels
-    if groups > 1 and not depthwise:
-        raise UnsupportedNetworkError(
-            f"layer {name!r} is a convolution with groups={groups}; only groups=1 and depthwise "
-            "convolutions can be pruned. Protect it and the layers that feed it with ignore=[...]."
-        )
-    swapped = isinstance(module, nn.ConvTranspose2d)
-    if not to_output and not depthwise:
-        return [(prefix + "weight", 0 if swapped else 1)]
-    axes = [(prefix + "weight", 1 if swapped and not depthwise else 0)]
-    if module.bias is not None:
-        axes.append((prefix + "bias", 0))
-    return axes
+def _by_filter(reach: Reach, number: dict[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions that are reached and the filters that they belong to, in the order of filters."""
+    positions = np.fromiter(reach.roots.keys(), dtype=np.int64)
+    filters = np.array([number[root] for root in reach.roots.values()], dtype=np.int64)
+    sequence = np.lexsort((positions, filters))
+    return positions[sequence], filters[sequence]

@@ -16,15 +16,22 @@ Mask: TypeAlias = NDArray[np.bool_]  # (n_filters,) True = stays
 Masks: TypeAlias = tuple[Mask, ...]  # one per filter group
 
 
-def kept_count(prune_ratio: float, n_filters: int) -> int:
+def kept_count(prune_ratio: float, n_filters: int, multiple: int = 1) -> int:
     """How many of ``n_filters`` stay when ``prune_ratio`` in [0, 1] is removed: at least one.
+
+    With ``multiple`` above 1 the nearest multiple of it stays, at least one multiple, or all.
 
     >>> [kept_count(r, 8) for r in (0.0, 0.5, 0.99, 1.0)]
     [8, 4, 1, 1]
+    >>> [kept_count(r, 20, 8) for r in (0.0, 0.1, 0.5, 1.0)]
+    [20, 16, 8, 8]
     """
     if not 0.0 <= prune_ratio <= 1.0:
         raise ValueError(f"prune_ratio={prune_ratio!r} must lie in [0, 1]: the fraction to remove.")
-    return max(1, round((1.0 - prune_ratio) * n_filters))
+    kept = max(1, round((1.0 - prune_ratio) * n_filters))
+    if multiple == 1 or kept == n_filters:
+        return kept
+    return min(n_filters, multiple * max(1, round(kept / multiple)))
 
 
 def top_mask(order: NDArray[np.int64], n_kept: int) -> Mask:

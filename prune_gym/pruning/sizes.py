@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -39,7 +40,8 @@ class TensorSizes:
     @classmethod
     def of(cls, network: nn.Module, groups: Sequence[FilterGroup]) -> TensorSizes:
         """Read the sizes of a network off its tensors and filter groups."""
-        tensors = dict(network.state_dict())
+        state = network.state_dict().items()  # holds more than tensors where modules add to it
+        tensors = {name: value for name, value in state if isinstance(value, torch.Tensor)}
         names = tuple(tensors)
         axes: dict[str, list[int]] = {name: [] for name in names}
         for group in groups:

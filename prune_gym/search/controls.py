@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.problem import PruningProblem
-from prune_gym.pruning.masks import Masks, kept_count
+from prune_gym.pruning.masks import Masks
 from prune_gym.registry import Registry
 
 Ratios: TypeAlias = NDArray[np.float64]  # (n_groups,) prune ratio per group, in [0, 1]
@@ -66,9 +66,4 @@ def cem(n_groups: int, evaluations: int, generator: np.random.Generator) -> Prop
 
 def masks_of_ratios(problem: PruningProblem, ratios: Ratios) -> Masks:
     """Keep masks that remove the fraction ``ratios`` of each group."""
-    return problem.masks_of(
-        [
-            kept_count(float(ratio), int(size))
-            for ratio, size in zip(ratios, problem.sizes, strict=True)
-        ]
-    )
+    return problem.masks_of(problem.kept_counts(ratios))

@@ -185,9 +185,12 @@ class Search:
 
 def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[Any, Any]:
     """The environment of a search, around a problem that is built already."""
+    from prune_gym import ENVIRONMENTS
+
     dense = all(budget.monotone for budget in problem.budgets)
     cost_mode = "dense" if dense else "terminal"
-    return gym.make(config.env, problem=problem, cost_mode=cost_mode)
+    granularity = ENVIRONMENTS[config.env]["granularity"]
+    return gym.make("Prune-v0", granularity=granularity, problem=problem, cost_mode=cost_mode)
 
 
 def network_name(config: SearchConfig) -> str | None:

@@ -43,6 +43,7 @@ class SearchConfig:
         seed: of the search.
         finetune_steps: optimizer steps of the returned network's fine-tuning.
         problem: arguments of `prune_gym.make_problem`.
+        distillation: share of the fine-tuning loss that follows the unpruned network.
     """
 
     env: str
@@ -51,6 +52,7 @@ class SearchConfig:
     seed: int
     finetune_steps: int
     problem: dict[str, Any]
+    distillation: float = 0.0
 
 
 @dataclass(frozen=True)

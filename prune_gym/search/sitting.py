@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
-from prune_gym import pretrained
 from prune_gym.budgets import BudgetError
-from prune_gym.datasets import DATASETS
+from prune_gym.console import LINE_EVERY_S, progress_bar, stopping
 from prune_gym.evaluation import accuracy
 from prune_gym.export import load_pruned, masks_of_plan, write_json
-from prune_gym.make import build_network, make_problem
+from prune_gym.make import make_problem
 from prune_gym.problem import PruningProblem
 from prune_gym.registry import unknown_name
 from prune_gym.report import table_rows, write_report
@@ -30,22 +26,25 @@ from prune_gym.search.drive import Search, check_algorithm, make_config_env
 from prune_gym.search.finish import finish
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
 
-LINE_EVERY_S = 10.0  # between lines of progress where there is no terminal
-
 
 def start(config: SearchConfig, path: Path, console: Console) -> None:
     """Run a new search into a folder. Everything is checked before the folder is made."""
-    from prune_gym import ENVIRONMENTS
-
     began = time.monotonic()
     check_algorithm(config.algo)
-    if config.env not in ENVIRONMENTS:
-        raise unknown_name("environment", config.env, list(ENVIRONMENTS))
     console.print(f"loading {config.problem['network']} and {config.problem['dataset']} ...")
     problem = make_problem(**config.problem)
     make_config_env(config, problem).close()
     folder = RunFolder.create(path, config)
     _sit(problem, config, folder, began, console)
+
+
+def environment(env_id: str) -> dict[str, Any]:
+    """Default arguments of a registered environment (raises UnknownNameError)."""
+    from prune_gym import ENVIRONMENTS
+
+    if env_id not in ENVIRONMENTS:
+        raise unknown_name("environment", env_id, list(ENVIRONMENTS))
+    return ENVIRONMENTS[env_id]
 
 
 def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console) -> None:
@@ -95,10 +94,10 @@ def _sit(
 
     search = Search(problem, config, folder)
     try:
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             display = SearchDisplay(search, progress, console)
             search.on_progress = display.update
-            with _stopping(search):
+            with stopping(search):
                 if not finish_now:
                     search.run()
             if not search.stop:
@@ -170,41 +169,6 @@ class SearchDisplay:
             self.console.print(f"{done}/{self.total}  {detail}  {max(0.0, left):.0f} s left")
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[detail]}"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-@contextmanager
-def _stopping(search: Search) -> Iterator[None]:
-    """The first Ctrl-C lets the networks in work finish; a second one stops at once."""
-
-    def stop(signum: int, frame: Any) -> None:
-        if search.stop:
-            raise KeyboardInterrupt
-        search.stop = True
-
-    try:
-        before = signal.signal(signal.SIGINT, stop)
-    except ValueError:  # not in the main thread, where no signal arrives anyway
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _say_stopped(search: Search, console: Console) -> None:
     best, path = search.archive.best, search.folder.path
     found = "no feasible network yet"
@@ -235,30 +199,6 @@ def evaluate(path: Path, console: Console) -> None:
     console.print(f"validation accuracy {problem.accuracy(network):.4f}")
     if problem.data.test is not None:
         console.print(f"test accuracy {accuracy(network, problem.data.test):.4f}")
-
-
-def pretrain(
-    network: str, dataset: str, epochs: int, seed: int, out: Path | None, console: Console
-) -> None:
-    """Train a named network on a named dataset and save half-precision weights."""
-    data = DATASETS.get(dataset)()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module = build_network(network, data)
-    path = out or pretrained.checkpoint_path(pretrained.cache_dir(), network, dataset)
-    with _progress(console) as progress:
-        task = progress.add_task("training", total=None, detail="")
-
-        def on_step(step: int, total: int, loss: float) -> None:
-            progress.update(task, completed=step, total=total, detail=f"loss {loss:.3f}")
-
-        pretrained.pretrain(module, data, epochs=epochs, seed=seed, on_step=on_step)
-    pretrained.save_weights(module, path)
-    pretrained.load_weights(module, path)  # judge what was saved
-    score = accuracy(module, data.validation)
-    test = "" if data.test is None else f", test {accuracy(module, data.test):.4f}"
-    console.print(f"validation accuracy {score:.4f}{test}")
-    console.print(f"saved: {path}")
 
 
 def _print_result(metrics: dict[str, Any], console: Console) -> None:

@@ -21,27 +21,31 @@ ROOT = Path(__file__).parents[2]
 
 # A module imports from lower levels only (inside a package: from its own modules as well).
 LEVELS = [
-    ["registry", "pruning", "pruning.masks", "rendering", "search"],
-    ["networks", "datasets", "pruning.groups"],
+    ["cache", "console", "files", "memory", "options", "registry", "rendering"],
+    ["pruning", "pruning.masks", "search"],
+    ["networks", "datasets", "pruning.trace", "pruning.layers", "pruning.groups"],
     ["pruning.compact", "pruning.sizes", "training", "evaluation", "criteria", "budgets"],
     ["problem"],
-    ["export", "pretrained"],
+    ["export", "formats", "handover", "pretrained"],
     ["make", "search.archive", "search.controls", "search.threads"],
     ["envs.observation", "envs.arguments", "search.folder"],
     ["envs.base"],
     ["envs.coarse", "envs.fine", "envs", "wrappers", "search.drive"],
-    ["search.finish", "report", "search.sitting"],
-    ["", "cli"],
+    ["search.finish", "report", "search.sitting", "pretraining"],
+    ["", "cli", "__main__"],
 ]
 # Packages whose modules are one level: their inner order is `base` first, `__init__` last.
 WHOLE = ("networks", "datasets", "criteria", "budgets")
 # Within a level: what stands on the right-hand side may be imported.
 BESIDE = {
+    "pruning.groups": {"pruning.layers", "pruning.trace"},
     "export": {"pretrained"},
+    "handover": {"export", "formats", "pretrained"},
     "envs.coarse": {"envs.fine"},
     "envs": {"envs.coarse", "envs.fine"},
     "search.sitting": {"search.finish", "report"},
     "cli": {""},
+    "__main__": {"cli"},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import torch_pruning as tp
 from torch import nn
 
 import prune_gym
-from prune_gym.pruning.compact import compact, zero_weights
-from prune_gym.pruning.groups import find_filter_groups
+from prune_gym.pruning.compact import check_compaction, compact, zero_weights
+from prune_gym.pruning.groups import FilterGroup, find_filter_groups
 
 NETWORKS = [*tiny.BUILDERS, *prune_gym.NETWORKS.names()]
+# small networks are cut in three ways, the others in one
+CASES = [(name, seed) for name in NETWORKS for seed in range(3 if name in tiny.BUILDERS else 1)]
 
 
 def network_and_images(name: str) -> tuple[nn.Module, torch.Tensor]:
@@ -23,65 +26,42 @@ def network_and_images(name: str) -> tuple[nn.Module, torch.Tensor]:
         return tiny.build(name), tiny.images_of(4)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return tiny.randomised(prune_gym.NETWORKS.get(name)()), tiny.images_of(4, size=16)
+        network = prune_gym.NETWORKS.get(name)(in_channels=1)
+        return tiny.randomised(network), tiny.images_of(2, size=32)
 
 
-@pytest.fixture(params=NETWORKS)
-def subject(request):
-    """A network, images, its filter groups."""
-    network, images = network_and_images(request.param)
+@lru_cache(maxsize=1)
+def subject_of(name: str) -> tuple[nn.Module, torch.Tensor, tuple[FilterGroup, ...]]:
+    """A network, images, its filter groups; nothing here changes them, as tests below show."""
+    network, images = network_and_images(name)
     return network, images, find_filter_groups(network, images[:1])
 
 
-def masks_for(groups, seed, keep=0.6):
-    generator = np.random.default_rng(seed)
-    masks = []
-    for group in groups:
-        mask = generator.random(group.n_filters) < keep
-        mask[generator.integers(group.n_filters)] = True
-        masks.append(mask)
-    return masks
+@pytest.fixture(params=NETWORKS, scope="module")
+def subject(request):
+    return subject_of(request.param)
 
 
-def masked(network: nn.Module, groups, masks) -> nn.Module:
-    """A copy in which dropped filters are zeroed in every producer and in every norm they meet."""
-    twin = copy.deepcopy(network)
-    tensors = twin.state_dict()
-    for group, mask in zip(groups, masks, strict=True):
-        dropped = torch.from_numpy(np.flatnonzero(~mask))
-        for name in group.producers:
-            layer = twin.get_submodule(name)
-            transposed = isinstance(layer, nn.ConvTranspose2d)
-            (layer.weight.data.transpose(0, 1) if transposed else layer.weight.data)[dropped] = 0
-            if layer.bias is not None:
-                layer.bias.data[dropped] = 0
-        for cut in group.slices:
-            layer = twin.get_submodule(cut.tensor.rpartition(".")[0])
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and "running" not in cut.tensor:
-                tensors[cut.tensor][torch.from_numpy(cut.dropped(mask))] = 0
-    return twin
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}", scope="module")
+def case(request):
+    """A network, images, its filter groups, masks."""
+    name, seed = request.param
+    network, images, groups = subject_of(name)
+    return network, images, groups, tiny.group_masks(groups, seed)
 
 
-def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max() / other.abs().max())
-
-
-@pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
-def test_compact_equals_masked(subject, seed):
-    network, images, groups = subject
-    masks = masks_for(groups, seed)
-    expected = masked(network, groups, masks)(images)
+def test_compact_equals_masked(case):
+    network, images, groups, masks = case
+    expected = tiny.masked(network, groups, masks)(images)
     found = compact(network, groups, masks)(images)
-    assert relative_difference(found, expected) < 1e-5
-    assert relative_difference(network(images), expected) > 1e-3  # the masks matter
+    assert tiny.relative_difference(found, expected) < 1e-5
+    assert tiny.relative_difference(network(images), expected) > 1e-3  # the masks matter
 
 
-@pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
-def test_compact_equals_the_removal_of_torch_pruning(subject, seed):
-    network, images, groups = subject
-    masks = masks_for(groups, seed)
+def test_compact_equals_the_removal_of_torch_pruning(case):
+    network, images, groups, masks = case
     reference = copy.deepcopy(network)
     with torch.enable_grad():
         graph = tp.DependencyGraph().build_dependency(reference, example_inputs=images[:1])
@@ -150,36 +130,89 @@ def test_a_kept_network_is_the_same(subject):
     assert not shared
 
 
-def with_history(network: nn.Module) -> tuple[nn.Module, list]:
-    """Frozen here, hooked there, partly in training mode: what users hand in."""
+def with_history(network: nn.Module, images: torch.Tensor) -> tuple[nn.Module, list]:
+    """Frozen here, hooked there, partly trained, in mixed modes: what users hand in."""
     calls: list = []
-    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     layers[0].weight.requires_grad_(False)
-    layers[-1].register_forward_hook(lambda *_: calls.append("forward"))
-    layers[-1].register_forward_pre_hook(lambda *_: calls.append("pre"))
     network.train()
     next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d)).eval()
+    network(images).sum().backward()
+    last = layers[-1]
+    last.register_forward_hook(lambda *_: calls.append("forward"))
+    last.register_forward_hook(lambda *_, **__: calls.append("always"), always_call=True)
+    last.register_forward_hook(lambda *_, **__: calls.append("keywords"), with_kwargs=True)
+    last.register_forward_pre_hook(lambda *_: calls.append("pre"))
+    last.register_full_backward_hook(lambda *_: calls.append("backward"))
+    last.register_full_backward_pre_hook(lambda *_: calls.append("backward pre"))
+    learning = next(parameter for parameter in network.parameters() if parameter.requires_grad)
+    learning.register_hook(lambda *_: calls.append("gradient"))
     return network, calls
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_nothing_handed_in_is_changed(name):
     network, images = network_and_images(name)
-    network, calls = with_history(network)
-    before = tiny.snapshot(network)
+    network, calls = with_history(network, images)
+    before, random_state = tiny.snapshot(network), torch.get_rng_state()
     groups = find_filter_groups(network, images[:1])
+    check_compaction(network, groups, images[:1])
     tiny.assert_unchanged(network, before)
-    assert calls == []  # tracing fires no hooks
-    masks = masks_for(groups, 0)
+    masks = tiny.group_masks(groups, 0)
     smaller = compact(network, groups, masks)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert [p.requires_grad for p in smaller.parameters()] == before["requires_grad"]
+    assert [m.training for m in smaller.modules()] == before["training"]
+    smaller(images).sum().backward()
     with torch.no_grad():
         for parameter in smaller.parameters():
             parameter.fill_(7.0)
         for buffer in smaller.buffers():
             buffer.fill_(7)
     tiny.assert_unchanged(network, before)
-    assert [p.requires_grad for p in smaller.parameters()] == before["requires_grad"]
-    assert [m.training for m in smaller.modules()] == before["training"]
+    assert calls == []  # the hooks watch what they were set on, nothing else
+    network(images).sum().backward()
+    assert set(calls) > {"forward", "pre", "backward", "gradient"}
+
+
+def test_make_problem_changes_nothing():
+    network, calls = with_history(tiny.build("vgg"), tiny.images_of(2))
+    before, random_state = tiny.snapshot(network), torch.get_rng_state()
+    problem = tiny.make_tiny(network, budgets={"params": 1.0, "macs": 0.9}, recovery="finetune")
+    problem.evaluate(tiny.random_masks(problem, 0))
+    problem.evaluate([np.ones(size, dtype=bool) for size in problem.sizes])
+    tiny.assert_unchanged(network, before)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert problem.network is not network
+    assert calls == []
+
+
+def test_counting_changes_nothing():
+    network, calls = with_history(tiny.build("vgg"), tiny.images_of(2))
+    before = tiny.snapshot(network)
+    for budget in ("params", "macs", "size_bytes"):
+        assert prune_gym.count(budget, network, tiny.images_of(3)) > 0
+    tiny.assert_unchanged(network, before)
+    assert calls == []
+
+
+def test_tracing_draws_no_random_numbers_of_the_caller():
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+            self.classifier = nn.Linear(4, 3)
+
+        def forward(self, images):
+            hidden = self.conv(images + torch.randn_like(images)).mean(dim=(2, 3))
+            return self.classifier(nn.functional.dropout(hidden, training=True))
+
+    network, images = Noisy(), tiny.images_of(1)
+    random_state = torch.get_rng_state()
+    with torch.inference_mode():  # and in whatever mode the caller is
+        groups = find_filter_groups(network, images)
+    assert [group.name for group in groups] == ["conv"]
+    assert torch.equal(torch.get_rng_state(), random_state)
 
 
 @pytest.mark.parametrize("name", ["vgg", "residual"])
@@ -204,15 +237,6 @@ def test_evaluation_changes_nothing():
         tiny.assert_unchanged(problem.network, before)
 
 
-def test_make_problem_changes_nothing():
-    network, _ = with_history(tiny.build("vgg"))
-    before = tiny.snapshot(network)
-    problem = tiny.make_tiny(network)
-    problem.evaluate(tiny.random_masks(problem, 0))
-    tiny.assert_unchanged(network, before)
-    assert problem.network is not network
-
-
 def test_frozen_networks_have_the_same_groups():
     network = tiny.build("residual")
     images = tiny.images_of(2)
@@ -220,7 +244,7 @@ def test_frozen_networks_have_the_same_groups():
     network.requires_grad_(False)
     frozen = find_filter_groups(network, images[:1])
     assert [group.producers for group in frozen] == [group.producers for group in groups]
-    smaller = compact(network, frozen, masks_for(frozen, 0))
+    smaller = compact(network, frozen, tiny.group_masks(frozen, 0))
     assert not any(parameter.requires_grad for parameter in smaller.parameters())
 
 
@@ -249,7 +273,7 @@ def test_gradients_and_graphs_stay_behind():
     network = tiny.build("vgg")
     network(tiny.images_of(2)).sum().backward()
     groups = find_filter_groups(network, tiny.images_of(1))
-    smaller = compact(network, groups, masks_for(groups, 0))
+    smaller = compact(network, groups, tiny.group_masks(groups, 0))
     assert all(p.is_leaf and p.grad is None for p in smaller.parameters())
     smaller(tiny.images_of(2)).sum().backward()
     assert all(p.grad is not None for p in smaller.parameters())

@@ -6,9 +6,11 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from torchvision.models import shufflenet_v2_x0_5
 
 import prune_gym
 from prune_gym import UnsupportedNetworkError
+from prune_gym.pruning.compact import check_compaction, compact
 from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
 
 
@@ -27,49 +29,146 @@ def test_nothing_prunable():
 def test_everything_ignored():
     network = tiny.build("vgg")
     convolutions = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]
-    with pytest.raises(UnsupportedNetworkError, match=r"or all are in `ignore`"):
-        tiny.make_tiny(network, ignore=convolutions)
+    for ignore in (convolutions, ["features"], [""]):
+        with pytest.raises(UnsupportedNetworkError, match=r"or all are in `ignore`"):
+            tiny.make_tiny(network, ignore=ignore)
+    with pytest.raises(UnsupportedNetworkError, match="has no convolution whose weights"):
+        tiny.make_tiny(network, ignore=["features"], structure="weight")
 
 
-def test_ignored_layers_stay_whole():
+def test_nothing_but_tied_filters():
+    network = sequential(nn.Conv2d(1, 4, 1), nn.GroupNorm(1, 4))
+    with pytest.raises(UnsupportedNetworkError, match=r"filters of '0' hang together as one"):
+        find_filter_groups(network, tiny.images_of(1))
+
+
+@pytest.mark.parametrize("structure", ["filter", "weight"])
+def test_ignored_layers_stay_whole(structure):
     network = tiny.build("vgg")
-    problem = tiny.make_tiny(network, ignore=["features.4"])
-    assert [group.name for group in problem.groups] == ["features.0", "features.7"]
-    with pytest.raises(ValueError, match=r"ignore: the network has no layer 'conv'; see the names"):
-        tiny.make_tiny(network, ignore=["conv"])
+    convolutions = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]
+    problem = tiny.make_tiny(network, ignore=[convolutions[1]], structure=structure)
+    assert [group.name for group in problem.groups] == [convolutions[0], convolutions[2]]
 
 
-def test_grouped_convolutions_are_named():
-    network = sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 3, groups=2))
-    with pytest.raises(UnsupportedNetworkError, match=r"layer '1' is a convolution with groups=2"):
-        find_filter_groups(network, tiny.images_of(1))
+def test_containers_stand_for_their_layers():
+    network = tiny.build("residual")
+    images = tiny.images_of(1)
+    inside = [f"blocks.1.{name}" for name in ("conv1", "bn1", "conv2", "bn2")]
+    by_container = find_filter_groups(network, images, ignore=["blocks.1"])
+    by_layer = find_filter_groups(network, images, ignore=inside)
+    assert [group.producers for group in by_container] == [group.producers for group in by_layer]
+    # the shortcut couples the block's last layer to the stem and to blocks.0
+    assert [group.name for group in by_container] == [
+        "blocks.0.conv1",
+        "blocks.2.conv1",
+        "blocks.2.conv2",
+        "blocks.3.conv1",
+    ]
 
 
-def test_layers_of_another_kind_are_named():
-    network = sequential(nn.Conv2d(1, 4, 1), nn.GroupNorm(2, 4))
-    with pytest.raises(UnsupportedNetworkError, match=r"layer '1' \(GroupNorm\) cannot be pruned"):
-        find_filter_groups(network, tiny.images_of(1))
+def test_a_norm_protects_what_it_normalises():
+    network = tiny.build("vgg")
+    first_norm = next(n for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d))
+    groups = find_filter_groups(network, tiny.images_of(1), ignore=[first_norm])
+    assert "features.0" not in [group.name for group in groups]
+    assert len(groups) == 2
+
+
+@pytest.mark.parametrize("structure", ["filter", "weight"])
+def test_wrong_names_in_ignore(structure):
+    network = tiny.build("vgg")
+    with pytest.raises(ValueError, match=r"ignore: .* no layer 'feature.0'\. Did you mean 'featur"):
+        tiny.make_tiny(network, ignore=["feature.0"], structure=structure)
+    with pytest.raises(
+        ValueError, match=r"no layer 'xyz'\. See the names with `\[name for name, _"
+    ):
+        tiny.make_tiny(network, ignore=["xyz"], structure=structure)
+    idle = next(n for n, m in network.named_modules() if isinstance(m, nn.ReLU | nn.MaxPool2d))
+    with pytest.raises(ValueError, match=rf"ignore: '{idle}' \(\w+\) has no weights to keep whole"):
+        tiny.make_tiny(network, ignore=[idle], structure=structure)
 
 
 def test_a_network_that_does_not_run_says_why():
     network = sequential(nn.Conv2d(2, 4, 1))
-    with pytest.raises(UnsupportedNetworkError, match=r"input of shape \(1, 1, 8, 8\): .*channels"):
-        find_filter_groups(network, tiny.images_of(1))
+    for structure in ("filter", "weight"):
+        with pytest.raises(
+            UnsupportedNetworkError, match=r"input of shape \(1, 1, 8, 8\): .*chann"
+        ):
+            tiny.make_tiny(network, structure=structure)
 
 
-def test_free_parameters_are_named():
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(1, 4, 3)
-            self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
-            self.classifier = nn.Linear(4, 3)
+def test_a_network_that_runs_but_cannot_be_followed_says_so():
+    with torch.random.fork_rng():
+        network = shufflenet_v2_x0_5(weights=None).eval()
+    with pytest.raises(UnsupportedNetworkError, match=r"ShuffleNetV2 runs, but .*channel shuffle"):
+        find_filter_groups(network, torch.zeros(1, 3, 64, 64))
 
-        def forward(self, images):
-            return self.classifier((self.conv(images) * self.scale).mean(dim=(2, 3)))
 
-    with pytest.raises(UnsupportedNetworkError, match=r"parameter 'scale' belongs to no layer"):
-        find_filter_groups(Scaled(), tiny.images_of(1))
+class Outputs(nn.Module):
+    """Three convolutions in a row; a function says what the network gives out."""
+
+    def __init__(self, given_out) -> None:
+        super().__init__()
+        self.given_out = given_out
+        self.one = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.two = nn.Conv2d(4, 5, 3, padding=1)
+        self.three = nn.Conv2d(5, 6, 3, padding=1)
+
+    def forward(self, images):
+        one = self.norm(self.one(images)).relu()
+        two = self.two(one)
+        return self.given_out(one, two, self.three(two.relu()))
+
+
+@pytest.mark.parametrize(
+    ("given_out", "prunable"),
+    [
+        (lambda one, two, three: three, ["one", "two"]),
+        (lambda one, two, three: (two, three), ["one"]),
+        (lambda one, two, three: (two.relu(), three), ["one"]),
+        (lambda one, two, three: {"deep": three, "early": one}, ["two"]),
+        (lambda one, two, three: [{"all": (three, None)}, 0.5, two.flatten(1)], ["one"]),
+        (lambda one, two, three: (three, one.mean(dim=(2, 3))), ["two"]),
+        (lambda one, two, three: torch.cat([one, three], dim=1), ["two"]),
+    ],
+)
+def test_outputs_stay_whole_whatever_holds_them(given_out, prunable):
+    network = tiny.randomised(Outputs(given_out))
+    groups = find_filter_groups(network, tiny.images_of(1))
+    assert [group.name for group in groups] == prunable
+    check_compaction(network, groups, tiny.images_of(2))
+
+
+def test_detached_outputs_are_found_when_cut():
+    """What autograd cannot see, the comparison of outputs does."""
+    network = tiny.randomised(Outputs(lambda one, two, three: (three, two.detach())))
+    with pytest.raises(UnsupportedNetworkError, match=r"changes the output .*ignore=\['two'\]"):
+        check_compaction(network, find_filter_groups(network, tiny.images_of(1)), tiny.images_of(1))
+
+
+def test_an_image_as_output():
+    network, images = tiny.randomised(tiny.Segmenter()), tiny.images_of(2)
+    groups = find_filter_groups(network, images[:1])
+    assert {group.name: (group.n_filters, group.producers) for group in groups} == {
+        "enter": (4, ("enter", "mix")),
+        "down": (6, ("down",)),
+        "up": (5, ("up", "mix")),
+    }
+    masks = tiny.group_masks(groups, 0)
+    smaller = compact(network, groups, masks)
+    with torch.no_grad():
+        found, expected = smaller(images), tiny.masked(network, groups, masks)(images)
+    assert found.shape == (2, 3, 16, 16)
+    assert tiny.relative_difference(found, expected) < 1e-5
+
+
+def test_the_network_sees_whole_batches_only():
+    """Torch-Pruning alone would first unpack the batch into arguments."""
+    seen = []
+    network = Outputs(lambda one, two, three: (seen.append(tuple(one.shape)), three)[1]).eval()
+    find_filter_groups(network, tiny.images_of(1))
+    assert set(seen) == {(1, 4, 8, 8)}
 
 
 def test_groups_come_in_the_order_of_the_layers(default_problem):

@@ -40,34 +40,6 @@ def masks_for(problem):
     )
 
 
-def numbers_by_hand(network, images) -> list[float]:
-    """Parameters, multiply-adds and bytes, counted in another way than the package does."""
-    from torch import nn
-
-    macs = 0
-
-    def hook(module, inputs, output):
-        nonlocal macs
-        if isinstance(module, nn.Linear):
-            macs += module.in_features * module.out_features
-        else:
-            grid = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
-            per_place = np.prod(module.kernel_size) * module.in_channels * module.out_channels
-            macs += int(per_place) // module.groups * grid.shape[2] * grid.shape[3]
-
-    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
-    handles = [layer.register_forward_hook(hook) for layer in layers]
-    network(images)
-    for handle in handles:
-        handle.remove()
-    tensors = [*network.parameters(), *network.buffers()]
-    return [
-        sum(p.numel() for p in network.parameters()),
-        macs,
-        sum(t.numel() * t.element_size() for t in tensors),
-    ]
-
-
 @pytest.mark.parametrize("name", tiny.BUILDERS)
 @EXAMPLES
 @given(data=st.data())
@@ -75,7 +47,7 @@ def test_counted_costs_are_those_of_the_compact_network(name, data):
     problem = problem_of(name)
     masks = data.draw(masks_for(problem))
     network = problem.compact(masks)
-    by_hand = numbers_by_hand(network, problem.example)
+    by_hand = tiny.numbers_by_hand(network, problem.example)
     counted = [prune_gym.count(budget, network, problem.example) for budget in COUNTED]
     assert counted == by_hand
     values = problem.costs(masks) * problem.dense_values

@@ -1,0 +1,46 @@
+"""`load_dataset`: a dataset from its name."""
+
+from __future__ import annotations
+
+from prune_gym.datasets import folders
+from prune_gym.datasets.base import DATASETS, Dataset
+from prune_gym.datasets.own import check_dataset
+
+_FOLDER = "folder:"
+
+
+def load_dataset(name: str | Dataset) -> Dataset:
+    """A dataset by name.
+
+    Args:
+        name: a registered name, ``"folder:PATH"`` or ``"folder:PATH@SIZE"`` (see
+            `prune_gym.datasets.folder`), a ``"module:function"`` that returns a `Dataset`, or a
+            `Dataset`, which is returned as it is.
+
+    Raises:
+        UnknownNameError: nothing answers to the name.
+        DatasetError: the data cannot be downloaded or read.
+        ValueError: a split that is empty, or labels beyond the number of classes.
+        TypeError: the function returned something else.
+
+    >>> load_dataset("digits").n_classes
+    10
+    """
+    if isinstance(name, str) and name.startswith(_FOLDER):
+        return folders.folder(name.removeprefix(_FOLDER))
+    made = name if isinstance(name, Dataset) else DATASETS.get(name)()
+    if not isinstance(made, Dataset):
+        raise TypeError(f"dataset {name!r} gave {type(made).__name__}; expected a Dataset.")
+    check_dataset(made)
+    return made
+
+
+def file_name(name: str) -> str:
+    """What stands for a dataset's name in file names, without loading it.
+
+    >>> file_name("digits"), file_name("my_module:my_function")
+    ('digits', 'my_module.my_function')
+    """
+    if name.startswith(_FOLDER):
+        return folders.file_name(name.removeprefix(_FOLDER))
+    return name.replace(":", ".")
