@@ -48,8 +48,8 @@ def test_sizes_of_small_resnet():
 @pytest.mark.parametrize("name", prune_gym.NETWORKS.names())
 def test_every_network_runs_and_can_be_pruned(name):
     network = prune_gym.NETWORKS.get(name)(in_channels=3, n_classes=7)
-    assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 7)
-    data = (torch.randn(8, 3, 16, 16), torch.arange(8) % 7)
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    data = (torch.randn(8, 3, 32, 32), torch.arange(8) % 7)
     problem = prune_gym.make_problem(
         network, train=data, validation=data, budgets={"params": 0.5}, recovery="none"
     )
@@ -58,11 +58,10 @@ def test_every_network_runs_and_can_be_pruned(name):
     assert outcome.cost < 0.01
 
 
-@pytest.mark.parametrize("name", prune_gym.DATASETS.names())
-def test_every_dataset(name):
-    data = prune_gym.DATASETS.get(name)()
-    again = prune_gym.DATASETS.get(name)()
-    assert data.name == name
+def test_digits_are_normalised_and_always_the_same():
+    data = prune_gym.DATASETS.get("digits")()
+    again = prune_gym.DATASETS.get("digits")()
+    assert data.name == "digits"
     for split, other in ((data.train, again.train), (data.validation, again.validation)):
         assert torch.equal(split.images, other.images)
         assert torch.equal(split.labels, other.labels)
