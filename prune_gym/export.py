@@ -48,6 +48,8 @@ def save_pruned(
             "n_classes": problem.data.n_classes,
         },
         "input_shape": list(problem.example.shape[1:]),  # of one image: channels, height, width
+        "mean": list(problem.data.train.mean),  # of pixels / 255, per channel: inputs are
+        "std": list(problem.data.train.std),  # (pixels / 255 - mean) / std; empty: as given
         "structure": problem.structure,
         "groups": [
             {

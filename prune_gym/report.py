@@ -97,7 +97,9 @@ def _page(
 ) -> str:
     body = [
         f"<h1>{html.escape(str(metrics['algo']))} on {html.escape(config.env)}</h1>",
-        f"<p class=note>seed {metrics['seed']}, {metrics['evaluations']:,} networks evaluated, "
+        f"<p class=note>{html.escape(str(config.problem['network']))} on "
+        f"{html.escape(str(config.problem['dataset']))}, "
+        f"seed {metrics['seed']}, {metrics['evaluations']:,} networks evaluated, "
         f"{metrics['feasible_evaluations']:,} of them within every limit, "
         f"{metrics['wall_s']:.0f} s</p>",
         f"<p class=verdict>{_verdict(metrics)}</p>",

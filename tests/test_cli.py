@@ -472,6 +472,9 @@ def test_own_network_own_pictures_from_training_to_evaluation(image_folder, tmp_
     plan = json.loads((out / "plan.json").read_text())
     assert all(len(group["kept"]) % 2 == 0 for group in plan["groups"])
     assert all(group["name"] != "stem" for group in plan["groups"])
+    assert plan["input_shape"] == [1, 8, 8]
+    assert 0.2 < plan["mean"][0] < 0.7  # what whoever runs the network must subtract
+    assert 0.1 < plan["std"][0] < 0.4
     network = prune_gym.load_pruned(out)
     assert sum(p.numel() for p in network.parameters()) == metrics["pruned"]["params"]
     assert "within every limit" in call("evaluate", out)

@@ -171,7 +171,7 @@ def _fetch(
 
         kind = getattr(datasets, row.kind)
         with warnings.catch_warnings():
-            # the files of CIFAR are pickles of a NumPy that is older than this check
+            # CIFAR's files are pickles of an old NumPy, which 2.4 warns of (pytorch/vision 9340)
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
             return _arrays(_open(kind, root, "train")), _arrays(_open(kind, root, "test"))
     except Exception as error:  # network, disk, archive, pickle, import: all kinds

@@ -50,7 +50,7 @@ class OldType:
     """A pickle of a dtype by a NumPy that wrote numbers for booleans, as CIFAR's files hold."""
 
     def __reduce__(self):
-        return np.dtype, ("u1", 0, 1)
+        return np.dtype, ("u1", 0)
 
 
 def md5(path: Path) -> str:
