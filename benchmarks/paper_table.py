@@ -228,9 +228,16 @@ def cell_of(out: Path, network: str, column: str, device: str) -> dict[str, Any]
         "device": device_name(device),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": json.loads((out / "versions.json").read_text()),
-        "commands": (out / "command.txt").read_text().splitlines(),
+        "commands": shortened((out / "command.txt").read_text(), out.parent, config),
         "commit": commit(),
     }
+
+
+def shortened(commands: str, folder: Path, config: dict[str, Any]) -> list[str]:
+    """Command lines without this machine's folders."""
+    data = config["problem"]["dataset"].removeprefix("folder:")
+    found = commands.replace(str(folder), "RUNS")
+    return found.replace(str(Path(data).parent) + "/", "DATA/").splitlines()
 
 
 def device_name(device: str) -> str:
@@ -257,7 +264,6 @@ def read(path: Path) -> dict[str, Any]:
 def write(path: Path, cells: dict[str, dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {
-        "command": shlex.join(["python", "benchmarks/paper_table.py", *sys.argv[1:]]),
         "cells": list(cells.values()),
     }
     partial = path.with_name(path.name + ".partial")

@@ -75,7 +75,7 @@ def make_problem(
         train: (images, labels) or a torch Dataset of your own.
         validation: likewise, held out of training.
         test: likewise, for reports only; may be left out.
-        ignore: names of layers whose outputs stay whole.
+        ignore: names of layers whose outputs stay whole; a container stands for all in it.
         seed: of criteria that draw random numbers.
 
     Raises:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from prune_gym.datasets import Split
 from prune_gym.datasets.base import Augment
 from prune_gym.memory import memory_bound
+from prune_gym.pruning.trace import output_tensors
 from prune_gym.registry import Registry
 
 BN_IMAGES = 256  # enough for stable statistics on the default problem, milliseconds to run
@@ -208,7 +209,7 @@ class Training:
             if self.teacher is not None:
                 with torch.no_grad():
                     taught = self.teacher(images).float()
-            outputs = self.network(images)
+            outputs = output_tensors(self.network(images))[0]  # auxiliary ones come after it
         loss = self.recipe.loss(outputs.float(), labels, taught)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

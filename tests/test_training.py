@@ -219,6 +219,25 @@ def test_progress_and_losses_of_fit():
     assert not network.training
 
 
+class Helped(torch.nn.Module):
+    """Gives its logits and an auxiliary classifier's while it is trained, as GoogLeNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.main, self.auxiliary = torch.nn.Linear(2, 3), torch.nn.Linear(2, 5)
+
+    def forward(self, inputs):
+        logits = self.main(inputs)
+        return (logits, self.auxiliary(inputs)) if self.training else logits
+
+
+def test_auxiliary_outputs_are_no_hindrance():
+    network, split = Helped(), Split(torch.randn(6, 2), torch.arange(6) % 3)
+    before = network.main.weight.detach().clone()
+    fit(network, split, Recipe(), steps=2, generator=generator())
+    assert not torch.equal(network.main.weight, before)
+
+
 def test_fit_learns():
     images, labels = tiny.images_of(60, 4), torch.arange(60) % 3
     images = images + 2.0 * (labels.view(-1, 1, 1, 1) - 1)

@@ -28,7 +28,7 @@ class Report:
     Attributes:
         shape: (height, width) that every image has, and the first file that has it.
         grey: whether every image so far is grey.
-        broken: rows that cannot be decoded, with the reason; by file.
+        broken: files that cannot be decoded, with the reason.
     """
 
     shape: tuple[tuple[int, int], Path] | None = None
