@@ -4,9 +4,15 @@
 
 Trains the dense network of a row (`prune-gym pretrain`), then runs `prune-gym prune` for every
 column, algorithm and seed. Everything is resumable: finished runs are not repeated, interrupted
-ones go on, and ``--minutes`` stops in good order. Results of this call are merged by run into
-``benchmarks/results/paper_table.json`` (or ``--out``), so that rows can be run on several machines
-and put together with ``--merge``. A cell that was not run says so.
+ones go on, and Ctrl-C or ``--minutes`` stop in good order. A folder of runs belongs to one data set
+and one effort: other settings are refused and need another ``--folder``. Results are merged into
+``benchmarks/results/paper_table.json`` (or ``--out``) by network, column, algorithm, seed, data
+set, evaluations and fine-tuning steps, so that rows can be run on several machines and put
+together with ``--merge``. What was not run says so, and so does a search that found nothing within
+the limit.
+
+Exit status: 0, also when the time is up; 1 after a failure (the other cells are run all the same);
+2 for arguments that cannot be; 130 after Ctrl-C.
 
 Columns: ``paper`` is the coarse variant of arXiv 2110.08558 (single weights, 7.1 % kept for VGG,
 24.9 % for ResNet18); ``filters-10`` and ``filters-5`` remove whole filters, one ratio per layer;
@@ -19,100 +25,77 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from paper_cells import ALGORITHMS, COLUMNS, KEY, ROWS, Task, table, tasks
 
-from prune_gym.networks import build
+from prune_gym.networks import NETWORKS
 from prune_gym.pretrained import cache_dir, checkpoint_path
-from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
 
-ROWS = ("vgg11", "vgg16", "vgg19", "resnet18")
-ALGORITHMS = ("ppo_lag", "uniform", "random", "cem")
 RESULTS = Path(__file__).parent / "results" / "paper_table.json"
 COMMAND = [sys.executable, "-m", "prune_gym"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """What is removed, by which environment, and how much may stay."""
-
-    env: str
-    structure: str
-    limits: dict[str, float]  # by the beginning of the network's name
-    algorithms: tuple[str, ...] = ALGORITHMS
-
-    def limit(self, network: str) -> float:
-        """Share of the parameters that may stay."""
-        return next(limit for name, limit in self.limits.items() if network.startswith(name))
-
-
-COLUMNS = {
-    "paper": Column("PruneVGG-v0", "weight", {"resnet": 0.249, "": 0.071}),
-    "filters-10": Column("PruneVGG-v0", "filter", {"": 0.10}),
-    "filters-5": Column("PruneVGG-v0", "filter", {"": 0.05}),
-    "fine-10": Column("PruneVGGFilters-v0", "filter", {"": 0.10}, ("ppo_lag",)),
-    "fine-5": Column("PruneVGGFilters-v0", "filter", {"": 0.05}, ("ppo_lag",)),
-}
+NOTHING_FEASIBLE = 1  # exit status of prune-gym
+Cells = dict[tuple[Any, ...], dict[str, Any]]
 
 
 class TimeIsUpError(RuntimeError):
     """The time limit was reached; what was begun can be resumed."""
 
 
-def main() -> None:
+class FailedError(RuntimeError):
+    """A command ended with an error."""
+
+
+def main() -> int:
     arguments = parse()
-    dataset = unpacked(arguments.archive, arguments.folder) or arguments.dataset
-    cells = {cell["run"]: cell for cell in read(arguments.out)["cells"]}
-    for path in arguments.merge:
-        cells |= {cell["run"]: cell for cell in read(path)["cells"]}
-    ends = time.monotonic() + 60.0 * arguments.minutes
     try:
-        for network in () if arguments.merge else arguments.rows:
-            train_dense(network, dataset, arguments, ends)
-            for name in arguments.columns:
-                column = COLUMNS[name]
-                for algo in (a for a in arguments.algorithms if a in column.algorithms):
-                    for seed in arguments.seeds[:1] if algo == "uniform" else arguments.seeds:
-                        cell = run(network, name, algo, seed, dataset, arguments, ends)
-                        cells[cell["run"]] = cell
-                        write(arguments.out, cells)
-    except TimeIsUpError as error:
-        print(f"time is up: {error}")
+        cells: Cells = {}
+        for path in (arguments.out, *arguments.merge):
+            cells |= read(path)
+        arguments.dataset = unpacked(arguments.archive, arguments.folder) or arguments.dataset
+        if not arguments.merge:
+            refuse_other_runs(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    status = 0 if arguments.merge else work(arguments, cells)
     write(arguments.out, cells)
-    print(table(list(cells.values())))
+    print(table(list(cells.values()), arguments.rows))
+    return status
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="where runs are kept")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="registered networks")
-    parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
-    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--dataset", default="cifar10", help="what prune-gym takes")
-    parser.add_argument("--archive", type=Path, help="tar file of an image folder, instead")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="time limit")
-    parser.add_argument("--epochs", type=int, help="of dense training; default: prune-gym's")
-    parser.add_argument("--evaluations", type=int, default=1_500, help="networks per search")
-    parser.add_argument("--evaluation-samples", type=int, default=2_000)
-    parser.add_argument("--finetune-steps", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--merge", type=Path, nargs="+", default=[], help="results to add; no runs")
-    return parser.parse_args()
+    add, names = parser.add_argument, list(NETWORKS)
+    add("--folder", type=Path, required=True, help="where runs are kept")
+    add("--rows", nargs="+", default=list(ROWS), choices=names, metavar="NETWORK")
+    add("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
+    add("--algorithms", nargs="+", default=list(ALGORITHMS), choices=ALGORITHMS)
+    add("--seeds", type=int, nargs="+", default=[0])
+    add("--dataset", default="cifar10", help="what prune-gym takes")
+    add("--archive", type=Path, help="tar file of an image folder, instead")
+    add("--device", default="auto")
+    add("--minutes", type=float, default=float("inf"), help="time limit")
+    add("--epochs", type=int, help="of dense training; default: prune-gym's")
+    add("--evaluations", type=int, default=1_500, help="networks per search")
+    add("--evaluation-samples", type=int, default=2_000)
+    add("--finetune-steps", type=int, default=10_000)
+    add("--out", type=Path, default=RESULTS)
+    add("--merge", type=Path, nargs="+", default=[], help="results to add; no runs")
+    arguments = parser.parse_args()
+    for path in arguments.merge:
+        if not path.is_file():
+            parser.error(f"--merge: there is no file {path}")
+    return arguments
 
 
 def unpacked(archive: Path | None, folder: Path) -> str | None:
@@ -128,180 +111,138 @@ def unpacked(archive: Path | None, folder: Path) -> str | None:
     return f"folder:{target.resolve()}"
 
 
-def train_dense(network: str, dataset: str, arguments: argparse.Namespace, ends: float) -> None:
-    path = checkpoint_path(cache_dir(), network, dataset)
+def refuse_other_runs(arguments: argparse.Namespace) -> None:
+    """Check the runs that are there already, before any work.
+
+    Raises:
+        ValueError: one was made with other settings than are asked for now.
+    """
+    for network in arguments.rows:
+        for task in tasks(network, arguments):
+            if difference := task.difference(arguments):
+                raise ValueError(difference)
+
+
+def work(arguments: argparse.Namespace, cells: Cells) -> int:
+    """Run what is asked for, and put the results into ``cells``; gives the exit status."""
+    ends = time.monotonic() + 60.0 * arguments.minutes
+    failures: list[str] = []
+    interrupted = False
+    try:
+        for network in arguments.rows:
+            try:
+                train_dense(network, arguments, ends)
+            except FailedError as error:
+                failures.append(f"{network}: {error}")
+                continue
+            for task in tasks(network, arguments):
+                try:
+                    cell = run(task, arguments, ends)
+                except (FailedError, ValueError) as error:  # ValueError: damaged files
+                    failures.append(f"{task.out.name}: {error}")
+                else:
+                    cells[key(cell)] = cell
+                    write(arguments.out, cells)
+    except TimeIsUpError as error:
+        print(f"time is up: {error}")
+    except KeyboardInterrupt:
+        interrupted = True
+        print("stopped; the same command goes on.")
+    for failure in failures:
+        print(f"failed: {failure}")
+    return 130 if interrupted else int(bool(failures))
+
+
+def train_dense(network: str, arguments: argparse.Namespace, ends: float) -> None:
+    path = checkpoint_path(cache_dir(), network, arguments.dataset)
     if path.is_file():
         return
-    command = ["pretrain", network, "--dataset", dataset, "--device", arguments.device]
+    command = ["pretrain", network, "--dataset", arguments.dataset, "--device", arguments.device]
     if arguments.epochs:
         command += ["--epochs", str(arguments.epochs)]
     if path.with_name(f"{path.stem}.training.safetensors").is_file():
         command.append("--resume")
-    call(command, ends)
+    if code := call(command, ends):
+        raise FailedError(f"prune-gym {shlex.join(command)} ended with exit status {code}.")
 
 
-def run(
-    network: str,
-    column: str,
-    algo: str,
-    seed: int,
-    dataset: str,
-    arguments: argparse.Namespace,
-    ends: float,
-) -> dict[str, Any]:
-    name = f"{network}-{column}-{algo}-{seed}"
-    out, chosen = arguments.folder / name, COLUMNS[column]
-    if (out / "config.json").is_file():
-        command = ["prune", "--resume", str(out)]
-    else:
-        timesteps = arguments.evaluations * n_groups(network, chosen.structure)
-        options = {
-            "env": chosen.env,
-            "network": network,
-            "dataset": dataset,
-            "structure": chosen.structure,
-            "budget": f"params={chosen.limit(network):g}",
-            "algo": algo,
-            "seed": seed,
-            "timesteps": timesteps,
-            "evaluation-samples": arguments.evaluation_samples,
-            "finetune-steps": arguments.finetune_steps,
-            "device": arguments.device,
-            "out": out,
-        }
-        command = ["prune", *(word for k, v in options.items() for word in (f"--{k}", str(v)))]
-    if not (out / "metrics.json").is_file():
-        call(command, ends)
-    return cell_of(out, network, column, arguments.device)
+def run(task: Task, arguments: argparse.Namespace, ends: float) -> dict[str, Any]:
+    """The cell of a search, which is begun, continued, or done already."""
+    if not (task.out / "config.json").is_file():
+        task.begun(arguments.device)
+    if not task.done():
+        command = task.command(arguments)
+        code = call(command, ends)
+        if code == NOTHING_FEASIBLE and task.found_nothing(arguments.evaluations):
+            task.note_nothing()
+        elif code != 0:
+            raise FailedError(f"prune-gym {shlex.join(command)} ended with exit status {code}.")
+    return task.cell(arguments.evaluations)
 
 
-def n_groups(network: str, structure: str) -> int:
-    """Decisions per episode of a layer environment."""
-    module = build(network, in_channels=3, n_classes=10)
-    if structure == "weight":
-        return len(find_weight_groups(module))
-    return len(find_filter_groups(module, torch.zeros(1, 3, 32, 32)))
+def call(command: list[str], ends: float) -> int:
+    """Run ``prune-gym``; give its exit status.
 
+    It runs in a session of its own, where the terminal's Ctrl-C does not reach it: one interrupt
+    lets it finish the piece in hand and save, a second one would not.
 
-def call(command: list[str], ends: float) -> None:
-    """Run ``prune-gym``; stop it as Ctrl-C does when the time is up."""
-    print("+ prune-gym", shlex.join(command), flush=True)
+    Raises:
+        TimeIsUpError: not begun, or stopped, because of the time.
+        KeyboardInterrupt: stopped by Ctrl-C.
+    """
+    words = f"prune-gym {shlex.join(command)}"
     if time.monotonic() >= ends:
-        raise TimeIsUpError(f"not begun: prune-gym {shlex.join(command)}")
-    process = subprocess.Popen([*COMMAND, *command])
+        raise TimeIsUpError(f"not begun: {words}")
+    print("+", words, flush=True)
+    process = subprocess.Popen([*COMMAND, *command], start_new_session=True)
     try:
-        code = process.wait(None if ends == float("inf") else ends - time.monotonic())
-    except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+        return process.wait(None if ends == float("inf") else ends - time.monotonic())
+    except subprocess.TimeoutExpired as error:
+        stop(process)
+        raise TimeIsUpError(f"stopped: {words}") from error
+    except KeyboardInterrupt:
+        stop(process)
+        raise
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt once, and wait: more of Ctrl-C changes nothing."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        print("stopping, once the piece in hand is saved ...", flush=True)
         process.send_signal(signal.SIGINT)
         process.wait()
-        raise TimeIsUpError(f"stopped: prune-gym {shlex.join(command)}") from error
-    if code != 0:
-        raise SystemExit(f"prune-gym {shlex.join(command)} ended with exit status {code}.")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def cell_of(out: Path, network: str, column: str, device: str) -> dict[str, Any]:
-    metrics = json.loads((out / "metrics.json").read_text())
-    config = json.loads((out / "config.json").read_text())
-    scores, dense, pruned = metrics["accuracy"], metrics["dense"], metrics["pruned"]
-    return {
-        "run": out.name,
-        "row": network,
-        "column": column,
-        "algo": metrics["algo"],
-        "seed": metrics["seed"],
-        "structure": metrics["structure"],
-        "dataset": Path(config["problem"]["dataset"]).name,
-        "feasible": metrics["feasible"],
-        "limit": metrics["limits"]["params"],
-        "dense_test": scores["dense_test"],
-        "raw_validation": scores["raw_validation"],
-        "searched_validation": scores["recovered_validation"],
-        "finetuned_validation": scores["finetuned_validation"],
-        "finetuned_test": scores["finetuned_test"],
-        "params": pruned["params"] / dense["params"],
-        "macs": pruned["macs"] / dense["macs"],
-        "latency": metrics["latency_ms"]["pruned"] / metrics["latency_ms"]["dense"],
-        "episodes": metrics["evaluations"],
-        "finetune_steps": metrics["finetune_steps"],
-        "search_s": round(metrics["search_s"], 1),
-        "wall_s": round(metrics["wall_s"], 1),
-        "device": device_name(device),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": json.loads((out / "versions.json").read_text()),
-        "commands": shortened((out / "command.txt").read_text(), out.parent, config),
-        "commit": commit(),
-    }
+def key(cell: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(cell[name] for name in KEY)
 
 
-def shortened(commands: str, folder: Path, config: dict[str, Any]) -> list[str]:
-    """Command lines without this machine's folders."""
-    data = config["problem"]["dataset"].removeprefix("folder:")
-    found = commands.replace(str(folder), "RUNS")
-    return found.replace(str(Path(data).parent) + "/", "DATA/").splitlines()
+def read(path: Path) -> Cells:
+    """Cells of a results file by key; none where there is no file.
+
+    Raises:
+        ValueError: not a file of results.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return {key(cell): cell for cell in json.loads(path.read_text())["cells"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no cells of this table ({error!r}).") from error
 
 
-def device_name(device: str) -> str:
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return "cpu"
-
-
-def commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
-    return found.stdout.strip() or "unknown"
-
-
-def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {"cells": []}
-
-
-def write(path: Path, cells: dict[str, dict[str, Any]]) -> None:
+def write(path: Path, cells: Cells) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    result = {
-        "cells": list(cells.values()),
-    }
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.write_text(json.dumps({"cells": list(cells.values())}, indent=1) + "\n")
     partial.replace(path)
 
 
-def table(cells: list[dict[str, Any]]) -> str:
-    """Markdown: a line for every cell that was run or is missing."""
-    lines = [
-        "| network | column | algorithm (seed) | dense test | searched, validation | fine-tuned "
-        "test | params | MACs | latency | networks | search, s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    networks = list(dict.fromkeys([*ROWS, *(cell["row"] for cell in cells)]))
-    for network in networks:
-        for column in COLUMNS:
-            own = [c for c in cells if (c["row"], c["column"]) == (network, column)]
-            ran = {cell["algo"] for cell in own}
-            lines += [line(cell) for cell in own]
-            lines += [
-                f"| {network} | {column} | {algo} | not run | | | | | | | |"
-                for algo in COLUMNS[column].algorithms
-                if algo not in ran
-            ]
-    return "\n".join(lines)
-
-
-def line(cell: dict[str, Any]) -> str:
-    latency = "-" if cell["structure"] == "weight" else f"{cell['latency']:.3f}"
-    macs = "-" if cell["structure"] == "weight" else f"{cell['macs']:.3f}"
-    return (
-        f"| {cell['row']} | {cell['column']} | {cell['algo']} ({cell['seed']}) | "
-        f"{cell['dense_test']:.4f} | {cell['searched_validation']:.4f} | "
-        f"{cell['finetuned_test']:.4f} | {cell['params']:.4f} | {macs} | {latency} | "
-        f"{cell['episodes']} | {cell['search_s']:.0f} |"
-    )
-
-
 if __name__ == "__main__":
-    main()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # they must not leave a search behind
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    sys.exit(main())

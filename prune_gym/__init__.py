@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prune_gym.pretrained import CheckpointError
     from prune_gym.problem import InfeasibleLimitError, Outcome, PruningProblem
     from prune_gym.pruning.groups import FilterGroup, UnsupportedNetworkError
-    from prune_gym.training import RECOVERIES
+    from prune_gym.recovery import RECOVERIES
     from prune_gym.wrappers import BinaryFilters, DiscreteRatios, RecordBest, RecordEpisodeCost
 
 __version__ = "0.1.0"
@@ -43,7 +43,7 @@ _PUBLIC = {
     "NETWORKS": "networks",
     "Outcome": "problem",
     "PruningProblem": "problem",
-    "RECOVERIES": "training",
+    "RECOVERIES": "recovery",
     "RecordBest": "wrappers",
     "RecordEpisodeCost": "wrappers",
     "Split": "datasets",

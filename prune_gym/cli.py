@@ -57,7 +57,7 @@ def prune(
     from prune_gym.search import sitting
     from prune_gym.search.folder import SearchConfig
 
-    with user_errors():
+    with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         if resume is not None:
             _refuse_beside_resume(context)
             sitting.resume(resume, timesteps, finish, console)
@@ -67,7 +67,7 @@ def prune(
         named = sitting.environment(env)
         problem = {
             "network": network or named.get("network", "small"),
-            "dataset": dataset or named.get("dataset", "digits"),
+            "dataset": _settled(dataset or named.get("dataset", "digits")),
             "budgets": parse_budgets(budget or ["params=0.1"]),
             "criterion": criterion,
             "recovery": recovery,
@@ -76,7 +76,7 @@ def prune(
             "ignore": ignore or [],
             "evaluation_samples": evaluation_samples,
             "device": device,
-            "weights": None if weights is None else str(weights),
+            "weights": None if weights is None else str(weights.resolve()),
         }
         config = SearchConfig(
             env, algo, timesteps or 12_000, seed, finetune_steps, problem, distillation
@@ -176,7 +176,7 @@ def pretrain(
     network: options.Trained,
     dataset: options.Dataset = "digits",
     epochs: options.Epochs = None,
-    seed: options.Seed = 0,
+    seed: options.TrainingSeed = None,
     batch_size: options.BatchSize = None,
     learning_rate: options.LearningRate = None,
     precision: options.Precision = "auto",
@@ -188,11 +188,17 @@ def pretrain(
     from prune_gym.pretraining import PretrainConfig
     from prune_gym.pretraining import pretrain as train
 
-    with user_errors():
+    with user_errors("stopped; where the training's state was saved, --resume goes on with it."):
         config = PretrainConfig(
             network, dataset, epochs, seed, batch_size, learning_rate, precision
         )
         train(config, out, device, resume, console)
+
+
+def _settled(dataset: str) -> str:
+    """The dataset with an absolute path, so that a run can go on from any folder."""
+    scheme, separator, path = dataset.partition(":")
+    return f"folder:{Path(path).resolve()}" if separator and scheme == "folder" else dataset
 
 
 def _free_folder(name: str) -> Path:

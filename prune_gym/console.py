@@ -31,6 +31,16 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
+def say(console: Console, words: str) -> None:
+    """Print words that hold paths or commands: as they are, without markup and line breaks."""
+    console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
+def time_left(seconds: float) -> str:
+    """How long something still takes, in words."""
+    return f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
+
+
 class Stoppable(Protocol):
     """Work that ends after the piece in hand once its ``stop`` is True."""
 
@@ -62,7 +72,14 @@ def stopping(work: Stoppable) -> Iterator[None]:
 
 
 class user_errors:
-    """Turn errors that a user can mend into one line on standard error and exit status 2."""
+    """Turn errors that a user can mend into one line on standard error and exit status 2.
+
+    Args:
+        stopped: what to say after Ctrl-C.
+    """
+
+    def __init__(self, stopped: str = "stopped.") -> None:
+        self.stopped = stopped
 
     def __enter__(self) -> None:
         """Nothing to prepare."""
@@ -70,7 +87,7 @@ class user_errors:
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         """Report what the user can mend; let bugs through with their traceback."""
         if isinstance(error, KeyboardInterrupt):
-            fail("stopped; a run that was begun goes on with prune-gym prune --resume RUN.", 130)
+            fail(self.stopped, code=130)
         from prune_gym.search.archive import NothingFeasibleError
 
         if isinstance(error, NothingFeasibleError):

@@ -18,6 +18,8 @@ from prune_gym.budgets import Budget, as_budget
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, as_split, check_splits, load_dataset
 from prune_gym.datasets.augment import shift_and_rotate
+from prune_gym.devices import resolve_device
+from prune_gym.memory import memory_bound
 from prune_gym.networks import NETWORKS, build
 from prune_gym.pretrained import find_checkpoint, load_weights
 from prune_gym.problem import PruningProblem
@@ -27,8 +29,9 @@ from prune_gym.pruning.groups import (
     find_filter_groups,
     find_weight_groups,
 )
-from prune_gym.training import RECOVERIES
+from prune_gym.recovery import RECOVERIES
 
+OWN = "custom"  # the name of data that is given as tensors
 STRUCTURES = ("filter", "weight")
 _TAKEN = ("accuracy", "cost", "costs", "episode_cost", "feasible", "kept", "multiplier", "reward")
 
@@ -72,7 +75,9 @@ def make_problem(
         evaluation_samples: judge on the first so many validation images; None = all.
         device: torch device, or ``"auto"``.
         weights: safetensors checkpoint of a named network; None = the shipped or cached one.
-        train: (images, labels) or a torch Dataset of your own.
+        train: (images, labels) or a torch Dataset of your own: float images as the network takes
+            them, or uint8 pixels, which are divided by 255. Fine-tuning rotates, scales and shifts
+            them a little; a `Dataset` can have another ``augment``.
         validation: likewise, held out of training.
         test: likewise, for reports only; may be left out.
         ignore: names of layers whose outputs stay whole; a container stands for all in it.
@@ -100,7 +105,9 @@ def make_problem(
         raise TypeError(f"ignore={ignore!r}: expected a list of layer names, e.g. [{ignore!r}].")
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
         weights = find_checkpoint(str(network), dataset)  # before a download for nothing
-    data = _dataset(dataset, train, validation, test).to(place)
+    data = _dataset(dataset, train, validation, test)
+    with memory_bound(f"{place} cannot hold the images; use another device or fewer of them"):
+        data = data.to(place)
     if evaluation_samples is not None:
         data = _limited(data, evaluation_samples)
     module = _network(network, dataset, data, weights).to(place).eval()
@@ -141,6 +148,7 @@ def _check_runs(problem: PruningProblem) -> None:
             f"{name} gives {type(whole).__name__} in evaluation mode; expected one tensor of "
             "outputs, (n, n_classes). Wrap it in a module that picks that one."
         )
+    _check_classes(name, tuple(whole.shape), problem.data)
     if problem.structure == "filter":
         check_compaction(problem.network, problem.groups, problem.example)
     smallest = problem.compact(problem.masks_of(np.ones(len(problem.groups), dtype=np.int64)))
@@ -156,6 +164,17 @@ def _check_runs(problem: PruningProblem) -> None:
         raise UnsupportedNetworkError(
             f"{name}: removing filters changes the output from {tuple(whole.shape)} to "
             f"{tuple(shape)}; protect the last layers with ignore=[...]."
+        )
+
+
+def _check_classes(name: str, shape: tuple[int, ...], data: Dataset) -> None:
+    """Outputs must be as many as the classes (as many at least, where only labels are known)."""
+    outputs = shape[1] if len(shape) > 1 else 0
+    if outputs < data.n_classes or (outputs > data.n_classes and data.name != OWN):
+        raise ValueError(
+            f"{name} gives outputs of shape {shape} for one image, but {data.name!r} has "
+            f"{data.n_classes} classes; expected (1, {data.n_classes}). Give the network a last "
+            "layer that fits."
         )
 
 
@@ -180,21 +199,6 @@ def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
     return int(value)
-
-
-def resolve_device(device: str) -> torch.device:
-    """A torch device by name, checked; ``"auto"`` is the accelerator where there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(
-            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); "
-            "use 'cpu', 'cuda' or 'auto'."
-        ) from error
-    return found
 
 
 def _check_structure(structure: str, round_to: int) -> None:
@@ -247,7 +251,7 @@ def _dataset(dataset: str | Dataset, train: Any, validation: Any, test: Any) -> 
     check_splits(*parts, held_out)
     n_classes = int(parts[0].labels.max()) + 1
     augment = shift_and_rotate if parts[0].images.ndim == 4 else None
-    return Dataset("custom", *parts, held_out, n_classes, augment)
+    return Dataset(OWN, *parts, held_out, n_classes, augment)
 
 
 def _limited(data: Dataset, evaluation_samples: int) -> Dataset:

@@ -65,6 +65,7 @@ Trained = Annotated[str, typer.Argument(help="A registered network, or module:fu
 Epochs = Annotated[
     int | None, typer.Option(min=1, help="Default: 30, or 60 on fewer than 5,000 images.")
 ]
+TrainingSeed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Default: 0.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a step.")]
 LearningRate = Annotated[
     float | None, typer.Option(min=1e-9, help="At the top of its one-cycle schedule.")
@@ -74,5 +75,6 @@ Precision = Annotated[
 ]
 WeightsOut = Annotated[Path | None, typer.Option(help="File; default: the cache.")]
 ResumeTraining = Annotated[
-    bool, typer.Option("--resume", help="Go on with a training that was stopped.")
+    bool,
+    typer.Option("--resume", help="Go on with a training that was stopped, settings included."),
 ]

@@ -50,9 +50,18 @@ def checkpoint_path(folder: Path, network: str, dataset: str | Dataset) -> Path:
 
 
 def save_weights(network: nn.Module, path: Path | str) -> None:
-    """Write a network's weights in half precision, which halves the file and costs no accuracy."""
-    tensors = network.state_dict()
-    write_tensors(path, {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()})
+    """Write a network's weights in half precision, which halves the file and costs no accuracy.
+
+    A tensor with a value beyond half precision (65,504) keeps its own precision.
+    """
+    write_tensors(path, {name: _halved(tensor) for name, tensor in network.state_dict().items()})
+
+
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    return half if bool(half.isfinite().all()) else tensor
 
 
 def load_weights(network: nn.Module, path: Path | str) -> nn.Module:

@@ -28,7 +28,7 @@ from prune_gym.pruning.compact import compact, zero_weights
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_count, top_mask
 from prune_gym.pruning.sizes import TensorSizes
-from prune_gym.training import Recovery
+from prune_gym.recovery import Recovery
 
 Counts = NDArray[np.int64]  # (n_groups,) kept filters per group
 
@@ -101,7 +101,7 @@ class PruningProblem:
         """Number of filters per group, (n_groups,)."""
         return np.array([group.n_filters for group in self.groups], dtype=np.int64)
 
-    @cached_property
+    @property
     def example(self) -> torch.Tensor:
         """One input of the network, (1, channels, height, width)."""
         return self.data.train.batch(slice(1))

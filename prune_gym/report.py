@@ -61,10 +61,11 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         (label, f"{dense[key]:,.0f}", f"{pruned[key]:,.0f}", f"{pruned[key] / dense[key]:.1%}")
         for key, label in (("params", "parameters"), ("macs", "MACs"), ("size_bytes", "bytes"))
     ]
-    batch = metrics["latency_batch"]
+    batch, device = metrics["latency_batch"], metrics.get("latency_device", "cpu")
+    device = "one CPU thread" if device == "cpu" else device
     rows.append(
         (
-            f"CPU latency, ms (batch {batch}, one thread)",
+            f"latency, ms (batch {batch}, {device})",
             f"{latency['dense']:.2f}",
             f"{latency['pruned']:.2f}",
             f"{latency['pruned'] / latency['dense']:.1%}",

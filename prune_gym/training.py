@@ -1,7 +1,6 @@
-"""Training: one loop for dense training and fine-tuning, and the recoveries inside an episode.
+"""Training: one loop for dense training, fine-tuning and recovery.
 
-A recovery repairs a freshly compacted network before it is judged. It gets a network of its own
-and may change it. Randomness comes from the generator handed in; every optimizer is fresh.
+Randomness comes from the generator handed in; every optimizer is fresh.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -21,54 +19,8 @@ from prune_gym.datasets import Split
 from prune_gym.datasets.base import Augment
 from prune_gym.memory import memory_bound
 from prune_gym.pruning.trace import output_tensors
-from prune_gym.registry import Registry
 
-BN_IMAGES = 256  # enough for stable statistics on the default problem, milliseconds to run
 MANY = 5_000  # training images from which on SGD, as in the CIFAR papers, is better than Adam
-
-
-class Recovery(Protocol):
-    """``recovery(network, train, generator=..., steps=...)`` repairs ``network`` in place."""
-
-    def __call__(
-        self, network: nn.Module, train: Split, *, generator: torch.Generator, steps: int
-    ) -> None:
-        """Repair ``network`` in place."""
-
-
-RECOVERIES: Registry[Callable[..., None]] = Registry("recovery")
-
-
-@RECOVERIES.register
-def none(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
-    """Judge the compact network as it is."""
-
-
-@RECOVERIES.register
-def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
-    """Recompute BatchNorm statistics on 256 training images (milliseconds, no gradients).
-
-    The idea of adaptive BatchNorm in EagleEye (Li et al., ECCV 2020, arXiv 2007.02491): after
-    pruning, the stored statistics belong to another network.
-    """
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    network.eval()
-    for norm in norms:
-        norm.momentum = 1.0  # the one batch replaces what was stored
-        norm.train()
-    with torch.inference_mode():
-        network(train.batch(slice(BN_IMAGES)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-
-
-@RECOVERIES.register
-def finetune(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
-    """Train for a few steps with a fresh Adam, as the paper does (batch 60, learning rate 3e-4)."""
-    recipe = Recipe(batch_size=60, peak_lr=3e-4, schedule=flat)
-    fit(network, train, recipe, steps=steps, generator=generator)
 
 
 def flat(progress: float) -> float:
@@ -104,6 +56,8 @@ class Recipe:
         distillation: share of the loss that follows the teacher instead of the labels.
         temperature: of the teacher's and the network's outputs in that share.
         bfloat16: run forward passes in bfloat16 (weights and optimizer stay float32).
+        keep_zeros: weights that are exactly zero stay zero, so that a network pruned by single
+            weights keeps its sparsity; tensors of zeros only are trained.
     """
 
     optimizer: str = "adam"
@@ -115,6 +69,7 @@ class Recipe:
     distillation: float = 0.0
     temperature: float = 4.0
     bfloat16: bool = False
+    keep_zeros: bool = False
 
     def optimizer_of(self, network: nn.Module) -> torch.optim.Optimizer:
         """A fresh optimizer of the network's trainable parameters."""
@@ -156,8 +111,7 @@ class Recipe:
 class Training:
     """A training under way: step by step, to be saved and continued bit for bit.
 
-    Weights that are exactly zero stay zero, so that a network pruned by single weights keeps its
-    sparsity.
+    Frozen parameters stay as they are, but where all are frozen, all are trained.
 
     Args:
         network: trained in place, in training mode until `finish`.
@@ -185,10 +139,13 @@ class Training:
         self.teacher = copy.deepcopy(teacher).eval() if teacher and recipe.distillation else None
         self.step_number = 0
         self._order = torch.zeros(0, dtype=torch.int64)  # what is left of the epoch
+        trainable = any(parameter.requires_grad for parameter in network.parameters())
+        self._thawed = [] if trainable else list(network.parameters())
+        for parameter in self._thawed:
+            parameter.requires_grad_(True)
         self._optimizer = recipe.optimizer_of(network)
-        self._pruned = [
-            (p, p != 0) for p in network.parameters() if p.ndim > 1 and bool((p == 0).any())
-        ]
+        weights = [p for p in network.parameters() if recipe.keep_zeros and p.ndim > 1]
+        self._pruned = [(p, p != 0) for p in weights if bool((p == 0).any() and (p != 0).any())]
         network.train()
 
     def step(self) -> torch.Tensor:
@@ -268,7 +225,9 @@ class Training:
         self.step_number = int(tensors["step"])
 
     def finish(self) -> None:
-        """Put the network into evaluation mode."""
+        """Put the network into evaluation mode; what was frozen is again."""
+        for parameter in self._thawed:
+            parameter.requires_grad_(False)
         self.network.eval()
 
 

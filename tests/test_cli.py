@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 from typer.testing import CliRunner
 
 import prune_gym
@@ -296,7 +297,7 @@ def test_resuming_with_more_steps(tiny_run, tmp_path):
         (["--env", "PruneVG-v0"], "PruneVG"),
         (["--env", "CartPole-v1"], "CartPole-v1"),
         (["--evaluation-samples", "9999"], "more than the 400 validation images"),
-        (["--weights", "gone.safetensors"], "there is no file gone.safetensors"),
+        (["--weights", "gone.safetensors"], "gone.safetensors."),
         (["--resume", "gone"], "gone is no run folder: it holds no config.json."),
         (["--network", "small_resnet"], "prune-gym pretrain small_resnet --dataset digits"),
     ],
@@ -496,6 +497,30 @@ def test_the_weights_may_be_a_file(image_folder, tmp_path):
 def test_an_environment_brings_its_network_and_data(tmp_path):
     said = call("prune", "--env", "PruneVGG11-CIFAR10-v0", "--out", tmp_path / "run", code=2)
     assert "Make them: prune-gym pretrain vgg11 --dataset cifar10" in said
+
+
+def test_a_run_goes_on_from_another_folder(image_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(image_folder.parent)
+    save_weights(tiny.cli_own_network(), "own.safetensors")
+    options = ["--network", "tiny:cli_own_network", "--weights", "own.safetensors"]
+    more = ["--dataset", "folder:greys", "--algo", "random", "--timesteps", 24, "--out", "run"]
+    said = call("prune", *options, *more, "--budget", "params=0.9", "--finetune-steps", 0)
+    assert re.search(r"unpruned network: validation accuracy [01]\.\d{4}", said)
+    run = image_folder.parent / "run"
+    monkeypatch.chdir(tmp_path)
+    assert "within every limit" in call("evaluate", run)
+
+
+def test_weights_that_know_nothing_are_noticed(image_folder, tmp_path):
+    weights = tmp_path / "own.safetensors"
+    network = tiny.cli_own_network()
+    with torch.no_grad():
+        network.classifier.weight.zero_()  # the same class for every picture
+    save_weights(network, weights)
+    options = ["--network", "tiny:cli_own_network", "--weights", weights, "--algo", "random"]
+    more = ["--dataset", f"folder:{image_folder}", "--timesteps", 6, "--out", tmp_path / "run"]
+    said = call("prune", *options, *more, "--budget", "params=0.9", "--finetune-steps", 0)
+    assert "warning: that is hardly better than guessing among 3 classes" in said
 
 
 def test_python_dash_m():

@@ -113,3 +113,58 @@ def test_every_cifar_id_names_a_network_that_exists():
         "vgg11", "vgg16", "vgg19", "resnet18", "resnet50", "resnet56"
     }  # fmt: skip
     assert all(prune_gym.ENVIRONMENTS[i]["network"] in prune_gym.NETWORKS for i in CIFAR)
+
+
+# -- what does not fit -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_outputs", "fits"), [(2, False), (3, True), (5, True)])
+def test_outputs_for_every_label(n_outputs, fits):
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, n_outputs)
+    )
+    if fits:  # labels alone do not tell how many classes there may be
+        assert tiny.make_tiny(network).data.n_classes == 3
+        return
+    with pytest.raises(ValueError, match=r"outputs of shape \(1, 2\) .* has 3 classes; expected"):
+        tiny.make_tiny(network)
+
+
+def test_outputs_of_a_dataset_that_knows_its_classes():
+    network = prune_gym.NETWORKS.get("small")(n_classes=12)
+    with pytest.raises(ValueError, match=r"\(1, 12\) for one image, but 'digits' has 10 classes"):
+        prune_gym.make_problem(network)
+
+
+def test_pixels_and_floats_do_not_mix():
+    images, labels = tiny.data_of(12, 0)
+    pixels = (images.abs() * 50).byte()
+    with pytest.raises(ValueError, match=r"validation: images are torch.float32, but .* uint8"):
+        prune_gym.make_problem(
+            tiny.build("vgg"), train=(pixels, labels), validation=(images, labels)
+        )
+
+
+class InPlace(torch.nn.Module):
+    """Changes the images it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = torch.nn.Conv2d(1, 6, 3), torch.nn.Linear(6, 3)
+
+    def forward(self, images):
+        images.mul_(2.0).sub_(0.1)
+        return self.head(self.conv(images).relu().mean(dim=(2, 3)))
+
+
+def test_networks_that_work_in_place_change_no_data():
+    train, validation = tiny.data_of(12, 0), tiny.data_of(12, 1)
+    before = train[0].clone(), validation[0].clone()
+    problem = prune_gym.make_problem(
+        InPlace(), train=train, validation=validation, budgets={"params": 0.9, "macs": 0.9}
+    )
+    masks = problem.masks_of([3])
+    first, again = problem.evaluate(masks), problem.evaluate(masks)
+    assert first.accuracy == again.accuracy
+    assert torch.equal(train[0], before[0])
+    assert torch.equal(validation[0], before[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -15,9 +16,10 @@ from torch.nn import functional
 import prune_gym
 from prune_gym import pretraining
 from prune_gym.datasets import Dataset, Split
+from prune_gym.devices import has_bfloat16
 from prune_gym.memory import OutOfMemoryError, memory_bound
 from prune_gym.pretrained import CheckpointError, read_tensors
-from prune_gym.pretraining import PretrainConfig, has_bfloat16, pretrain, recipe_for
+from prune_gym.pretraining import PretrainConfig, pretrain, recipe_for
 from prune_gym.training import Recipe, Training, TrainingDivergedError, fit
 
 CPU = torch.device("cpu")
@@ -297,3 +299,149 @@ def test_out_of_memory_says_what_to_lower(raised):
 def test_other_errors_are_left_alone():
     with pytest.raises(RuntimeError, match="shapes differ"), memory_bound("x"):
         raise RuntimeError("shapes differ")
+
+
+# -- going on, and what is there already ----------------------------------------------------------
+
+
+def stopped(config, out, monkeypatch) -> None:
+    with pytest.raises(SystemExit):
+        train(config, out=out, stop_at=2, monkeypatch=monkeypatch)
+
+
+def test_what_is_left_open_comes_from_the_saved_state(tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    given = replace(CONFIG, seed=7, learning_rate=1e-3, precision="bfloat16")
+    train(given, out=whole)
+    stopped(given, parts, monkeypatch)
+    train(PretrainConfig(CONFIG.network, CONFIG.dataset), out=parts, resume=True)
+    assert parts.read_bytes() == whole.read_bytes()
+    facts = json.loads(parts.with_suffix(".json").read_text())
+    assert [facts[k] for k in ("seed", "epochs", "precision")] == [7, 3, "bfloat16"]
+
+
+def other_network(*, in_channels=1, n_classes=3):
+    return tiny.build("vgg")
+
+
+def other_dataset():
+    return tiny.cli_dataset()
+
+
+def never(name):
+    raise AssertionError("the data is loaded before the state is looked at")
+
+
+@pytest.mark.parametrize(
+    ("given", "was"),
+    [
+        ({"seed": 1}, "seed 0"),
+        ({"precision": "bfloat16"}, "precision float32"),
+        ({"network": "test_pretraining:other_network"}, "network tiny:cli_network"),
+        ({"dataset": "test_pretraining:other_dataset"}, "dataset tiny.cli_dataset"),
+    ],
+)
+def test_a_state_of_something_else_is_refused(tmp_path, monkeypatch, given, was):
+    out = tmp_path / "x.safetensors"
+    stopped(CONFIG, out, monkeypatch)
+    before = state_of(out).read_bytes()
+    monkeypatch.setattr(pretraining, "load_dataset", never)
+    with pytest.raises(CheckpointError, match=f"was begun with {was}; resume it with the same"):
+        train(replace(CONFIG, **given), out=out, resume=True)
+    with pytest.raises(CheckpointError, match="was stopped before its end"):
+        train(out=out)
+    assert state_of(out).read_bytes() == before
+
+
+def test_a_state_of_other_images_is_refused(tmp_path, monkeypatch):
+    out, data = tmp_path / "x.safetensors", tiny.cli_dataset()
+    stopped(CONFIG, out, monkeypatch)
+    fewer = replace(data, train=data.train.first(48))
+    monkeypatch.setattr(pretraining, "load_dataset", lambda name: fewer)
+    with pytest.raises(CheckpointError, match="was begun with train_images 64; resume it with"):
+        train(out=out, resume=True)
+
+
+def test_chance_replaces_nothing(tmp_path, monkeypatch):
+    out = tmp_path / "x.safetensors"
+    assert "has weights" not in train(out=out)  # nothing there: kept, whatever it is
+    old, facts = out.read_bytes(), json.loads(out.with_suffix(".json").read_text())
+    monkeypatch.setattr(pretraining, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(pretraining, "accuracy", lambda *arguments: 0.5)
+    message = r"0.5000 of 3 classes is at chance, .*as it was and no state .* --learning-rate b"
+    with pytest.raises(TrainingDivergedError, match=message):
+        train(replace(CONFIG, seed=1), out=out)
+    assert out.read_bytes() == old
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.safetensors"]
+    monkeypatch.setattr(pretraining, "accuracy", lambda *arguments: 0.51)
+    said = train(replace(CONFIG, seed=1), out=out)
+    was = f"{facts['validation_accuracy']:.4f}"
+    assert f"{out} has weights of validation accuracy {was}; to be replaced." in said
+    assert out.read_bytes() != old
+
+
+def test_a_training_far_above_chance_is_not_kept(tmp_path, monkeypatch):
+    out = tmp_path / "x.safetensors"
+    monkeypatch.setattr(pretraining, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(pretraining, "check_loss", lambda loss, step, recipe: 2.2)  # 2 ln 3 = 2.197
+    with pytest.raises(TrainingDivergedError, match=r"last loss is 2.2; guessing has 1.099"):
+        train(out=out)
+    assert not list(tmp_path.iterdir())  # a new start is free
+    monkeypatch.setattr(pretraining, "check_loss", lambda loss, step, recipe: 2.19)
+    train(out=out)
+    assert out.is_file()
+
+
+def test_an_unusable_place_is_noticed_before_the_data_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "load_dataset", never)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(IsADirectoryError, match="is a folder; give a file"):
+        train(out=tmp_path)
+    with pytest.raises(NotADirectoryError, match=r"cannot be written: .*file is no folder; give"):
+        train(out=tmp_path / "file" / "deep" / "x.safetensors")
+    with pytest.raises(ValueError, match=r"x.json is where the facts go"):
+        train(out=tmp_path / "x.json")
+
+    def refused(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    with pytest.raises(OSError, match=r"takes no file \(Permission denied\); give another"):
+        train(out=tmp_path / "new" / "x.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_printed_command_goes_on(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from prune_gym.cli import app
+
+    out = tmp_path / "a [b] folder" / "x.safetensors"
+    report = pretraining._Sitting._report
+
+    def stop(sitting, *arguments):
+        report(sitting, *arguments)
+        sitting.stop = True
+
+    monkeypatch.setattr(pretraining._Sitting, "_report", stop)
+    given = ["tiny:cli_network", "--dataset", "tiny:cli_dataset", "--epochs", "2", "--seed", "5"]
+    more = ["--batch-size", "16", "--learning-rate", "0.002", "--precision", "float32"]
+    done = CliRunner().invoke(app, ["pretrain", *given, *more, "--out", str(out)])
+    assert done.exit_code == 130
+    command = shlex.split(done.stdout.split("go on: prune-gym ")[1])
+    monkeypatch.setattr(pretraining._Sitting, "_report", report)
+    done = CliRunner().invoke(app, command)
+    assert f"saved: {out}" in done.stdout
+    facts = json.loads(out.with_suffix(".json").read_text())
+    kept = [facts[k] for k in ("epochs", "seed", "batch_size", "learning_rate")]
+    assert kept == [2, 5, 16, 0.002]
+
+
+def test_ctrl_c_in_a_command_has_its_own_words(capsys):
+    from prune_gym.console import user_errors
+
+    for words in ([], ["stopped; go on."]):
+        with pytest.raises(SystemExit) as end, user_errors(*words):
+            raise KeyboardInterrupt
+        assert end.value.code == 130
+        assert capsys.readouterr().err == f"error: {(*words, 'stopped.')[0]}\n"

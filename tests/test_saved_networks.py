@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import prune_gym
 from prune_gym import CheckpointError, load_pruned, make_problem, save_pruned
 from prune_gym.export import masks_of_plan
+from prune_gym.files import replacing
 from prune_gym.pretrained import (
     cache_dir,
     checkpoint_path,
@@ -21,6 +22,7 @@ from prune_gym.pretrained import (
     read_tensors,
     save_weights,
 )
+from prune_gym.search.drive import _save_agent
 
 
 def saved(problem, folder, seed=0, name=None):
@@ -198,3 +200,44 @@ def test_saved_files_can_be_read_by_others(tmp_path):
     finally:
         os.umask(mask)
     assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_half_precision_cannot_hold_keeps_its_own(tmp_path):
+    network, path = torch.nn.BatchNorm2d(2), tmp_path / "x.safetensors"
+    network.running_var[0] = 1e5
+    save_weights(network, path)
+    found = load_file(path)
+    assert found["running_var"].tolist() == [1e5, 1.0]
+    assert found["weight"].dtype == torch.float16
+    assert load_weights(torch.nn.BatchNorm2d(2), path).running_var.tolist() == [1e5, 1.0]
+
+
+def test_the_shipped_file_is_what_saving_gives(tmp_path):
+    shipped = find_checkpoint("small", "digits")
+    network = load_weights(prune_gym.NETWORKS.get("small")(), shipped)
+    save_weights(network, tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").read_bytes() == shipped.read_bytes()
+
+
+def test_writers_of_the_same_file_do_not_meet(tmp_path):
+    path = tmp_path / "x"
+    with replacing(path) as first, replacing(path) as second:
+        assert first != second
+        assert {first.parent, second.parent} == {tmp_path}
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # the last one to end
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_agent_is_saved_whole(tmp_path):
+    class Model:
+        def save(self, file):
+            file.write(b"half")
+            raise OSError("disk full")
+
+    (tmp_path / "agent.zip").write_bytes(b"old")
+    with pytest.raises(OSError, match="disk full"):
+        _save_agent(Model(), tmp_path / "agent.zip")
+    assert (tmp_path / "agent.zip").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["agent.zip"]

@@ -14,7 +14,8 @@ import prune_gym
 from prune_gym.datasets import Split
 from prune_gym.datasets.augment import shift_and_rotate
 from prune_gym.evaluation import accuracy, logits, paired_latency_ms
-from prune_gym.training import BN_IMAGES, Recipe, fit, flat, one_cycle
+from prune_gym.recovery import BN_IMAGES
+from prune_gym.training import Recipe, fit, flat, one_cycle
 
 
 def tensors_of(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -236,6 +237,31 @@ def test_auxiliary_outputs_are_no_hindrance():
     before = network.main.weight.detach().clone()
     fit(network, split, Recipe(), steps=2, generator=generator())
     assert not torch.equal(network.main.weight, before)
+
+
+def test_zeros_are_kept_where_the_recipe_says_so_and_never_whole_tensors_of_them():
+    moved = {}
+    for keep_zeros in (False, True):
+        network = tiny.build("vgg")
+        convolution, head = network.features[0], network.classifier
+        with torch.no_grad():
+            convolution.weight[0, 0, :2] = 0.0
+            head.weight.zero_()  # as many heads begin
+        split = Split(*tiny.data_of(12, 0))
+        recipe = Recipe(keep_zeros=keep_zeros)
+        fit(network, split, recipe, steps=3, generator=generator())
+        moved[keep_zeros] = bool(convolution.weight[0, 0, :2].any())
+        assert head.weight.any()
+    assert moved == {False: True, True: False}
+
+
+def test_a_frozen_network_is_trained_and_frozen_again():
+    network = tiny.build("vgg")
+    network.requires_grad_(False)
+    before = network.classifier.weight.clone()
+    fit(network, Split(*tiny.data_of(12, 0)), Recipe(), steps=2, generator=generator())
+    assert not torch.equal(network.classifier.weight, before)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_fit_learns():

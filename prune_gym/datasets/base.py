@@ -40,10 +40,13 @@ class Split:
         return len(self.labels)
 
     def batch(self, rows: slice | torch.Tensor) -> torch.Tensor:
-        """Inputs of the network: the images of some rows, (n, ...) float32, normalised."""
+        """Inputs of the network: the images of some rows, (n, ...) float32, normalised.
+
+        A copy, as networks may work in place.
+        """
         images = self.images[rows]
         if images.dtype != torch.uint8:
-            return images
+            return images.clone() if isinstance(rows, slice) else images
         pixels = images.float().div_(255.0)
         if not self.mean:
             return pixels

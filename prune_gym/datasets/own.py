@@ -81,6 +81,12 @@ def check_splits(train: Split, validation: Split, test: Split | None) -> None:
                 f"{name}: images of shape {shape}, but those of train are {expected}; prepare "
                 "both alike."
             )
+        if split.images.dtype != train.images.dtype:
+            raise ValueError(
+                f"{name}: images are {split.images.dtype}, but those of train are "
+                f"{train.images.dtype}; uint8 pixels are divided by 255 and floats are not: give "
+                "both alike."
+            )
         strange = sorted(_classes(split) - known)
         if strange and strange[-1] > max(known):
             raise ValueError(

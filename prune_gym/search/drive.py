@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from prune_gym.export import save_pruned
+from prune_gym.files import replacing
 from prune_gym.problem import Outcome, PruningProblem
 from prune_gym.pruning.masks import Masks
 from prune_gym.registry import unknown_name
@@ -207,6 +208,5 @@ def _tell(proposer: Proposer, judged: Judged) -> Any:
 
 
 def _save_agent(model: Any, path: Path) -> None:
-    partial = path.with_name("agent.partial.zip")
-    model.save(partial)
-    partial.replace(path)
+    with replacing(path) as partial, partial.open("wb") as file:
+        model.save(file)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from prune_gym.budgets import count
+from prune_gym.devices import has_bfloat16
 from prune_gym.evaluation import accuracy, paired_latency_ms
 from prune_gym.export import save_pruned, write_json
 from prune_gym.problem import PruningProblem
@@ -80,6 +81,7 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         "pruned": _sizes(network, problem, masks),
         "latency_ms": _latencies(network, problem),
         "latency_batch": LATENCY_BATCH,
+        "latency_device": problem.example.device.type,
         "finetune_steps": config.finetune_steps,
         "distillation": config.distillation,
         "search_s": searched_s,
@@ -113,7 +115,8 @@ def fine_tune(
     """
     recipe = Recipe()
     if len(problem.data.train) >= MANY:
-        recipe = Recipe("sgd", 128, peak_lr=0.05, weight_decay=5e-4)
+        bfloat16 = has_bfloat16(problem.example.device)
+        recipe = Recipe("sgd", 128, peak_lr=0.05, weight_decay=5e-4, bfloat16=bfloat16)
     threads = torch.get_num_threads()
     if count("macs", network, problem.example) < SMALL_MACS:
         torch.set_num_threads(1)
@@ -121,7 +124,7 @@ def fine_tune(
         fit(
             network,
             problem.data.train,
-            replace(recipe, distillation=distillation),
+            replace(recipe, distillation=distillation, keep_zeros=problem.structure == "weight"),
             steps=steps,
             teacher=problem.network,
             generator=torch.Generator().manual_seed(seed),

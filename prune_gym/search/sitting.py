@@ -34,8 +34,21 @@ def start(config: SearchConfig, path: Path, console: Console) -> None:
     console.print(f"loading {config.problem['network']} and {config.problem['dataset']} ...")
     problem = make_problem(**config.problem)
     make_config_env(config, problem).close()
+    _say_unpruned(problem, console)
     folder = RunFolder.create(path, config)
     _sit(problem, config, folder, began, console)
+
+
+def _say_unpruned(problem: PruningProblem, console: Console) -> None:
+    score, n_classes = problem.accuracy(problem.network), problem.data.n_classes
+    console.print(f"unpruned network: validation accuracy {score:.4f}")
+    if score < 1.5 / n_classes:
+        console.print(
+            f"[yellow]warning[/]: that is hardly better than guessing among {n_classes} classes. "
+            "Do the weights belong to this data, its classes in this order, its normalisation? (A "
+            "folder's images are normalised by its own mean and standard deviation; a Dataset of "
+            "yours, as module:function, can have others.)"
+        )
 
 
 def environment(env_id: str) -> dict[str, Any]:

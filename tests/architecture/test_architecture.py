@@ -21,10 +21,18 @@ ROOT = Path(__file__).parents[2]
 
 # A module imports from lower levels only (inside a package: from its own modules as well).
 LEVELS = [
-    ["cache", "console", "files", "memory", "options", "registry", "rendering"],
+    ["cache", "console", "devices", "files", "memory", "options", "registry", "rendering"],
     ["pruning", "pruning.masks", "search"],
     ["networks", "datasets", "pruning.trace", "pruning.layers", "pruning.groups"],
-    ["pruning.compact", "pruning.sizes", "training", "evaluation", "criteria", "budgets"],
+    [
+        "pruning.compact",
+        "pruning.sizes",
+        "training",
+        "recovery",
+        "evaluation",
+        "criteria",
+        "budgets",
+    ],
     ["problem"],
     ["export", "formats", "handover", "pretrained"],
     ["make", "search.archive", "search.controls", "search.threads"],
@@ -38,6 +46,7 @@ LEVELS = [
 WHOLE = ("networks", "datasets", "criteria", "budgets")
 # Within a level: what stands on the right-hand side may be imported.
 BESIDE = {
+    "recovery": {"training"},
     "pruning.groups": {"pruning.layers", "pruning.trace"},
     "export": {"pretrained"},
     "handover": {"export", "formats", "pretrained"},
