@@ -16,9 +16,13 @@ sys.path.insert(0, str(ROOT))
 import cloudpickle  # noqa: E402
 import pytest  # noqa: E402
 import tiny  # noqa: E402
+import torch  # noqa: E402
 
 import prune_gym  # noqa: E402
 from prune_gym.make import shared_problem  # noqa: E402
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # workers share the cores; their threads would fight for them
 
 # other processes would find only one of the files named conftest.py: send classes, not names
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
