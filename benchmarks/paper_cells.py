@@ -110,7 +110,7 @@ class Task:
         if not file.is_file():
             return ""
         config = json.loads(file.read_text())
-        has = config | config["problem"]
+        has = config | config.get("problem", {})
         others = [
             f"{name} was {has.get(name)!r}, is {value!r}"
             for name, value in self.asked(arguments).items()
