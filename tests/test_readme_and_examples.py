@@ -69,5 +69,6 @@ def test_options_in_the_readme_exist():
         for option in parameter.opts
     }
     for script in (ROOT / "benchmarks").glob("*.py"):
-        known |= set(re.findall(r'(?:add|add_argument)\(\s*"(--[a-z-]+)"', script.read_text("utf-8")))
+        text = script.read_text(encoding="utf-8")
+        known |= set(re.findall(r'(?:add|add_argument)\(\s*"(--[a-z-]+)"', text))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
