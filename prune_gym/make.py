@@ -301,9 +301,4 @@ def check_outputs(network: nn.Module, data: Dataset, name: str) -> None:
         ) from error
     finally:
         network.train(training)
-    shape = tuple(getattr(outputs, "shape", ()))
-    if len(shape) < 2 or shape[1] < data.n_classes:
-        raise ValueError(
-            f"network {name!r} gives outputs of shape {shape} for one image, but {data.name!r} has "
-            f"{data.n_classes} classes; expected (1, {data.n_classes})."
-        )
+    _check_classes(f"network {name!r}", tuple(getattr(outputs, "shape", ())), data)
