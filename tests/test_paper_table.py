@@ -31,7 +31,8 @@ open(sys.argv[1], "w").write(str(len(seen)))
 sys.exit(130)
 """
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been inherited as ignored
 folder, child, seen, out = sys.argv[1:]
 sys.path.insert(0, folder)
 import paper_table
