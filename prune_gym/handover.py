@@ -13,7 +13,7 @@ from prune_gym.files import replacing
 from prune_gym.formats import ExportError, check_installed, export_files, largest_difference
 from prune_gym.networks import NETWORKS
 from prune_gym.pretrained import CheckpointError, read_tensors
-from prune_gym.pruning.compact import rebuild
+from prune_gym.pruning.skeleton import rebuild
 from prune_gym.registry import unknown_name
 
 FORMATS = ("safetensors", "pt2", "onnx")  # each is the ending of its file, too

@@ -23,12 +23,13 @@ from prune_gym.memory import memory_bound
 from prune_gym.networks import NETWORKS, build
 from prune_gym.pretrained import find_checkpoint, load_weights
 from prune_gym.problem import PruningProblem
-from prune_gym.pruning.compact import check_compaction, rebuild
+from prune_gym.pruning.check import check_compaction
 from prune_gym.pruning.groups import (
     UnsupportedNetworkError,
     find_filter_groups,
     find_weight_groups,
 )
+from prune_gym.pruning.skeleton import rebuild
 from prune_gym.recovery import RECOVERIES
 
 OWN = "custom"  # the name of data that is given as tensors

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from prune_gym.budgets.base import BUDGETS, Budget
-from prune_gym.pruning.trace import bare_copy
+from prune_gym.pruning.skeleton import rebuild
 
 
 @BUDGETS.register
@@ -67,7 +67,7 @@ def _uses_per_weight(network: nn.Module, example: torch.Tensor) -> dict[str, flo
         return hook
 
     # a copy that shares the weights: modes and hooks of the network stay as they are
-    watched = bare_copy(network, {id(weights): weights for weights in network.parameters()})
+    watched = rebuild(network, dict(network.named_parameters()))
     for name, module in watched.named_modules():
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             module.register_forward_hook(watch(name))

@@ -10,7 +10,6 @@ here.
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,11 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from prune_gym.pruning.skeleton import UnsupportedNetworkError, rebuild
+
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
-
-
-class UnsupportedNetworkError(ValueError):
-    """A network, or a layer of it, that cannot be pruned; the message names the layer."""
 
 
 class Sets:
@@ -131,39 +128,6 @@ def trace(network: nn.Module, example: torch.Tensor) -> Iterator[Traced]:
                 name = names[target.module]
                 reaches.append(Reach(name, target.module, to_output, positions))
         yield Traced(reaches, sets, is_output, is_lost)
-
-
-def bare_copy(network: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A copy of the module tree without the hooks that forward and backward passes fire.
-
-    Hooks belong to whoever set them: they watch that network, not copies of it.
-
-    Args:
-        network: left untouched.
-        memo: what stands for tensors of the network in the copy, by ``id``; the rest is copied.
-
-    Raises:
-        UnsupportedNetworkError: a layer whose weight a hook computes, or that holds what cannot be
-            copied.
-    """
-    for name, module in network.named_modules():
-        for key, value in vars(module).items():
-            if not (key.startswith(("_forward", "_backward")) and "hooks" in key):
-                continue
-            memo[id(value)] = type(value)()
-            if any(type(hook).__module__.startswith("torch.nn.utils") for hook in value.values()):
-                raise UnsupportedNetworkError(
-                    f"the weight of layer {name!r} is computed by a hook; make it a plain one "
-                    "first, by torch.nn.utils.remove_weight_norm, remove_spectral_norm or "
-                    "prune.remove."
-                )
-    try:
-        return copy.deepcopy(network, memo)
-    except RuntimeError as error:
-        raise UnsupportedNetworkError(
-            f"{type(network).__name__} cannot be copied ({error}). Does a module keep a tensor "
-            "that it computed? Set it to None first."
-        ) from error
 
 
 def output_tensors(outputs: Any) -> list[torch.Tensor]:
@@ -286,8 +250,7 @@ def _run(network: nn.Module, example: torch.Tensor, *, branches: bool) -> Any:
 
 def _learning_copy(network: nn.Module) -> nn.Module:
     """A copy whose parameters all want gradients: a frozen one would silently cut the graph."""
-    memo: dict[int, Any] = {}
-    for parameter in network.parameters():
-        value = parameter.detach().clone()
-        memo[id(parameter)] = nn.Parameter(value, requires_grad=value.is_floating_point())
-    return bare_copy(network, memo)
+    copied = rebuild(network, {})
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return copied

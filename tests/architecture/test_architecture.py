@@ -23,9 +23,17 @@ ROOT = Path(__file__).parents[2]
 LEVELS = [
     ["cache", "console", "devices", "files", "memory", "options", "registry", "rendering"],
     ["pruning", "pruning.masks", "search"],
-    ["networks", "datasets", "pruning.trace", "pruning.layers", "pruning.groups"],
+    [
+        "networks",
+        "datasets",
+        "pruning.layers",
+        "pruning.skeleton",
+        "pruning.trace",
+        "pruning.groups",
+    ],
     [
         "pruning.compact",
+        "pruning.check",
         "pruning.sizes",
         "training",
         "recovery",
@@ -47,7 +55,10 @@ WHOLE = ("networks", "datasets", "criteria", "budgets")
 # Within a level: what stands on the right-hand side may be imported.
 BESIDE = {
     "recovery": {"training"},
+    "pruning.skeleton": {"pruning.layers"},
+    "pruning.trace": {"pruning.skeleton"},
     "pruning.groups": {"pruning.layers", "pruning.trace"},
+    "pruning.check": {"pruning.compact"},
     "export": {"pretrained"},
     "handover": {"export", "formats", "pretrained"},
     "envs.coarse": {"envs.fine"},
