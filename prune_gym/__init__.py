@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from prune_gym.formats import ExportError, export_network
     from prune_gym.make import make_problem
     from prune_gym.networks import NETWORKS
+    from prune_gym.outcome import Outcome
     from prune_gym.pretrained import CheckpointError
-    from prune_gym.problem import InfeasibleLimitError, Outcome, PruningProblem
+    from prune_gym.problem import InfeasibleLimitError, PruningProblem
     from prune_gym.pruning.groups import FilterGroup, UnsupportedNetworkError
     from prune_gym.recovery import RECOVERIES
     from prune_gym.wrappers import BinaryFilters, DiscreteRatios, RecordBest, RecordEpisodeCost
@@ -41,7 +42,7 @@ _PUBLIC = {
     "FilterGroup": "pruning.groups",
     "InfeasibleLimitError": "problem",
     "NETWORKS": "networks",
-    "Outcome": "problem",
+    "Outcome": "outcome",
     "PruningProblem": "problem",
     "RECOVERIES": "recovery",
     "RecordBest": "wrappers",

@@ -30,3 +30,13 @@ def has_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return device.type == "cpu" and supported is not None and bool(supported())
+
+
+def set_tf32(device: torch.device, allowed: bool) -> None:
+    """Let an NVIDIA GPU round to TF32 in matrix products and convolutions, or not.
+
+    The switches are torch's own, for the whole process; on the CPU there are none.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = allowed

@@ -14,8 +14,8 @@ from prune_gym.files import replacing
 from prune_gym.networks import build
 from prune_gym.pretrained import CheckpointError, read_tensors, write_tensors
 from prune_gym.problem import PruningProblem
-from prune_gym.pruning.skeleton import rebuild
 from prune_gym.pruning.masks import Mask, Masks
+from prune_gym.pruning.skeleton import rebuild
 from prune_gym.registry import UnknownNameError
 
 TENSORS, PLAN = "network.safetensors", "plan.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import numbers
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -14,27 +13,28 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune_gym.budgets import Budget, as_budget
+from prune_gym.arguments import check_budgets, check_ignore, check_structure, whole
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, as_split, check_splits, load_dataset
 from prune_gym.datasets.augment import shift_and_rotate
-from prune_gym.devices import resolve_device
+from prune_gym.devices import resolve_device, set_tf32
 from prune_gym.memory import memory_bound
 from prune_gym.networks import NETWORKS, build
 from prune_gym.pretrained import find_checkpoint, load_weights
 from prune_gym.problem import PruningProblem
 from prune_gym.pruning.check import check_compaction
 from prune_gym.pruning.groups import (
+    FilterGroup,
     UnsupportedNetworkError,
     find_filter_groups,
     find_weight_groups,
 )
+from prune_gym.pruning.inference import find_form
 from prune_gym.pruning.skeleton import rebuild
 from prune_gym.recovery import RECOVERIES
+from prune_gym.registry import Registry
 
 OWN = "custom"  # the name of data that is given as tensors
-STRUCTURES = ("filter", "weight")
-_TAKEN = ("accuracy", "cost", "costs", "episode_cost", "feasible", "kept", "multiplier", "reward")
 
 
 def make_problem(
@@ -48,6 +48,8 @@ def make_problem(
     structure: str = "filter",
     round_to: int = 1,
     evaluation_samples: int | None = None,
+    precision: str = "float32",
+    batch_size: int | None = None,
     device: str = "cpu",
     weights: str | Path | None = None,
     train: Any = None,
@@ -74,6 +76,9 @@ def make_problem(
         round_to: kept filters of a group come in multiples of it, e.g. 8, which hardware likes
             (groups of fewer filters stay whole).
         evaluation_samples: judge on the first so many validation images; None = all.
+        precision: in which networks are judged: ``"float32"``, ``"bfloat16"``, or ``"tf32"`` on
+            NVIDIA GPUs. Networks, their recovery and what a search returns stay float32.
+        batch_size: images a forward when networks are judged; None = the fastest, measured.
         device: torch device, or ``"auto"``.
         weights: safetensors checkpoint of a named network; None = the shipped or cached one.
         train: (images, labels) or a torch Dataset of your own: float images as the network takes
@@ -94,76 +99,87 @@ def make_problem(
     >>> len(problem.groups), problem.limits
     (8, (0.25,))
     """
-    _check_structure(structure, round_to)
-    chosen = _check_budgets({"params": 0.1} if budgets is None else budgets, structure)
+    check_structure(structure, round_to)
+    check_ignore(ignore)
+    chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
     place = resolve_device(device)
-    criterion_function = CRITERIA.get(criterion) if isinstance(criterion, str) else criterion
-    recovery_function = RECOVERIES.get(recovery) if isinstance(recovery, str) else recovery
-    for name, function in (("criterion", criterion_function), ("recovery", recovery_function)):
-        if not callable(function):
-            raise TypeError(f"{name}={function!r}: expected a registered name or a callable.")
-    if isinstance(ignore, str):
-        raise TypeError(f"ignore={ignore!r}: expected a list of layer names, e.g. [{ignore!r}].")
+    score = _function("criterion", CRITERIA, criterion)
+    repair = _function("recovery", RECOVERIES, recovery)
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
         weights = find_checkpoint(str(network), dataset)  # before a download for nothing
-    data = _dataset(dataset, train, validation, test)
+    data = _limited(_dataset(dataset, train, validation, test), evaluation_samples)
     with memory_bound(f"{place} cannot hold the images; use another device or fewer of them"):
         data = data.to(place)
-    if evaluation_samples is not None:
-        data = _limited(data, evaluation_samples)
     module = _network(network, dataset, data, weights).to(place).eval()
     example = data.train.batch(slice(1))
-    if structure == "filter":
-        groups = find_filter_groups(module, example, ignore)
-    else:
-        groups = find_weight_groups(module, ignore)
+    _check_runs(module, example, data)
+    set_tf32(place, precision == "tf32")
+    form = find_form(module, example, precision)
+    data = data.channels_last() if form.channels_last else data
+    groups = _groups(module, example, structure, ignore)
     problem = PruningProblem(
         network=module,
         groups=groups,
-        scores=score_groups(module, groups, criterion_function, seed),
+        scores=score_groups(module, groups, score, seed),
         data=data,
         budgets=tuple(chosen),
         limits=tuple(chosen.values()),
-        recovery=recovery_function,
-        recovery_steps=_whole("recovery_steps", recovery_steps, 0),
+        recovery=repair,
+        recovery_steps=whole("recovery_steps", recovery_steps, 0),
         structure=structure,
-        round_to=_whole("round_to", round_to, 1),
+        round_to=whole("round_to", round_to, 1),
+        form=form,
+        batch_size=None if batch_size is None else whole("batch_size", batch_size, 1),
     )
-    _check_runs(problem)
+    _check_cuts(problem)
     problem.check_reachable(problem.kept_counts(np.ones(len(groups))))
     return problem
 
 
-def _check_runs(problem: PruningProblem) -> None:
-    """Cut the network once by half and once to its smallest, so that what goes wrong does now."""
-    name = type(problem.network).__name__
+def _groups(
+    module: nn.Module, example: torch.Tensor, structure: str, ignore: Collection[str]
+) -> tuple[FilterGroup, ...]:
+    if structure == "filter":
+        return find_filter_groups(module, example, ignore)
+    return find_weight_groups(module, ignore)
+
+
+def _check_runs(network: nn.Module, example: torch.Tensor, data: Dataset) -> None:
+    """Run the unpruned network once, so that what goes wrong does now."""
+    name = type(network).__name__
     try:
         with torch.no_grad():
-            whole = problem.network(problem.example)
+            whole = network(example.clone())
     except (RuntimeError, IndexError, ValueError) as error:
         raise UnsupportedNetworkError(
-            f"{name} does not run on an input of shape {tuple(problem.example.shape)}: {error}"
+            f"{name} does not run on an input of shape {tuple(example.shape)}: {error}"
         ) from error
     if not isinstance(whole, torch.Tensor):
         raise UnsupportedNetworkError(
             f"{name} gives {type(whole).__name__} in evaluation mode; expected one tensor of "
             "outputs, (n, n_classes). Wrap it in a module that picks that one."
         )
-    _check_classes(name, tuple(whole.shape), problem.data)
+    _check_classes(name, tuple(whole.shape), data)
+
+
+def _check_cuts(problem: PruningProblem) -> None:
+    """Cut the network once by half and once to its smallest, likewise."""
+    name = type(problem.network).__name__
     if problem.structure == "filter":
         check_compaction(problem.network, problem.groups, problem.example)
     smallest = problem.compact(problem.masks_of(np.ones(len(problem.groups), dtype=np.int64)))
     try:
         with torch.no_grad():
             shape = smallest(problem.example).shape
+            whole = problem.network(problem.example).shape
     except (RuntimeError, IndexError, ValueError) as error:
         raise UnsupportedNetworkError(
             f"{name} does not run with one filter per group: {error}. Protect layers with "
             "ignore=[...]."
         ) from error
-    if shape != whole.shape:
+    if shape != whole:
         raise UnsupportedNetworkError(
-            f"{name}: removing filters changes the output from {tuple(whole.shape)} to "
+            f"{name}: removing filters changes the output from {tuple(whole)} to "
             f"{tuple(shape)}; protect the last layers with ignore=[...]."
         )
 
@@ -196,50 +212,11 @@ def shared_problem(**arguments: Any) -> PruningProblem:
     return _cached_problem(key)
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
-    return int(value)
-
-
-def _check_structure(structure: str, round_to: int) -> None:
-    if structure not in STRUCTURES:
-        raise ValueError(f"structure={structure!r} must be one of {', '.join(STRUCTURES)}.")
-    if structure == "weight" and round_to != 1:
-        raise ValueError(
-            f"round_to={round_to!r} with structure='weight': single weights have no use for "
-            "multiples; leave it at 1, or use structure='filter'."
-        )
-
-
-def _check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
-    if not isinstance(budgets, Mapping) or not budgets:
-        raise ValueError(f"budgets={budgets!r}: expected limits by budget, e.g. {{'params': 0.1}}.")
-    checked: dict[Budget, float] = {}
-    for key, limit in budgets.items():
-        budget = as_budget(key)
-        if (
-            isinstance(limit, bool)
-            or not isinstance(limit, numbers.Real)
-            or not 0 < float(limit) <= 1
-        ):
-            raise ValueError(
-                f"budgets: the limit of {budget.name!r} is {limit!r}; it must be a number in "
-                "(0, 1], the fraction of the unpruned network's budget that may stay."
-            )
-        if structure == "weight" and budget.name != "params":
-            raise ValueError(
-                f"budgets: {budget.name!r} with structure='weight'; single weights set to zero "
-                "make no network smaller, so only 'params' can be limited. Use structure='filter'."
-            )
-        if budget.name in _TAKEN:
-            raise ValueError(
-                f"budgets: the name {budget.name!r} is taken by the environments' info; rename it."
-            )
-        if budget.name in {other.name for other in checked}:
-            raise ValueError(f"budgets: two of them are named {budget.name!r}; rename one.")
-        checked[budget] = float(limit)
-    return checked
+def _function(argument: str, registry: Registry[Any], value: Any) -> Callable[..., Any]:
+    found: Callable[..., Any] = registry.get(value) if isinstance(value, str) else value
+    if not callable(found):
+        raise TypeError(f"{argument}={value!r}: expected a registered name or a callable.")
+    return found
 
 
 def _dataset(dataset: str | Dataset, train: Any, validation: Any, test: Any) -> Dataset:
@@ -255,8 +232,10 @@ def _dataset(dataset: str | Dataset, train: Any, validation: Any, test: Any) -> 
     return Dataset(OWN, *parts, held_out, n_classes, augment)
 
 
-def _limited(data: Dataset, evaluation_samples: int) -> Dataset:
-    n = _whole("evaluation_samples", evaluation_samples, 1)
+def _limited(data: Dataset, evaluation_samples: int | None) -> Dataset:
+    if evaluation_samples is None:
+        return data
+    n = whole("evaluation_samples", evaluation_samples, 1)
     if n > len(data.validation):
         raise ValueError(
             f"evaluation_samples={n} is more than the {len(data.validation)} validation images."

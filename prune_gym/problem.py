@@ -12,9 +12,9 @@ the scalar cost is the worst of costs / limits and the scalar limit is 1.0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -23,41 +23,20 @@ from torch import nn
 
 from prune_gym.budgets import Budget
 from prune_gym.datasets import Dataset, Split
-from prune_gym.evaluation import accuracy
-from prune_gym.pruning.compact import compact, zero_weights
+from prune_gym.evaluation import Exam, accuracy
+from prune_gym.outcome import Outcome, OutcomeMemory, digest
+from prune_gym.pruning.compact import Compaction, zero_weights
 from prune_gym.pruning.groups import FilterGroup
+from prune_gym.pruning.inference import InferenceForm
 from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_count, top_mask
 from prune_gym.pruning.sizes import TensorSizes
-from prune_gym.recovery import Recovery
+from prune_gym.recovery import Recovery, is_fixed
 
 Counts = NDArray[np.int64]  # (n_groups,) kept filters per group
 
 
 class InfeasibleLimitError(ValueError):
     """A limit that even the smallest reachable network breaks; the message names the floor."""
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one decision came to.
-
-    Attributes:
-        accuracy: of the recovered compact network on the validation split, in [0, 1].
-        costs: budget / budget of the unpruned network, by budget name.
-        values: the budgets themselves, in their units, by budget name.
-        feasible: whether every cost is within its limit.
-        cost: the scalar that the agent is constrained by.
-        kept: (n_groups,) float32, fraction of filters kept per group.
-        network: the compact network, recovered, in evaluation mode.
-    """
-
-    accuracy: float
-    costs: dict[str, float]
-    values: dict[str, float]
-    feasible: bool
-    cost: float
-    kept: NDArray[np.float32]
-    network: nn.Module
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,6 +54,8 @@ class PruningProblem:
         recovery_steps: optimizer steps of a recovery that trains.
         structure: ``"filter"`` (real removal) or ``"weight"`` (single weights set to zero).
         round_to: kept filters of a group come in multiples of it (or all stay).
+        form: how networks are judged.
+        batch_size: images a forward when networks are judged; None = measured.
     """
 
     network: nn.Module
@@ -87,6 +68,8 @@ class PruningProblem:
     recovery_steps: int = 32
     structure: str = "filter"
     round_to: int = 1
+    form: InferenceForm = field(default_factory=InferenceForm)
+    batch_size: int | None = None
 
     def __repr__(self) -> str:
         """Short: an error message that holds a problem stays readable."""
@@ -129,6 +112,31 @@ class PruningProblem:
         return TensorSizes.of(self.network, self.groups)
 
     @cached_property
+    def exam(self) -> Exam:
+        """The validation split, made ready once; its batch size is measured where none is given.
+
+        It is measured on a network that keeps a third of every group's filters.
+        """
+        exam = Exam.of(self.data.validation, self.form, self.batch_size)
+        if self.batch_size is not None:
+            return exam
+        third = self.masks_of(np.maximum(1, self.sizes // 3))
+        return exam.fastest(self.compact(third))
+
+    @cached_property
+    def memory(self) -> OutcomeMemory:
+        """Outcomes of earlier decisions; stays empty where a budget is not deterministic."""
+        return OutcomeMemory()
+
+    @cached_property
+    def _compaction(self) -> Compaction:
+        return Compaction(self.network, self.groups)
+
+    def prepare(self) -> None:
+        """Make ready what all evaluations share; to be called before threads do."""
+        _ = self.exam, self.memory, self._compaction, self._counted, self.dense_values
+
+    @cached_property
     def _counted(self) -> list[NDArray[np.float64] | None]:
         """Weight of an element of each tensor, per budget; None for black boxes."""
         return [
@@ -169,8 +177,9 @@ class PruningProblem:
     def compact(self, masks: Sequence[Mask]) -> nn.Module:
         """The compact network of keep masks, not yet recovered."""
         masks = self.check_masks(masks)
-        cut = compact if self.structure == "filter" else zero_weights
-        return cut(self.network, self.groups, masks).eval()
+        if self.structure == "weight":
+            return zero_weights(self.network, self.groups, masks).eval()
+        return self._compaction.network(masks).eval()
 
     def costs(self, masks: Sequence[Mask], network: nn.Module | None = None) -> NDArray[np.float64]:
         """Every cost of keep masks, (n_budgets,) float64, 1.0 = nothing removed; see `values`."""
@@ -227,8 +236,8 @@ class PruningProblem:
         return network.eval()
 
     def accuracy(self, network: nn.Module, split: Split | None = None) -> float:
-        """Accuracy on the validation split, or on another."""
-        return accuracy(network, self.data.validation if split is None else split)
+        """Accuracy of a network on the validation split, or (the plain way) on another."""
+        return self.exam.accuracy(network) if split is None else accuracy(network, split)
 
     def evaluate(
         self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None
@@ -245,9 +254,37 @@ class PruningProblem:
             BudgetError: a budget raised or gave nonsense.
         """
         masks = self.check_masks(masks)
-        network = self.recover(self.compact(masks), seed=seed, steps=recovery_steps)
-        score = self.accuracy(network)
-        values = self.values(masks, network)
+        build = partial(self._recovered, masks, seed, recovery_steps)
+        key = self._key(masks, seed, recovery_steps)
+        known = None if key is None else self.memory.get(key)
+        if known is not None:
+            return self._outcome(masks, *known, build, remembered=True)
+        network = build()
+        score, values = self.accuracy(network), self.values(masks, network)
+        if key is not None:
+            self.memory.put(key, score, values)
+        return self._outcome(masks, score, values, lambda: network, remembered=False)
+
+    def _recovered(self, masks: Masks, seed: int, steps: int | None) -> nn.Module:
+        return self.recover(self.compact(masks), seed=seed, steps=steps)
+
+    def _key(self, masks: Masks, seed: int, steps: int | None) -> tuple[object, ...] | None:
+        """All that an outcome depends on; None where it depends on more."""
+        if not all(budget.is_deterministic for budget in self.budgets):
+            return None
+        if is_fixed(self.recovery):
+            return (digest(masks),)
+        return digest(masks), seed, self.recovery_steps if steps is None else steps
+
+    def _outcome(
+        self,
+        masks: Masks,
+        score: float,
+        values: NDArray[np.float64],
+        build: Callable[[], nn.Module],
+        *,
+        remembered: bool,
+    ) -> Outcome:
         costs = values / self.dense_values
         return Outcome(
             accuracy=score,
@@ -256,7 +293,8 @@ class PruningProblem:
             feasible=self.feasible(costs),
             cost=self.scalar_cost(costs),
             kept=np.array([mask.mean() for mask in masks], dtype=np.float32),
-            network=network,
+            build=build,
+            remembered=remembered,
         )
 
     def check_reachable(self, smallest: Counts) -> None:

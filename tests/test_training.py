@@ -175,7 +175,7 @@ def test_a_recovery_of_ones_own():
 
     problem = tiny.make_tiny(recovery=mine, recovery_steps=9)
     for seed in (0, 0, 1):
-        problem.evaluate(tiny.random_masks(problem, 0), seed=seed)
+        problem.recover(problem.compact(tiny.random_masks(problem, 0)), seed=seed)
     assert seen[0] == seen[1]
     assert seen[0][:2] == (64, 9)
     assert seen[2] != seen[0]

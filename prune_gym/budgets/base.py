@@ -33,6 +33,8 @@ class Budget:
         monotone: whether removing filters never raises the number; ``cost_mode="dense"`` needs it.
         counted: for budgets that are weighted counts of tensor elements: the weight of one element
             of each tensor, by name. They are evaluated without building a network.
+        deterministic: whether equal networks give equal numbers (``counted`` ones do). Then a
+            decision that was judged before is remembered, and ``measure`` is not called for it.
     """
 
     name: str
@@ -40,11 +42,17 @@ class Budget:
     unit: str = ""
     monotone: bool = False
     counted: CountedTensors | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         """Exactly one way of evaluation is needed."""
         if (self.measure is None) == (self.counted is None):
             raise ValueError(f"budget {self.name!r}: give `measure` or `counted`, one of them.")
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether equal networks are known to give equal numbers."""
+        return self.deterministic or self.counted is not None
 
     def __call__(self, network: nn.Module, example: torch.Tensor) -> float:
         """The budget of a network, in its unit.

@@ -29,12 +29,14 @@ class Split:
         labels: (n,) int64.
         mean: per channel, of uint8 pixels / 255; without it they are only divided by 255.
         std: likewise.
+        channels_last: whether `batch` gives images that lie channels-last in memory.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    channels_last: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,13 +48,15 @@ class Split:
         """
         images = self.images[rows]
         if images.dtype != torch.uint8:
-            return images.clone() if isinstance(rows, slice) else images
-        pixels = images.float().div_(255.0)
-        if not self.mean:
-            return pixels
-        mean = pixels.new_tensor(self.mean).view(-1, 1, 1)
-        std = pixels.new_tensor(self.std).view(-1, 1, 1)
-        return pixels.sub_(mean).div_(std)
+            images = images.clone() if isinstance(rows, slice) else images
+        else:
+            images = images.float().div_(255.0)
+            if self.mean:
+                mean = images.new_tensor(self.mean).view(-1, 1, 1)
+                std = images.new_tensor(self.std).view(-1, 1, 1)
+                images = images.sub_(mean).div_(std)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=layout)
 
     def first(self, n: int) -> Split:
         """The first ``n`` examples."""
@@ -86,11 +90,18 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same dataset on a device."""
+        return self._each(lambda split: split.to(device))
+
+    def channels_last(self) -> Dataset:
+        """The same dataset; its splits give batches that lie channels-last in memory."""
+        return self._each(lambda split: replace(split, channels_last=True))
+
+    def _each(self, function: Callable[[Split], Split]) -> Dataset:
         return replace(
             self,
-            train=self.train.to(device),
-            validation=self.validation.to(device),
-            test=None if self.test is None else self.test.to(device),
+            train=function(self.train),
+            validation=function(self.validation),
+            test=None if self.test is None else function(self.test),
         )
 
 

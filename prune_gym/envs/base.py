@@ -20,7 +20,8 @@ from prune_gym.envs.arguments import (
     resolve_problem,
 )
 from prune_gym.envs.observation import Observer
-from prune_gym.problem import Outcome, PruningProblem
+from prune_gym.outcome import Outcome
+from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Mask, Masks, kept_count, top_mask
 
 COST_MODES = ("terminal", "dense")
@@ -64,6 +65,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         **problem_arguments: Any,
     ) -> None:
         self.problem = resolve_problem(problem, problem_arguments)
+        self.problem.prepare()
         check_choice("cost_mode", cost_mode, COST_MODES)
         check_choice("render_mode", render_mode, (None, *RENDER_MODES))
         check_structure(self.problem, self.granularity, self.structures)

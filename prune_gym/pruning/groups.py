@@ -21,7 +21,8 @@ from torch import nn
 
 from prune_gym.pruning.layers import LayerError, axes, blocks
 from prune_gym.pruning.masks import Mask
-from prune_gym.pruning.trace import Reach, Traced, UnsupportedNetworkError, trace
+from prune_gym.pruning.skeleton import UnsupportedNetworkError
+from prune_gym.pruning.trace import Reach, Traced, trace
 from prune_gym.registry import suggest
 
 __all__ = [

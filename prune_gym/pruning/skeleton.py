@@ -138,7 +138,9 @@ class _Part:
             for key, child in module._modules.items()
         }
         self.tensors = {
-            place: {key: None if t is None else names[id(t)] for key, t in vars(module)[place].items()}
+            place: {
+                key: None if t is None else names[id(t)] for key, t in vars(module)[place].items()
+            }
             for place in ("_parameters", "_buffers")
         }
         self.shared: dict[str, Any] = {}
@@ -154,9 +156,7 @@ class _Part:
             else:
                 self.own.append((key, value))
 
-    def fill(
-        self, module: Any, modules: list[Any], made: Mapping[str, torch.Tensor]
-    ) -> None:
+    def fill(self, module: Any, modules: list[Any], made: Mapping[str, torch.Tensor]) -> None:
         """Give a new module what the template has, but for what `own` lists."""
         held = vars(module)
         held.update(self.shared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prune_gym.problem import Outcome
+from prune_gym.outcome import Outcome
 from prune_gym.pruning.masks import Masks
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from prune_gym.export import save_pruned
 from prune_gym.files import replacing
-from prune_gym.problem import Outcome, PruningProblem
+from prune_gym.outcome import Outcome
+from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 from prune_gym.registry import unknown_name
 from prune_gym.search.archive import Archive, Episode

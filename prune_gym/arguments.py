@@ -1,0 +1,67 @@
+"""Validation of what `prune_gym.make_problem` is given; errors name argument, value and cure."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+from prune_gym.budgets import Budget, as_budget
+
+STRUCTURES = ("filter", "weight")
+_TAKEN = ("accuracy", "cost", "costs", "episode_cost", "feasible", "kept", "multiplier", "reward")
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least ``least`` (raises ValueError)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+    return int(value)
+
+
+def check_structure(structure: str, round_to: int) -> None:
+    """Raise unless the structure is known and goes with multiples."""
+    if structure not in STRUCTURES:
+        raise ValueError(f"structure={structure!r} must be one of {', '.join(STRUCTURES)}.")
+    if structure == "weight" and round_to != 1:
+        raise ValueError(
+            f"round_to={round_to!r} with structure='weight': single weights have no use for "
+            "multiples; leave it at 1, or use structure='filter'."
+        )
+
+
+def check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
+    """Limits by budget from what the user gave (raises ValueError, TypeError)."""
+    if not isinstance(budgets, Mapping) or not budgets:
+        raise ValueError(f"budgets={budgets!r}: expected limits by budget, e.g. {{'params': 0.1}}.")
+    checked: dict[Budget, float] = {}
+    for key, limit in budgets.items():
+        budget = as_budget(key)
+        if (
+            isinstance(limit, bool)
+            or not isinstance(limit, numbers.Real)
+            or not 0 < float(limit) <= 1
+        ):
+            raise ValueError(
+                f"budgets: the limit of {budget.name!r} is {limit!r}; it must be a number in "
+                "(0, 1], the fraction of the unpruned network's budget that may stay."
+            )
+        if structure == "weight" and budget.name != "params":
+            raise ValueError(
+                f"budgets: {budget.name!r} with structure='weight'; single weights set to zero "
+                "make no network smaller, so only 'params' can be limited. Use structure='filter'."
+            )
+        if budget.name in _TAKEN:
+            raise ValueError(
+                f"budgets: the name {budget.name!r} is taken by the environments' info; rename it."
+            )
+        if budget.name in {other.name for other in checked}:
+            raise ValueError(f"budgets: two of them are named {budget.name!r}; rename one.")
+        checked[budget] = float(limit)
+    return checked
+
+
+def check_ignore(ignore: Any) -> None:
+    """Raise for one name where names are expected."""
+    if isinstance(ignore, str):
+        raise TypeError(f"ignore={ignore!r}: expected a list of layer names, e.g. [{ignore!r}].")

@@ -1,0 +1,101 @@
+"""What one decision came to, and the memory of what was decided before."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from prune_gym.pruning.masks import Masks
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one decision came to.
+
+    Attributes:
+        accuracy: of the recovered compact network on the validation split, in [0, 1].
+        costs: budget / budget of the unpruned network, by budget name.
+        values: the budgets themselves, in their units, by budget name.
+        feasible: whether every cost is within its limit.
+        cost: the scalar that the agent is constrained by.
+        kept: (n_groups,) float32, fraction of filters kept per group.
+        build: gives `network`.
+        remembered: whether the same decision had been judged before, so that nothing was run.
+    """
+
+    accuracy: float
+    costs: dict[str, float]
+    values: dict[str, float]
+    feasible: bool
+    cost: float
+    kept: NDArray[np.float32]
+    build: Callable[[], nn.Module]
+    remembered: bool = False
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The compact network, recovered, in evaluation mode; built anew where remembered."""
+        return self.build()
+
+
+class OutcomeMemory:
+    """The latest outcomes by decision: accuracy and budgets, not networks.
+
+    Threads may share one.
+
+    Args:
+        size: how many are kept; the one that was not asked for the longest goes first.
+
+    Attributes:
+        hits: how often a decision was found.
+        misses: how often it was not.
+    """
+
+    def __init__(self, size: int = 4096) -> None:
+        self.size = size
+        self.hits = self.misses = 0
+        self._kept: OrderedDict[Hashable, tuple[float, NDArray[np.float64]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process starts empty."""
+        return OutcomeMemory, (self.size,)
+
+    def get(self, key: Hashable) -> tuple[float, NDArray[np.float64]] | None:
+        """Accuracy and budget values (n_budgets,) of a decision; None where it is new."""
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._kept.move_to_end(key)
+            return found
+
+    def put(self, key: Hashable, accuracy: float, values: NDArray[np.float64]) -> None:
+        """Remember a decision."""
+        with self._lock:
+            self._kept[key] = (accuracy, values)
+            self._kept.move_to_end(key)
+            if len(self._kept) > self.size:
+                self._kept.popitem(last=False)
+
+
+def digest(masks: Masks) -> bytes:
+    """16 bytes that stand for keep masks (of fixed sizes)."""
+    found = hashlib.blake2b(digest_size=16)
+    for mask in masks:
+        found.update(np.packbits(mask).tobytes())
+    return found.digest()

@@ -1,0 +1,166 @@
+"""The form in which networks are judged: the same function, as fast as the machine has it.
+
+BatchNorm is folded into the convolution before it, images and weights lie channels-last, and all
+is in the precision asked for. What a network allows is found once, on a probe, by holding the fast
+form against the plain one; all compact networks of it are then judged in that form.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_gym.pruning.check import agree, lively_copy, outputs_of
+from prune_gym.pruning.skeleton import rebuild, shallow_copy
+from prune_gym.registry import unknown_name
+
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+
+_PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_Folds = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class InferenceForm:
+    """How a network, and every compact network of it, is judged.
+
+    Attributes:
+        folds: (layer, norm after it) by name: the norm is folded into the layer's weights.
+        channels_last: whether images and weights lie channels-last.
+        in_place: whether the network changes its input, so that it needs a copy.
+        precision: ``"float32"``, ``"tf32"`` (NVIDIA GPUs; see `prune_gym.devices.set_tf32`) or
+            ``"bfloat16"``.
+    """
+
+    folds: _Folds = ()
+    channels_last: bool = False
+    in_place: bool = False
+    precision: str = "float32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of images and weights."""
+        return PRECISIONS[self.precision]
+
+    @torch.no_grad()
+    def of(self, network: nn.Module) -> nn.Module:
+        """A network in this form, for inference only; the one handed in stays as it is."""
+        fast = shallow_copy(network)
+        if fast is None:  # it says itself how it is copied
+            return rebuild(network, {}).eval().to(self.dtype)
+        fast.eval()
+        for layer, norm in self.folds:
+            _fold(fast, layer, norm)
+        for module in fast.modules():
+            for held in (module._parameters, module._buffers):
+                for key, tensor in held.items():
+                    if tensor is not None and tensor.is_floating_point():
+                        held[key] = self.lay(tensor)  # type: ignore[assignment]
+        return fast
+
+    def lay(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor in this form's precision and layout; itself where it is so already."""
+        if self.channels_last and tensor.ndim == 4:
+            return tensor.to(self.dtype, memory_format=torch.channels_last)
+        return tensor.to(self.dtype)
+
+
+def find_form(network: nn.Module, example: torch.Tensor, precision: str) -> InferenceForm:
+    """The fastest form that leaves a network's function as it is.
+
+    Args:
+        network: in evaluation mode; left untouched.
+        example: one input batch, on the network's device.
+        precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
+
+    Raises:
+        ValueError: unknown precision, or one that the device does not have.
+    """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, list(PRECISIONS))
+    if precision == "tf32" and example.device.type != "cuda":
+        raise ValueError(
+            f"precision='tf32' on {example.device.type!r}: only NVIDIA GPUs have it; use "
+            "'float32' or 'bfloat16'."
+        )
+    probe = lively_copy(network).eval()
+    form = InferenceForm(in_place=_changes_its_input(probe, example))
+    laid = replace(form, channels_last=example.ndim == 4)
+    form = laid if _holds(laid, probe, example) else form
+    folds = _candidates(probe, example)
+    together = replace(form, folds=folds)
+    if not _holds(together, probe, example):
+        single = (replace(form, folds=(fold,)) for fold in folds)
+        together = replace(
+            form, folds=tuple(one.folds[0] for one in single if _holds(one, probe, example))
+        )
+        together = together if _holds(together, probe, example) else form
+    return replace(together, precision=precision)
+
+
+def _fold(network: nn.Module, layer_name: str, norm_name: str) -> None:
+    """Fold a norm into the layer before it; both were recovered, so they may have any values."""
+    layer: Any = network.get_submodule(layer_name)
+    norm: Any = network.get_submodule(norm_name)
+    if not (type(layer) in _PRODUCERS and _normalises(norm)):
+        return  # a recovery of the user's changed them
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
+    bias = shift * scale if norm.bias is None else torch.addcmul(norm.bias, shift, scale)
+    weight = layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1))
+    layer._parameters.update(weight=weight, bias=bias)
+    parent, _, key = norm_name.rpartition(".")
+    network.get_submodule(parent)._modules[key] = nn.Identity()
+
+
+def _normalises(norm: nn.Module) -> bool:
+    """Whether a module is a BatchNorm with statistics of its own."""
+    return type(norm) in _NORMS and not norm.training and norm.running_var is not None
+
+
+def _candidates(probe: nn.Module, example: torch.Tensor) -> _Folds:
+    """Norms that get what a layer gives out; whether nothing else gets it is for `_holds`."""
+    calls: Counter[str] = Counter()
+    produced: dict[int, tuple[str, torch.Tensor]] = {}
+    found: list[tuple[str, str]] = []
+    watched = rebuild(probe, {})
+
+    def watch(name: str, module: nn.Module, given: torch.Tensor, made: torch.Tensor) -> None:
+        calls[name] += 1
+        if _normalises(module):
+            layer, _ = produced.get(id(given), ("", given))
+            found.extend([(layer, name)] if layer else [])
+        else:
+            produced[id(made)] = (name, made)  # the tensor is held, so its id stays its own
+
+    for name, module in watched.named_modules():
+        if type(module) in _PRODUCERS or _normalises(module):
+            module.register_forward_hook(
+                lambda m, inputs, output, name=name: watch(name, m, inputs[0], output)
+            )
+    outputs_of(watched, example)
+    return tuple(pair for pair in found if all(calls[name] == 1 for name in pair))
+
+
+def _holds(form: InferenceForm, probe: nn.Module, example: torch.Tensor) -> bool:
+    """Whether a form leaves the probe's function as it is."""
+    try:
+        found = outputs_of(form.of(probe), form.lay(example))
+    except (RuntimeError, IndexError, ValueError):  # a view() of what is not contiguous
+        return False
+    return agree(found, outputs_of(probe, example))
+
+
+def _changes_its_input(network: nn.Module, example: torch.Tensor) -> bool:
+    images = example.clone()
+    before = images._version
+    with torch.no_grad():
+        network(images)
+    return images._version != before
