@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prune_gym.problem import InfeasibleLimitError, PruningProblem
     from prune_gym.pruning.groups import FilterGroup, UnsupportedNetworkError
     from prune_gym.recovery import RECOVERIES
+    from prune_gym.sharing import SharedProblem, share
     from prune_gym.wrappers import BinaryFilters, DiscreteRatios, RecordBest, RecordEpisodeCost
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ _PUBLIC = {
     "RECOVERIES": "recovery",
     "RecordBest": "wrappers",
     "RecordEpisodeCost": "wrappers",
+    "SharedProblem": "sharing",
     "Split": "datasets",
     "UnsupportedNetworkError": "pruning.groups",
     "count": "budgets",
@@ -54,6 +56,7 @@ _PUBLIC = {
     "load_pruned": "export",
     "make_problem": "make",
     "save_pruned": "export",
+    "share": "sharing",
 }
 
 __all__ = [
@@ -75,6 +78,7 @@ __all__ = [
     "PruningProblem",
     "RecordBest",
     "RecordEpisodeCost",
+    "SharedProblem",
     "Split",
     "UnsupportedNetworkError",
     "count",
@@ -83,6 +87,7 @@ __all__ = [
     "make_problem",
     "register_envs",
     "save_pruned",
+    "share",
 ]
 
 # id -> default arguments of `prune_gym.envs:make_env`
@@ -115,7 +120,12 @@ def register_envs() -> None:
     """Register every environment id with Gymnasium; calling it again changes nothing."""
     for env_id, defaults in ENVIRONMENTS.items():
         if env_id not in gym.registry:
-            gym.register(env_id, entry_point="prune_gym.envs:make_env", kwargs=dict(defaults))
+            gym.register(
+                env_id,
+                entry_point="prune_gym.envs:make_env",
+                vector_entry_point="prune_gym.envs.vector:make_vector_env",
+                kwargs=dict(defaults),
+            )
 
 
 register_envs()

@@ -206,17 +206,22 @@ class PruningProblem:
         return values
 
     def counted_costs(self, counts: Counts) -> NDArray[np.float64]:
-        """Costs by kept filters per group, (n_budgets,), in microseconds and without a network.
+        """Costs by kept filters per group, in microseconds and without a network.
 
         A black-box budget cannot be known so cheaply; the share of parameters stands in for it.
+
+        Args:
+            counts: (..., n_groups) kept filters.
+
+        Returns:
+            (..., n_budgets) float64.
         """
         kept = self.tensor_sizes.count(counts)
-        return np.array(
-            [
-                self.tensor_sizes.share(kept) if weights is None else (kept @ weights) / dense
-                for weights, dense in zip(self._counted, self.dense_values, strict=True)
-            ]
-        )
+        costs = [
+            self.tensor_sizes.share(kept) if weights is None else (kept @ weights) / dense
+            for weights, dense in zip(self._counted, self.dense_values, strict=True)
+        ]
+        return np.stack(costs, axis=-1)
 
     def scalar_cost(self, costs: NDArray[np.float64]) -> float:
         """One number of all costs: the cost itself, or the worst of costs / limits."""

@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from prune_gym.make import shared_problem
 from prune_gym.problem import PruningProblem
 from prune_gym.registry import suggest, unknown_name
+from prune_gym.sharing import SharedProblem
 
 SCHEDULED = ("max_ratio", "recovery_steps")
 
 
-def resolve_problem(problem: PruningProblem | None, arguments: dict[str, Any]) -> PruningProblem:
-    """The problem given, or the one that the arguments of `make_problem` describe."""
+def resolve_problem(problem: Any, arguments: dict[str, Any]) -> PruningProblem:
+    """The problem given (or shared by another process), or the one that the arguments describe."""
     if problem is None:
         return shared_problem(**arguments)
+    if isinstance(problem, SharedProblem):
+        problem = problem.open()
     if not isinstance(problem, PruningProblem):
         raise TypeError(
             f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."

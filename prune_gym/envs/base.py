@@ -23,6 +23,7 @@ from prune_gym.envs.observation import Observer
 from prune_gym.outcome import Outcome
 from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Mask, Masks, kept_count, top_mask
+from prune_gym.sharing import SharedProblem
 
 COST_MODES = ("terminal", "dense")
 RENDER_MODES = ("ansi", "rgb_array", "human")
@@ -36,7 +37,8 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     Subclasses give a docstring, an action space and `_decide`.
 
     Args:
-        problem: a `PruningProblem`; None builds one from ``problem_arguments``.
+        problem: a `PruningProblem`, or a handle of `prune_gym.share` on one; None builds one from
+            ``problem_arguments``.
         cost_mode: ``"terminal"`` charges the cost at the last step; ``"dense"`` charges the growth
             of the floor (the cost if all undecided groups are cut to their minimum) at every step
             and sums to the same.
@@ -57,7 +59,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def __init__(
         self,
-        problem: PruningProblem | None = None,
+        problem: PruningProblem | SharedProblem | None = None,
         *,
         cost_mode: str = "terminal",
         max_ratio: float = 1.0,
@@ -165,6 +167,11 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             self._window = None
         self._outcome, self._last = None, None
 
+    @property
+    def steps_left(self) -> int:
+        """Steps to the end of the episode, the last of which judges the network."""
+        return 0 if self._masks is None else len(self.problem.groups) - len(self._masks)
+
     # -- beyond Gymnasium --------------------------------------------------------------------
 
     def compact_network(self) -> nn.Module:
@@ -236,13 +243,19 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         elif self.cost_mode == "dense":
             open_ = np.arange(len(self._counts)) >= len(self._ratios)
             floor = np.where(open_, self._minimum, self._counts)
-            masks = (*(self._masks or ()), *self.problem.masks_of(floor)[len(self._ratios) :])
-            owed = self.problem.costs(masks)
+            owed = self._floor_costs(floor)
         else:
             owed = self._charged
         scalar = self.problem.scalar_cost(owed) if owed is not self._charged else 0.0
         self._costs, self._charged = owed - self._charged, owed
         self._cost, self._charged_scalar = scalar - self._charged_scalar, scalar
+
+    def _floor_costs(self, floor: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Costs with so many filters per group, those of decided groups being the chosen ones."""
+        if all(budget.counted is not None for budget in self.problem.budgets):
+            return self.problem.counted_costs(floor)
+        masks = (*(self._masks or ()), *self.problem.masks_of(floor)[len(self._ratios) :])
+        return self.problem.costs(masks)
 
     def _observe(self) -> NDArray[np.float32]:
         return self.observer(self._counts, self._minimum, len(self._ratios), self._ratios)

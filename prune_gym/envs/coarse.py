@@ -105,6 +105,11 @@ class NetworkPruneEnv(PruneEnv):
         super().__init__(*args, **kwargs)
         self.action_space = spaces.Box(-1.0, 1.0, (len(self.problem.groups),), np.float32)
 
+    @property
+    def steps_left(self) -> int:
+        """1, or 0 once the episode has ended."""
+        return min(1, super().steps_left)
+
     def _decide(self, action: NDArray[np.float32]) -> list[tuple[Mask, float]]:
         return [self._by_ratio(index, value) for index, value in enumerate(action)]
 

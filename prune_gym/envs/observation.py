@@ -74,11 +74,12 @@ class Observer:
         problem, n = self.problem, len(self.problem.groups)
         last = min(decided, n - 1)
         open_ = np.arange(n) >= decided
-        floor = problem.counted_costs(np.where(open_, minimum, counts))
         whole = np.where(open_, problem.sizes, counts)
-        ceiling = problem.counted_costs(whole)
-        whole[last] = minimum[last] if decided < n else counts[last]
-        own = ceiling - problem.counted_costs(whole)
+        without = whole.copy()
+        without[last] = minimum[last] if decided < n else counts[last]
+        states = np.stack([np.where(open_, minimum, counts), whole, without])
+        floor, ceiling, rest = problem.counted_costs(states)
+        own = ceiling - rest
         kept = counts[decided - 1] / problem.sizes[decided - 1] if decided else 1.0
         head = [
             decided / n,

@@ -22,6 +22,7 @@ PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch
 
 _PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_IDENTITY = nn.Identity()
 _Folds = tuple[tuple[str, str], ...]
 
 
@@ -53,14 +54,14 @@ class InferenceForm:
         fast = shallow_copy(network)
         if fast is None:  # it says itself how it is copied
             return rebuild(network, {}).eval().to(self.dtype)
-        fast.eval()
+        modules = dict(fast.named_modules())
         for layer, norm in self.folds:
-            _fold(fast, layer, norm)
-        for module in fast.modules():
+            _fold(modules, layer, norm)
+        for module in modules.values():
             for held in (module._parameters, module._buffers):
                 for key, tensor in held.items():
                     if tensor is not None and tensor.is_floating_point():
-                        held[key] = self.lay(tensor)  # type: ignore[assignment]
+                        held[key] = self.lay(tensor)
         return fast
 
     def lay(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -103,10 +104,10 @@ def find_form(network: nn.Module, example: torch.Tensor, precision: str) -> Infe
     return replace(together, precision=precision)
 
 
-def _fold(network: nn.Module, layer_name: str, norm_name: str) -> None:
+def _fold(modules: dict[str, nn.Module], layer_name: str, norm_name: str) -> None:
     """Fold a norm into the layer before it; both were recovered, so they may have any values."""
-    layer: Any = network.get_submodule(layer_name)
-    norm: Any = network.get_submodule(norm_name)
+    layer: Any = modules.get(layer_name)
+    norm: Any = modules.get(norm_name)
     if not (type(layer) in _PRODUCERS and _normalises(norm)):
         return  # a recovery of the user's changed them
     scale = torch.rsqrt(norm.running_var + norm.eps)
@@ -117,10 +118,10 @@ def _fold(network: nn.Module, layer_name: str, norm_name: str) -> None:
     weight = layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1))
     layer._parameters.update(weight=weight, bias=bias)
     parent, _, key = norm_name.rpartition(".")
-    network.get_submodule(parent)._modules[key] = nn.Identity()
+    modules[parent]._modules[key] = _IDENTITY
 
 
-def _normalises(norm: nn.Module) -> bool:
+def _normalises(norm: Any) -> bool:
     """Whether a module is a BatchNorm with statistics of its own."""
     return type(norm) in _NORMS and not norm.training and norm.running_var is not None
 

@@ -75,15 +75,17 @@ class TensorSizes:
         )
 
     def count(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Elements per tensor, (n_tensors,), when ``kept`` filters stay per group, (n_groups,)."""
+        """Elements per tensor, (..., n_tensors), when so many filters stay, (..., n_groups)."""
         dropped = (self.n_filters - kept).astype(np.float64)
-        lengths = self.whole - self.width @ dropped  # (n_axes, n_tensors)
-        return self.fixed * lengths.prod(axis=0) - self.single @ dropped  # type: ignore[no-any-return]
+        gone = dropped @ self.width.reshape(-1, len(self.n_filters)).T  # whole numbers: exact
+        lengths = self.whole - gone.reshape(*dropped.shape[:-1], *self.whole.shape)
+        counted = self.fixed * lengths.prod(axis=-2) - dropped @ self.single.T
+        return counted  # type: ignore[no-any-return]
 
-    def share(self, counted: NDArray[np.float64]) -> float:
+    def share(self, counted: NDArray[np.float64]) -> NDArray[np.float64]:
         """Parameters of ``counted`` elements per tensor / parameters of the unpruned network."""
         whole = self.count(self.n_filters)
-        return float(counted @ self.is_parameter / (whole @ self.is_parameter))
+        return np.asarray(counted @ self.is_parameter / (whole @ self.is_parameter))
 
     def weights(self, by_name: Mapping[str, float]) -> NDArray[np.float64]:
         """A vector (n_tensors,) from weights by tensor name; tensors not named weigh nothing."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import types
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,18 +31,17 @@ def own_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def shallow_copy(network: nn.Module) -> nn.Module | None:
-    """New modules that hold the same tensors and attributes; None where that cannot be.
+    """New modules, in evaluation mode, around the same tensors; None where that cannot be.
 
     For a look: layers and tensors of the copy can be replaced, nothing in it may be changed.
     """
-    copies: dict[int, nn.Module] = {}
-    for module in network.modules():
-        if not _is_simple(module):
-            return None
-        copies[id(module)] = made = object.__new__(type(module))
-        vars(made).update(vars(module))
-    for module in network.modules():
+    modules = list(network.modules())
+    if not _are_simple(modules):
+        return None
+    copies: dict[int, nn.Module] = {id(m): object.__new__(type(m)) for m in modules}
+    for module in modules:
         held = vars(copies[id(module)])
+        held.update(vars(module), training=False)
         for place in ("_parameters", "_buffers"):
             held[place] = dict(held[place])
         held["_modules"] = {
@@ -75,7 +75,7 @@ class Skeleton:
         self._tensors = own_tensors(network)
         for name, tensor in self._tensors.items():
             self._names.setdefault(id(tensor), name)
-        self._simple = all(_is_simple(module) for module in modules)
+        self._simple = _are_simple(modules)
         self._parts = [_Part(m, number, self._names) for m in modules] if self._simple else []
 
     def build(self, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -167,9 +167,14 @@ class _Part:
         held["_modules"] = {k: None if i is None else modules[i] for k, i in self.children.items()}
 
 
-def _is_simple(module: nn.Module) -> bool:
+def _are_simple(modules: Iterable[nn.Module]) -> bool:
+    kinds: set[Any] = {type(module) for module in modules}
+    return all(_is_simple(kind) for kind in kinds)
+
+
+@cache
+def _is_simple(kind: Any) -> bool:
     """Whether a module is its ``__dict__``, and says nothing about how it is copied."""
-    kind = type(module)
     for name in ("__deepcopy__", "__getstate__", "__reduce__", "__reduce_ex__", "__new__"):
         if getattr(kind, name, None) is not getattr(nn.Module, name, None):
             return False

@@ -16,13 +16,14 @@ import numpy as np
 from prune_gym.export import save_pruned
 from prune_gym.files import replacing
 from prune_gym.outcome import Outcome
+from prune_gym.parallel import Workers, one_thread
 from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 from prune_gym.registry import unknown_name
 from prune_gym.search.archive import Archive, Episode
 from prune_gym.search.controls import CONTROLS, Judged, Proposer, masks_of_ratios
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
-from prune_gym.search.threads import ThreadVecEnv, Workers
+from prune_gym.search.threads import ThreadVecEnv
 
 if TYPE_CHECKING:
     from agents import PPOLagrangian
@@ -91,7 +92,9 @@ class Search:
         if len(self.archive.episodes) < self.evaluations:
             self.folder.drop_results()
         black_box = any(budget.counted is None for budget in self.problem.budgets)
-        with Workers(1 if black_box else None) as workers:
+        self.problem.prepare()
+        device = self.problem.example.device
+        with one_thread(), Workers(1 if black_box else None, device) as workers:
             if self.config.algo in CONTROLS:
                 self._run_control(workers)
             else:

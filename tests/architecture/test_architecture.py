@@ -21,7 +21,17 @@ ROOT = Path(__file__).parents[2]
 
 # A module imports from lower levels only (inside a package: from its own modules as well).
 LEVELS = [
-    ["cache", "console", "devices", "files", "memory", "options", "registry", "rendering"],
+    [
+        "cache",
+        "console",
+        "devices",
+        "files",
+        "memory",
+        "options",
+        "parallel",
+        "registry",
+        "rendering",
+    ],
     ["pruning", "pruning.masks", "search"],
     [
         "networks",
@@ -45,10 +55,10 @@ LEVELS = [
     ["outcome", "arguments"],
     ["problem"],
     ["export", "formats", "handover", "pretrained"],
-    ["make", "search.archive", "search.controls", "search.threads"],
+    ["make", "sharing", "search.archive", "search.controls", "search.threads"],
     ["envs.observation", "envs.arguments", "search.folder"],
     ["envs.base"],
-    ["envs.coarse", "envs.fine", "envs", "wrappers", "search.drive"],
+    ["envs.coarse", "envs.fine", "envs.vector", "envs", "wrappers", "search.drive"],
     ["search.finish", "report", "search.sitting", "pretraining"],
     ["", "cli", "__main__"],
 ]
@@ -66,6 +76,7 @@ BESIDE = {
     "export": {"pretrained"},
     "handover": {"export", "formats", "pretrained"},
     "envs.coarse": {"envs.fine"},
+    "envs.vector": {"envs.coarse"},
     "envs": {"envs.coarse", "envs.fine"},
     "search.sitting": {"search.finish", "report"},
     "cli": {""},

@@ -21,9 +21,9 @@ import prune_gym
 from prune_gym import UnsupportedNetworkError, make_problem
 from prune_gym.pruning.check import check_compaction
 from prune_gym.pruning.compact import compact
-from prune_gym.pruning.skeleton import rebuild
 from prune_gym.pruning.groups import find_filter_groups
 from prune_gym.pruning.sizes import TensorSizes
+from prune_gym.pruning.skeleton import rebuild
 
 
 class Awkward(nn.Module):

@@ -8,13 +8,14 @@ import pytest
 import tiny
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from prune_gym.parallel import Workers, one_thread
 from prune_gym.pruning.masks import kept_count
 from prune_gym.registry import UnknownNameError
 from prune_gym.search.controls import CONTROLS, masks_of_ratios
 from prune_gym.search.drive import Search, algorithms, check_algorithm, make_config_env
 from prune_gym.search.finish import finish
 from prune_gym.search.folder import RunFolder, SearchConfig
-from prune_gym.search.threads import ThreadVecEnv, Workers
+from prune_gym.search.threads import ThreadVecEnv
 
 AGENTS = sorted(set(algorithms()) - set(CONTROLS))
 
@@ -189,13 +190,14 @@ def test_threads_are_the_dummy_step_for_step(n_workers, recovery):
     dummy.close()
 
 
-def test_workers_give_torch_its_threads_back():
+def test_workers_leave_torch_its_threads():
     import torch
 
     before = torch.get_num_threads()
-    with Workers(2) as workers:
+    with one_thread(), Workers(2) as workers:
         assert torch.get_num_threads() == 1
         assert list(workers.map(lambda item: item * item, [3, 1, 2])) == [9, 1, 4]
+        assert set(workers.map(lambda _: torch.get_num_threads(), [0, 1])) == {1}
         with pytest.raises(ZeroDivisionError):
             list(workers.map(lambda item: 1 // item, [1, 0]))
     assert torch.get_num_threads() == before

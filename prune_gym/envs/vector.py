@@ -1,0 +1,100 @@
+"""The vector environment: many pruning environments of one process that judge side by side."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector.utils import iterate
+
+from prune_gym.arguments import whole
+from prune_gym.envs.base import PruneEnv
+from prune_gym.envs.coarse import make_env
+from prune_gym.parallel import Workers
+
+_OF_THE_ENV = ("granularity", "cost_mode", "max_ratio", "render_mode")
+
+
+class PruneVectorEnv(SyncVectorEnv):
+    """Gymnasium's `SyncVectorEnv`, step for step; networks are judged in threads.
+
+    The environments share one problem: data, unpruned network and remembered outcomes. Each has
+    random numbers of its own, so the results do not depend on the number of threads. An episode
+    that has ended begins anew at the next step (``NEXT_STEP``).
+
+    Args:
+        envs: environments around one problem.
+        threads: how many networks are judged at once; None = one per core, or one where a budget
+            is a black box, which may count, measure time or use a device.
+    """
+
+    def __init__(self, envs: list[PruneEnv], threads: int | None = None) -> None:
+        ahead = [_Ahead(env) for env in envs]
+        problem = envs[0].problem
+        if threads is None and any(budget.counted is None for budget in problem.budgets):
+            threads = 1
+        super().__init__([lambda env=env: env for env in ahead])  # type: ignore[misc]
+        self._ahead = ahead
+        self._workers = Workers(threads, problem.example.device)
+
+    @property
+    def cost_limit(self) -> float:
+        """Limit of the episodic sum of ``info["cost"]`` of each environment."""
+        return self._ahead[0].pruning.cost_limit
+
+    def step(self, actions: Any) -> Any:
+        """Step all environments; those that judge a network do so side by side."""
+        for env, action in zip(self._ahead, iterate(self.action_space, actions), strict=True):
+            if env.pruning.steps_left == 1:
+                env.begin(action, self._workers)
+        try:
+            return super().step(actions)
+        finally:
+            for env in self._ahead:
+                env.settle()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environments and end the threads."""
+        super().close_extras(**kwargs)
+        self._workers.close()
+
+
+class _Ahead(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment whose next step may have begun already, in a thread."""
+
+    def __init__(self, env: PruneEnv) -> None:
+        super().__init__(env)
+        self.pruning = env
+        self._begun: Future[Any] | None = None
+
+    def begin(self, action: Any, workers: Workers) -> None:
+        self._begun = workers.submit(self.env.step, np.array(action))
+
+    def step(self, action: Any) -> Any:
+        return self.env.step(action) if self._begun is None else self._begun.result()
+
+    def settle(self) -> None:
+        """Forget a step that was begun, once it has ended."""
+        if self._begun is not None and not self._begun.cancel():
+            self._begun.exception()  # waits
+        self._begun = None
+
+
+def make_vector_env(num_envs: int = 1, threads: int | None = None, **kwargs: Any) -> PruneVectorEnv:
+    """The entry point behind ``gym.make_vec("PruneVGG-v0", num_envs=8)``.
+
+    Args:
+        num_envs: number of environments.
+        threads: see `PruneVectorEnv`.
+        kwargs: of `make_env`.
+    """
+    whole("num_envs", num_envs, 1)
+    if threads is not None:
+        whole("threads", threads, 1)
+    first = make_env(**kwargs)
+    own = {name: value for name, value in kwargs.items() if name in _OF_THE_ENV}
+    others = [make_env(problem=first.problem, **own) for _ in range(num_envs - 1)]
+    return PruneVectorEnv([first, *others], threads)
