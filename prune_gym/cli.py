@@ -49,6 +49,7 @@ def prune(
     round_to: options.RoundTo = 1,
     ignore: options.Ignore = None,
     evaluation_samples: options.EvaluationSamples = None,
+    precision: options.JudgedIn = "float32",
     finetune_steps: options.FinetuneSteps = 300,
     distillation: options.Distillation = 0.0,
     device: options.Device = "cpu",
@@ -75,6 +76,7 @@ def prune(
             "round_to": round_to,
             "ignore": ignore or [],
             "evaluation_samples": evaluation_samples,
+            "precision": precision,
             "device": device,
             "weights": None if weights is None else str(weights.resolve()),
         }

@@ -48,6 +48,10 @@ Ignore = Annotated[
 EvaluationSamples = Annotated[
     int | None, typer.Option(min=1, help="Judge on so many validation images; default: all.")
 ]
+JudgedIn = Annotated[
+    str,
+    typer.Option(help="float32, bfloat16, or tf32 (NVIDIA GPUs): in which networks are judged."),
+]
 FinetuneSteps = Annotated[int, typer.Option(min=0, help="After the search.")]
 Distillation = Annotated[
     float,

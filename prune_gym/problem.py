@@ -86,7 +86,7 @@ class PruningProblem:
 
     @property
     def example(self) -> torch.Tensor:
-        """One input of the network, (1, channels, height, width)."""
+        """One input of the network, (1, ...)."""
         return self.data.train.batch(slice(1))
 
     @cached_property
@@ -268,7 +268,7 @@ class PruningProblem:
         score, values = self.accuracy(network), self.values(masks, network)
         if key is not None:
             self.memory.put(key, score, values)
-        return self._outcome(masks, score, values, lambda: network, remembered=False)
+        return self._outcome(masks, score, values, lambda: network)
 
     def _recovered(self, masks: Masks, seed: int, steps: int | None) -> nn.Module:
         return self.recover(self.compact(masks), seed=seed, steps=steps)
@@ -287,8 +287,7 @@ class PruningProblem:
         score: float,
         values: NDArray[np.float64],
         build: Callable[[], nn.Module],
-        *,
-        remembered: bool,
+        remembered: bool = False,
     ) -> Outcome:
         costs = values / self.dense_values
         return Outcome(

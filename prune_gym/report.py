@@ -78,6 +78,10 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         ("finetuned_validation", "validation accuracy, fine-tuned"),
     ):
         rows.append((label, dense_validation, _percent(scores[key]), ""))
+    if "finetuned_validation_float32" in scores:  # the rows above are in another precision
+        dense_exact = _percent(scores["dense_validation_float32"])
+        exact = _percent(scores["finetuned_validation_float32"])
+        rows.append(("validation accuracy, fine-tuned, in float32", dense_exact, exact, ""))
     rows.append(
         (
             "test accuracy, fine-tuned",

@@ -137,6 +137,10 @@ class Training:
         self.network, self.train, self.recipe, self.steps = network, train, recipe, steps
         self.generator, self.augment = generator, augment
         self.teacher = copy.deepcopy(teacher).eval() if teacher and recipe.distillation else None
+        if train.channels_last:  # weights that lie otherwise would be turned at every step
+            for module in (network, self.teacher):
+                if module is not None:
+                    module.to(memory_format=torch.channels_last)
         self.step_number = 0
         self._order = torch.zeros(0, dtype=torch.int64)  # what is left of the epoch
         trainable = any(parameter.requires_grad for parameter in network.parameters())
@@ -225,7 +229,9 @@ class Training:
         self.step_number = int(tensors["step"])
 
     def finish(self) -> None:
-        """Put the network into evaluation mode; what was frozen is again."""
+        """Put the network into evaluation mode; what was frozen is again; weights lie plainly."""
+        if self.train.channels_last:
+            self.network.to(memory_format=torch.contiguous_format)
         for parameter in self._thawed:
             parameter.requires_grad_(False)
         self.network.eval()

@@ -56,6 +56,7 @@ class Search:
 
     Attributes:
         archive: everything evaluated so far.
+        remembered_before: see `remembered`; of earlier sittings.
         multiplier: the agent's Lagrange multiplier; NaN for controls.
         stop: set it to True to end after the networks in work.
     """
@@ -71,6 +72,7 @@ class Search:
         self.archive = Archive()
         self.multiplier = float("nan")
         self.stop = False
+        self.remembered_before = int(folder.read_json("state.json").get("remembered", 0))
         self.on_progress = on_progress
         folder.restore(self.archive)
         if self.archive.best is not None:
@@ -83,6 +85,11 @@ class Search:
     def evaluations(self) -> int:
         """How many networks this search is to evaluate: one for every filter group's steps."""
         return max(1, self.config.timesteps // len(self.problem.groups))
+
+    @property
+    def remembered(self) -> int:
+        """Evaluations for which nothing was run: the same decision had been judged before."""
+        return self.remembered_before + self.problem.memory.hits
 
     def run(self) -> None:
         """Search until the evaluations are spent or `stop` is set.

@@ -56,6 +56,10 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         on_step=on_step,
     )
     scores["finetuned_validation"] = problem.accuracy(network)
+    if problem.form.precision != "float32":
+        for name, judged in (("dense", problem.network), ("finetuned", network)):
+            exact = problem.accuracy(judged, problem.data.validation)
+            scores[f"{name}_validation_float32"] = exact
     scores["finetuned_test"] = _test_accuracy(network, problem)
     costs = problem.costs(masks, network)
     if not problem.feasible(costs):
@@ -72,11 +76,14 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         "limits": dict(zip(problem.names, problem.limits, strict=True)),
         "accuracy": scores,
         "evaluations": len(search.archive.episodes),
+        "remembered_evaluations": search.remembered,
         "feasible_evaluations": sum(episode.feasible for episode in search.archive.episodes),
         "algo": config.algo,
         "timesteps": config.timesteps,
         "seed": config.seed,
         "structure": problem.structure,
+        "precision": problem.form.precision,
+        "batch_size": problem.exam.batch_size,
         "dense": _sizes(problem.network, problem),
         "pruned": _sizes(network, problem, masks),
         "latency_ms": _latencies(network, problem),

@@ -35,6 +35,8 @@ def start(config: SearchConfig, path: Path, console: Console) -> None:
     problem = make_problem(**config.problem)
     make_config_env(config, problem).close()
     _say_unpruned(problem, console)
+    # whoever goes on with the run judges in the same batches
+    config = replace(config, problem={**config.problem, "batch_size": problem.exam.batch_size})
     folder = RunFolder.create(path, config)
     _sit(problem, config, folder, began, console)
 
@@ -129,7 +131,8 @@ def _sit(
             f"--timesteps {2 * config.timesteps}"
         ) from error
     finally:
-        write_json(folder.path / "state.json", {"wall_s": wall_s()})
+        state = {"wall_s": wall_s(), "remembered": search.remembered}
+        write_json(folder.path / "state.json", state)
     if search.stop:
         _say_stopped(search, console)
         raise SystemExit(130)
@@ -174,6 +177,8 @@ class SearchDisplay:
         )
         if search.multiplier == search.multiplier:
             detail += f"  multiplier {search.multiplier:.2f}"
+        if search.remembered:
+            detail += f"  known {search.remembered}"
         self.progress.update(self.task, completed=done, detail=detail)
         now = time.monotonic()
         if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
@@ -222,4 +227,8 @@ def _print_result(metrics: dict[str, Any], console: Console) -> None:
     for name, limit in metrics["limits"].items():
         word = "within" if metrics["costs"][name] <= limit else "OVER"
         console.print(f"{name}: {metrics['costs'][name]:.4f}, {word} the limit {limit:g}")
-    console.print(f"{metrics['evaluations']} networks evaluated in {metrics['wall_s']:.0f} s")
+    remembered = metrics["remembered_evaluations"]
+    known = f" ({remembered} of them known from before)" if remembered else ""
+    console.print(
+        f"{metrics['evaluations']} networks evaluated{known} in {metrics['wall_s']:.0f} s"
+    )
