@@ -163,6 +163,7 @@ def fit_cost_critic(
     Returns:
         The mean loss.
     """
+    parameters = list(policy.cost_parameters())
     losses = []
     for _ in range(n_epochs):
         order = th.as_tensor(rng.permutation(len(targets)), device=targets.device)
@@ -171,12 +172,12 @@ def fit_cost_critic(
             loss = nn.functional.mse_loss(values, targets[batch])
             policy.cost_optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(list(policy.cost_parameters()), max_grad_norm)
+            nn.utils.clip_grad_norm_(parameters, max_grad_norm)
             policy.cost_optimizer.step()
-            losses.append(loss.item())
+            losses.append(loss.detach())
     # PPO clips the gradient norm over all parameters of the policy: leave none behind.
     policy.cost_optimizer.zero_grad(set_to_none=True)
-    return float(np.mean(losses))
+    return float(th.stack(losses).mean())
 
 
 def _take(observations: PyTorchObs, batch: th.Tensor) -> PyTorchObs:

@@ -75,7 +75,11 @@ _PPO: Mapping[str, Any] = MappingProxyType(
         "gae_lambda": 0.95,
         "cost_gamma": 1.0,
         "cost_gae_lambda": 0.95,
-        "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -1.0},
+        "policy_kwargs": {
+            "net_arch": [64, 64],
+            "log_std_init": -1.0,
+            "optimizer_kwargs": {"eps": 1e-5, "fused": True},  # SB3's Adam, in one pass
+        },
     }
 )
 

@@ -7,6 +7,7 @@ all cores without copies of the data or the network, and start at once.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,16 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def pin_worker() -> None:
+    """Give torch one thread in a worker process of a vector environment (a daemonic one).
+
+    Each of several workers would use all cores otherwise, and wait for the others. The environment
+    variable ``OMP_NUM_THREADS`` has the last word.
+    """
+    if multiprocessing.current_process().daemon and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 class Workers:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.make import shared_problem
+from prune_gym.parallel import pin_worker
 from prune_gym.problem import PruningProblem
 from prune_gym.registry import suggest, unknown_name
 from prune_gym.sharing import SharedProblem
@@ -19,6 +20,7 @@ SCHEDULED = ("max_ratio", "recovery_steps")
 def resolve_problem(problem: Any, arguments: dict[str, Any]) -> PruningProblem:
     """The problem given (or shared by another process), or the one that the arguments describe."""
     if problem is None:
+        pin_worker()
         return shared_problem(**arguments)
     if isinstance(problem, SharedProblem):
         problem = problem.open()

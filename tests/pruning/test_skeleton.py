@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from prune_gym.pruning.skeleton import (
     Skeleton,
@@ -223,7 +224,7 @@ def test_hooks_that_passes_fire_stay_behind():
 
 def test_weights_that_a_hook_computes_are_refused():
     network = nn.Sequential(nn.Linear(4, 4))
-    nn.utils.prune.random_unstructured(network[0], "weight", amount=0.5)
+    prune.random_unstructured(network[0], "weight", amount=0.5)
     with pytest.raises(UnsupportedNetworkError, match=r"layer '0' is computed by a hook"):
         Skeleton(network)
 
@@ -309,7 +310,7 @@ def test_replacing_in_a_shallow_copy_leaves_the_original():
     assert all(a is b for a, b in zip(modules, network.modules(), strict=True))
 
 
-@pytest.mark.parametrize("kind", [Counted, Stateful])
+@pytest.mark.parametrize("kind", [Counted, Stateful, Recurrent])
 def test_no_shallow_copy_of_modules_that_say_how_they_are_copied(kind):
     assert shallow_copy(kind()) is None
     assert shallow_copy(nn.Sequential(nn.ReLU(), kind())) is None
