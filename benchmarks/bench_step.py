@@ -103,7 +103,11 @@ def main() -> None:
 def about(arguments: argparse.Namespace) -> dict[str, Any]:
     """Command, commit, machine and versions."""
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     device = arguments.device
     if device != "cpu":
