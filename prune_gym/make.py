@@ -114,7 +114,7 @@ def make_problem(
     example = data.train.batch(slice(1))
     _check_runs(module, example, data)
     set_tf32(place, precision == "tf32")
-    form = find_form(module, example, precision)
+    form = find_form(module, data.train.batch(slice(3)), precision)
     data = data.channels_last() if form.channels_last else data
     groups = _groups(module, example, structure, ignore)
     problem = PruningProblem(

@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,15 @@ class Outcome:
     def network(self) -> nn.Module:
         """The compact network, recovered, in evaluation mode; built anew where remembered."""
         return self.build()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the network in place of what builds it, which may hold the whole problem."""
+        network = self.network
+        return {**vars(self), "network": network, "build": partial(_itself, network)}
+
+
+def _itself(network: nn.Module) -> nn.Module:
+    return network
 
 
 class OutcomeMemory:

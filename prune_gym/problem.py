@@ -225,9 +225,7 @@ class PruningProblem:
 
     def scalar_cost(self, costs: NDArray[np.float64]) -> float:
         """One number of all costs: the cost itself, or the worst of costs / limits."""
-        if len(self.limits) == 1:
-            return float(costs[0])
-        return float(np.max(costs / np.array(self.limits)))
+        return float(costs[0] if len(self.limits) == 1 else np.max(costs / np.array(self.limits)))
 
     def feasible(self, costs: NDArray[np.float64]) -> bool:
         """Whether every cost is within its limit (no tolerance)."""
@@ -259,16 +257,17 @@ class PruningProblem:
             BudgetError: a budget raised or gave nonsense.
         """
         masks = self.check_masks(masks)
-        build = partial(self._recovered, masks, seed, recovery_steps)
         key = self._key(masks, seed, recovery_steps)
         known = None if key is None else self.memory.get(key)
         if known is not None:
+            own = tuple(mask.copy() for mask in masks)
+            build = partial(self._recovered, own, seed, recovery_steps)
             return self._outcome(masks, *known, build, remembered=True)
-        network = build()
-        score, values = self.accuracy(network), self.values(masks, network)
+        network = self._recovered(masks, seed, recovery_steps)
+        judged = self.accuracy(network), self.values(masks, network)
         if key is not None:
-            self.memory.put(key, score, values)
-        return self._outcome(masks, score, values, lambda: network)
+            self.memory.put(key, *judged)
+        return self._outcome(masks, *judged, lambda: network)
 
     def _recovered(self, masks: Masks, seed: int, steps: int | None) -> nn.Module:
         return self.recover(self.compact(masks), seed=seed, steps=steps)

@@ -110,15 +110,17 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
     def __init__(self, stream: Any, file: Any) -> None:
         super().__init__(stream)
         self._file = file
-        self._storages: dict[int, int] = {}  # offset in the file by address
+        self._storages: dict[tuple[int, int], int] = {}  # offset by address and length
         self._held: dict[int, tuple[int, Any]] = {}  # number and object by id
 
     def persistent_id(self, value: Any) -> Any:
-        if isinstance(value, np.ndarray) and value.nbytes >= _SMALL and not value.dtype.hasobject:
+        if type(value) is np.ndarray and value.nbytes >= _SMALL and value.dtype.kind in "biufc":
             array = np.ascontiguousarray(value)
             place = (self._put(array.__array_interface__["data"][0], array), array.dtype.str)
             return "array", self._number(value, array), (*place, array.shape)
         if type(value) not in (torch.Tensor, nn.Parameter) or value.layout != torch.strided:
+            return None
+        if value.is_conj() or value.is_neg():
             return None
         storage = value.untyped_storage()
         if storage.nbytes() < _SMALL:
@@ -131,11 +133,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         return "tensor", self._number(value, raw), (*layout, learns)
 
     def _put(self, address: int, raw: Any) -> int:
-        if address not in self._storages:
+        content = memoryview(raw).cast("B")
+        key = address, len(content)
+        if key not in self._storages:
             self._file.seek(-(-self._file.tell() // _ALIGNED) * _ALIGNED)
-            self._storages[address] = self._file.tell()
-            self._file.write(memoryview(raw).cast("B"))
-        return self._storages[address]
+            self._storages[key] = self._file.tell()
+            self._file.write(content)
+        return self._storages[key]
 
     def _number(self, value: Any, raw: Any) -> int:
         """A number for each object; it is held, so that its id and address stay its own."""

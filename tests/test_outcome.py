@@ -289,3 +289,28 @@ def test_threads_judge_as_one_does(recovery):
     assert memory.hits + memory.misses == 36
     assert len(memory) == 12
     assert_same_tensors(serial.evaluate(decisions[0]).network, found[0].network)
+
+
+def test_masks_that_change_later_change_no_network():
+    problem = tiny.make_tiny()
+    masks = tiny.random_masks(problem, 0)
+    problem.evaluate(masks)
+    remembered = problem.evaluate(masks)
+    for mask in masks:
+        mask[:] = True
+    n_params = sum(parameter.numel() for parameter in remembered.network.parameters())
+    assert remembered.remembered
+    assert n_params == remembered.values["params"] < problem.dense_values[0]
+
+
+def test_outcomes_can_be_pickled():
+    problem = tiny.make_tiny()
+    masks = tiny.random_masks(problem, 0)
+    for outcome in (problem.evaluate(masks), problem.evaluate(masks)):
+        content = pickle.dumps(outcome)
+        assert len(content) < 100_000  # without the problem
+        again = pickle.loads(content)
+        assert again.costs == outcome.costs
+        expected = outcome.network.state_dict()
+        for name, tensor in again.network.state_dict().items():
+            assert torch.equal(tensor, expected[name])

@@ -322,3 +322,28 @@ def test_asynchronous_vector_environments(tiny_problem):
         seen.append(steps)
     tiny.assert_identical(seen[0], seen[1])
     assert seen[0][3][2].all()
+
+
+def test_arrays_that_begin_alike_and_end_apart():
+    whole = np.arange(10_000.0)
+    for first, second in ((whole[:600], whole), (whole, whole[:600])):
+        held = tiny.make_tiny(budgets={prune_gym.Budget("held", Lengths(first, second)): 1.0})
+        found = next(iter(as_elsewhere(share(held)).budgets)).measure
+        tiny.assert_identical((found.first, found.second), (first, second))
+
+
+class Lengths:
+    def __init__(self, first, second) -> None:
+        self.first, self.second = first, second
+
+    def __call__(self, network) -> float:
+        return float(len(self.first))
+
+
+def test_arrays_that_are_more_than_numbers_come_back_whole():
+    masked = np.ma.MaskedArray(np.arange(1000.0), mask=np.arange(1000) % 2 == 0)
+    dated = np.arange("2000-01-01", "2005-01-01", dtype="datetime64[D]")
+    held = tiny.make_tiny(budgets={prune_gym.Budget("held", Lengths(masked, dated)): 1.0})
+    found = next(iter(as_elsewhere(share(held)).budgets)).measure
+    assert (found.first.mask == masked.mask).all()
+    tiny.assert_identical(found.second, dated)

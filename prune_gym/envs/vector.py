@@ -38,7 +38,7 @@ class PruneVectorEnv(SyncVectorEnv):
             threads = 1
         super().__init__([lambda env=env: env for env in ahead])  # type: ignore[misc]
         self._ahead = ahead
-        self._workers = Workers(threads, problem.example.device)
+        self._workers = None if threads == 1 else Workers(threads, problem.example.device)
 
     @property
     def cost_limit(self) -> float:
@@ -47,19 +47,21 @@ class PruneVectorEnv(SyncVectorEnv):
 
     def step(self, actions: Any) -> Any:
         """Step all environments; those that judge a network do so side by side."""
-        for env, action in zip(self._ahead, iterate(self.action_space, actions), strict=True):
-            if env.pruning.steps_left == 1:
-                env.begin(action, self._workers)
         try:
+            single = list(iterate(self.action_space, actions))
+            for env, action in zip(self._ahead, single, strict=True):
+                if self._workers is not None and env.pruning.steps_left == 1:
+                    env.begin(action, self._workers)
             return super().step(actions)
-        finally:
+        finally:  # also after an error in one of them
             for env in self._ahead:
                 env.settle()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environments and end the threads."""
         super().close_extras(**kwargs)
-        self._workers.close()
+        if self._workers is not None:
+            self._workers.close()
 
 
 class _Ahead(gym.Wrapper[Any, Any, Any, Any]):

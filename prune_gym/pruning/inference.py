@@ -36,12 +36,14 @@ class InferenceForm:
         in_place: whether the network changes its input, so that it needs a copy.
         precision: ``"float32"``, ``"tf32"`` (NVIDIA GPUs; see `prune_gym.devices.set_tf32`) or
             ``"bfloat16"``.
+        whole: whether networks are copied whole for it, as they hold layers where only they know.
     """
 
     folds: _Folds = ()
     channels_last: bool = False
     in_place: bool = False
     precision: str = "float32"
+    whole: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,8 +53,8 @@ class InferenceForm:
     @torch.no_grad()
     def of(self, network: nn.Module) -> nn.Module:
         """A network in this form, for inference only; the one handed in stays as it is."""
-        fast = shallow_copy(network)
-        if fast is None:  # it says itself how it is copied
+        fast = None if self.whole else shallow_copy(network)
+        if fast is None:  # or it says itself how it is copied
             return rebuild(network, {}).eval().to(self.dtype)
         modules = dict(fast.named_modules())
         for layer, norm in self.folds:
@@ -60,12 +62,14 @@ class InferenceForm:
         for module in modules.values():
             for held in (module._parameters, module._buffers):
                 for key, tensor in held.items():
-                    if tensor is not None and tensor.is_floating_point():
+                    if tensor is not None:
                         held[key] = self.lay(tensor)
         return fast
 
     def lay(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor in this form's precision and layout; itself where it is so already."""
+        """A float32 tensor in this form's precision and layout; any other tensor as it is."""
+        if tensor.dtype != torch.float32:
+            return tensor
         if self.channels_last and tensor.ndim == 4:
             return tensor.to(self.dtype, memory_format=torch.channels_last)
         return tensor.to(self.dtype)
@@ -76,7 +80,7 @@ def find_form(network: nn.Module, example: torch.Tensor, precision: str) -> Infe
 
     Args:
         network: in evaluation mode; left untouched.
-        example: one input batch, on the network's device.
+        example: an input batch of two or more, on the network's device.
         precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
 
     Raises:
@@ -89,7 +93,18 @@ def find_form(network: nn.Module, example: torch.Tensor, precision: str) -> Infe
             f"precision='tf32' on {example.device.type!r}: only NVIDIA GPUs have it; use "
             "'float32' or 'bfloat16'."
         )
-    probe = lively_copy(network).eval()
+    form = replace(_fastest(lively_copy(network).eval(), example), precision=precision)
+    if _runs(form, network, example):
+        return form
+    plain = InferenceForm(in_place=form.in_place, precision=precision, whole=True)
+    if _runs(plain, network, example):
+        return plain
+    raise ValueError(
+        f"precision={precision!r}: {type(network).__name__} does not run in it; use 'float32'."
+    )
+
+
+def _fastest(probe: nn.Module, example: torch.Tensor) -> InferenceForm:
     form = InferenceForm(in_place=_changes_its_input(probe, example))
     laid = replace(form, channels_last=example.ndim == 4)
     form = laid if _holds(laid, probe, example) else form
@@ -101,7 +116,7 @@ def find_form(network: nn.Module, example: torch.Tensor, precision: str) -> Infe
             form, folds=tuple(one.folds[0] for one in single if _holds(one, probe, example))
         )
         together = together if _holds(together, probe, example) else form
-    return replace(together, precision=precision)
+    return together
 
 
 def _fold(modules: dict[str, nn.Module], layer_name: str, norm_name: str) -> None:
@@ -152,16 +167,25 @@ def _candidates(probe: nn.Module, example: torch.Tensor) -> _Folds:
 
 def _holds(form: InferenceForm, probe: nn.Module, example: torch.Tensor) -> bool:
     """Whether a form leaves the probe's function as it is."""
+    expected = outputs_of(probe, example)
+    if not all(bool(output.isfinite().any()) for output in expected):
+        return False  # nothing to see it by
+    return _runs(form, probe, example) and agree(
+        outputs_of(form.of(probe), form.lay(example)), expected
+    )
+
+
+def _runs(form: InferenceForm, network: nn.Module, example: torch.Tensor) -> bool:
     try:
-        found = outputs_of(form.of(probe), form.lay(example))
-    except (RuntimeError, IndexError, ValueError):  # a view() of what is not contiguous
+        outputs_of(form.of(network), form.lay(example))
+    except (RuntimeError, IndexError, ValueError):  # a view() of what is not contiguous, say
         return False
-    return agree(found, outputs_of(probe, example))
+    return True
 
 
 def _changes_its_input(network: nn.Module, example: torch.Tensor) -> bool:
-    images = example.clone()
-    before = images._version
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
+        images = example.clone()
+        before = images._version
         network(images)
     return images._version != before

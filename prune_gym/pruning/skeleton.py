@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from prune_gym.pruning.layers import fit
 
@@ -74,7 +75,12 @@ class Skeleton:
         self._names: dict[int, str] = {}  # first name by tensor
         self._tensors = own_tensors(network)
         for name, tensor in self._tensors.items():
+            if is_lazy(tensor):
+                raise UnsupportedNetworkError(
+                    f"{name!r} has no shape yet (a lazy layer); run the network once first."
+                )
             self._names.setdefault(id(tensor), name)
+        self._first = {name: self._names[id(tensor)] for name, tensor in self._tensors.items()}
         self._simple = _are_simple(modules)
         self._parts = [_Part(m, number, self._names) for m in modules] if self._simple else []
 
@@ -90,10 +96,11 @@ class Skeleton:
         Raises:
             UnsupportedNetworkError: the network cannot be copied; names what is in the way.
         """
+        given = {self._first[name]: tensors[name] for name in tensors if name in self._first}
         made: dict[str, torch.Tensor] = {}
         for name in self._names.values():
             old = self._tensors[name]
-            new = tensors[name] if name in tensors else old.detach().clone()
+            new = given[name] if name in given else old.detach().clone()
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(new.detach(), requires_grad=old.requires_grad)
             made[name] = new

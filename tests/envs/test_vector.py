@@ -252,3 +252,25 @@ def test_close_ends_the_threads(tiny_problem):
     venv.close()
     assert threading.active_count() == before
     venv.close()  # again is fine
+
+
+def test_too_few_actions_leave_nothing_behind(tiny_problem):
+    venv = make_vec(tiny_problem, granularity="network")
+    venv.reset(seed=0)
+    actions = venv.action_space.sample()
+    with pytest.raises(ValueError, match="zip"):
+        venv.step(actions[:2])
+    venv.reset(seed=0)
+    for env in venv.envs:
+        assert env.unwrapped.steps_left == 1
+    assert venv.step(actions)[2].all()
+    venv.close()
+
+
+def test_a_black_box_is_alone_also_out_of_step():
+    scale = Watched()
+    problem = tiny.make_tiny(budgets={Budget("weight", scale, monotone=True): 0.9})
+    venv = make_vec(problem, 4, cost_mode="dense")
+    played(venv, 2 * len(problem.groups), mask_at=1)
+    assert scale.n_calls > 4
+    assert scale.n_overlaps == 0
