@@ -151,9 +151,10 @@ class _Clock:
                     spent = time.perf_counter() - start
                     self.seconds[label] = self.seconds.get(label, 0.0) + spent
 
-        vars(owner)[name] = timed if not isinstance(owner, type) else None
         if isinstance(owner, type):
             setattr(owner, name, timed)
+        else:
+            vars(owner)[name] = timed  # a frozen problem, too
 
 
 def whole_search(timesteps: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from prune_gym.outcome import Outcome, OutcomeMemory, digest
 from prune_gym.pruning.compact import Compaction, zero_weights
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.inference import InferenceForm
-from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_count, top_mask
+from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_count, kept_per_group, top_mask
 from prune_gym.pruning.sizes import TensorSizes
 from prune_gym.recovery import Recovery, is_fixed
 
@@ -72,7 +72,7 @@ class PruningProblem:
     batch_size: int | None = None
 
     def __repr__(self) -> str:
-        """Short: an error message that holds a problem stays readable."""
+        """Short, so that an error message that holds a problem stays readable."""
         limits = ", ".join(f"{n} {x:g}" for n, x in zip(self.names, self.limits, strict=True))
         name = type(self.network).__name__
         return f"PruningProblem({name} on {self.data.name}, {len(self.groups)} groups, {limits})"
@@ -130,7 +130,7 @@ class PruningProblem:
 
     @cached_property
     def _compaction(self) -> Compaction:
-        return Compaction(self.network, self.groups)
+        return Compaction(self.network, self.groups, training=False)
 
     def prepare(self) -> None:
         """Make ready what all evaluations share; to be called before threads do."""
@@ -179,11 +179,11 @@ class PruningProblem:
         masks = self.check_masks(masks)
         if self.structure == "weight":
             return zero_weights(self.network, self.groups, masks).eval()
-        return self._compaction.network(masks).eval()
+        return self._compaction.network(masks)
 
     def costs(self, masks: Sequence[Mask], network: nn.Module | None = None) -> NDArray[np.float64]:
         """Every cost of keep masks, (n_budgets,) float64, 1.0 = nothing removed; see `values`."""
-        return np.asarray(self.values(masks, network) / self.dense_values)
+        return self.values(masks, network) / self.dense_values
 
     def values(
         self, masks: Sequence[Mask], network: nn.Module | None = None
@@ -195,7 +195,7 @@ class PruningProblem:
             network: their compact network where it exists already; black-box budgets are called
                 once each with it.
         """
-        counts = np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
+        counts = kept_per_group(masks)
         values = np.zeros(len(self.budgets))
         for index, (budget, weights) in enumerate(zip(self.budgets, self._counted, strict=True)):
             if weights is not None:
@@ -236,7 +236,7 @@ class PruningProblem:
         generator = torch.Generator().manual_seed(seed)
         steps = self.recovery_steps if steps is None else steps
         self.recovery(network, self.data.train, generator=generator, steps=steps)
-        return network.eval()
+        return network if is_fixed(self.recovery) else network.eval()
 
     def accuracy(self, network: nn.Module, split: Split | None = None) -> float:
         """Accuracy of a network on the validation split, or (the plain way) on another."""
@@ -295,7 +295,7 @@ class PruningProblem:
             values={name: float(value) for name, value in zip(self.names, values, strict=True)},
             feasible=self.feasible(costs),
             cost=self.scalar_cost(costs),
-            kept=np.array([mask.mean() for mask in masks], dtype=np.float32),
+            kept=(kept_per_group(masks) / self.sizes).astype(np.float32),
             build=build,
             remembered=remembered,
         )

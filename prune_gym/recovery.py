@@ -1,7 +1,7 @@
 """Recoveries: what repairs a freshly compacted network inside an episode, before it is judged.
 
-A recovery gets a network of its own and may change it. Randomness comes from the generator handed
-in.
+A recovery gets a network of its own, in evaluation mode, and may change it. Randomness comes from
+the generator handed in.
 """
 
 from __future__ import annotations
@@ -46,15 +46,14 @@ def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: i
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    network.eval()
     for norm in norms:
         norm.momentum = 1.0  # the one batch replaces what was stored
-        norm.train()
+        norm.training = True
     with torch.inference_mode(), memory_bound("recovery='none' needs less, or smaller images"):
         network(train.batch(slice(BN_IMAGES)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-        norm.eval()
+        norm.training = False
 
 
 @RECOVERIES.register

@@ -52,6 +52,7 @@ class Observer:
         self.problem = problem
         self.size = len(LAYER_FEATURES) + len(BUDGET_FEATURES) * len(problem.budgets)
         self._facts = _layer_facts(problem)  # (n_groups, 5)
+        self._limits = np.array(problem.limits)
 
     def __call__(
         self,
@@ -73,27 +74,20 @@ class Observer:
         """
         problem, n = self.problem, len(self.problem.groups)
         last = min(decided, n - 1)
-        open_ = np.arange(n) >= decided
-        whole = np.where(open_, problem.sizes, counts)
-        without = whole.copy()
-        without[last] = minimum[last] if decided < n else counts[last]
-        states = np.stack([np.where(open_, minimum, counts), whole, without])
+        states = np.array([minimum, problem.sizes, problem.sizes])  # floor, ceiling, the rest
+        states[:, :decided] = counts[:decided]
+        states[2, last] = minimum[last] if decided < n else counts[last]
         floor, ceiling, rest = problem.counted_costs(states)
         own = ceiling - rest
         kept = counts[decided - 1] / problem.sizes[decided - 1] if decided else 1.0
-        head = [
-            decided / n,
-            *self._facts[last],
-            ratios[-1] if ratios else 0.0,
-            kept,
-            sum(ratios) / n,
-        ]
-        limits = np.array(problem.limits)
-        tail = np.stack(
-            [floor, np.minimum(floor / limits, 1.0), ceiling, ceiling - floor, own], axis=1
-        )
-        features = np.concatenate([np.array(head), tail.ravel()])
-        return np.asarray(np.clip(features, 0.0, 1.0), dtype=np.float32)
+        features = np.empty(self.size)
+        features[0] = decided / n
+        features[1:6] = self._facts[last]
+        features[6:9] = ratios[-1] if ratios else 0.0, kept, sum(ratios) / n
+        tail = features[9:].reshape(-1, len(BUDGET_FEATURES))  # (n_budgets, 5)
+        tail[:, 0], tail[:, 1], tail[:, 2] = floor, floor / self._limits, ceiling
+        tail[:, 3], tail[:, 4] = ceiling - floor, own
+        return features.clip(0.0, 1.0).astype(np.float32)
 
 
 def _layer_facts(problem: PruningProblem) -> NDArray[np.float64]:

@@ -37,10 +37,13 @@ class Compaction:
     Args:
         network: the unpruned network; left untouched, and not to be changed while the plan is used.
         groups: its filter groups.
+        training: mode of the compact networks; None = that of the network, module by module.
     """
 
-    def __init__(self, network: nn.Module, groups: Sequence[FilterGroup]) -> None:
-        self._skeleton = Skeleton(network)
+    def __init__(
+        self, network: nn.Module, groups: Sequence[FilterGroup], training: bool | None = None
+    ) -> None:
+        self._skeleton = Skeleton(network, training)
         tensors = own_tensors(network)
         cuts: dict[tuple[str, int], list[tuple[int, NDArray[np.int64]]]] = {}
         for index, group in enumerate(groups):

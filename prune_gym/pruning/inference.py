@@ -56,11 +56,10 @@ class InferenceForm:
         fast = None if self.whole else shallow_copy(network)
         if fast is None:  # or it says itself how it is copied
             return rebuild(network, {}).eval().to(self.dtype)
-        modules = dict(fast.named_modules())
-        for layer, norm in self.folds:
-            _fold(modules, layer, norm)
-        for module in modules.values():
-            for held in (module._parameters, module._buffers):
+        _fold(dict(fast.named_modules()), self.folds)
+        for module in fast.modules():
+            places: list[dict[str, Any]] = [module._parameters, module._buffers]
+            for held in places:
                 for key, tensor in held.items():
                     if tensor is not None:
                         held[key] = self.lay(tensor)
@@ -119,21 +118,37 @@ def _fastest(probe: nn.Module, example: torch.Tensor) -> InferenceForm:
     return together
 
 
-def _fold(modules: dict[str, nn.Module], layer_name: str, norm_name: str) -> None:
-    """Fold a norm into the layer before it; both were recovered, so they may have any values."""
-    layer: Any = modules.get(layer_name)
-    norm: Any = modules.get(norm_name)
-    if not (type(layer) in _PRODUCERS and _normalises(norm)):
-        return  # a recovery of the user's changed them
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
-    bias = shift * scale if norm.bias is None else torch.addcmul(norm.bias, shift, scale)
-    weight = layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1))
-    layer._parameters.update(weight=weight, bias=bias)
-    parent, _, key = norm_name.rpartition(".")
-    modules[parent]._modules[key] = _IDENTITY
+def _fold(modules: dict[str, nn.Module], folds: _Folds) -> None:
+    """Fold norms into the layers before them; all at once, as many small sums take their time."""
+    pairs: list[tuple[Any, Any]] = []
+    for layer_name, norm_name in folds:
+        layer, norm = modules.get(layer_name), modules.get(norm_name)
+        if type(layer) in _PRODUCERS and _normalises(norm):  # or a recovery changed them
+            pairs.append((layer, norm))
+            parent, _, key = norm_name.rpartition(".")
+            modules[parent]._modules[key] = _IDENTITY
+    if not pairs:
+        return
+    widths = [len(norm.running_var) for _, norm in pairs]
+    scale = torch.cat([norm.running_var + norm.eps for _, norm in pairs]).rsqrt_()
+    shift = torch.cat([_minus(layer.bias, norm.running_mean) for layer, norm in pairs])
+    if any(norm.weight is not None for _, norm in pairs):
+        scale *= torch.cat([_or_filled(norm.weight, norm, 1.0) for _, norm in pairs])
+    shift *= scale
+    if any(norm.bias is not None for _, norm in pairs):
+        shift += torch.cat([_or_filled(norm.bias, norm, 0.0) for _, norm in pairs])
+    scales, biases = torch.split(scale, widths), torch.split(shift, widths)
+    for (layer, _), factor, bias in zip(pairs, scales, biases, strict=True):
+        weight = layer.weight * factor.view(-1, *[1] * (layer.weight.ndim - 1))
+        layer._parameters.update(weight=weight, bias=bias)
+
+
+def _minus(bias: torch.Tensor | None, mean: torch.Tensor) -> torch.Tensor:
+    return -mean if bias is None else bias - mean
+
+
+def _or_filled(tensor: torch.Tensor | None, norm: Any, value: float) -> torch.Tensor:
+    return torch.full_like(norm.running_var, value) if tensor is None else tensor
 
 
 def _normalises(norm: Any) -> bool:

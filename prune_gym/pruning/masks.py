@@ -45,6 +45,11 @@ def top_mask(order: NDArray[np.int64], n_kept: int) -> Mask:
     return mask
 
 
+def kept_per_group(masks: Sequence[Mask]) -> NDArray[np.int64]:
+    """Filters that stay, (n_groups,)."""
+    return np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
+
+
 def check_masks(masks: Sequence[NDArray[np.generic]], sizes: Sequence[int]) -> Masks:
     """Validate one keep mask per group and return them as bool arrays.
 

@@ -77,10 +77,9 @@ class TensorSizes:
     def count(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
         """Elements per tensor, (..., n_tensors), when so many filters stay, (..., n_groups)."""
         dropped = (self.n_filters - kept).astype(np.float64)
-        gone = dropped @ self.width.reshape(-1, len(self.n_filters)).T  # whole numbers: exact
-        lengths = self.whole - gone.reshape(*dropped.shape[:-1], *self.whole.shape)
-        counted = self.fixed * lengths.prod(axis=-2) - dropped @ self.single.T
-        return counted  # type: ignore[no-any-return]
+        along = self.width.reshape(-1, len(self.n_filters)).T  # whole numbers: sums are exact
+        lengths = self.whole - (dropped @ along).reshape(*dropped.shape[:-1], *self.whole.shape)
+        return self.fixed * lengths.prod(axis=-2) - dropped @ self.single.T  # type: ignore[no-any-return]
 
     def share(self, counted: NDArray[np.float64]) -> NDArray[np.float64]:
         """Parameters of ``counted`` elements per tensor / parameters of the unpruned network."""

@@ -62,13 +62,14 @@ class Skeleton:
 
     Args:
         network: the template; left untouched. It must not change while the skeleton is in use.
+        training: mode of the copies; None = each module as it is.
 
     Raises:
         UnsupportedNetworkError: a layer whose weight a hook computes.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
+    def __init__(self, network: nn.Module, training: bool | None = None) -> None:
+        self._network, self._training = network, training
         _check_hooks(network)
         modules = list(network.modules())
         number = {id(module): index for index, module in enumerate(modules)}
@@ -83,6 +84,8 @@ class Skeleton:
         self._first = {name: self._names[id(tensor)] for name, tensor in self._tensors.items()}
         self._simple = _are_simple(modules)
         self._parts = [_Part(m, number, self._names) for m in modules] if self._simple else []
+        for part in self._parts if training is not None else ():
+            part.shared["training"] = training
 
     def build(self, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
         """A copy in which the named tensors are replaced and the rest cloned.
@@ -104,12 +107,18 @@ class Skeleton:
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(new.detach(), requires_grad=old.requires_grad)
             made[name] = new
-        copied = self._assemble(made) if self._simple else self._deepcopy(made)
-        for module in copied.modules():
-            fit(module)
-        return copied
+        if not self._simple:
+            copied = self._deepcopy(made)
+            for module in copied.modules():
+                fit(module)
+            return copied if self._training is None else copied.train(self._training)
+        modules = self._assemble(made)
+        for part, module in zip(self._parts, modules, strict=True):
+            if part.has_tensors:
+                fit(module)
+        return modules[0]
 
-    def _assemble(self, made: Mapping[str, torch.Tensor]) -> nn.Module:
+    def _assemble(self, made: Mapping[str, torch.Tensor]) -> list[nn.Module]:
         modules = [object.__new__(part.kind) for part in self._parts]
         for part, module in zip(self._parts, modules, strict=True):
             part.fill(module, modules, made)
@@ -119,7 +128,7 @@ class Skeleton:
                 memo[id(part.template)] = module
             for part, module in zip(self._parts, modules, strict=True):
                 vars(module).update({k: _deepcopy(v, memo, self._network) for k, v in part.own})
-        return modules[0]
+        return modules
 
     def _deepcopy(self, made: Mapping[str, torch.Tensor]) -> nn.Module:
         """The slow way, for modules that say themselves how they are copied."""
@@ -150,6 +159,7 @@ class _Part:
             }
             for place in ("_parameters", "_buffers")
         }
+        self.has_tensors = any(self.tensors.values())
         self.shared: dict[str, Any] = {}
         self.empty: dict[str, type] = {}  # what every copy gets a new and empty one of
         self.own: list[tuple[str, Any]] = []  # what every copy gets a copy of
