@@ -171,7 +171,7 @@ def whole_search(timesteps: int) -> dict[str, Any]:
         config = SearchConfig("PruneVGG-v0", "ppo_lag", timesteps, 0, 300, {"network": "small"})
         search = Search(problem, config, RunFolder.create(Path(folder) / "run", config))
         clock.around(problem, "evaluate", "evaluation, in threads")
-        clock.around(search, "_record", "recording")
+        clock.around(search.archive, "on_add", "recording")
         methods = {"train": "update of the agent", "collect_rollouts": "rollouts"}
         originals = {name: getattr(PPOLagrangian, name) for name in methods}
         for name, label in methods.items():
