@@ -89,10 +89,11 @@ class Exam:
 
     @torch.inference_mode()
     def fastest(self, network: nn.Module) -> Exam:
-        """The same exam with the batch size that is fastest for networks such as this one.
+        """The same exam with the best batch size for networks such as this one.
 
-        Whole fractions of the largest batch are tried in turn, twice, on its images. Outputs do
-        not depend on the choice but for the rounding of their last bit.
+        Whole fractions of the largest batch are tried in turn, twice, on its images. The smallest
+        that takes at most 5 % longer than the fastest is the best: feature maps take less memory.
+        Outputs do not depend on the choice but for the rounding of their last bit.
         """
         fast, images = self.form.of(network), self.images[: self.batch_size]
         sizes = {-(-len(images) // parts) for parts in (1, 2, 4, 8, 16)}
@@ -106,7 +107,8 @@ class Exam:
                 wait_for(images.device)
                 if turn:
                     times[size] = min(times[size], time.perf_counter() - start)
-        return Exam(self.form, self.images, self.labels, min(times, key=times.__getitem__))
+        best = min(size for size in times if times[size] <= 1.05 * min(times.values()))
+        return Exam(self.form, self.images, self.labels, best)
 
     def _batches(self, images: torch.Tensor, size: int | None = None) -> Iterator[torch.Tensor]:
         for batch in torch.split(images, size or self.batch_size):
