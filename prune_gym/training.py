@@ -81,7 +81,7 @@ class Recipe:
         groups = [group for group in groups if group["params"]]
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.peak_lr, momentum=0.9, nesterov=True)
-        return torch.optim.Adam(groups, lr=self.peak_lr)
+        return torch.optim.Adam(groups, lr=self.peak_lr, fused=True)  # one pass over a tensor
 
     def loss(
         self, outputs: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None
@@ -224,6 +224,10 @@ class Training:
                 memory.setdefault(int(index), {})[key] = value
         state = self._optimizer.state_dict()
         self._optimizer.load_state_dict({**state, "state": memory})
+        for parameter, kept in self._optimizer.state.items():
+            for key, value in kept.items():  # one pass goes over memory, so it must lie alike
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    kept[key] = torch.empty_like(parameter).copy_(value)
         self._order = tensors["order"].clone()
         self.generator.set_state(tensors["generator"])
         self.step_number = int(tensors["step"])
