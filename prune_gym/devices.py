@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+
 import torch
 
 
@@ -32,11 +36,34 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and supported is not None and bool(supported())
 
 
-def set_tf32(device: torch.device, allowed: bool) -> None:
-    """Let an NVIDIA GPU round to TF32 in matrix products and convolutions, or not.
+class _Tf32:
+    """How many judgements rely on torch's switches just now, and how they stood before."""
 
-    The switches are torch's own, for the whole process; on the CPU there are none.
+    lock = threading.Lock()
+    users = 0
+    before = (False, True)
+
+
+@contextlib.contextmanager
+def tf32(device: torch.device, allowed: bool) -> Iterator[None]:
+    """Let an NVIDIA GPU round to TF32 in matrix products and convolutions meanwhile, or not.
+
+    The switches are torch's own, for the whole process; threads that need them alike may overlap.
+    Elsewhere nothing happens.
     """
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-        torch.backends.cudnn.allow_tf32 = allowed
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    with _Tf32.lock:
+        if _Tf32.users == 0:
+            _Tf32.before = matmul.allow_tf32, cudnn.allow_tf32
+        _Tf32.users += 1
+        matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        with _Tf32.lock:
+            _Tf32.users -= 1
+            if _Tf32.users == 0:
+                matmul.allow_tf32, cudnn.allow_tf32 = _Tf32.before

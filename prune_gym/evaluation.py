@@ -11,17 +11,20 @@ import torch
 from torch import nn
 
 from prune_gym.datasets import Split
+from prune_gym.devices import tf32
 from prune_gym.memory import memory_bound
+from prune_gym.parallel import one_thread
 from prune_gym.pruning.inference import InferenceForm
 
 # Examples of a forward come to at most so many numbers (512 images of 3x32x32): small enough for
 # the caches, and a few hundred megabytes of feature maps with images of any size.
 BATCH_ELEMENTS = 512 * 3 * 32 * 32
+MEASURED_S = 0.3  # for how long batch sizes are tried in turns, if one turn takes no longer
 
 
 @torch.inference_mode()
 def logits(network: nn.Module, split: Split, batch_size: int | None = None) -> torch.Tensor:
-    """Outputs of the network in evaluation mode, (n, n_classes): the plain way.
+    """Outputs of the network in evaluation mode, (n, n_classes): the plain way, in float32.
 
     The network's training flag is set to evaluation and stays there; hand in a copy if that
     matters.
@@ -34,7 +37,7 @@ def logits(network: nn.Module, split: Split, batch_size: int | None = None) -> t
     network.eval()
     size = batch_size or largest_batch(split)
     rows = range(0, len(split), size)
-    with memory_bound(_too_many(size)):
+    with memory_bound(_too_many(size)), tf32(split.images.device, False):
         return torch.cat([network(split.batch(slice(start, start + size))) for start in rows])
 
 
@@ -78,8 +81,8 @@ class Exam:
     @torch.inference_mode()
     def logits(self, network: nn.Module) -> torch.Tensor:
         """Outputs of a network in evaluation mode, (n, n_classes); it stays as it is."""
-        fast = self.form.of(network)
-        with memory_bound(_too_many(self.batch_size)):
+        fast, is_coarse = self.form.of(network), self.form.precision == "tf32"
+        with memory_bound(_too_many(self.batch_size)), tf32(self.images.device, is_coarse):
             return torch.cat([fast(batch) for batch in self._batches(self.images)])
 
     def accuracy(self, network: nn.Module) -> float:
@@ -91,21 +94,24 @@ class Exam:
     def fastest(self, network: nn.Module) -> Exam:
         """The same exam with the best batch size for networks such as this one.
 
-        Whole fractions of the largest batch are tried in turn, twice, on its images. The smallest
-        that takes at most 5 % longer than the fastest is the best: feature maps take less memory.
-        Outputs do not depend on the choice but for the rounding of their last bit.
+        Whole fractions of the largest batch are tried in turn, on its images, on one core as in
+        searches. The smallest that takes at most 5 % longer than the fastest is the best: feature
+        maps take less memory. Outputs do not depend on the choice but for the rounding of their
+        last bit.
         """
         fast, images = self.form.of(network), self.images[: self.batch_size]
         sizes = {-(-len(images) // parts) for parts in (1, 2, 4, 8, 16)}
         sizes = {size for size in sizes if size >= min(16, len(images))}
         times = dict.fromkeys(sorted(sizes, reverse=True), float("inf"))
-        for turn in range(3):  # the first one warms up
-            for size in times:
-                start = time.perf_counter()
-                for batch in self._batches(images, size):
-                    fast(batch)
-                wait_for(images.device)
-                if turn:
+        began = time.perf_counter()
+        with one_thread():
+            fast(next(self._batches(images, min(sizes))))  # warms up
+            while time.perf_counter() - began < MEASURED_S or min(times.values()) == float("inf"):
+                for size in times:
+                    start = time.perf_counter()
+                    for batch in self._batches(images, size):
+                        fast(batch)
+                    wait_for(images.device)
                     times[size] = min(times[size], time.perf_counter() - start)
         best = min(size for size in times if times[size] <= 1.05 * min(times.values()))
         return Exam(self.form, self.images, self.labels, best)

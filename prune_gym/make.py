@@ -17,7 +17,7 @@ from prune_gym.arguments import check_budgets, check_ignore, check_structure, wh
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, as_split, check_splits, load_dataset
 from prune_gym.datasets.augment import shift_and_rotate
-from prune_gym.devices import resolve_device, set_tf32
+from prune_gym.devices import resolve_device
 from prune_gym.memory import memory_bound
 from prune_gym.networks import NETWORKS, build
 from prune_gym.pretrained import find_checkpoint, load_weights
@@ -29,7 +29,7 @@ from prune_gym.pruning.groups import (
     find_filter_groups,
     find_weight_groups,
 )
-from prune_gym.pruning.inference import find_form
+from prune_gym.pruning.inference import check_precision, find_form, trains_channels_last
 from prune_gym.pruning.skeleton import rebuild
 from prune_gym.recovery import RECOVERIES
 from prune_gym.registry import Registry
@@ -101,8 +101,10 @@ def make_problem(
     """
     check_structure(structure, round_to)
     check_ignore(ignore)
+    batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
     place = resolve_device(device)
+    check_precision(precision, place)
     score = _function("criterion", CRITERIA, criterion)
     repair = _function("recovery", RECOVERIES, recovery)
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
@@ -112,10 +114,11 @@ def make_problem(
         data = data.to(place)
     module = _network(network, dataset, data, weights).to(place).eval()
     example = data.train.batch(slice(1))
-    _check_runs(module, example, data)
-    set_tf32(place, precision == "tf32")
-    form = find_form(module, data.train.batch(slice(3)), precision)
-    data = data.channels_last() if form.channels_last else data
+    some = data.train.batch(slice(3))
+    _check_runs(module, some, data)
+    form = find_form(module, some, precision)
+    if form.channels_last and trains_channels_last(module, some):
+        data = data.channels_last()
     groups = _groups(module, example, structure, ignore)
     problem = PruningProblem(
         network=module,
@@ -129,7 +132,7 @@ def make_problem(
         structure=structure,
         round_to=whole("round_to", round_to, 1),
         form=form,
-        batch_size=None if batch_size is None else whole("batch_size", batch_size, 1),
+        batch_size=batch_size,
     )
     _check_cuts(problem)
     problem.check_reachable(problem.kept_counts(np.ones(len(groups))))

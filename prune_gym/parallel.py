@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -48,7 +49,7 @@ def pin_worker() -> None:
 
 
 class Workers:
-    """A pool of threads, each of which runs torch operations on one core.
+    """A pool of threads that each run torch operations on their share of the cores.
 
     On an NVIDIA GPU each has a stream of its own, so that several networks are in flight at once;
     what they share must be there before they start.
@@ -56,16 +57,20 @@ class Workers:
     Args:
         n: number of threads; None = one per usable core.
         device: on which they work.
+        cores: of each thread.
     """
 
-    def __init__(self, n: int | None = None, device: torch.device | None = None) -> None:
+    def __init__(
+        self, n: int | None = None, device: torch.device | None = None, cores: int = 1
+    ) -> None:
+        self._cores, self._before = cores, torch.get_num_threads()
         self._device = device or torch.device("cpu")
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self._pool = ThreadPoolExecutor(n or usable_cores(), initializer=self._begin)
 
     def _begin(self) -> None:
-        torch.set_num_threads(1)  # threads that share cores inside and out would fight for them
+        torch.set_num_threads(self._cores)  # more would fight for the cores
         if self._device.type == "cuda":
             stream: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             torch.cuda.set_stream(stream)
@@ -81,6 +86,10 @@ class Workers:
     def close(self) -> None:
         """End the threads; what has not begun is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        # what a thread sets is where later threads begin
+        last = threading.Thread(target=torch.set_num_threads, args=(self._before,))
+        last.start()
+        last.join()
 
     def __enter__(self) -> Workers:
         return self

@@ -257,7 +257,7 @@ class PruningProblem:
             BudgetError: a budget raised or gave nonsense.
         """
         masks = self.check_masks(masks)
-        key = self._key(masks, seed, recovery_steps)
+        key = digest(masks) if self._is_deterministic else None
         known = None if key is None else self.memory.get(key)
         if known is not None:
             own = tuple(mask.copy() for mask in masks)
@@ -272,13 +272,10 @@ class PruningProblem:
     def _recovered(self, masks: Masks, seed: int, steps: int | None) -> nn.Module:
         return self.recover(self.compact(masks), seed=seed, steps=steps)
 
-    def _key(self, masks: Masks, seed: int, steps: int | None) -> tuple[object, ...] | None:
-        """All that an outcome depends on; None where it depends on more."""
-        if not all(budget.is_deterministic for budget in self.budgets):
-            return None
-        if is_fixed(self.recovery):
-            return (digest(masks),)
-        return digest(masks), seed, self.recovery_steps if steps is None else steps
+    @property
+    def _is_deterministic(self) -> bool:
+        """Whether equal masks are known to give equal outcomes, whatever the seed."""
+        return is_fixed(self.recovery) and all(budget.is_deterministic for budget in self.budgets)
 
     def _outcome(
         self,

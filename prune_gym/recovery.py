@@ -50,7 +50,7 @@ def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: i
         norm.momentum = 1.0  # the one batch replaces what was stored
         norm.training = True
     with torch.inference_mode(), memory_bound("recovery='none' needs less, or smaller images"):
-        network(train.batch(slice(BN_IMAGES)))
+        network(train.lay(train.batch(slice(BN_IMAGES))))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.training = False

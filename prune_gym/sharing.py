@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prune_gym.arguments import whole
 from prune_gym.problem import PruningProblem
 
 _SMALL = 4096  # bytes; below, an array travels with the rest
@@ -30,9 +31,10 @@ class SharedProblem:
     """A handle on a problem that other processes open without copying its arrays.
 
     It can be pickled, so that it goes wherever a problem goes: ``gym.make("PruneVGG-v0",
-    problem=shared)`` in a worker of ``SubprocVecEnv`` or ``AsyncVectorEnv``. The arrays (images as
-    they are judged, training data, unpruned weights, scores) are mapped there from one temporary
-    file, which is removed when this handle, and with it the process that made it, is gone.
+    problem=shared)`` in a worker of ``SubprocVecEnv`` or ``AsyncVectorEnv`` on the same machine.
+    The arrays (images as they are judged, training data, unpruned weights, scores) are mapped
+    there from one temporary file, ``prune_gym-*``, which is removed when this handle, and with it
+    the process that made it, is gone (a process that is killed leaves it behind).
 
     Args:
         problem: on the CPU.
@@ -40,10 +42,16 @@ class SharedProblem:
             cores wait for each other.
 
     Raises:
+        TypeError: ``problem`` is none; build one with `prune_gym.make_problem`.
         SharingError: the problem is on an accelerator, or holds what cannot be pickled.
     """
 
     def __init__(self, problem: PruningProblem, threads: int = 1) -> None:
+        whole("threads", threads, 1)
+        if not isinstance(problem, PruningProblem):
+            raise TypeError(
+                f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
+            )
         if problem.example.device.type != "cpu":
             raise SharingError(
                 f"the problem is on {problem.example.device}; processes share it on the CPU only. "
@@ -51,6 +59,7 @@ class SharedProblem:
             )
         problem.prepare()
         self.threads = threads
+        self._problem: PruningProblem | None = problem
         descriptor, name = tempfile.mkstemp(prefix="prune_gym-")
         self._path, self._owner = Path(name), os.getpid()
         self._close = weakref.finalize(self, _remove, self._path, self._owner)
@@ -59,8 +68,12 @@ class SharedProblem:
         _OPENED[name] = problem
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what removes the file, which is up to the process that made it."""
-        return {key: value for key, value in vars(self).items() if key != "_close"}
+        """All but the problem, and what removes the file, which is up to the process here."""
+        return {**vars(self), "_problem": None, "_close": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedProblem:
+        """Itself: whoever holds it keeps the file."""
+        return self
 
     def open(self) -> PruningProblem:
         """The problem: itself where it was made, elsewhere around the mapped arrays.
@@ -68,22 +81,28 @@ class SharedProblem:
         In another process, torch gets ``threads`` threads.
 
         Raises:
-            SharingError: the process that made the handle has ended, or let go of it.
+            SharingError: the process that made the handle has ended, or let go of it, or ran on
+                another machine.
         """
         if os.getpid() != self._owner:
             torch.set_num_threads(self.threads)
+        if self._problem is not None:
+            return self._problem
         name = str(self._path)
-        if name not in _OPENED:
+        problem = _OPENED.get(name)
+        if problem is None:
             if not self._path.is_file():
                 raise SharingError(
-                    f"{name} is gone: the process that shared the problem has ended, or holds the "
-                    "handle no longer. Keep it as long as there are workers."
+                    f"{name} is gone: the process that shared the problem has ended, holds the "
+                    "handle no longer, or runs on another machine. Keep the handle as long as "
+                    "there are workers."
                 )
-            _OPENED[name] = _read(self._rest, self._path, self._n_bytes)
-        return _OPENED[name]
+            problem = _OPENED[name] = _read(self._rest, self._path, self._n_bytes)
+        return problem
 
 
-_OPENED: dict[str, PruningProblem] = {}  # by file, in this process
+# by file, in this process, as long as something here uses it
+_OPENED: weakref.WeakValueDictionary[str, PruningProblem] = weakref.WeakValueDictionary()
 
 
 def share(problem: PruningProblem, threads: int = 1) -> SharedProblem:
@@ -184,7 +203,7 @@ def _write(problem: PruningProblem, file: Any) -> tuple[bytes, int]:
     stream = io.BytesIO()
     try:
         _Pickler(stream, file).dump(problem)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
+    except (pickle.PicklingError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise SharingError(
             f"the problem cannot be shared, as something in it cannot be pickled: {error}. Is a "
             "budget, a recovery or the network made of something that belongs to this process?"

@@ -165,6 +165,7 @@ class Training:
         images, labels = self.train.batch(rows), self.train.labels[rows]
         if self.augment is not None:
             images = self.augment(images, self.generator)
+        images = self.train.lay(images)
         taught = None
         with self._precision(images):
             if self.teacher is not None:

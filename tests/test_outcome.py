@@ -65,7 +65,7 @@ def assert_same_tensors(one, other) -> None:
         assert torch.equal(tensor, found[name]), name
 
 
-@pytest.mark.parametrize("recovery", ["none", "bn", "finetune"])
+@pytest.mark.parametrize("recovery", ["none", "bn"])
 def test_a_repeated_decision_is_remembered(recovery, judged):
     problem = tiny.make_tiny(recovery=recovery, recovery_steps=2)
     masks = tiny.random_masks(problem, 0)
@@ -145,31 +145,19 @@ def test_seed_and_steps_do_not_matter_where_nothing_is_drawn(recovery, judged):
     assert judged["accuracy"] == 1
 
 
-def test_finetuning_is_remembered_for_equal_seed_and_steps():
-    problem = tiny.make_tiny(recovery="finetune", recovery_steps=2)
-    masks = tiny.random_masks(problem, 0)
-    first = problem.evaluate(masks, seed=1)
-    assert problem.evaluate(masks, seed=1).remembered
-    assert problem.evaluate(masks, seed=1, recovery_steps=2).remembered
-    for arguments in ({"seed": 2}, {"seed": 1, "recovery_steps": 3}, {}):
-        other = problem.evaluate(masks, **arguments)
-        assert not other.remembered
-        assert not torch.equal(other.network.classifier.weight, first.network.classifier.weight), (
-            arguments
-        )
-
-
-def test_a_recovery_of_ones_own_is_remembered_by_seed_and_steps():
+def test_a_recovery_that_draws_is_run_every_time():
+    """Dropout draws from torch's own generator; what a recovery of the user's does is unknown."""
     asked = []
 
     def spy(network, train, *, generator, steps):
         asked.append((generator.initial_seed(), steps))
 
-    problem = tiny.make_tiny(recovery=spy, recovery_steps=4)
-    masks = tiny.random_masks(problem, 0)
-    for seed, steps in ((1, None), (1, 4), (1, 5), (2, None), (1, None)):
-        problem.evaluate(masks, seed=seed, recovery_steps=steps)
-    assert asked == [(1, 4), (1, 5), (2, 4)]
+    for recovery in ("finetune", spy):
+        problem = tiny.make_tiny(recovery=recovery, recovery_steps=2)
+        masks = tiny.random_masks(problem, 0)
+        assert not any(problem.evaluate(masks, seed=1).remembered for _ in range(3))
+        assert len(problem.memory) == 0
+    assert asked == [(1, 2)] * 3
 
 
 def test_a_budget_that_may_change_its_mind_is_called_every_time(judged):
@@ -220,7 +208,7 @@ def test_a_black_box_is_called_once_per_finished_episode_at_most(deterministic):
         assert scale.n_calls == (1 if deterministic else episode)
 
 
-@pytest.mark.parametrize("recovery", ["bn", "finetune"])
+@pytest.mark.parametrize("recovery", ["none", "bn"])
 def test_transitions_do_not_tell_whether_outcomes_were_remembered(recovery):
     fresh, known = (tiny.make_tiny(recovery=recovery, recovery_steps=2) for _ in range(2))
     known_env = gym.make("Prune-v0", problem=known, cost_mode="dense")
@@ -275,7 +263,7 @@ def test_copies_of_a_memory_start_empty(duplicate):
     assert len(memory) == 1
 
 
-@pytest.mark.parametrize("recovery", ["bn", "finetune"])
+@pytest.mark.parametrize("recovery", ["none", "bn"])
 def test_threads_judge_as_one_does(recovery):
     arguments = {"recovery": recovery, "recovery_steps": 2, "batch_size": 40}
     serial, threaded = (tiny.make_tiny("residual", **arguments) for _ in range(2))

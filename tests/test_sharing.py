@@ -169,7 +169,7 @@ def test_the_file_goes_with_the_handle(tiny_problem):
     del shared
     gc.collect()
     assert files() == before
-    with pytest.raises(SharingError, match=r"is gone: .*Keep it as long as there are workers"):
+    with pytest.raises(SharingError, match=r"is gone: .*Keep the handle as long as"):
         twin.open()
 
 
@@ -347,3 +347,22 @@ def test_arrays_that_are_more_than_numbers_come_back_whole():
     found = next(iter(as_elsewhere(share(held)).budgets)).measure
     assert (found.first.mask == masked.mask).all()
     tiny.assert_identical(found.second, dated)
+
+
+@pytest.mark.parametrize("threads", [0, -1, "a", True])
+def test_wrong_threads(tiny_problem, threads):
+    with pytest.raises(ValueError, match=r"threads=.* must be a whole number of at least 1"):
+        share(tiny_problem, threads)
+
+
+def test_what_is_no_problem():
+    with pytest.raises(TypeError, match="problem='digits': expected a PruningProblem; build one"):
+        share("digits")
+
+
+def test_copies_of_a_handle_in_its_process_are_the_handle(tiny_problem):
+    shared = share(tiny_problem)
+    copied = copy.deepcopy({"problem": shared})["problem"]
+    del shared
+    gc.collect()
+    assert copied.open() is tiny_problem

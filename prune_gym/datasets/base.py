@@ -29,7 +29,7 @@ class Split:
         labels: (n,) int64.
         mean: per channel, of uint8 pixels / 255; without it they are only divided by 255.
         std: likewise.
-        channels_last: whether `batch` gives images that lie channels-last in memory.
+        channels_last: whether networks get the images channels-last in memory; see `lay`.
     """
 
     images: torch.Tensor
@@ -55,8 +55,13 @@ class Split:
                 mean = images.new_tensor(self.mean).view(-1, 1, 1)
                 std = images.new_tensor(self.std).view(-1, 1, 1)
                 images = images.sub_(mean).div_(std)
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return images.contiguous(memory_format=layout)
+        return images
+
+    def lay(self, images: torch.Tensor) -> torch.Tensor:
+        """A batch, perhaps augmented, as it is fastest for the network."""
+        if self.channels_last:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def first(self, n: int) -> Split:
         """The first ``n`` examples."""
@@ -93,7 +98,7 @@ class Dataset:
         return self._each(lambda split: split.to(device))
 
     def channels_last(self) -> Dataset:
-        """The same dataset; its splits give batches that lie channels-last in memory."""
+        """The same dataset; networks get its images channels-last."""
         return self._each(lambda split: replace(split, channels_last=True))
 
     def _each(self, function: Callable[[Split], Split]) -> Dataset:

@@ -19,8 +19,8 @@ SCHEDULED = ("max_ratio", "recovery_steps")
 
 def resolve_problem(problem: Any, arguments: dict[str, Any]) -> PruningProblem:
     """The problem given (or shared by another process), or the one that the arguments describe."""
+    pin_worker()
     if problem is None:
-        pin_worker()
         return shared_problem(**arguments)
     if isinstance(problem, SharedProblem):
         problem = problem.open()

@@ -13,7 +13,7 @@ from gymnasium.vector.utils import iterate
 from prune_gym.arguments import whole
 from prune_gym.envs.base import PruneEnv
 from prune_gym.envs.coarse import make_env
-from prune_gym.parallel import Workers
+from prune_gym.parallel import Workers, usable_cores
 
 _OF_THE_ENV = ("granularity", "cost_mode", "max_ratio", "render_mode")
 
@@ -29,16 +29,25 @@ class PruneVectorEnv(SyncVectorEnv):
         envs: environments around one problem.
         threads: how many networks are judged at once; None = one per core, or one where a budget
             is a black box, which may count, measure time or use a device.
+
+    Raises:
+        ValueError: no environments, or environments around several problems.
+
+    After Ctrl-C in `step`, networks that were being judged are lost: go on with `reset`.
     """
 
     def __init__(self, envs: list[PruneEnv], threads: int | None = None) -> None:
+        if len({id(env.problem) for env in envs}) != 1:
+            raise ValueError(f"envs={envs!r}: expected environments around one problem.")
         ahead = [_Ahead(env) for env in envs]
         problem = envs[0].problem
         if threads is None and any(budget.counted is None for budget in problem.budgets):
             threads = 1
         super().__init__([lambda env=env: env for env in ahead])  # type: ignore[misc]
         self._ahead = ahead
-        self._workers = None if threads == 1 else Workers(threads, problem.example.device)
+        n = min(len(envs), threads or usable_cores())
+        cores = max(1, usable_cores() // n)
+        self._workers = None if n == 1 else Workers(n, problem.example.device, cores)
 
     @property
     def cost_limit(self) -> float:

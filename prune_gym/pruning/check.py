@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prune_gym.devices import tf32
 from prune_gym.pruning.compact import compact, dropped
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Mask
@@ -114,12 +115,12 @@ def _tolerance(outputs: torch.Tensor) -> float:
     """How far rounding may drive outputs apart, as a fraction of their largest."""
     coarsest = max(torch.finfo(outputs.dtype).eps, torch.finfo(torch.float32).eps)
     rounding = float(coarsest)  # a float64 output may have come from float32 layers
-    if outputs.device.type != "cpu":
-        rounding = max(rounding, 2.0**-10)  # accelerators may multiply in TF32
+    if outputs.device.type not in ("cpu", "cuda"):
+        rounding = max(rounding, 2.0**-10)  # other accelerators may multiply as coarsely
     return min(1000.0 * rounding, 3.0 * math.sqrt(rounding))
 
 
 def outputs_of(network: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
     """What a network gives out, from the same random state every time."""
-    with own_randomness(example.device), torch.no_grad():
+    with own_randomness(example.device), tf32(example.device, False), torch.no_grad():
         return output_tensors(network(example.clone()))  # it may work in place

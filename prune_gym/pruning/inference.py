@@ -16,6 +16,7 @@ from torch import nn
 
 from prune_gym.pruning.check import agree, lively_copy, outputs_of
 from prune_gym.pruning.skeleton import rebuild, shallow_copy
+from prune_gym.pruning.trace import output_tensors, own_randomness
 from prune_gym.registry import unknown_name
 
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
@@ -34,8 +35,7 @@ class InferenceForm:
         folds: (layer, norm after it) by name: the norm is folded into the layer's weights.
         channels_last: whether images and weights lie channels-last.
         in_place: whether the network changes its input, so that it needs a copy.
-        precision: ``"float32"``, ``"tf32"`` (NVIDIA GPUs; see `prune_gym.devices.set_tf32`) or
-            ``"bfloat16"``.
+        precision: ``"float32"``, ``"tf32"`` (NVIDIA GPUs) or ``"bfloat16"``.
         whole: whether networks are copied whole for it, as they hold layers where only they know.
     """
 
@@ -54,8 +54,9 @@ class InferenceForm:
     def of(self, network: nn.Module) -> nn.Module:
         """A network in this form, for inference only; the one handed in stays as it is."""
         fast = None if self.whole else shallow_copy(network)
-        if fast is None:  # or it says itself how it is copied
-            return rebuild(network, {}).eval().to(self.dtype)
+        if fast is None:
+            copied = rebuild(network, {}).eval()
+            return copied if self.dtype == torch.float32 else copied.to(self.dtype)
         _fold(dict(fast.named_modules()), self.folds)
         for module in fast.modules():
             places: list[dict[str, Any]] = [module._parameters, module._buffers]
@@ -85,13 +86,7 @@ def find_form(network: nn.Module, example: torch.Tensor, precision: str) -> Infe
     Raises:
         ValueError: unknown precision, or one that the device does not have.
     """
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, list(PRECISIONS))
-    if precision == "tf32" and example.device.type != "cuda":
-        raise ValueError(
-            f"precision='tf32' on {example.device.type!r}: only NVIDIA GPUs have it; use "
-            "'float32' or 'bfloat16'."
-        )
+    check_precision(precision, example.device)
     form = replace(_fastest(lively_copy(network).eval(), example), precision=precision)
     if _runs(form, network, example):
         return form
@@ -103,8 +98,41 @@ def find_form(network: nn.Module, example: torch.Tensor, precision: str) -> Infe
     )
 
 
+def check_precision(precision: Any, device: torch.device) -> None:
+    """Raise ValueError for an unknown precision, or one that the device does not have."""
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise unknown_name("precision", precision, list(PRECISIONS))
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(
+            f"precision='tf32' on {device.type!r}: only NVIDIA GPUs have it; use 'float32' or "
+            "'bfloat16'."
+        )
+
+
+def trains_channels_last(network: nn.Module, example: torch.Tensor) -> bool:
+    """Whether a network can also be trained with images and weights that lie channels-last.
+
+    It may take other ways in training mode, which a view() there would show.
+    """
+    copied = rebuild(network, {}).train().to(memory_format=torch.channels_last)
+    trained = [p for p in copied.parameters() if p.is_floating_point()]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        with own_randomness(example.device), torch.enable_grad():
+            images = example.contiguous(memory_format=torch.channels_last)
+            outputs = output_tensors(copied(images))
+            loss = torch.stack([output.float().sum() for output in outputs]).sum()
+            torch.autograd.grad(loss, trained, allow_unused=True)
+    except (RuntimeError, IndexError, ValueError, TypeError):
+        return False
+    return True
+
+
 def _fastest(probe: nn.Module, example: torch.Tensor) -> InferenceForm:
     form = InferenceForm(in_place=_changes_its_input(probe, example))
+    if shallow_copy(probe) is None:  # a layer says itself how it is copied
+        return replace(form, whole=True)
     laid = replace(form, channels_last=example.ndim == 4)
     form = laid if _holds(laid, probe, example) else form
     folds = _candidates(probe, example)

@@ -73,17 +73,17 @@ class Skeleton:
         _check_hooks(network)
         modules = list(network.modules())
         number = {id(module): index for index, module in enumerate(modules)}
-        self._names: dict[int, str] = {}  # first name by tensor
+        names: dict[int, str] = {}  # first name by tensor
         self._tensors = own_tensors(network)
         for name, tensor in self._tensors.items():
             if is_lazy(tensor):
                 raise UnsupportedNetworkError(
                     f"{name!r} has no shape yet (a lazy layer); run the network once first."
                 )
-            self._names.setdefault(id(tensor), name)
-        self._first = {name: self._names[id(tensor)] for name, tensor in self._tensors.items()}
+            names.setdefault(id(tensor), name)
+        self._first = {name: names[id(tensor)] for name, tensor in self._tensors.items()}
         self._simple = _are_simple(modules)
-        self._parts = [_Part(m, number, self._names) for m in modules] if self._simple else []
+        self._parts = [_Part(m, number, names) for m in modules] if self._simple else []
         for part in self._parts if training is not None else ():
             part.shared["training"] = training
 
@@ -101,7 +101,7 @@ class Skeleton:
         """
         given = {self._first[name]: tensors[name] for name in tensors if name in self._first}
         made: dict[str, torch.Tensor] = {}
-        for name in self._names.values():
+        for name in dict.fromkeys(self._first.values()):
             old = self._tensors[name]
             new = given[name] if name in given else old.detach().clone()
             if isinstance(old, nn.Parameter):
@@ -141,7 +141,8 @@ class Skeleton:
         return copied
 
     def _memo(self, made: Mapping[str, torch.Tensor]) -> dict[int, Any]:
-        return {key: made[name] for key, name in self._names.items()}
+        # by what the tensors are now: the skeleton itself may have been copied with its network
+        return {id(tensor): made[self._first[name]] for name, tensor in self._tensors.items()}
 
 
 class _Part:

@@ -73,6 +73,7 @@ class Search:
         self.multiplier = float("nan")
         self.stop = False
         self.remembered_before = int(folder.read_json("state.json").get("remembered", 0))
+        self._hits_before = problem.memory.hits  # of others that use the problem
         self.on_progress = on_progress
         folder.restore(self.archive)
         if self.archive.best is not None:
@@ -89,7 +90,7 @@ class Search:
     @property
     def remembered(self) -> int:
         """Evaluations for which nothing was run: the same decision had been judged before."""
-        return self.remembered_before + self.problem.memory.hits
+        return self.remembered_before + self.problem.memory.hits - self._hits_before
 
     def run(self) -> None:
         """Search until the evaluations are spent or `stop` is set.

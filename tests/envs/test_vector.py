@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+import torch
+from gymnasium.vector import SyncVectorEnv
 
 from prune_gym import Budget, BudgetError
 from prune_gym.envs.vector import PruneVectorEnv
@@ -137,7 +139,8 @@ def test_options_reach_every_environment(tiny_problem):
 
 def test_episodes_begin_anew_at_the_next_step(tiny_problem):
     venv = make_vec(tiny_problem)
-    assert venv.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    if hasattr(gym.vector, "AutoresetMode"):  # Gymnasium 1.0 has no other mode
+        assert venv.metadata["autoreset_mode"] is gym.vector.AutoresetMode.NEXT_STEP
     first, _ = venv.reset(seed=0)
     actions = np.zeros((3, 1), dtype=np.float32)
     for _ in range(3):
@@ -274,3 +277,23 @@ def test_a_black_box_is_alone_also_out_of_step():
     played(venv, 2 * len(problem.groups), mask_at=1)
     assert scale.n_calls > 4
     assert scale.n_overlaps == 0
+
+
+def test_later_threads_begin_as_before(tiny_problem):
+    def fresh() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        played(make_vec(tiny_problem, threads=2), 4)
+        assert fresh() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_problem_for_all():
+    envs = [gym.make("Prune-v0", problem=tiny.make_tiny()).unwrapped for _ in range(2)]
+    with pytest.raises(ValueError, match="expected environments around one problem"):
+        PruneVectorEnv(envs)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import tiny
@@ -11,6 +14,10 @@ from torch import nn
 import prune_gym
 from prune_gym.evaluation import accuracy
 from prune_gym.pruning.inference import find_form
+from prune_gym.pruning.skeleton import UnsupportedNetworkError
+from prune_gym.recovery import RECOVERIES
+from prune_gym.sharing import _read
+from prune_gym.training import Recipe, fit
 
 
 class Awkward(nn.Module):
@@ -49,6 +56,12 @@ def by_list(net, images):
     for step in net.steps:
         images = step(images)
     return net.classifier(images.relu().mean(dim=(2, 3)))
+
+
+def read(problem) -> prune_gym.PruningProblem:
+    """As another process does."""
+    shared = prune_gym.share(problem)
+    return _read(shared._rest, shared._path, shared._n_bytes)
 
 
 def network_of(forward) -> nn.Module:
@@ -110,3 +123,70 @@ def test_problems_can_be_made_in_inference_mode():
     with torch.inference_mode():
         problem = problem_of(by_list)
     assert problem.evaluate([np.ones(4, dtype=np.bool_)]).feasible is False
+
+
+class Recurrent(nn.Module):
+    """A layer that says itself how it is copied, behind one that is pruned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.last = nn.Conv2d(6, 4, 3, padding=1)
+        self.memory = nn.LSTM(4, 5, batch_first=True)
+        self.classifier = nn.Linear(5, tiny.N_CLASSES)
+
+    def forward(self, images):
+        maps = self.last(self.norm(self.conv(images)).relu())
+        return self.classifier(self.memory(maps.flatten(2).transpose(1, 2))[0][:, -1])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p)), read])
+def test_copies_of_a_problem_cut_their_own_network(copied):
+    network = tiny.randomised(Recurrent())
+    problem = tiny.make_tiny(network, ignore=["last"], budgets={"params": 0.9})
+    assert problem.form.whole
+    assert not problem.form.folds
+    problem.prepare()
+    masks = tiny.random_masks(problem, 0)
+    own, other = problem.evaluate(masks), copied(problem).evaluate(masks)
+    assert (own.accuracy, own.costs) == (other.accuracy, other.costs)
+    sizes = [sum(p.numel() for p in outcome.network.parameters()) for outcome in (own, other)]
+    assert sizes[0] == sizes[1] == own.values["params"]
+
+
+def test_a_view_in_training_mode_is_trained_channels_first():
+    def flattening(net, images):
+        maps = net.norm(net.conv(images)).relu()
+        extra = maps.view(len(maps), -1).mean() if net.training else 0.0
+        return net.classifier(maps.mean(dim=(2, 3))) + extra
+
+    problem = problem_of(flattening)
+    assert problem.form.channels_last
+    assert not problem.data.train.channels_last
+    network = problem.compact([np.array([True, False, True, False])])
+    RECOVERIES.get("finetune")(
+        network, problem.data.train, generator=torch.Generator().manual_seed(0), steps=1
+    )
+
+
+def test_augmentations_see_plain_images():
+    seen = []
+
+    def augment(images, generator):
+        seen.append(images.view(len(images), -1).shape)
+        return images
+
+    problem = tiny.make_tiny()
+    assert problem.data.train.channels_last
+    network = problem.compact(tiny.random_masks(problem, 0))
+    generator = torch.Generator().manual_seed(0)
+    fit(network, problem.data.train, Recipe(), steps=1, generator=generator, augment=augment)
+    assert len(seen) == 1
+
+
+def test_a_network_for_one_image_at_a_time_is_refused():
+    def single(net, images):
+        return net.classifier(net.norm(net.conv(images)).mean(dim=(2, 3)).view(1, 4))
+
+    with pytest.raises(UnsupportedNetworkError, match=r"does not run on an input of shape \(3, "):
+        problem_of(single)
