@@ -112,11 +112,15 @@ def about(arguments: argparse.Namespace) -> dict[str, Any]:
         text=True,
         check=False,
     )
+    words = sys.argv[1:]
+    if "--out" in words:  # where results go is no part of them
+        place = words.index("--out")
+        words = words[:place] + words[place + 2 :]
     device = arguments.device
     if device != "cpu":
         device = torch.cuda.get_device_name()
     return {
-        "command": " ".join(["python", "benchmarks/bench_step.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "benchmarks/bench_step.py", *words]),
         "commit": commit.stdout.strip(),
         "machine": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "device": device,
