@@ -162,7 +162,7 @@ def _check_runs(network: nn.Module, example: torch.Tensor, data: Dataset) -> Non
             f"{name} gives {type(whole).__name__} in evaluation mode; expected one tensor of "
             "outputs, (n, n_classes). Wrap it in a module that picks that one."
         )
-    _check_classes(name, tuple(whole.shape), data)
+    _check_classes(name, (1, *whole.shape[1:]), data)
 
 
 def _check_cuts(problem: PruningProblem) -> None:

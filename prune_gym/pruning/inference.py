@@ -114,9 +114,10 @@ def trains_channels_last(network: nn.Module, example: torch.Tensor) -> bool:
 
     It may take other ways in training mode, which a view() there would show.
     """
-    copied = rebuild(network, {}).train().to(memory_format=torch.channels_last)
+    copied = rebuild(network, {}).train()
     trained = [p for p in copied.parameters() if p.is_floating_point()]
     try:
+        copied.to(memory_format=torch.channels_last)
         for parameter in trained:
             parameter.requires_grad_(True)
         with own_randomness(example.device), torch.enable_grad():

@@ -93,7 +93,7 @@ def test_a_network_that_does_not_run_says_why():
     network = sequential(nn.Conv2d(2, 4, 1))
     for structure in ("filter", "weight"):
         with pytest.raises(
-            UnsupportedNetworkError, match=r"input of shape \(1, 1, 8, 8\): .*chann"
+            UnsupportedNetworkError, match=r"input of shape \(3, 1, 8, 8\): .*chann"
         ):
             tiny.make_tiny(network, structure=structure)
 
