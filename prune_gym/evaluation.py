@@ -138,9 +138,8 @@ def paired_latency_ms(
         repeats: forwards per network that count; three more warm up.
     """
     times: dict[str, list[float]] = {name: [] for name in networks}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode(), memory_bound(f"a batch of {len(images)} is too large here"):
+    cure = f"a batch of {len(images)} is too large here"
+    with one_thread(), torch.inference_mode(), memory_bound(cure):
         for turn in range(repeats + 3):
             for name, network in networks.items():
                 wait_for(images.device)
@@ -149,7 +148,6 @@ def paired_latency_ms(
                 wait_for(images.device)
                 if turn >= 3:
                     times[name].append(1000.0 * (time.perf_counter() - start))
-    torch.set_num_threads(threads)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
