@@ -9,33 +9,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agents.constraint import Constrained
     from agents.cost_critic import CostCriticPolicy
     from agents.costs import read_cost_limit, read_costs
     from agents.evaluation import Evaluation, evaluate
-    from agents.lagrangian import LagrangianCallback, LagrangianVecEnv
+    from agents.lagrangian import constrain, constrained
     from agents.multipliers import (
+        AdamMultiplier,
         FixedMultiplier,
         GradientMultiplier,
         Multiplier,
         PIDMultiplier,
+        VectorMultiplier,
     )
-    from agents.ppo_lagrangian import PPOLagrangian
+    from agents.penalties import BarrierMultiplier, PenaltyMultiplier
+    from agents.replay import CostReplayBuffer
+    from agents.table import AGENTS, AgentSpec
     from agents.toy import BudgetToyEnv
-    from agents.zoo import AGENTS, AgentSpec, make_agent
+    from agents.trust_region import TRPOLagrangian
+    from agents.two_critics import A2CLagrangian, PPOLagrangian
+    from agents.zoo import make_agent
 
 __all__ = [
     "AGENTS",
+    "A2CLagrangian",
+    "AdamMultiplier",
     "AgentSpec",
+    "BarrierMultiplier",
     "BudgetToyEnv",
+    "Constrained",
     "CostCriticPolicy",
+    "CostReplayBuffer",
     "Evaluation",
     "FixedMultiplier",
     "GradientMultiplier",
-    "LagrangianCallback",
-    "LagrangianVecEnv",
     "Multiplier",
     "PIDMultiplier",
     "PPOLagrangian",
+    "PenaltyMultiplier",
+    "TRPOLagrangian",
+    "VectorMultiplier",
+    "constrain",
+    "constrained",
     "evaluate",
     "make_agent",
     "read_cost_limit",
@@ -43,14 +58,26 @@ __all__ = [
 ]
 
 _MODULES = {
+    "constraint": ("Constrained",),
     "cost_critic": ("CostCriticPolicy",),
     "costs": ("read_cost_limit", "read_costs"),
     "evaluation": ("Evaluation", "evaluate"),
-    "lagrangian": ("LagrangianCallback", "LagrangianVecEnv"),
-    "multipliers": ("FixedMultiplier", "GradientMultiplier", "Multiplier", "PIDMultiplier"),
-    "ppo_lagrangian": ("PPOLagrangian",),
+    "lagrangian": ("constrain", "constrained"),
+    "multipliers": (
+        "AdamMultiplier",
+        "FixedMultiplier",
+        "GradientMultiplier",
+        "Multiplier",
+        "PIDMultiplier",
+        "VectorMultiplier",
+    ),
+    "penalties": ("BarrierMultiplier", "PenaltyMultiplier"),
+    "replay": ("CostReplayBuffer",),
     "toy": ("BudgetToyEnv",),
-    "zoo": ("AGENTS", "AgentSpec", "make_agent"),
+    "trust_region": ("TRPOLagrangian",),
+    "two_critics": ("A2CLagrangian", "PPOLagrangian"),
+    "table": ("AGENTS", "AgentSpec"),
+    "zoo": ("make_agent",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,16 @@ class CostCriticPolicy(ActorCriticPolicy):
     The cost critic has its own features extractor, layers (those of the reward critic) and
     optimiser ``cost_optimizer``. Building it leaves torch's random numbers where they were: actor
     and reward critic start, and go on, exactly as they would without it.
+
+    Args:
+        *args: Arguments of ``ActorCriticPolicy``.
+        n_costs: Number of costs; the critic has one output for each.
+        **kwargs: Arguments of ``ActorCriticPolicy``.
     """
+
+    def __init__(self, *args: Any, n_costs: int = 1, **kwargs: Any) -> None:
+        self.n_costs = n_costs  # before the parent's constructor, which builds the networks
+        super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
@@ -44,7 +54,7 @@ class CostCriticPolicy(ActorCriticPolicy):
                 activation_fn=self.activation_fn,
                 device=self.device,
             )
-            self.cost_value_net = nn.Linear(self.cost_value_mlp.latent_dim_vf, 1)
+            self.cost_value_net = nn.Linear(self.cost_value_mlp.latent_dim_vf, self.n_costs)
             if self.ortho_init:
                 hidden = partial(self.init_weights, gain=np.sqrt(2))
                 self.cost_value_features_extractor.apply(hidden)
@@ -65,7 +75,7 @@ class CostCriticPolicy(ActorCriticPolicy):
         )
 
     def predict_cost_values(self, obs: PyTorchObs) -> th.Tensor:
-        """Return the expected cost still to come, shape (n, 1), for ``obs`` of n states."""
+        """Return the expected costs still to come, (n, n_costs), for ``obs`` of n states."""
         features = BasePolicy.extract_features(self, obs, self.cost_value_features_extractor)
         values: th.Tensor = self.cost_value_net(self.cost_value_mlp.forward_critic(features))
         return values
@@ -92,50 +102,52 @@ def cost_gae(
     """Generalised advantage estimation of cost, computed by Stable-Baselines3's own buffer.
 
     Args:
-        costs: Shape (n_steps, n_envs); the cost of a truncated step already includes ``gamma``
-            times the value of the state it was cut off at.
-        values: Cost values of the states, shape (n_steps, n_envs).
+        costs: Shape (n_steps, n_envs, n_costs); the cost of a truncated step already includes
+            ``gamma`` times the value of the state it was cut off at.
+        values: Cost values of the states, shape (n_steps, n_envs, n_costs).
         episode_starts: Whether a step was the first of an episode, shape (n_steps, n_envs).
-        last_values: Cost values of the states after the last step, shape (n_envs,).
+        last_values: Cost values of the states after the last step, shape (n_envs, n_costs).
         last_dones: Whether the last step ended an episode, shape (n_envs,).
         gamma: Discount.
         gae_lambda: Trade-off of GAE; 1.0 is Monte Carlo.
 
     Returns:
-        Advantages and returns, each float32 of shape (n_steps, n_envs).
+        Advantages and returns, each float32 of shape (n_steps, n_envs, n_costs).
     """
-    n_steps, n_envs = costs.shape
+    n_steps, n_envs, n_costs = costs.shape
     unused = spaces.Box(0.0, 1.0, (1,))
-    buffer = RolloutBuffer(n_steps, unused, unused, "cpu", gae_lambda, gamma, n_envs)
-    buffer.rewards[:] = costs
-    buffer.values[:] = values
-    buffer.episode_starts[:] = episode_starts
-    buffer.compute_returns_and_advantage(th.as_tensor(last_values), last_dones)
-    return buffer.advantages, buffer.returns
+    columns = n_envs * n_costs  # to the buffer, every cost is an environment of its own
+    buffer = RolloutBuffer(n_steps, unused, unused, "cpu", gae_lambda, gamma, columns)
+    buffer.rewards[:] = costs.reshape(n_steps, columns)
+    buffer.values[:] = values.reshape(n_steps, columns)
+    buffer.episode_starts[:] = np.repeat(episode_starts, n_costs, axis=1)
+    last = th.as_tensor(last_values.reshape(columns))
+    buffer.compute_returns_and_advantage(last, np.repeat(last_dones, n_costs))
+    return buffer.advantages.reshape(costs.shape), buffer.returns.reshape(costs.shape)
 
 
 def mix_advantages(
     reward_advantages: FloatArray,
     cost_advantages: FloatArray,
-    multiplier: float,
+    prices: npt.NDArray[np.float64],
     *,
     normalize: bool,
 ) -> FloatArray:
-    """Return ``(A_r - multiplier * A_c) / (1 + multiplier)``.
+    """Return ``(A_r - sum(prices * A_c)) / (1 + sum(prices))``.
 
-    Cost advantages are centred but never rescaled, which would take the unit from the multiplier.
+    Cost advantages are centred but never rescaled, which would take the unit from the multipliers.
 
     Args:
-        reward_advantages: A_r, any shape.
-        cost_advantages: A_c, same shape.
-        multiplier: Price of cost.
+        reward_advantages: A_r, shape (n_steps, n_envs).
+        cost_advantages: A_c, shape (n_steps, n_envs, n_costs).
+        prices: The multipliers, shape (n_costs,).
         normalize: Whether to standardise A_r first.
     """
     if normalize:
         reward_advantages = reward_advantages - reward_advantages.mean()
         reward_advantages = reward_advantages / (reward_advantages.std() + 1e-8)
-    cost_advantages = cost_advantages - cost_advantages.mean()
-    mixed = (reward_advantages - multiplier * cost_advantages) / (1.0 + multiplier)
+    cost_advantages = cost_advantages - cost_advantages.mean(axis=(0, 1))
+    mixed: FloatArray = (reward_advantages - cost_advantages @ prices) / (1.0 + prices.sum())
     return mixed.astype(np.float32, copy=False)
 
 
@@ -154,7 +166,7 @@ def fit_cost_critic(
     Args:
         policy: Its cost critic is trained; nothing else of it is touched.
         observations: Of n states, a tensor or a dict of tensors.
-        targets: Cost returns, shape (n,).
+        targets: Cost returns, shape (n, n_costs).
         n_epochs: Passes over the data.
         batch_size: States per gradient step.
         max_grad_norm: Gradients are clipped to this norm.
@@ -168,7 +180,7 @@ def fit_cost_critic(
     for _ in range(n_epochs):
         order = th.as_tensor(rng.permutation(len(targets)), device=targets.device)
         for batch in th.split(order, batch_size):
-            values = policy.predict_cost_values(_take(observations, batch)).flatten()
+            values = policy.predict_cost_values(_take(observations, batch))
             loss = nn.functional.mse_loss(values, targets[batch])
             policy.cost_optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

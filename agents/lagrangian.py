@@ -1,166 +1,241 @@
-"""The Lagrangian as a wrapper and a callback, for any on-policy algorithm of Stable-Baselines3.
+"""Any algorithm of Stable-Baselines3, made constrained.
 
 >>> from stable_baselines3 import PPO
->>> from stable_baselines3.common.env_util import make_vec_env
->>> from agents import BudgetToyEnv, GradientMultiplier, LagrangianCallback, LagrangianVecEnv
->>> env = LagrangianVecEnv(make_vec_env(BudgetToyEnv, n_envs=4), GradientMultiplier())
->>> model = PPO("MlpPolicy", env, n_steps=64, seed=0, device="cpu")
->>> model = model.learn(512, callback=LagrangianCallback())
+>>> from agents import BudgetToyEnv, GradientMultiplier, constrain
+>>> model = constrain(PPO, BudgetToyEnv(), multiplier=GradientMultiplier(), n_steps=64, seed=0)
+>>> model = model.learn(512)
 >>> model.multiplier.value > 1.0  # the first policy is too expensive, so the price of cost rose
 True
+
+The model is an ordinary model of its algorithm: ``learn``, ``save``, ``predict``, ``set_env`` are
+those of Stable-Baselines3, and ``type(model).load(path)`` or ``constrained(PPO).load(path)`` loads
+it again, multiplier included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.type_aliases import GymEnv
 
-from agents.costs import EpisodeCosts, check_cost_limit, read_cost_limit, read_costs
-from agents.multipliers import Multiplier, check_multiplier
+from agents.constraint import Constrained
+from agents.costs import FloatArray
+from agents.replay import CostReplayBuffer, buffer_class
 
 
-class LagrangianVecEnv(VecEnvWrapper):
-    """Pays ``(reward - multiplier * cost) / (1 + multiplier)`` in place of the reward.
+class PenalisedRollouts(Constrained, OnPolicyAlgorithm):
+    """Mixin for on-policy algorithms: the rollout's rewards are penalised before they are learned.
 
-    The division keeps the size of a policy step bounded however large the multiplier grows. The
-    step info keeps the unpenalised ``reward`` next to ``cost``, and the last step of an episode
-    carries ``episode_cost``, the undiscounted sum. The multiplier only moves when a
-    `LagrangianCallback` moves it.
+    When a rollout is complete the multiplier moves by the episodes that finished in it; then all
+    its rewards become ``(reward - multiplier * cost) / (1 + multiplier)`` with that one multiplier,
+    and the buffer computes returns and advantages again. The environment, ``Monitor`` and every
+    logged return stay unpenalised.
+    """
 
-    ``VecNormalize`` belongs outside of this wrapper and must leave rewards alone
-    (``norm_reward=False``): the multiplier is a price in units of reward.
+    def _begin_rollout(self) -> None:
+        self._rollout: list[tuple[Any, FloatArray]] = []  # rewards and costs of every step
+
+    def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
+        costs = super()._watch_step(scope)
+        self._rollout.append((scope["rewards"].copy(), costs))  # SB3 adds to it in place
+        return costs
+
+    def _end_rollout(self, scope: dict[str, Any]) -> None:
+        self._move_multiplier()
+        prices = self.prices
+        rewards = np.array([reward for reward, _ in self._rollout], dtype=np.float32)
+        costs = np.array([cost for _, cost in self._rollout])  # (n_steps, n_envs, n_costs)
+        self._rollout = []
+        total = prices.sum()
+        # The buffer's rewards hold bootstrapped values of truncated episodes too, which are in
+        # penalised units already: take away the difference between raw and penalised rewards.
+        difference = (total * rewards + costs @ prices) / (1.0 + total)
+        self.rollout_buffer.rewards -= difference.astype(np.float32)
+        self.rollout_buffer.compute_returns_and_advantage(scope["values"], scope["dones"])
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_rollout"]
+
+
+class PenalisedReplay(Constrained, OffPolicyAlgorithm):
+    """Mixin for off-policy algorithms: a replay buffer that mixes reward and cost when sampled.
+
+    The multiplier moves once per ``episodes_per_update`` finished episodes, by their mean cost, not
+    before ``learning_starts``: episodes of random actions say nothing about the policy.
 
     Args:
-        venv: The environments.
-        multiplier: The multiplier; `GradientMultiplier` with its defaults if left out.
-        cost_limit: Limit on the mean episodic cost; if left out it is read from the environments,
-            at every update of the multiplier.
+        policy: As the algorithm takes it.
+        env: The environment, or a vector of them.
+        *args: Further arguments of the algorithm.
+        episodes_per_update: Finished episodes between two moves of the multiplier, at least 1.
+        **kwargs: Further arguments of `Constrained` and of the algorithm.
     """
+
+    replay_buffer: CostReplayBuffer | None
 
     def __init__(
         self,
-        venv: VecEnv,
-        multiplier: Multiplier | None = None,
-        *,
-        cost_limit: float | None = None,
+        policy: Any,
+        env: GymEnv | str | None,
+        *args: Any,
+        episodes_per_update: int = 8,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
     ) -> None:
-        for layer in layers(venv):
-            if isinstance(layer, VecNormalize):
-                raise ValueError(
-                    "venv: VecNormalize is inside LagrangianVecEnv; it would scale rewards "
-                    "before the cost is subtracted, so that the multiplier has no unit. Wrap the "
-                    "other way round: VecNormalize(LagrangianVecEnv(venv), norm_reward=False)."
-                )
-        super().__init__(venv)
-        self.multiplier = check_multiplier(multiplier)
-        self._given_limit = None if cost_limit is None else check_cost_limit(cost_limit)
-        self._episode_costs = EpisodeCosts(self.num_envs)
-        self.read_limit()  # an environment without one is refused here, not at the first update
-
-    def read_limit(self) -> float:
-        """Return the limit that holds now: the one given, or else the environments' own."""
-        return read_cost_limit(self.venv) if self._given_limit is None else self._given_limit
-
-    def reset(self) -> VecEnvObs:
-        """Reset all environments and what was charged so far."""
-        self._episode_costs.reset()
-        return self.venv.reset()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Wait for the step and replace its rewards by the penalised ones."""
-        observations, rewards, dones, infos = self.venv.step_wait()
-        costs = read_costs(infos)
-        totals = self._episode_costs.add(costs, dones)
-        infos = [{**info, "reward": float(r)} for info, r in zip(infos, rewards, strict=True)]
-        for info, total in zip(infos, totals, strict=True):
-            if total is not None:
-                info["episode_cost"] = total
-        price = self.multiplier.value
-        penalised = (rewards - price * costs) / (1.0 + price)
-        return observations, penalised.astype(np.float32), dones, infos
-
-
-class LagrangianCallback(BaseCallback):
-    """Moves the multiplier of a `LagrangianVecEnv` once per rollout.
-
-    The violation is the mean cost of the episodes that ended in the rollout, minus the limit; a
-    rollout in which none ended moves nothing. The multiplier is put on the model as
-    ``model.multiplier``, so that ``model.save`` keeps it; a model that already has one (it was
-    loaded, or trained before) keeps its own and hands it to the environment.
-
-    Logs ``lagrange/multiplier``, ``lagrange/cost`` and ``lagrange/violation_rate``.
-    """
-
-    def __init__(self, verbose: int = 0) -> None:
-        super().__init__(verbose)
-        self._finished: list[float] = []
-
-    def _init_callback(self) -> None:
-        if not isinstance(self.model, OnPolicyAlgorithm):
-            raise TypeError(
-                f"model is a {type(self.model).__name__}; LagrangianCallback needs an on-policy "
-                "algorithm (PPO, A2C, TRPO, ...). A replay buffer would mix rewards that were "
-                "penalised with different multipliers."
+        if not isinstance(episodes_per_update, int) or episodes_per_update < 1:
+            raise ValueError(
+                f"episodes_per_update is {episodes_per_update!r}; it must be an integer >= 1. "
+                "Try 8."
             )
-        self._env = _find_penalty(self.training_env)
-        self._env.multiplier = vars(self.model).setdefault("multiplier", self._env.multiplier)
+        self.episodes_per_update = episodes_per_update
+        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)
+        given = self.replay_buffer_class
+        if given is not None and not issubclass(given, CostReplayBuffer):
+            raise TypeError(
+                f"replay_buffer_class is {given.__name__}, which has no place for costs. Leave it "
+                "out, or subclass agents.CostReplayBuffer. (Hindsight replay invents rewards for "
+                "other goals, but cannot invent their costs.)"
+            )
+        if _init_setup_model:
+            self._setup_model()
 
-    def _on_rollout_start(self) -> None:
-        self._finished = []
+    def _setup_model(self) -> None:
+        chosen = self.replay_buffer_class
+        if self.replay_buffer is None:
+            kind: Any = chosen or buffer_class(self.observation_space, self.n_steps)
+            kwargs = dict(self.replay_buffer_kwargs)
+            if chosen is None and self.n_steps > 1:
+                kwargs.update({"n_steps": self.n_steps, "gamma": self.gamma})
+            self.replay_buffer = kind(
+                self.buffer_size,
+                self.observation_space,
+                self.action_space,
+                device=self.device,
+                n_envs=self.n_envs,
+                optimize_memory_usage=self.optimize_memory_usage,
+                multiplier=self.multiplier,
+                **kwargs,
+            )
+        super()._setup_model()
+        self.replay_buffer_class = chosen  # what SB3 chose in its place is not used
 
-    def _on_step(self) -> bool:
-        infos = self.locals["infos"]
-        self._finished += [info["episode_cost"] for info in infos if "episode_cost" in info]
-        return True
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """Load a saved buffer; its samples are mixed with this model's multiplier."""
+        super().load_replay_buffer(path, truncate_last_traj)
+        if not isinstance(self.replay_buffer, CostReplayBuffer):
+            raise ValueError(
+                f"path={str(path)!r} is a {type(self.replay_buffer).__name__} without costs. Load "
+                "a buffer that a constrained model saved."
+            )
+        if self.replay_buffer.costs.shape[-1] != self.n_costs:
+            raise ValueError(
+                f"path={str(path)!r} holds {self.replay_buffer.costs.shape[-1]} costs per step, "
+                f"the model {self.n_costs}. Load a buffer of the same number of multipliers."
+            )
+        self.replay_buffer.multiplier = self.multiplier
 
-    def _on_rollout_end(self) -> None:
-        dual_step(self._env.multiplier, self._finished, self._env.read_limit(), self.logger)
+    def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
+        costs = super()._watch_step(scope)
+        if self.num_timesteps <= self.learning_starts:
+            self._finished = []
+        elif len(self._finished) >= self.episodes_per_update:
+            self._move_multiplier()
+        return costs
 
 
-def dual_step(
-    multiplier: Multiplier, episode_costs: Sequence[float], cost_limit: float, logger: Logger
-) -> None:
-    """Move the multiplier by the mean cost of finished episodes and log what happened.
+@cache
+def constrained(algorithm: type[BaseAlgorithm]) -> type[Any]:
+    """Return the constrained class of an algorithm: `constrain` makes models of it.
 
     Args:
-        multiplier: The multiplier; left alone when no episode finished.
-        episode_costs: Undiscounted costs of the episodes that finished in this rollout.
-        cost_limit: Limit on their mean.
-        logger: Receives ``lagrange/*``.
+        algorithm: An on-policy or off-policy algorithm of Stable-Baselines3 or sb3-contrib.
+
+    Raises:
+        TypeError: If it is neither, or constrained already.
     """
-    if episode_costs:
-        costs = np.asarray(episode_costs)
-        multiplier.update(float(costs.mean()) - cost_limit)
-        logger.record("lagrange/cost", float(costs.mean()))
-        logger.record("lagrange/violation_rate", float((costs > cost_limit).mean()))
-    logger.record("lagrange/multiplier", multiplier.value)
+    if not isinstance(algorithm, type) or not issubclass(algorithm, BaseAlgorithm):
+        raise TypeError(
+            f"algorithm is {algorithm!r}; it must be a class of Stable-Baselines3, such as PPO."
+        )
+    if issubclass(algorithm, Constrained):
+        raise TypeError(f"algorithm is {algorithm.__name__}, which is constrained already.")
+    if issubclass(algorithm, OnPolicyAlgorithm):
+        mixin: type[Constrained] = PenalisedRollouts
+    elif issubclass(algorithm, OffPolicyAlgorithm):
+        mixin = PenalisedReplay
+    else:
+        raise TypeError(
+            f"algorithm is {algorithm.__name__}, which cannot be made constrained: it is neither "
+            "on-policy nor off-policy, so that neither rollouts nor a replay buffer show the costs "
+            "of single steps (ARS only sums up whole episodes). Use PPO, A2C, TRPO, RecurrentPPO, "
+            "MaskablePPO, SAC, TD3, DDPG, DQN, TQC, CrossQ or QRDQN, or the wrapper "
+            "agents.FixedPenalty, which needs nothing from the algorithm."
+        )
+    name = f"constrained({algorithm.__name__})"
+    body = {
+        "made_by": name,
+        "__module__": __name__,
+        "__doc__": f"{algorithm.__name__} under a cost limit; see `{mixin.__name__}`.",
+    }
+    return type(f"Constrained{algorithm.__name__}", (mixin, algorithm), body)
 
 
-def layers(env: VecEnv) -> Iterator[VecEnv]:
-    """Yield a vectorised environment and all that it wraps, outermost first."""
-    yield env
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-        yield env
+def constrain(
+    algorithm: type[BaseAlgorithm],
+    env: GymEnv | str,
+    policy: Any = None,
+    *,
+    multiplier: Any = None,
+    cost_limit: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """Make a model of any algorithm that keeps the mean episodic cost at or below a limit.
+
+    One critic learns the penalised reward ``(r - multiplier * c) / (1 + multiplier)``; the division
+    keeps the size of a policy step bounded however large the multiplier grows. On-policy algorithms
+    move the multiplier once per rollout, off-policy ones once per ``episodes_per_update`` finished
+    episodes. For two critics see `PPOLagrangian`, `A2CLagrangian` and `TRPOLagrangian`.
+
+    Args:
+        algorithm: PPO, A2C, SAC, TD3, DDPG, DQN, or TRPO, RecurrentPPO, MaskablePPO, TQC, CrossQ,
+            QRDQN of sb3-contrib, or one built like them.
+        env: The environment, a vector of them, or the id of one; it reports ``info["cost"]`` on
+            every step and has a ``cost_limit``.
+        policy: As the algorithm takes it; if left out the one that fits the observations.
+        multiplier: The multiplier, or a list of one for each cost of ``info["costs"]``;
+            `GradientMultiplier` with its defaults if left out.
+        cost_limit: Limit on the mean episodic cost; read from the environment if left out.
+        **kwargs: All other arguments of the algorithm.
+
+    Returns:
+        A model of the algorithm, ready to ``learn``.
+
+    Raises:
+        TypeError: If the algorithm cannot be made constrained (names the reason).
+        ValueError: If environment and algorithm do not fit (names what makes them fit).
+    """
+    kind = constrained(algorithm)
+    if isinstance(env, str):
+        env = gym.make(env)
+    if policy is None:
+        policy = fitting_policy(kind, env)
+    return kind(policy, env, multiplier=multiplier, cost_limit=cost_limit, **kwargs)
 
 
-def _find_penalty(env: VecEnv) -> LagrangianVecEnv:
-    """Return the penalty wrapper of a training environment, after checking what is around it."""
-    for layer in layers(env):
-        if isinstance(layer, LagrangianVecEnv):
-            return layer
-        if isinstance(layer, VecNormalize) and layer.norm_reward:
-            raise ValueError(
-                "norm_reward=True: VecNormalize would scale the penalised reward by a variance "
-                "that drifts with the multiplier. Use VecNormalize(..., norm_reward=False)."
-            )
-    raise ValueError(
-        "env: the model's environment has no LagrangianVecEnv, so there is no multiplier to move. "
-        "Train on LagrangianVecEnv(venv, GradientMultiplier())."
-    )
+def fitting_policy(algorithm: type[BaseAlgorithm], env: Any) -> str:
+    """Return the name of the algorithm's policy for the observations of ``env``."""
+    space = getattr(env, "observation_space", None)
+    if isinstance(space, spaces.Dict):
+        kind = "MultiInput"
+    else:
+        kind = "Cnn" if space is not None and is_image_space(space) else "Mlp"
+    recurrent = "MlpLstmPolicy" in algorithm.policy_aliases
+    return f"{kind}{'Lstm' if recurrent else ''}Policy"

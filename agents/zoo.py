@@ -1,8 +1,8 @@
 """The agents by name, with values to start from.
 
 >>> from agents import AGENTS, BudgetToyEnv, make_agent
->>> sorted(AGENTS)
-['ppo_lag', 'ppo_pid']
+>>> [name for name in AGENTS if name.startswith("ppo")]
+['ppo_lag', 'ppo_pid', 'ppo_adam', 'ppo_penalised', 'ppo_saute']
 >>> model = make_agent("ppo_pid", BudgetToyEnv(), seed=1, device="cpu")
 >>> model.n_steps, type(model.multiplier).__name__
 (128, 'PIDMultiplier')
@@ -12,140 +12,114 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from copy import deepcopy
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3 import PPO
+import numpy as np
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.multipliers import GradientMultiplier, Multiplier, PIDMultiplier
-from agents.ppo_lagrangian import PPOLagrangian
-
-
-@dataclass(frozen=True)
-class LinearSchedule:
-    """A learning rate that falls in a straight line over the training.
-
-    Attributes:
-        start: At the beginning.
-        end: At the end.
-    """
-
-    start: float
-    end: float
-
-    def __call__(self, progress_remaining: float) -> float:
-        """Return the value when this fraction of the training is left, 1 to 0."""
-        return self.end + (self.start - self.end) * progress_remaining
-
-
-@dataclass(frozen=True)
-class AgentSpec:
-    """One row of `AGENTS`.
-
-    Attributes:
-        description: One line.
-        constructor: The algorithm.
-        multiplier: Makes the multiplier, a new one for every agent.
-        multiplier_kwargs: Its arguments.
-        rollout_size: Steps per rollout, all environments together.
-        kwargs: Arguments of the algorithm.
-    """
-
-    description: str
-    constructor: type[PPOLagrangian]
-    multiplier: Callable[..., Multiplier]
-    multiplier_kwargs: Mapping[str, float]
-    rollout_size: int
-    kwargs: Mapping[str, Any]
-
-
-_PPO: Mapping[str, Any] = MappingProxyType(
-    {
-        "batch_size": 64,
-        "n_epochs": 15,
-        "learning_rate": LinearSchedule(3e-3, 2e-4),
-        "target_kl": 0.05,
-        "ent_coef": -0.003,  # below 0: settle, since what is wanted in the end is one solution
-        "gamma": 1.0,
-        "gae_lambda": 0.95,
-        "cost_gamma": 1.0,
-        "cost_gae_lambda": 0.95,
-        "policy_kwargs": {
-            "net_arch": [64, 64],
-            "log_std_init": -1.0,
-            "optimizer_kwargs": {"eps": 1e-5, "fused": True},  # SB3's Adam, in one pass
-        },
-    }
-)
-
-AGENTS: Mapping[str, AgentSpec] = MappingProxyType(
-    {
-        "ppo_lag": AgentSpec(
-            description="PPO with two critics, multiplier by projected gradient ascent",
-            constructor=PPOLagrangian,
-            multiplier=GradientMultiplier,
-            multiplier_kwargs=MappingProxyType({"learning_rate": 1.5, "initial": 3.0}),
-            rollout_size=128,
-            kwargs=_PPO,
-        ),
-        "ppo_pid": AgentSpec(
-            description="PPO with two critics, multiplier by PID control",
-            constructor=PPOLagrangian,
-            multiplier=PIDMultiplier,
-            multiplier_kwargs=MappingProxyType(
-                {"kp": 5.0, "ki": 1.0, "kd": 0.0, "initial": 3.0, "ema": 0.5}
-            ),
-            rollout_size=128,
-            kwargs=_PPO,
-        ),
-    }
-)
+from agents.lagrangian import fitting_policy
+from agents.table import AGENTS, AgentSpec, named
 
 
 def make_agent(
     name: str, env: gym.Env[Any, Any] | VecEnv, *, seed: int | None = 0, **overrides: Any
-) -> PPOLagrangian:
+) -> Any:
     """Make an agent of `AGENTS`, ready to ``learn``.
 
     Args:
         name: A key of `AGENTS`.
-        env: The environment, or a vector of them; ``n_steps`` follows from their number.
+        env: The environment, or a vector of them; ``n_steps`` of on-policy agents follows from
+            their number.
         seed: Seed of the agent; None for a random one.
         **overrides: Arguments of the algorithm that replace the values of the row, for example
             ``learning_rate=3e-4`` or ``multiplier=GradientMultiplier(initial=3.0)``.
 
     Raises:
-        ValueError: If there is no agent of this name.
+        ValueError: If there is no agent of this name, or it does not fit the environment.
         TypeError: If the algorithm has no argument of an override's name.
+        ModuleNotFoundError: If it needs a package that is not installed.
     """
-    if name not in AGENTS:
-        raise ValueError(f"name is {name!r}; {_known(name, AGENTS)}")
-    spec = AGENTS[name]
-    arguments = _arguments(spec.constructor)
+    spec = find_agent(name)
+    constructor = spec.constructor
+    arguments = _arguments(constructor)
     for key in overrides:
         if key not in arguments:
             raise TypeError(f"{key!r} is no argument of {name}; {_known(key, arguments)}")
+    check_fit(name, env)
     n_envs = env.num_envs if isinstance(env, VecEnv) else 1
-    is_dict = isinstance(env.observation_space, gym.spaces.Dict)
-    values = {
-        "policy": "MultiInputPolicy" if is_dict else "MlpPolicy",
-        "n_steps": max(1, spec.rollout_size // n_envs),
-        "multiplier": spec.multiplier(**spec.multiplier_kwargs),
-        **deepcopy(dict(spec.kwargs)),
-        **overrides,
-    }
-    return spec.constructor(env=env, seed=seed, **values)
+    tuned = dict(spec.tuned.get(_env_id(env), {}))
+    multiplier_kwargs = {**spec.multiplier_kwargs, **tuned.pop("multiplier_kwargs", {})}
+    chosen: dict[str, Any] = {"policy": fitting_policy(constructor, env)}
+    if spec.rollout_size is not None:
+        chosen["n_steps"] = max(1, spec.rollout_size // n_envs)
+    if spec.multiplier is not None:
+        chosen["multiplier"] = spec.multiplier(**multiplier_kwargs)
+    if spec.noise is not None and isinstance(env.action_space, gym.spaces.Box):
+        shape = env.action_space.shape
+        chosen["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, spec.noise))
+    chosen = {**chosen, **deepcopy(dict(spec.kwargs)), **deepcopy(tuned), **overrides}
+    return constructor(env=env, seed=seed, **chosen)
 
 
-def _arguments(constructor: type[PPOLagrangian]) -> set[str]:
-    """Return what can be overridden: the arguments of the algorithm and of PPO beneath it."""
-    names = {*inspect.signature(constructor).parameters, *inspect.signature(PPO).parameters}
-    hidden = {"env", "seed", "ppo_kwargs", "normalize_advantage"}
+def find_agent(name: str) -> AgentSpec:
+    """Return the row of this name; an unknown one is a ValueError that lists those there are."""
+    if name not in AGENTS:
+        raise ValueError(f"name is {name!r}; {_known(name, AGENTS)}")
+    return AGENTS[name]
+
+
+def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
+    """Raise a ValueError, with the cure, unless the agent takes the environment."""
+    spec, space = find_agent(name), env.action_space
+    kind = type(space).__name__
+    if kind not in spec.action_spaces:
+        if kind == "Box":
+            cure = "Wrap each environment so that it has one; prune_gym.DiscreteRatios does."
+        elif "Box" in spec.action_spaces and kind == "MultiBinary":
+            cure = "Wrap each environment in prune_gym.BinaryToBox."
+        else:
+            fitting = [key for key, row in AGENTS.items() if kind in row.action_spaces]
+            cure = f"Agents that take it: {', '.join(fitting)}."
+        raise ValueError(
+            f"env: {name} takes an action space of {' or '.join(spec.action_spaces)}, not {space}. "
+            f"{cure}"
+        )
+    if spec.wrapper is not None:
+        wrapper = named(spec.wrapper)
+        if isinstance(env, VecEnv):
+            wrapped = all(env.env_is_wrapped(wrapper))
+        else:
+            wrapped = is_wrapped(env, wrapper)
+        if not wrapped:
+            module, cls = spec.wrapper.split(":")
+            raise ValueError(
+                f"env: {name} needs each environment wrapped: from {module} import {cls}; "
+                f"{cls}(env)."
+            )
+
+
+def _env_id(env: gym.Env[Any, Any] | VecEnv) -> str:
+    """Return the id an environment was registered under, empty if it has none."""
+    if isinstance(env, VecEnv):
+        spec = env.get_attr("spec")[0] if env.has_attr("spec") else None
+    else:
+        spec = env.spec
+    return "" if spec is None else str(spec.id)
+
+
+def _arguments(constructor: type[Any]) -> set[str]:
+    """Return what can be overridden: the arguments of the algorithm and of all it is built on."""
+    names: set[str] = set()
+    for kind in constructor.__mro__:
+        if "__init__" in vars(kind):
+            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+            names.update(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+    hidden = {"self", "args", "env", "seed"}
     return {name for name in names - hidden if not name.startswith("_")}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 if TYPE_CHECKING:
+    from agents.wrappers import FixedPenalty, SauteBudget
     from prune_gym.budgets import BUDGETS, Budget, BudgetError, count
     from prune_gym.criteria import CRITERIA
     from prune_gym.datasets import DATASETS, Dataset, Split
@@ -24,39 +25,51 @@ if TYPE_CHECKING:
     from prune_gym.pruning.groups import FilterGroup, UnsupportedNetworkError
     from prune_gym.recovery import RECOVERIES
     from prune_gym.sharing import SharedProblem, share
-    from prune_gym.wrappers import BinaryFilters, DiscreteRatios, RecordBest, RecordEpisodeCost
+    from prune_gym.wrappers import (
+        BinaryFilters,
+        BinaryToBox,
+        DiscreteRatios,
+        RecordBest,
+        RecordEpisodeCost,
+        RecordEpisodeCostVector,
+    )
 
 __version__ = "0.1.0"
 
-# Public name -> module; imported when first used, so that `import prune_gym` stays cheap.
+# Public name -> module (a dot: of this package); imported when first used, so that
+# `import prune_gym` stays cheap.
 _PUBLIC = {
-    "BUDGETS": "budgets",
-    "BinaryFilters": "wrappers",
-    "Budget": "budgets",
-    "BudgetError": "budgets",
-    "CRITERIA": "criteria",
-    "CheckpointError": "pretrained",
-    "DATASETS": "datasets",
-    "Dataset": "datasets",
-    "DiscreteRatios": "wrappers",
-    "ExportError": "formats",
-    "FilterGroup": "pruning.groups",
-    "InfeasibleLimitError": "problem",
-    "NETWORKS": "networks",
-    "Outcome": "outcome",
-    "PruningProblem": "problem",
-    "RECOVERIES": "recovery",
-    "RecordBest": "wrappers",
-    "RecordEpisodeCost": "wrappers",
-    "SharedProblem": "sharing",
-    "Split": "datasets",
-    "UnsupportedNetworkError": "pruning.groups",
-    "count": "budgets",
-    "export_network": "formats",
-    "load_pruned": "export",
-    "make_problem": "make",
-    "save_pruned": "export",
-    "share": "sharing",
+    "BUDGETS": ".budgets",
+    "BinaryFilters": ".wrappers",
+    "BinaryToBox": ".wrappers",
+    "Budget": ".budgets",
+    "BudgetError": ".budgets",
+    "CRITERIA": ".criteria",
+    "CheckpointError": ".pretrained",
+    "DATASETS": ".datasets",
+    "Dataset": ".datasets",
+    "DiscreteRatios": ".wrappers",
+    "ExportError": ".formats",
+    "FilterGroup": ".pruning.groups",
+    "FixedPenalty": "agents.wrappers",
+    "InfeasibleLimitError": ".problem",
+    "NETWORKS": ".networks",
+    "Outcome": ".outcome",
+    "PruningProblem": ".problem",
+    "RECOVERIES": ".recovery",
+    "RecordBest": ".wrappers",
+    "RecordEpisodeCost": ".wrappers",
+    "RecordEpisodeCostVector": ".wrappers",
+    "SauteBudget": "agents.wrappers",
+    "SharedProblem": ".sharing",
+    "Split": ".datasets",
+    "UnsupportedNetworkError": ".pruning.groups",
+    "count": ".budgets",
+    "export_network": ".formats",
+    "load_pruned": ".export",
+    "make_problem": ".make",
+    "save_pruned": ".export",
+    "share": ".sharing",
 }
 
 __all__ = [
@@ -66,6 +79,7 @@ __all__ = [
     "NETWORKS",
     "RECOVERIES",
     "BinaryFilters",
+    "BinaryToBox",
     "Budget",
     "BudgetError",
     "CheckpointError",
@@ -73,11 +87,14 @@ __all__ = [
     "DiscreteRatios",
     "ExportError",
     "FilterGroup",
+    "FixedPenalty",
     "InfeasibleLimitError",
     "Outcome",
     "PruningProblem",
     "RecordBest",
     "RecordEpisodeCost",
+    "RecordEpisodeCostVector",
+    "SauteBudget",
     "SharedProblem",
     "Split",
     "UnsupportedNetworkError",
@@ -109,7 +126,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'prune_gym' has no attribute {name!r}")
-    return getattr(import_module(f"prune_gym.{_PUBLIC[name]}"), name)
+    return getattr(import_module(_PUBLIC[name], __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -1,13 +1,19 @@
-"""Wrappers: other action spaces, the best network found, the episode's cost."""
+"""Wrappers: other action spaces, the best network found, the episode's cost.
+
+`RecordEpisodeCost` is for one environment of any kind, `RecordEpisodeCostVector` for a vector of
+them, as with Gymnasium's two ``RecordEpisodeStatistics``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from torch import nn
 
@@ -18,6 +24,9 @@ Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
 class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
     """Prune ratios from a grid: ``Discrete(n)`` (``MultiDiscrete`` with granularity "network").
+
+    `action_masks` is what ``MaskablePPO`` of sb3-contrib asks for: with it no episode breaks a
+    limit on a budget that is counted.
 
     Args:
         env: an environment that takes prune ratios.
@@ -45,6 +54,34 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
             raise ValueError(f"action {action!r} is not in {self.action_space}.")
         return np.atleast_1d(2.0 * np.asarray(action) / (self.n - 1) - 1.0).astype(np.float32)
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which ratios leave every limit within reach.
+
+        A ratio is masked where a cost would exceed its limit even if all groups after this one
+        were cut to their minimum. That can be told of budgets that are counted and monotone; others
+        mask nothing, nor does granularity "network", whose groups are decided at once. If no ratio
+        is left, the largest one stays allowed.
+
+        Returns:
+            (n,) bool, True = allowed; (n * n_groups,) with granularity "network".
+        """
+        base: Any = self.env.unwrapped
+        problem, decided = base.problem, len(base._ratios)
+        if isinstance(self.action_space, spaces.MultiDiscrete):
+            return np.ones(self.action_space.nvec.sum(), dtype=np.bool_)
+        if decided == len(problem.groups):
+            return np.ones(self.n, dtype=np.bool_)
+        counts = np.tile(base._minimum, (self.n, 1))  # (n, n_groups)
+        counts[:, :decided] = base._counts[:decided]
+        for index in range(self.n):
+            mask, _ = base._by_ratio(decided, float(self.action(index)[0]))
+            counts[index, decided] = np.count_nonzero(mask)
+        within = problem.counted_costs(counts) <= base.cost_limits  # (n, n_budgets)
+        told = [budget.counted is not None and budget.monotone for budget in problem.budgets]
+        masks: NDArray[np.bool_] = within[:, told].all(axis=1)
+        masks[-1] |= not masks.any()
+        return masks
+
 
 class BinaryFilters(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
     """Keep (1) or drop (0) each filter: ``MultiBinary`` in place of a box.
@@ -65,6 +102,38 @@ class BinaryFilters(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         if not self.action_space.contains(action):
             raise ValueError(f"action {action!r} is not in {self.action_space}.")
         return (2.0 * np.asarray(action) - 1.0).astype(np.float32)
+
+
+class BinaryToBox(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
+    """``Box(-1, 1)`` in place of ``MultiBinary``: 1 where an entry is >= 0.
+
+    For algorithms that take boxes only, such as SAC and TD3, on any environment of binary actions.
+    (The pruning environments take boxes as they are; without `BinaryFilters` they also see which of
+    the entries are largest.)
+
+    Args:
+        env: an environment with a ``MultiBinary`` action space.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        if not isinstance(env.action_space, spaces.MultiBinary):
+            raise ValueError(
+                f"BinaryToBox: expected a MultiBinary action space, got {env.action_space}; "
+                "leave a Box as it is."
+            )
+        self.action_space = spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
+
+    def action(self, action: Any) -> NDArray[np.int8]:
+        """Numbers -> bits."""
+        numbers = np.asarray(action, dtype=np.float64)
+        if numbers.shape != self.action_space.shape or np.isnan(numbers).any():
+            raise ValueError(
+                f"action {action!r} must be numbers of shape {self.action_space.shape}, none of "
+                "them NaN."
+            )
+        return (numbers >= 0.0).astype(np.int8)
 
 
 class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -107,10 +176,15 @@ class RecordEpisodeCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     It stands in the terminal info as well, where Stable-Baselines3's ``Monitor`` reads it:
     ``Monitor(RecordEpisodeCost(env), info_keywords=("episode_cost",))``.
+
+    Args:
+        env: an environment with ``info["cost"]`` in reset and at every step.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         RecordConstructorArgs.__init__(self)
+        if isinstance(env, VectorEnv):
+            raise TypeError(f"env={env} is a vector; use RecordEpisodeCostVector.")
         super().__init__(env)
         self._sum = 0.0
 
@@ -129,12 +203,83 @@ class RecordEpisodeCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return observation, reward, terminated, truncated, {**info, "episode_cost": self._sum}
 
 
+class RecordEpisodeCostVector(VectorWrapper):
+    """Put every episode's cost so far into ``infos["episode_cost"]``, (num_envs,) float64.
+
+    At the step that ends an episode it is the cost of that whole episode in each of Gymnasium's
+    three autoreset modes, also where the last step's cost is in ``infos["final_info"]``
+    (``SAME_STEP``), which then has an ``"episode_cost"`` too:
+    ``infos["episode_cost"][terminations | truncations]``.
+
+    Args:
+        env: a vector of environments with ``info["cost"]`` in reset and at every step. One that
+            does not name its autoreset mode is taken for ``NEXT_STEP``, as Gymnasium does.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        if not isinstance(env, VectorEnv):
+            raise TypeError(f"env={env} is no vector environment; use RecordEpisodeCost.")
+        super().__init__(env)
+        mode = env.metadata.get("autoreset_mode")  # an enum that gymnasium 1.0 does not have
+        self._resets_at_once = getattr(mode, "value", mode) == "SameStep"
+        self._sums = np.zeros(env.num_envs)
+        self._ended = np.zeros(env.num_envs, dtype=np.bool_)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset all environments, or those of ``options["reset_mask"]``, (num_envs,) bool."""
+        options = None if options is None else dict(options)  # environments take the mask out
+        begun = np.ones(self.num_envs, dtype=np.bool_)
+        if options is not None and "reset_mask" in options:
+            begun = np.array(options["reset_mask"])
+        observations, infos = self.env.reset(seed=seed, options=options)
+        self._sums[begun] = _costs(infos, begun)
+        self._ended[begun] = False
+        return observations, self._with_sums(infos, np.ones_like(begun))
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step; add this step's costs."""
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        ended = np.logical_or(terminations, truncations)
+        hidden = ended & self._resets_at_once  # whose infos are those of the next episode already
+        self._sums[self._ended] = 0.0  # of the episodes that begin with this step (NEXT_STEP)
+        self._sums[~hidden] += _costs(infos, ~hidden)
+        if hidden.any():
+            final = infos.get("final_info", {})
+            self._sums[hidden] += _costs(final, hidden)
+            infos = {**infos, "final_info": self._with_sums(final, hidden)}
+        recorded = self._with_sums(infos, np.ones_like(ended))
+        self._sums[hidden] = _costs(infos, hidden)
+        self._ended = ended & ~hidden
+        return observations, rewards, terminations, truncations, recorded
+
+    def _with_sums(self, infos: dict[str, Any], mask: NDArray[np.bool_]) -> dict[str, Any]:
+        return {**infos, "episode_cost": np.where(mask, self._sums, 0.0), "_episode_cost": mask}
+
+
 def _cost(info: dict[str, Any]) -> float:
     if "cost" not in info:
         raise ValueError(
             "RecordEpisodeCost: the environment gives no info['cost']; wrap a constrained one."
         )
     return float(info["cost"])
+
+
+def _costs(infos: Any, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Costs of the environments of a mask, (mask.sum(),), out of a vector's infos."""
+    if not isinstance(infos, Mapping):
+        raise TypeError(
+            f"RecordEpisodeCostVector: infos are a {type(infos).__name__}, not a dict of arrays; "
+            "put DictInfoToList around it, not inside."
+        )
+    missing = np.flatnonzero(mask & ~np.asarray(infos.get("_cost", "cost" in infos)))
+    if missing.size:
+        raise ValueError(
+            f"RecordEpisodeCostVector: environments {missing.tolist()} give no info['cost']; wrap "
+            "constrained ones."
+        )
+    return np.asarray(infos["cost"], dtype=np.float64)[mask] if mask.any() else np.empty(0)
 
 
 def _box_shape(env: gym.Env[Any, Any]) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
 from prune_gym.search.threads import ThreadVecEnv
 
 if TYPE_CHECKING:
-    from agents import PPOLagrangian
+    from agents import Constrained
 
 N_ENVS = 8
 SAVE_EVERY_S = 15.0
@@ -147,7 +147,7 @@ class Search:
         try:
             model = self._agent(venv)
             if len(self.archive.episodes) < self.evaluations:
-                steps = max(config.timesteps - model.num_timesteps, model.n_steps * N_ENVS)
+                steps = max(config.timesteps - model.num_timesteps, 1)
                 try:
                     model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
                 finally:  # a budget that raises must not cost what was learned
@@ -155,12 +155,13 @@ class Search:
         finally:
             venv.close()
 
-    def _agent(self, venv: ThreadVecEnv) -> PPOLagrangian:
+    def _agent(self, venv: ThreadVecEnv) -> Constrained:
         from agents import AGENTS, make_agent
 
         if self.folder.agent.is_file():
             try:
-                model = AGENTS[self.config.algo].constructor.load(self.folder.agent, env=venv)
+                kind = AGENTS[self.config.algo].constructor
+                model: Constrained = kind.load(self.folder.agent, env=venv)
             except Exception as error:
                 raise RunFolderError(
                     f"{self.folder.agent} is damaged ({error}); delete it to go on with a new one."

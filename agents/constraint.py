@@ -1,0 +1,297 @@
+"""What every constrained algorithm has, whatever it does with its costs.
+
+A mixin for algorithms of Stable-Baselines3. It watches the environment through a callback of its
+own, keeps the multiplier on the model (so that it is saved), and moves it by the mean undiscounted
+cost of finished episodes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import VecNormalize
+
+from agents.costs import (
+    EpisodeCosts,
+    FloatArray,
+    check_cost_limit,
+    check_cost_limits,
+    read_cost_limit,
+    read_cost_limits,
+    read_cost_names,
+    read_cost_vectors,
+    read_costs,
+)
+from agents.multipliers import VectorMultiplier, check_multiplier
+
+FORMAT = 1  # of saved models; a larger one was written by a later version of this package
+
+
+class Constrained(BaseAlgorithm):
+    """Mixin: an algorithm that holds the mean episodic cost at or below a limit.
+
+    Args:
+        policy: As the algorithm takes it.
+        env: The environment, or a vector of them; it reports ``info["cost"]`` on every step.
+        *args: Further arguments of the algorithm.
+        multiplier: The multiplier; `GradientMultiplier` with its defaults if left out. A sequence
+            of them is one for each cost of ``info["costs"]``.
+        cost_limit: Limit on the mean episodic cost (one for every multiplier of a sequence); if
+            left out it is read from the environment, at every update of the multiplier.
+        **kwargs: Further arguments of the algorithm.
+
+    Attributes:
+        multiplier: The multiplier.
+        episodes: Number of finished episodes of the training.
+        violations: How many of them cost more than the limit.
+    """
+
+    made_by: str  # names what a model file may be loaded by
+    rewards_are_scaled: bool = False  # whether VecNormalize may divide rewards by their spread
+
+    def __init__(
+        self,
+        policy: Any,
+        env: GymEnv | str | None,
+        *args: Any,
+        multiplier: Any = None,
+        cost_limit: Any = None,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(env, gym.vector.VectorEnv):
+            raise TypeError(
+                f"env is a {type(env).__name__}, a vector of Gymnasium, whose SAME_STEP autoreset "
+                "hides the last step's info and its cost. Stable-Baselines3 takes its "
+                "own: pass one environment, or DummyVecEnv([make_one, make_one])."
+            )
+        self.multiplier = check_multiplier(multiplier)
+        self.cost_limit = self._checked_limit(cost_limit)
+        self.episodes = 0
+        self.violations = 0
+        self.cost_sum: FloatArray = np.zeros(self.n_costs)  # of the whole training
+        self._finished: list[FloatArray] = []  # costs of episodes since the multiplier moved
+        self._episode_costs: EpisodeCosts | None = None
+        try:
+            super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
+        except AssertionError as error:  # Stable-Baselines3 checks its action spaces so
+            raise _unfit(error) from error
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def n_costs(self) -> int:
+        """How many costs are constrained."""
+        if isinstance(self.multiplier, VectorMultiplier):
+            return len(self.multiplier.multipliers)
+        return 1
+
+    @property
+    def prices(self) -> FloatArray:
+        """The multipliers, float64 of shape (n_costs,)."""
+        return np.atleast_1d(np.asarray(self.multiplier.value, dtype=np.float64))
+
+    # -- limits and costs ----------------------------------------------------------------------
+
+    def _checked_limit(self, cost_limit: Any) -> FloatArray | None:
+        if cost_limit is None:
+            return None
+        if isinstance(self.multiplier, VectorMultiplier):
+            return check_cost_limits(cost_limit, self.n_costs)
+        return np.array([check_cost_limit(cost_limit)])
+
+    def limits(self) -> FloatArray:
+        """Return the limits that hold now, shape (n_costs,): those given, or the environment's.
+
+        Raises:
+            ValueError: If there is no environment, or it has no limits.
+        """
+        if self.env is None:
+            raise ValueError(
+                "env is None: the model was loaded without an environment. Call set_env(env) "
+                "before learn, or load(path, env=env)."
+            )
+        if self.cost_limit is not None:
+            return self.cost_limit
+        if isinstance(self.multiplier, VectorMultiplier):
+            return read_cost_limits(self.env, self.n_costs)
+        return np.array([read_cost_limit(self.env)])
+
+    def _read(self, infos: Any) -> FloatArray:
+        """Return the costs of a step, shape (n_envs, n_costs)."""
+        if isinstance(self.multiplier, VectorMultiplier):
+            return read_cost_vectors(infos, self.n_costs)
+        return read_costs(infos)[:, None]
+
+    # -- Stable-Baselines3's hooks -------------------------------------------------------------
+
+    def _setup_model(self) -> None:
+        if self.env is not None:  # a model may be loaded without one
+            self._check_env()
+        super()._setup_model()  # type: ignore[safe-super]
+
+    def _check_env(self) -> None:
+        self.limits()
+        normaliser = self._vec_normalize_env
+        scaled = isinstance(normaliser, VecNormalize) and normaliser.norm_reward
+        if scaled and not self.rewards_are_scaled:
+            raise ValueError(
+                "env is in a VecNormalize with norm_reward=True: rewards would be divided by a "
+                "spread that drifts, costs would not, and the multiplier, a price of cost in "
+                "units of reward, would have no unit. Use VecNormalize(..., norm_reward=False)."
+            )
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        if self.env is None:
+            self.limits()  # says what to do
+        self._check_env()  # set_env may have brought another one
+        reset = kwargs.get("reset_num_timesteps", args[2] if len(args) > 2 else True)
+        if reset or self._last_obs is None or self._episode_costs is None:
+            self._episode_costs = EpisodeCosts(self.n_envs, self.n_costs)
+        return super()._setup_learn(*args, **kwargs)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        callbacks: list[BaseCallback] = [_Watch()]
+        if isinstance(callback, list):
+            callbacks += callback
+        elif isinstance(callback, BaseCallback):
+            callbacks.append(callback)
+        elif callback is not None:
+            callbacks.append(ConvertCallback(callback))
+        return super()._init_callback(callbacks, progress_bar)
+
+    # -- what happens during a rollout ---------------------------------------------------------
+
+    def _begin_rollout(self) -> None:
+        """Is called before the first step of a rollout."""
+
+    def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
+        """Charge a step; ``scope`` holds the local variables of SB3's loop."""
+        costs = self._read(scope["infos"])
+        self.cost_sum = self.cost_sum + costs.sum(axis=0)
+        if self._episode_costs is None:  # learn() makes it; only its inner loop may be called alone
+            self._episode_costs = EpisodeCosts(self.n_envs, self.n_costs)
+        finished = self._episode_costs.add(costs, scope["dones"])
+        if finished:
+            limits = self.limits()
+            self.episodes += len(finished)
+            self.violations += sum(bool((total > limits).any()) for total in finished)
+            self._finished += finished
+        return costs
+
+    def _end_rollout(self, scope: dict[str, Any]) -> None:
+        """Is called after the last step of a rollout, before the policy is updated."""
+
+    def _move_multiplier(self) -> None:
+        """Move the multiplier by the episodes that finished since it last moved, and log.
+
+        Nothing moves when none finished.
+        """
+        names = [""]
+        if isinstance(self.multiplier, VectorMultiplier) and self.env is not None:
+            names = [f"_{name}" for name in read_cost_names(self.env, self.n_costs)]
+        if self._finished:
+            costs, limits = np.array(self._finished), self.limits()
+            self._finished = []
+            violation = costs.mean(axis=0) - limits
+            self._update_multiplier(violation)
+            for name, cost in zip(names, costs.mean(axis=0), strict=True):
+                self.logger.record(f"lagrange/cost{name}", float(cost))
+            rate = float((costs > limits).any(axis=1).mean())
+            self.logger.record("lagrange/violation_rate", rate)
+        for name, price in zip(names, self.prices, strict=True):
+            self.logger.record(f"lagrange/multiplier{name}", float(price))
+        self.logger.record("lagrange/violations", self.violations)
+        for name, total in zip(names, self.cost_sum, strict=True):
+            rate = float(total) / max(1, self.num_timesteps)
+            self.logger.record(f"lagrange/cost_rate{name}", rate)
+
+    def _update_multiplier(self, violation: FloatArray) -> None:
+        """Move the multiplier by a violation of shape (n_costs,)."""
+        if isinstance(self.multiplier, VectorMultiplier):
+            self.multiplier.update(violation)
+        else:
+            self.multiplier.update(float(violation[0]))
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """Save the model, its multiplier, and who can load it; see SB3's ``save``."""
+        self._made_by, self._format = type(self).made_by, FORMAT
+        super().save(path, exclude=exclude, include=include)
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; see SB3's ``load``.
+
+        Raises:
+            ValueError: If the file was made by another algorithm or a later version.
+        """
+        made_by, version = read_origin(path)
+        if made_by != cls.made_by:
+            whose = f"it was made by {made_by}; load it with that" if made_by else "it is not ours"
+            raise ValueError(f"path={str(path)!r} cannot be loaded by {cls.made_by}: {whose}.")
+        if version > FORMAT:
+            raise ValueError(
+                f"path={str(path)!r} has format {version}; this version knows up to {FORMAT}. "
+                "Upgrade the package to load it."
+            )
+        return super().load(path, *args, **kwargs)
+
+
+class _Watch(BaseCallback):
+    """Hands what happens in SB3's loop to the model."""
+
+    model: Constrained
+
+    def _on_rollout_start(self) -> None:
+        self.model._begin_rollout()
+
+    def _on_step(self) -> bool:
+        self.model._watch_step(self.locals)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.model._end_rollout(self.locals)
+
+
+def read_origin(path: str | pathlib.Path | io.BufferedIOBase) -> tuple[str, int]:
+    """Return what made a saved model (empty for models of others) and its format.
+
+    Raises:
+        ValueError: If the file is not a saved model of Stable-Baselines3.
+        FileNotFoundError: If there is none.
+    """
+    with open_path(path, "r", suffix="zip") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                data = json.loads(archive.read("data"))
+        except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"path={str(path)!r} is no saved model ({error}). Pass a file written by save()."
+            ) from error
+        if hasattr(path, "seek"):
+            path.seek(0)
+    return str(data.get("_made_by", "")), int(data.get("_format", 0))
+
+
+def _unfit(error: AssertionError) -> Exception:
+    """Say how an environment comes to fit, where Stable-Baselines3 only says that it does not."""
+    text = str(error)
+    if "action space" not in text.lower() and "action spaces" not in text.lower():
+        return error
+    return ValueError(
+        f"env: {text} Wrappers change the action space: a Box becomes Discrete for DQN, QRDQN and "
+        "MaskablePPO (prune_gym.DiscreteRatios for prune ratios), MultiBinary becomes a Box for "
+        "SAC, TD3, DDPG, TQC and CrossQ (prune_gym.BinaryToBox)."
+    )

@@ -1,0 +1,202 @@
+"""What finished trainings left in their folders: ``config.json`` and ``result.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished training.
+
+    Attributes:
+        folder: Where it lies.
+        algorithm: Name of the algorithm.
+        env: Id of the environment.
+        env_kwargs: Arguments of the environment.
+        seed: Seed of the training.
+        timesteps: Length of the training.
+        return_mean: Mean return of the final policy, unpenalised.
+        cost_mean: Mean episodic cost of the final policy.
+        cost_limit: The limit.
+        violation_rate: Fraction of the final policy's episodes that cost more than the limit.
+        best_feasible_return: Return of the best feasible policy, None if there was none.
+        episodes_to_first_feasible: Episodes of training until then, None if there was none.
+        wall_s: Duration of the training in seconds.
+    """
+
+    folder: Path
+    algorithm: str
+    env: str
+    env_kwargs: Mapping[str, Any]
+    seed: int
+    timesteps: int
+    return_mean: float
+    cost_mean: float
+    cost_limit: float
+    violation_rate: float
+    best_feasible_return: float | None
+    episodes_to_first_feasible: float | None
+    wall_s: float
+
+    def feasible_return(self, score: str) -> float | None:
+        """Return what a run is scored by, None where it is not feasible.
+
+        Args:
+            score: ``"best_feasible"`` or ``"final"``, the policy at the end.
+        """
+        if score == "best_feasible":
+            return self.best_feasible_return
+        return self.return_mean if self.violation_rate == 0.0 else None
+
+
+def read_runs(
+    runs: Iterable[str | os.PathLike[str]]
+    | Mapping[str, Sequence[str | os.PathLike[str]]],
+) -> list[Run]:
+    """Read run folders.
+
+    Args:
+        runs: Folders of runs, or folders that hold such folders at any depth; or a mapping from
+            names, which replace those of the algorithms, to folders.
+
+    Raises:
+        ValueError: If a folder is none of a finished run (names it and what is wrong), or a seed
+            of an algorithm occurs twice.
+    """
+    if isinstance(runs, (str, os.PathLike)):
+        raise ValueError(f"runs is {str(runs)!r}; it must be a list of folders: [{str(runs)!r}].")
+    named: list[tuple[str | None, str | os.PathLike[str]]] = []
+    if isinstance(runs, Mapping):
+        named = [(name, folder) for name, folders in runs.items() for folder in folders]
+    else:
+        named = [(None, folder) for folder in runs]
+    found = [_read(folder, name) for name, given in named for folder in _folders(given)]
+    if not found:
+        raise ValueError("runs is empty; pass at least one folder of a run.")
+    seen: dict[tuple[str, str, int], Path] = {}
+    tasks = task_names(found)
+    for run, task in zip(found, tasks, strict=True):
+        other = seen.setdefault((task, run.algorithm, run.seed), run.folder)
+        if other is not run.folder:
+            raise ValueError(
+                f"seed {run.seed} of {run.algorithm} on {task} occurs twice, in {other} and "
+                f"{run.folder}: it would count twice. Leave one out, or give differing settings "
+                "names of their own, compare({'name': [folders], ...})."
+            )
+    return found
+
+
+def task_names(runs: Sequence[Run]) -> list[str]:
+    """Name the task of every run: its environment, and what else tells it from other tasks.
+
+    Runs share a task if environment, its arguments and limit are the same.
+    """
+    variants: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        variants.setdefault(run.env, []).append(_variant(run))
+    names = []
+    for run in runs:
+        others, mine = variants[run.env], _variant(run)
+        differing = [key for key in mine if any(other.get(key) != mine[key] for other in others)]
+        names.append(", ".join([run.env, *(f"{key} {mine[key]}" for key in differing)]))
+    return names
+
+
+def _variant(run: Run) -> dict[str, Any]:
+    kwargs = {key: json.dumps(value, sort_keys=True) for key, value in run.env_kwargs.items()}
+    return {**kwargs, "cost_limit": f"{run.cost_limit:g}"}
+
+
+def check_lengths(runs: Sequence[Run], tasks: Sequence[str]) -> None:
+    """Check that all runs of a task were equally long.
+
+    Raises:
+        ValueError: If they were not (names a run of either length).
+    """
+    first: dict[str, Run] = {}
+    for run, task in zip(runs, tasks, strict=True):
+        other = first.setdefault(task, run)
+        if other.timesteps != run.timesteps:
+            raise ValueError(
+                f"timesteps differ between runs on {task}: {other.timesteps} in {other.folder}, "
+                f"{run.timesteps} in {run.folder}. Compare runs of one length at a time."
+            )
+
+
+def _folders(given: str | os.PathLike[str]) -> list[Path]:
+    """Return ``given`` if it is a run, else the runs below it."""
+    path = Path(given)
+    if not path.is_dir():
+        raise ValueError(f"run {path} is no folder. Pass folders written by python -m agents.train")
+    if (path / "config.json").exists() or (path / "result.json").exists():
+        return [path]
+    below = sorted(config.parent for config in path.rglob("config.json"))
+    if not below:
+        raise ValueError(
+            f"run {path} has no config.json, nor has a folder below it. Pass folders written by "
+            "python -m agents.train"
+        )
+    return below
+
+
+def _read(folder: Path, name: str | None) -> Run:
+    config, result = _load(folder, "config.json"), _load(folder, "result.json")
+    final = _get(folder, result, "final", dict)
+    return Run(
+        folder=folder,
+        algorithm=_get(folder, config, "algo", str) if name is None else name,
+        env=_get(folder, config, "env", str),
+        env_kwargs=config.get("env_kwargs") or {},
+        seed=_get(folder, config, "seed", int),
+        timesteps=_get(folder, config, "timesteps", int),
+        return_mean=_number(folder, final, "return_mean"),
+        cost_mean=_number(folder, final, "cost_mean"),
+        cost_limit=_number(folder, final, "cost_limit"),
+        violation_rate=_number(folder, final, "violation_rate"),
+        best_feasible_return=_optional(folder, result, "best_feasible_return"),
+        episodes_to_first_feasible=_optional(folder, result, "episodes_to_first_feasible"),
+        wall_s=_number(folder, result, "wall_s"),
+    )
+
+
+def _load(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.exists():
+        raise ValueError(f"run {folder} has no {name}: it did not finish. Finish it or leave it out.")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"run {folder}: {name} is not JSON ({error}). Run it again.") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"run {folder}: {name} holds no keys. Run it again.")
+    return data
+
+
+def _get(folder: Path, data: Mapping[str, Any], key: str, kind: type) -> Any:
+    if not isinstance(data.get(key), kind):
+        raise ValueError(
+            f"run {folder}: {key!r} is {data.get(key)!r}; it must be of type {kind.__name__}. "
+            "Was the folder written by python -m agents.train?"
+        )
+    return data[key]
+
+
+def _number(folder: Path, data: Mapping[str, Any], key: str) -> float:
+    value = _get(folder, data, key, Real)
+    if not math.isfinite(value):
+        raise ValueError(f"run {folder}: {key!r} is {value!r}; it must be finite.")
+    return float(value)
+
+
+def _optional(folder: Path, data: Mapping[str, Any], key: str) -> float | None:
+    if key in data and data[key] is None:
+        return None
+    return _number(folder, data, key)
