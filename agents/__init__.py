@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agents.callbacks import ConstrainedEvalCallback
     from agents.constraint import Constrained
     from agents.cost_critic import CostCriticPolicy
     from agents.costs import read_cost_limit, read_costs
     from agents.evaluation import Evaluation, evaluate
+    from agents.focops import FOCOPS
     from agents.lagrangian import constrain, constrained
     from agents.multipliers import (
         AdamMultiplier,
@@ -26,28 +28,36 @@ if TYPE_CHECKING:
     from agents.replay import CostReplayBuffer
     from agents.table import AGENTS, AgentSpec
     from agents.toy import BudgetToyEnv
-    from agents.trust_region import TRPOLagrangian
-    from agents.two_critics import A2CLagrangian, PPOLagrangian
+    from agents.trust_region import CPO, TRPOLagrangian
+    from agents.two_critics import A2CLagrangian, PPOLagrangian, TwoCritics
+    from agents.wrappers import AddCost, FixedPenalty, SauteBudget
     from agents.zoo import make_agent
 
 __all__ = [
     "AGENTS",
+    "CPO",
+    "FOCOPS",
     "A2CLagrangian",
     "AdamMultiplier",
+    "AddCost",
     "AgentSpec",
     "BarrierMultiplier",
     "BudgetToyEnv",
     "Constrained",
+    "ConstrainedEvalCallback",
     "CostCriticPolicy",
     "CostReplayBuffer",
     "Evaluation",
     "FixedMultiplier",
+    "FixedPenalty",
     "GradientMultiplier",
     "Multiplier",
     "PIDMultiplier",
     "PPOLagrangian",
     "PenaltyMultiplier",
+    "SauteBudget",
     "TRPOLagrangian",
+    "TwoCritics",
     "VectorMultiplier",
     "constrain",
     "constrained",
@@ -58,10 +68,12 @@ __all__ = [
 ]
 
 _MODULES = {
+    "callbacks": ("ConstrainedEvalCallback",),
     "constraint": ("Constrained",),
     "cost_critic": ("CostCriticPolicy",),
     "costs": ("read_cost_limit", "read_costs"),
     "evaluation": ("Evaluation", "evaluate"),
+    "focops": ("FOCOPS",),
     "lagrangian": ("constrain", "constrained"),
     "multipliers": (
         "AdamMultiplier",
@@ -73,10 +85,11 @@ _MODULES = {
     ),
     "penalties": ("BarrierMultiplier", "PenaltyMultiplier"),
     "replay": ("CostReplayBuffer",),
-    "toy": ("BudgetToyEnv",),
-    "trust_region": ("TRPOLagrangian",),
-    "two_critics": ("A2CLagrangian", "PPOLagrangian"),
     "table": ("AGENTS", "AgentSpec"),
+    "toy": ("BudgetToyEnv",),
+    "trust_region": ("CPO", "TRPOLagrangian"),
+    "two_critics": ("A2CLagrangian", "PPOLagrangian", "TwoCritics"),
+    "wrappers": ("AddCost", "FixedPenalty", "SauteBudget"),
     "zoo": ("make_agent",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

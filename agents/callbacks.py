@@ -1,7 +1,8 @@
 """Evaluation during training that knows about costs.
 
 >>> from stable_baselines3 import PPO
->>> from agents import BudgetToyEnv, ConstrainedEvalCallback, constrain
+>>> from agents import BudgetToyEnv, constrain
+>>> from agents.callbacks import ConstrainedEvalCallback
 >>> callback = ConstrainedEvalCallback(BudgetToyEnv(), eval_freq=256, n_eval_episodes=2)
 >>> model = constrain(PPO, BudgetToyEnv(), n_steps=128, seed=0).learn(512, callback=callback)
 >>> callback.evaluations_timesteps
@@ -25,6 +26,7 @@ from stable_baselines3.common.vec_env import (
 
 from agents.costs import check_cost_limit, read_cost_limit
 from agents.evaluation import Evaluation, as_vec_env, evaluate
+from agents.files import replacing
 
 
 class ConstrainedEvalCallback(EvalCallback):
@@ -163,12 +165,15 @@ class ConstrainedEvalCallback(EvalCallback):
                     f"{self.n_eval_episodes} episodes each. Pass the n_eval_episodes it was "
                     "written with, or another log_path."
                 )
-            self.evaluations_timesteps = file["timesteps"].tolist()
-            self.evaluations_results = file["results"].tolist()
-            self.evaluations_length = file["ep_lengths"].tolist()
-            self.evaluations_costs = file["costs"].tolist()
-            self.evaluations_limit = file["cost_limit"].tolist()
-        self.last = self._past(-1)
+            past = file["timesteps"] <= self.model.num_timesteps  # not after an older checkpoint
+            self.evaluations_timesteps = file["timesteps"][past].tolist()
+            self.evaluations_results = file["results"][past].tolist()
+            self.evaluations_length = file["ep_lengths"][past].tolist()
+            self.evaluations_costs = file["costs"][past].tolist()
+            self.evaluations_limit = file["cost_limit"][past].tolist()
+        self.n_calls = self.model.num_timesteps // self.training_env.num_envs
+        if self.evaluations_timesteps:
+            self.last = self._past(-1)
         folder = self.best_model_save_path
         if folder is None or Path(folder, "best_model.zip").exists():
             for index in range(len(self.evaluations_timesteps)):
@@ -213,16 +218,15 @@ class ConstrainedEvalCallback(EvalCallback):
         self.evaluations_costs.append(list(result.costs))
         self.evaluations_limit.append(result.cost_limit)
         if self.log_path is not None:
-            unfinished = f"{self.log_path}.tmp.npz"  # so that no crash leaves half a file
-            np.savez(
-                unfinished,
-                timesteps=self.evaluations_timesteps,
-                results=self.evaluations_results,
-                ep_lengths=self.evaluations_length,
-                costs=self.evaluations_costs,
-                cost_limit=self.evaluations_limit,
-            )
-            os.replace(unfinished, f"{self.log_path}.npz")
+            with replacing(Path(f"{self.log_path}.npz")) as path, path.open("wb") as file:
+                np.savez(
+                    file,
+                    timesteps=self.evaluations_timesteps,
+                    results=self.evaluations_results,
+                    ep_lengths=self.evaluations_length,
+                    costs=self.evaluations_costs,
+                    cost_limit=self.evaluations_limit,
+                )
 
     def _log(self, result: Evaluation) -> None:
         self.logger.record("eval/mean_reward", result.return_mean)

@@ -3,14 +3,14 @@
 ``python -m agents.compare RUN... [--out FOLDER]`` compares folders that ``python -m agents.train``
 wrote. Scores from elsewhere, such as those of a baseline, go in by hand:
 
->>> from agents import compare_scores
+>>> from agents.compare import compare_scores
 >>> scores = {"ppo_lag": [0.7, 0.8, 0.9, 0.8], "random": [0.2, 0.4, 0.3, 0.3]}
 >>> comparison = compare_scores(scores)
 >>> print(comparison.table())
 | algorithm | seeds | IQM (95 % interval)  | median |
 | --------- | ----- | -------------------- | ------ |
-| ppo_lag   | 4     | 0.800 [0.725, 0.875] | 0.800  |
-| random    | 4     | 0.300 [0.225, 0.375] | 0.300  |
+| ppo_lag   | 4     | 0.800 [0.700, 0.900] | 0.800  |
+| random    | 4     | 0.300 [0.200, 0.400] | 0.300  |
 <BLANKLINE>
 A run of ppo_lag scores higher than one of
 - random: with probability 1.00 [1.00, 1.00]
@@ -18,105 +18,21 @@ A run of ppo_lag scores higher than one of
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import permutations
-from pathlib import Path
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from agents.comparison import ALL_TASKS, Comparison, FloatArray, compare_columns
 from agents.run_folders import Run, check_lengths, read_runs, task_names
-from agents.score_statistics import (
-    Estimate,
-    FloatArray,
-    interquartile_mean,
-    probability_of_improvement,
-)
 
-ALL_TASKS = "all tasks"
 SCORES = ("best_feasible", "final")
-FEW = 3  # seeds below which an interval says little
-
-Scores = Mapping[str, Mapping[str, FloatArray]]  # task -> algorithm -> (n_runs, n_tasks)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One algorithm on one task, or on all of them.
-
-    Attributes:
-        task: Name of the task.
-        algorithm: Name of the algorithm.
-        seeds: Number of runs.
-        score: Interquartile mean of their scores.
-        median: Median of their scores.
-        feasible_runs: In how many runs the scored policy was feasible; None if not known.
-        violation_rate: Mean violation rate of the final policies; None if not known.
-        episodes_to_feasible: Median number of episodes until a policy was feasible, infinite where
-            that is never; None if not known.
-        wall_s: Mean duration in seconds; None if not known.
-    """
-
-    task: str
-    algorithm: str
-    seeds: int
-    score: Estimate
-    median: float
-    feasible_runs: int | None = None
-    violation_rate: float | None = None
-    episodes_to_feasible: float | None = None
-    wall_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Improvement:
-    """How probably a run of ``algorithm`` scores higher than one of ``other``."""
-
-    task: str
-    algorithm: str
-    other: str
-    probability: Estimate
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Result of `compare` and `compare_scores`.
-
-    Attributes:
-        rows: Task by task, the best interquartile mean first.
-        improvements: Every ordered pair of algorithms, task by task.
-        scores: Scores of the runs, by task and algorithm.
-        runs: The runs; none if scores were handed in.
-        tasks: The task of every run.
-        settings: How it was computed.
-    """
-
-    rows: tuple[Row, ...]
-    improvements: tuple[Improvement, ...]
-    scores: Mapping[str, Mapping[str, tuple[float, ...]]]
-    runs: tuple[Run, ...]
-    tasks: tuple[str, ...]
-    settings: Mapping[str, Any]
-
-    def table(self) -> str:
-        """Return the rows as a table in Markdown, and what to bear in mind with it."""
-        from agents.compare_report import markdown
-
-        return markdown(self)
-
-    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write table (Markdown, CSV), everything as JSON, and the plots.
-
-        Returns:
-            The files: ``comparison.md``, ``comparison.csv``, ``comparison.json``,
-            ``intervals.png``, and ``return_cost.png`` if there are runs.
-        """
-        from agents.compare_report import save
-
-        return save(self, Path(folder))
 
 
 def compare(
@@ -136,17 +52,17 @@ def compare(
     Args:
         runs: Folders of runs, or folders of such folders; or a mapping from names, which replace
             those of the algorithms, to folders.
-        score: A run is scored by the return of its best feasible policy, ``"best_feasible"``, or of
-            the policy at its end if that is feasible, ``"final"``. Feasible is what kept the limit
-            in every episode of an evaluation.
-        infeasible_score: Score of a run without such a policy: a return that no feasible one is
-            below.
+        score: A run is scored by the best return it had within the limit, ``"best_feasible"``, or
+            by the mean return of its final policy if that is feasible, ``"final"``: if it kept the
+            limit in every episode of the evaluation.
+        infeasible_score: Score of a run without such a return: one that no feasible one is below.
         reps: Number of bootstrap samples behind an interval.
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If a folder is none of a finished run, a seed occurs twice, runs on one task
-            differ in length, or a feasible return is below ``infeasible_score``.
+        ValueError: If a folder is none of a finished run, a seed occurs twice, runs of one
+            algorithm differ in settings or those on one task in length, or a feasible return is
+            below ``infeasible_score``.
         ImportError: If rliable is not installed (says how to install it).
     """
     if score not in SCORES:
@@ -155,31 +71,30 @@ def compare(
     tasks = task_names(found)
     check_lengths(found, tasks)
     values: dict[str, dict[str, list[float]]] = {}
-    members: dict[tuple[str, str], list[Run]] = {}
+    members: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run, task in zip(found, tasks, strict=True):
         value = run.feasible_return(score)
         if value is not None and value < infeasible_score:
             raise ValueError(
                 f"run {run.folder} has a feasible return of {value:g}, below infeasible_score="
                 f"{infeasible_score:g}: finding nothing feasible would be the better score. Pass "
-                "an infeasible_score that is not above any return of a feasible policy."
+                "an infeasible_score that is not above any feasible return."
             )
         chosen = infeasible_score if value is None else value
         values.setdefault(task, {}).setdefault(run.algorithm, []).append(chosen)
-        members.setdefault((task, run.algorithm), []).append(run)
+        members[task, run.algorithm].append(run)
     columns = {
-        task: {name: np.array(list_)[:, None] for name, list_ in of_task.items()}
+        task: {name: np.array(numbers)[:, None] for name, numbers in of_task.items()}
         for task, of_task in sorted(values.items())
     }
-
-    def known(task: str, algorithm: str) -> dict[str, Any]:
-        whole = task == ALL_TASKS
-        group = [run for (t, a), g in members.items() if a == algorithm and (whole or t == task)
-                 for run in g]
-        return _facts(group, score)
-
     settings = {"score": score, "infeasible_score": infeasible_score, "reps": reps, "seed": seed}
-    return _compare(columns, settings, known, tuple(found), tuple(tasks))
+    result = compare_columns(columns, settings)
+    rows = []
+    for row in result.rows:
+        wanted = values if row.task == ALL_TASKS else [row.task]
+        group = [run for task in wanted for run in members[task, row.algorithm]]
+        rows.append(replace(row, **_facts(group, score)))
+    return replace(result, rows=tuple(rows), runs=tuple(found), tasks=tuple(tasks))
 
 
 def compare_scores(
@@ -218,14 +133,16 @@ def compare_scores(
         for index, task in enumerate(names)
     }
     settings = {"score": "given", "reps": reps, "seed": seed}
-    return _compare(columns, settings, lambda task, algorithm: {}, (), ())
+    return compare_columns(columns, settings)
 
 
 def _matrix(name: str, values: Any) -> FloatArray:
     try:
         matrix = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"scores[{name!r}] are no numbers of equally long rows: {error}") from error
+        raise ValueError(
+            f"scores[{name!r}] are no numbers of equally long rows: {error}"
+        ) from error
     if matrix.ndim == 1:
         matrix = matrix[:, None]
     if matrix.ndim != 2 or matrix.size == 0 or not np.isfinite(matrix).all():
@@ -253,49 +170,53 @@ def _median(values: Sequence[float]) -> float:
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2.0
 
 
-def _compare(
-    columns: Scores,
-    settings: Mapping[str, Any],
-    known: Callable[[str, str], dict[str, Any]],
-    runs: tuple[Run, ...],
-    tasks: tuple[str, ...],
-) -> Comparison:
-    bootstrap = {"reps": settings["reps"], "seed": settings["seed"]}
-    whole = dict(columns)
-    if len(columns) > 1:
-        whole[ALL_TASKS] = _stacked(columns)
-    rows: list[Row] = []
-    improvements: list[Improvement] = []
-    for task, of_task in whole.items():
-        of_this = [
-            Row(
-                task=task,
-                algorithm=name,
-                seeds=len(matrix),
-                score=interquartile_mean(matrix, **bootstrap),
-                median=float(np.median(matrix)),
-                **known(task, name),
-            )
-            for name, matrix in of_task.items()
-        ]
-        rows += sorted(of_this, key=lambda row: (-row.score.value, row.algorithm))
-        improvements += [
-            Improvement(
-                task, one, other, probability_of_improvement(of_task[one], of_task[other], **bootstrap)
-            )
-            for one, other in permutations(of_task, 2)
-        ]
-    scores = {
-        task: {name: tuple(map(float, matrix[:, 0])) for name, matrix in of_task.items()}
-        for task, of_task in columns.items()
-    }
-    return Comparison(tuple(rows), tuple(improvements), scores, runs, tasks, settings)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare the runs on the command line.
+
+    Args:
+        arguments: The command line without its first word; that of the process if left out.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m agents.compare",
+        description="Compare finished trainings over their seeds.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder that python -m agents.train wrote, or a folder of such folders",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="write table, CSV, JSON and plots here")
+    parser.add_argument(
+        "--score",
+        choices=SCORES,
+        default=SCORES[0],
+        help="what a run is scored by (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--infeasible-score",
+        type=float,
+        default=0.0,
+        metavar="SCORE",
+        help="score of a run without a feasible return (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--reps", type=int, default=2000, help="bootstrap samples (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)"
+    )
+    options = vars(parser.parse_args(arguments))
+    out = options.pop("out")
+    try:
+        comparison = compare(**options)
+        files = [] if out is None else comparison.save(out)
+    except (ImportError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    sys.stdout.write(comparison.table() + "\n")
+    for file in files:
+        sys.stdout.write(f"wrote {file}\n")
 
 
-def _stacked(columns: Scores) -> dict[str, FloatArray]:
-    """Return (n_runs, n_tasks) of every algorithm with equally many runs on all tasks."""
-    names = [name for name in next(iter(columns.values())) if all(name in c for c in columns.values())]
-    stacks = {name: [of_task[name] for of_task in columns.values()] for name in names}
-    return {
-        name: np.hstack(stack) for name, stack in stacks.items() if len(set(map(len, stack))) == 1
-    }
+if __name__ == "__main__":
+    main()

@@ -33,6 +33,7 @@ from agents.costs import (
     read_costs,
 )
 from agents.multipliers import VectorMultiplier, check_multiplier
+from agents.wrappers import FixedPenalty, SauteBudget
 
 FORMAT = 1  # of saved models; a larger one was written by a later version of this package
 
@@ -48,12 +49,17 @@ class Constrained(BaseAlgorithm):
             of them is one for each cost of ``info["costs"]``.
         cost_limit: Limit on the mean episodic cost (one for every multiplier of a sequence); if
             left out it is read from the environment, at every update of the multiplier.
+        cost_margin: Fraction of the limit kept in reserve, in [0, 1). The multiplier holds the
+            mean at ``cost_limit - cost_margin * |cost_limit|``; at the limit itself, about half
+            of the episodes of a policy that varies would cost more.
         **kwargs: Further arguments of the algorithm.
 
     Attributes:
         multiplier: The multiplier.
         episodes: Number of finished episodes of the training.
         violations: How many of them cost more than the limit.
+        violation: Mean costs minus what they are held at, of the episodes by which the multiplier
+            last moved, shape (n_costs,); None before.
     """
 
     made_by: str  # names what a model file may be loaded by
@@ -66,6 +72,7 @@ class Constrained(BaseAlgorithm):
         *args: Any,
         multiplier: Any = None,
         cost_limit: Any = None,
+        cost_margin: float = 0.0,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -77,9 +84,17 @@ class Constrained(BaseAlgorithm):
             )
         self.multiplier = check_multiplier(multiplier)
         self.cost_limit = self._checked_limit(cost_limit)
+        if not 0.0 <= cost_margin < 1.0:
+            raise ValueError(
+                f"cost_margin is {cost_margin!r}; it must be in [0, 1): a fraction of the limit "
+                "kept in reserve. Try 0.05."
+            )
+        self.cost_margin = float(cost_margin)
+        self.violation: FloatArray | None = None
         self.episodes = 0
         self.violations = 0
         self.cost_sum: FloatArray = np.zeros(self.n_costs)  # of the whole training
+        self._charged_steps = 0  # of the whole training: learn() may set num_timesteps to 0
         self._finished: list[FloatArray] = []  # costs of episodes since the multiplier moved
         self._episode_costs: EpisodeCosts | None = None
         try:
@@ -142,6 +157,12 @@ class Constrained(BaseAlgorithm):
 
     def _check_env(self) -> None:
         self.limits()
+        for wrapper in (FixedPenalty, SauteBudget):
+            if self.env is not None and any(self.env.env_is_wrapped(wrapper)):
+                raise ValueError(
+                    f"env is penalised by {wrapper.__name__} already; the multiplier would charge "
+                    "the same cost twice. Pass the environment without that wrapper."
+                )
         normaliser = self._vec_normalize_env
         scaled = isinstance(normaliser, VecNormalize) and normaliser.norm_reward
         if scaled and not self.rewards_are_scaled:
@@ -179,6 +200,7 @@ class Constrained(BaseAlgorithm):
         """Charge a step; ``scope`` holds the local variables of SB3's loop."""
         costs = self._read(scope["infos"])
         self.cost_sum = self.cost_sum + costs.sum(axis=0)
+        self._charged_steps += len(costs)
         if self._episode_costs is None:  # learn() makes it; only its inner loop may be called alone
             self._episode_costs = EpisodeCosts(self.n_envs, self.n_costs)
         finished = self._episode_costs.add(costs, scope["dones"])
@@ -203,8 +225,9 @@ class Constrained(BaseAlgorithm):
         if self._finished:
             costs, limits = np.array(self._finished), self.limits()
             self._finished = []
-            violation = costs.mean(axis=0) - limits
-            self._update_multiplier(violation)
+            held_at = limits - self.cost_margin * np.abs(limits)
+            self.violation = costs.mean(axis=0) - held_at
+            self._update_multiplier(self.violation)
             for name, cost in zip(names, costs.mean(axis=0), strict=True):
                 self.logger.record(f"lagrange/cost{name}", float(cost))
             rate = float((costs > limits).any(axis=1).mean())
@@ -213,7 +236,7 @@ class Constrained(BaseAlgorithm):
             self.logger.record(f"lagrange/multiplier{name}", float(price))
         self.logger.record("lagrange/violations", self.violations)
         for name, total in zip(names, self.cost_sum, strict=True):
-            rate = float(total) / max(1, self.num_timesteps)
+            rate = float(total) / max(1, self._charged_steps)
             self.logger.record(f"lagrange/cost_rate{name}", rate)
 
     def _update_multiplier(self, violation: FloatArray) -> None:
@@ -272,16 +295,19 @@ def read_origin(path: str | pathlib.Path | io.BufferedIOBase) -> tuple[str, int]
         ValueError: If the file is not a saved model of Stable-Baselines3.
         FileNotFoundError: If there is none.
     """
-    with open_path(path, "r", suffix="zip") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                data = json.loads(archive.read("data"))
-        except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"path={str(path)!r} is no saved model ({error}). Pass a file written by save()."
-            ) from error
-        if hasattr(path, "seek"):
-            path.seek(0)
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            data = dict(json.loads(archive.read("data")))
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"path={str(path)!r} is no saved model ({error}). Pass a file written by save()."
+        ) from error
+    finally:
+        if file is path:  # the caller's own file stays open, and is read again
+            file.seek(0)
+        else:
+            file.close()
     return str(data.get("_made_by", "")), int(data.get("_format", 0))
 
 

@@ -98,7 +98,7 @@ def read_cost_vectors(infos: Sequence[Mapping[str, Any]], n_costs: int) -> Float
                 f"{sorted(map(str, info))}). Several multipliers need the vector of all costs on "
                 'every step; with one multiplier, info["cost"] is enough.'
             )
-        row = np.asarray(info["costs"], dtype=np.float64)
+        row = _floats(info["costs"])
         if row.shape != (n_costs,) or not np.isfinite(row).all():
             raise ValueError(
                 f'info["costs"] of env {index} is {info["costs"]!r}; it must be {n_costs} finite '
@@ -169,7 +169,7 @@ def check_cost_limits(cost_limits: Any, n_costs: int) -> FloatArray:
     Raises:
         ValueError: If they are not so many finite numbers.
     """
-    limits = np.atleast_1d(np.asarray(cost_limits, dtype=np.float64))
+    limits = np.atleast_1d(_floats(cost_limits))
     if limits.shape != (n_costs,) or not np.isfinite(limits).all():
         raise ValueError(
             f"cost limits are {cost_limits!r}; they must be {n_costs} finite numbers, one for "
@@ -184,6 +184,14 @@ def read_cost_names(env: gym.Env[Any, Any] | VecEnv, n_costs: int) -> tuple[str,
     if values and len(values[0]) == n_costs:
         return tuple(str(name) for name in values[0])
     return tuple(str(index) for index in range(n_costs))
+
+
+def _floats(values: Any) -> FloatArray:
+    """Return ``values`` as an array; a NaN, which no check lets pass, where they are no numbers."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.array(math.nan)
 
 
 def _attributes(env: gym.Env[Any, Any] | VecEnv, name: str) -> list[Any]:

@@ -19,12 +19,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import obs_as_tensor
 
 from agents.constraint import Constrained
 from agents.costs import FloatArray
@@ -59,7 +61,18 @@ class PenalisedRollouts(Constrained, OnPolicyAlgorithm):
         # penalised units already: take away the difference between raw and penalised rewards.
         difference = (total * rewards + costs @ prices) / (1.0 + total)
         self.rollout_buffer.rewards -= difference.astype(np.float32)
-        self.rollout_buffer.compute_returns_and_advantage(scope["values"], scope["dones"])
+        self.rollout_buffer.compute_returns_and_advantage(self._last_values(), scope["dones"])
+
+    def _last_values(self) -> th.Tensor:
+        """Return the values of the states after the rollout; not every loop of SB3 shares them."""
+        observations = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+        with th.no_grad():
+            if not hasattr(self, "_last_lstm_states"):
+                return self.policy.predict_values(observations)
+            starts = th.tensor(self._last_episode_starts, dtype=th.float32, device=self.device)
+            states = self._last_lstm_states.vf
+            values: th.Tensor = self.policy.predict_values(observations, states, starts)
+            return values
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_rollout"]
@@ -109,6 +122,11 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         chosen = self.replay_buffer_class
+        if chosen is None and self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
+            raise ValueError(
+                f"n_steps is {self.n_steps}, but Stable-Baselines3 replays Dict observations in "
+                "single steps only. Use n_steps=1."
+            )
         if self.replay_buffer is None:
             kind: Any = chosen or buffer_class(self.observation_space, self.n_steps)
             kwargs = dict(self.replay_buffer_kwargs)
@@ -128,19 +146,26 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         self.replay_buffer_class = chosen  # what SB3 chose in its place is not used
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        """Load a saved buffer; its samples are mixed with this model's multiplier."""
+        """Load a saved buffer; its samples are mixed with this model's multiplier.
+
+        Raises:
+            ValueError: If it holds no costs, or not so many; the model keeps the buffer it had.
+        """
+        kept = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
-        if not isinstance(self.replay_buffer, CostReplayBuffer):
+        loaded, self.replay_buffer = self.replay_buffer, kept
+        if not isinstance(loaded, CostReplayBuffer):
             raise ValueError(
-                f"path={str(path)!r} is a {type(self.replay_buffer).__name__} without costs. Load "
+                f"path={str(path)!r} is a {type(loaded).__name__} without costs. Load "
                 "a buffer that a constrained model saved."
             )
-        if self.replay_buffer.costs.shape[-1] != self.n_costs:
+        if loaded.costs.shape[-1] != self.n_costs:
             raise ValueError(
-                f"path={str(path)!r} holds {self.replay_buffer.costs.shape[-1]} costs per step, "
+                f"path={str(path)!r} holds {loaded.costs.shape[-1]} costs per step, "
                 f"the model {self.n_costs}. Load a buffer of the same number of multipliers."
             )
-        self.replay_buffer.multiplier = self.multiplier
+        loaded.multiplier = self.multiplier
+        self.replay_buffer = loaded
 
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
         costs = super()._watch_step(scope)

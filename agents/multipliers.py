@@ -250,7 +250,16 @@ class VectorMultiplier:
         return np.array([rule.value for rule in self.multipliers])
 
     def update(self, violation: FloatArray) -> FloatArray:
-        """Move every multiplier by its own violation, shape (n_costs,)."""
+        """Move every multiplier by its own violation, shape (n_costs,).
+
+        Raises:
+            ValueError: If there are not so many; none moves then.
+        """
+        if np.shape(violation) != (len(self.multipliers),):
+            raise ValueError(
+                f"violation is {violation!r}; it must be {len(self.multipliers)} numbers, one for "
+                "every multiplier."
+            )
         for rule, own in zip(self.multipliers, violation, strict=True):
             rule.update(float(own))
         return self.value

@@ -64,11 +64,11 @@ class CostReplayBuffer(ReplayBuffer):
         return np.atleast_1d(np.asarray(self.multiplier.value, dtype=np.float64))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the multiplier to the model: `adopt` brings the two together again."""
+        """Leave the multiplier to the model: its ``load_replay_buffer`` sets it again."""
         return {name: value for name, value in vars(self).items() if name != "multiplier"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore; until `adopt` is called, rewards stay mixed as they were."""
+        """Restore; until ``multiplier`` is set, rewards stay mixed as they were."""
         vars(self).update(state)
         rules = [FixedMultiplier(float(price)) for price in self.mixed_at]
         self.multiplier = rules[0] if len(rules) == 1 else VectorMultiplier(rules)

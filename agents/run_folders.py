@@ -11,6 +11,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+# Keys of config.json in which all runs of one algorithm have to agree
+SETTINGS = ("overrides", "wrappers", "n_envs", "normalize")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -21,14 +24,15 @@ class Run:
         algorithm: Name of the algorithm.
         env: Id of the environment.
         env_kwargs: Arguments of the environment.
+        settings: What else the algorithm was given.
         seed: Seed of the training.
         timesteps: Length of the training.
         return_mean: Mean return of the final policy, unpenalised.
         cost_mean: Mean episodic cost of the final policy.
         cost_limit: The limit.
         violation_rate: Fraction of the final policy's episodes that cost more than the limit.
-        best_feasible_return: Return of the best feasible policy, None if there was none.
-        episodes_to_first_feasible: Episodes of training until then, None if there was none.
+        best_feasible_return: Best return within the limit, None if there was none.
+        episodes_to_first_feasible: Episodes of training until the first, None if there was none.
         wall_s: Duration of the training in seconds.
     """
 
@@ -36,6 +40,7 @@ class Run:
     algorithm: str
     env: str
     env_kwargs: Mapping[str, Any]
+    settings: Mapping[str, Any]
     seed: int
     timesteps: int
     return_mean: float
@@ -58,8 +63,7 @@ class Run:
 
 
 def read_runs(
-    runs: Iterable[str | os.PathLike[str]]
-    | Mapping[str, Sequence[str | os.PathLike[str]]],
+    runs: Iterable[str | os.PathLike[str]] | Mapping[str, Sequence[str | os.PathLike[str]]],
 ) -> list[Run]:
     """Read run folders.
 
@@ -68,8 +72,8 @@ def read_runs(
             names, which replace those of the algorithms, to folders.
 
     Raises:
-        ValueError: If a folder is none of a finished run (names it and what is wrong), or a seed
-            of an algorithm occurs twice.
+        ValueError: If a folder is none of a finished run (names it and what is wrong), a seed
+            of an algorithm occurs twice, or its settings differ.
     """
     if isinstance(runs, (str, os.PathLike)):
         raise ValueError(f"runs is {str(runs)!r}; it must be a list of folders: [{str(runs)!r}].")
@@ -81,17 +85,28 @@ def read_runs(
     found = [_read(folder, name) for name, given in named for folder in _folders(given)]
     if not found:
         raise ValueError("runs is empty; pass at least one folder of a run.")
-    seen: dict[tuple[str, str, int], Path] = {}
-    tasks = task_names(found)
-    for run, task in zip(found, tasks, strict=True):
-        other = seen.setdefault((task, run.algorithm, run.seed), run.folder)
-        if other is not run.folder:
-            raise ValueError(
-                f"seed {run.seed} of {run.algorithm} on {task} occurs twice, in {other} and "
-                f"{run.folder}: it would count twice. Leave one out, or give differing settings "
-                "names of their own, compare({'name': [folders], ...})."
-            )
+    _check_groups(found)
     return found
+
+
+def _check_groups(runs: Sequence[Run]) -> None:
+    """Check that runs of one algorithm on one task differ in their seeds, and in nothing else."""
+    cure = "or give them names of their own: compare({'name': [folders], ...})."
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run, task in zip(runs, task_names(runs), strict=True):
+        group = groups.setdefault((task, run.algorithm), [])
+        for other in group:
+            if other.seed == run.seed:
+                raise ValueError(
+                    f"seed {run.seed} of {run.algorithm} on {task} occurs twice, in "
+                    f"{other.folder} and {run.folder}: it would count twice. Leave one out, {cure}"
+                )
+            if other.settings != run.settings:
+                raise ValueError(
+                    f"settings of {run.algorithm} on {task} differ: {other.settings} in "
+                    f"{other.folder}, {run.settings} in {run.folder}. Compare one at a time, {cure}"
+                )
+        group.append(run)
 
 
 def task_names(runs: Sequence[Run]) -> list[str]:
@@ -155,6 +170,7 @@ def _read(folder: Path, name: str | None) -> Run:
         algorithm=_get(folder, config, "algo", str) if name is None else name,
         env=_get(folder, config, "env", str),
         env_kwargs=config.get("env_kwargs") or {},
+        settings={key: config[key] for key in SETTINGS if config.get(key)},
         seed=_get(folder, config, "seed", int),
         timesteps=_get(folder, config, "timesteps", int),
         return_mean=_number(folder, final, "return_mean"),
@@ -170,7 +186,9 @@ def _read(folder: Path, name: str | None) -> Run:
 def _load(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.exists():
-        raise ValueError(f"run {folder} has no {name}: it did not finish. Finish it or leave it out.")
+        raise ValueError(
+            f"run {folder} has no {name}: it did not finish. Finish it or leave it out."
+        )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

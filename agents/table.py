@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -50,19 +50,21 @@ class AgentSpec:
         n_envs: How many environments at once it was tuned with.
         noise: Spread of the exploration noise in units of the action, for deterministic policies.
         wrapper: A wrapper that each environment needs, ``"module:Class"``.
-        tuned: Arguments that replace ``kwargs`` (``multiplier_kwargs``: that) by environment id.
+        timesteps: How long it was trained.
+        tuned: Other values by environment id: these fields by name, ``kwargs`` key by key.
     """
 
     description: str
     algorithm: str
     action_spaces: tuple[str, ...] = ANY
     multiplier: Callable[..., Multiplier] | None = GradientMultiplier
-    multiplier_kwargs: Mapping[str, Any] = MappingProxyType({})
+    multiplier_kwargs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     kwargs: Mapping[str, Any]
     rollout_size: int | None = 128
     n_envs: int = 8
     noise: float | None = None
     wrapper: str | None = None
+    timesteps: int = 12_000
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -76,154 +78,163 @@ class AgentSpec:
         own = issubclass(kind, Constrained) or self.wrapper is not None  # the wrapper constrains
         return kind if own else constrained(kind)
 
+    def tuned_for(self, env_id: str) -> AgentSpec:
+        """Return the row with the values for an environment id; as it is where it has none."""
+        changes = dict(self.tuned.get(env_id, {}))
+        changes["kwargs"] = {**self.kwargs, **changes.get("kwargs", {})}
+        return replace(self, **changes)
+
 
 _PRICE = MappingProxyType({"learning_rate": 1.5, "initial": 3.0})
+_PRICE_OFF = MappingProxyType({"learning_rate": 5.0, "initial": 4.0})
 _PID = MappingProxyType({"kp": 5.0, "ki": 1.0, "kd": 0.0, "initial": 3.0, "ema": 0.5})
 
+_ROWS: dict[str, AgentSpec] = {
+    "ppo_lag": AgentSpec(
+        description="PPO with two critics, multiplier by projected gradient ascent",
+        algorithm="agents.two_critics:PPOLagrangian",
+        multiplier_kwargs=_PRICE,
+        kwargs=values.PPO_TWO_CRITICS,
+    ),
+    "ppo_pid": AgentSpec(
+        description="PPO with two critics, multiplier by PID control",
+        algorithm="agents.two_critics:PPOLagrangian",
+        multiplier=PIDMultiplier,
+        multiplier_kwargs=_PID,
+        kwargs=values.PPO_TWO_CRITICS,
+    ),
+    "ppo_adam": AgentSpec(
+        description="PPO with two critics, multiplier by Adam on a softplus: the paper's",
+        algorithm="agents.two_critics:PPOLagrangian",
+        multiplier=AdamMultiplier,
+        multiplier_kwargs=MappingProxyType({"learning_rate": 0.2, "initial": 3.0}),
+        kwargs=values.PPO_TWO_CRITICS,
+    ),
+    "ppo_penalised": AgentSpec(
+        description="PPO with one critic of the penalised reward",
+        algorithm="stable_baselines3:PPO",
+        multiplier_kwargs=_PRICE,
+        kwargs=values.PPO_ONE_CRITIC,
+    ),
+    "ppo_saute": AgentSpec(
+        description="PPO that sees the budget left and earns nothing good once it is spent",
+        algorithm="stable_baselines3:PPO",
+        multiplier=None,
+        kwargs=values.PPO_PLAIN,
+        wrapper="agents.wrappers:SauteBudget",
+    ),
+    "p3o": AgentSpec(
+        description="PPO with two critics, exact penalty while the limit is broken",
+        algorithm="agents.two_critics:PPOLagrangian",
+        multiplier=PenaltyMultiplier,
+        multiplier_kwargs=MappingProxyType({"kappa": 5.0}),
+        kwargs=values.PPO_TWO_CRITICS,
+    ),
+    "ipo": AgentSpec(
+        description="PPO with two critics, logarithmic barrier in front of the limit",
+        algorithm="agents.two_critics:PPOLagrangian",
+        multiplier=BarrierMultiplier,
+        multiplier_kwargs=MappingProxyType({"t": 50.0, "upper_bound": 10.0}),
+        kwargs=values.PPO_TWO_CRITICS,
+    ),
+    "focops": AgentSpec(
+        description="first-order constrained optimisation in policy space",
+        algorithm="agents.focops:FOCOPS",
+        multiplier_kwargs=_PRICE,
+        kwargs=values.FOCOPS,
+    ),
+    "recurrent_ppo_lag": AgentSpec(
+        description="PPO with an LSTM, one critic of the penalised reward",
+        algorithm="sb3_contrib:RecurrentPPO",
+        multiplier_kwargs=_PRICE,
+        kwargs=values.PPO_RECURRENT,
+    ),
+    "maskable_ppo_lag": AgentSpec(
+        description="PPO that takes action masks, one critic of the penalised reward",
+        algorithm="sb3_contrib:MaskablePPO",
+        action_spaces=DISCRETE,
+        multiplier_kwargs=_PRICE,
+        kwargs=values.PPO_MASKABLE,
+    ),
+    "a2c_lag": AgentSpec(
+        description="A2C with two critics",
+        algorithm="agents.two_critics:A2CLagrangian",
+        multiplier_kwargs=_PRICE,
+        kwargs=values.A2C,
+        rollout_size=64,
+    ),
+    "trpo_lag": AgentSpec(
+        description="TRPO with two critics",
+        algorithm="agents.trust_region:TRPOLagrangian",
+        multiplier_kwargs=_PRICE,
+        kwargs=values.TRPO,
+    ),
+    "cpo": AgentSpec(
+        description="constrained policy optimisation on TRPO",
+        algorithm="agents.trust_region:CPO",
+        multiplier=None,
+        kwargs=values.TRPO,
+    ),
+    "sac_lag": AgentSpec(
+        description="SAC, replayed rewards penalised at today's price",
+        algorithm="stable_baselines3:SAC",
+        action_spaces=("Box",),
+        multiplier_kwargs=_PRICE_OFF,
+        kwargs=values.SAC,
+        rollout_size=None,
+    ),
+    "tqc_lag": AgentSpec(
+        description="TQC, replayed rewards penalised at today's price",
+        algorithm="sb3_contrib:TQC",
+        action_spaces=("Box",),
+        multiplier_kwargs=_PRICE_OFF,
+        kwargs=values.TQC,
+        rollout_size=None,
+    ),
+    "crossq_lag": AgentSpec(
+        description="CrossQ, replayed rewards penalised at today's price",
+        algorithm="sb3_contrib:CrossQ",
+        action_spaces=("Box",),
+        multiplier_kwargs=_PRICE_OFF,
+        kwargs=values.CROSSQ,
+        rollout_size=None,
+    ),
+    "td3_lag": AgentSpec(
+        description="TD3, replayed rewards penalised at today's price",
+        algorithm="stable_baselines3:TD3",
+        action_spaces=("Box",),
+        multiplier_kwargs=_PRICE_OFF,
+        kwargs=values.TD3,
+        rollout_size=None,
+        noise=0.2,
+    ),
+    "ddpg_lag": AgentSpec(
+        description="DDPG, replayed rewards penalised at today's price",
+        algorithm="stable_baselines3:DDPG",
+        action_spaces=("Box",),
+        multiplier_kwargs=_PRICE_OFF,
+        kwargs=values.TD3,
+        rollout_size=None,
+        noise=0.2,
+    ),
+    "dqn_lag": AgentSpec(
+        description="DQN, replayed rewards penalised at today's price",
+        algorithm="stable_baselines3:DQN",
+        action_spaces=("Discrete",),
+        multiplier_kwargs=_PRICE_OFF,
+        kwargs=values.DQN,
+        rollout_size=None,
+    ),
+    "qrdqn_lag": AgentSpec(
+        description="quantile-regression DQN, replayed rewards penalised at today's price",
+        algorithm="sb3_contrib:QRDQN",
+        action_spaces=("Discrete",),
+        multiplier_kwargs=_PRICE_OFF,
+        kwargs=values.DQN,
+        rollout_size=None,
+    ),
+}
+
 AGENTS: Mapping[str, AgentSpec] = MappingProxyType(
-    {
-        "ppo_lag": AgentSpec(
-            description="PPO with two critics, multiplier by projected gradient ascent",
-            algorithm="agents.two_critics:PPOLagrangian",
-            multiplier_kwargs=_PRICE,
-            kwargs=values.PPO_TWO_CRITICS,
-        ),
-        "ppo_pid": AgentSpec(
-            description="PPO with two critics, multiplier by PID control",
-            algorithm="agents.two_critics:PPOLagrangian",
-            multiplier=PIDMultiplier,
-            multiplier_kwargs=_PID,
-            kwargs=values.PPO_TWO_CRITICS,
-        ),
-        "ppo_adam": AgentSpec(
-            description="PPO with two critics, multiplier by Adam on a softplus: the paper's",
-            algorithm="agents.two_critics:PPOLagrangian",
-            multiplier=AdamMultiplier,
-            multiplier_kwargs=MappingProxyType({"learning_rate": 0.1, "initial": 3.0}),
-            kwargs=values.PPO_TWO_CRITICS,
-        ),
-        "ppo_penalised": AgentSpec(
-            description="PPO with one critic of the penalised reward",
-            algorithm="stable_baselines3:PPO",
-            multiplier_kwargs=_PRICE,
-            kwargs=values.PPO_ONE_CRITIC,
-        ),
-        "ppo_saute": AgentSpec(
-            description="PPO that sees the budget left and earns nothing good once it is spent",
-            algorithm="stable_baselines3:PPO",
-            multiplier=None,
-            kwargs=values.PPO_PLAIN,
-            wrapper="agents.wrappers:SauteBudget",
-        ),
-        "p3o": AgentSpec(
-            description="PPO with two critics, exact penalty while the limit is broken",
-            algorithm="agents.two_critics:PPOLagrangian",
-            multiplier=PenaltyMultiplier,
-            multiplier_kwargs=MappingProxyType({"kappa": 5.0}),
-            kwargs=values.PPO_TWO_CRITICS,
-        ),
-        "ipo": AgentSpec(
-            description="PPO with two critics, logarithmic barrier in front of the limit",
-            algorithm="agents.two_critics:PPOLagrangian",
-            multiplier=BarrierMultiplier,
-            multiplier_kwargs=MappingProxyType({"t": 50.0, "upper_bound": 10.0}),
-            kwargs=values.PPO_TWO_CRITICS,
-        ),
-        "focops": AgentSpec(
-            description="first-order constrained optimisation in policy space",
-            algorithm="agents.focops:FOCOPS",
-            multiplier_kwargs=_PRICE,
-            kwargs=values.FOCOPS,
-        ),
-        "recurrent_ppo_lag": AgentSpec(
-            description="PPO with an LSTM, one critic of the penalised reward",
-            algorithm="sb3_contrib:RecurrentPPO",
-            multiplier_kwargs=_PRICE,
-            kwargs=values.PPO_RECURRENT,
-        ),
-        "maskable_ppo_lag": AgentSpec(
-            description="PPO that takes action masks, one critic of the penalised reward",
-            algorithm="sb3_contrib:MaskablePPO",
-            action_spaces=DISCRETE,
-            multiplier_kwargs=_PRICE,
-            kwargs=values.PPO_MASKABLE,
-        ),
-        "a2c_lag": AgentSpec(
-            description="A2C with two critics",
-            algorithm="agents.two_critics:A2CLagrangian",
-            multiplier_kwargs=_PRICE,
-            kwargs=values.A2C,
-            rollout_size=64,
-        ),
-        "trpo_lag": AgentSpec(
-            description="TRPO with two critics",
-            algorithm="agents.trust_region:TRPOLagrangian",
-            multiplier_kwargs=_PRICE,
-            kwargs=values.TRPO,
-        ),
-        "cpo": AgentSpec(
-            description="constrained policy optimisation on TRPO",
-            algorithm="agents.trust_region:CPO",
-            multiplier=None,
-            kwargs=values.TRPO,
-        ),
-        "sac_lag": AgentSpec(
-            description="SAC, replayed rewards penalised at today's price",
-            algorithm="stable_baselines3:SAC",
-            action_spaces=("Box",),
-            multiplier_kwargs=_PRICE,
-            kwargs=values.SAC,
-            rollout_size=None,
-        ),
-        "tqc_lag": AgentSpec(
-            description="TQC, replayed rewards penalised at today's price",
-            algorithm="sb3_contrib:TQC",
-            action_spaces=("Box",),
-            multiplier_kwargs=_PRICE,
-            kwargs=values.TQC,
-            rollout_size=None,
-        ),
-        "crossq_lag": AgentSpec(
-            description="CrossQ, replayed rewards penalised at today's price",
-            algorithm="sb3_contrib:CrossQ",
-            action_spaces=("Box",),
-            multiplier_kwargs=_PRICE,
-            kwargs=values.CROSSQ,
-            rollout_size=None,
-        ),
-        "td3_lag": AgentSpec(
-            description="TD3, replayed rewards penalised at today's price",
-            algorithm="stable_baselines3:TD3",
-            action_spaces=("Box",),
-            multiplier_kwargs=_PRICE,
-            kwargs=values.TD3,
-            rollout_size=None,
-            noise=0.2,
-        ),
-        "ddpg_lag": AgentSpec(
-            description="DDPG, replayed rewards penalised at today's price",
-            algorithm="stable_baselines3:DDPG",
-            action_spaces=("Box",),
-            multiplier_kwargs=_PRICE,
-            kwargs=values.TD3,
-            rollout_size=None,
-            noise=0.2,
-        ),
-        "dqn_lag": AgentSpec(
-            description="DQN, replayed rewards penalised at today's price",
-            algorithm="stable_baselines3:DQN",
-            action_spaces=("Discrete",),
-            multiplier_kwargs=_PRICE,
-            kwargs=values.DQN,
-            rollout_size=None,
-        ),
-        "qrdqn_lag": AgentSpec(
-            description="quantile-regression DQN, replayed rewards penalised at today's price",
-            algorithm="sb3_contrib:QRDQN",
-            action_spaces=("Discrete",),
-            multiplier_kwargs=_PRICE,
-            kwargs=values.DQN,
-            rollout_size=None,
-        ),
-    }
+    {name: replace(row, tuned={"BudgetToy-v0": values.TOY[name]}) for name, row in _ROWS.items()}
 )

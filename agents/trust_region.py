@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +17,10 @@ from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
+from agents.checks import check_violation
 from agents.cost_critic import mix_advantages
 from agents.costs import FloatArray
-from agents.multipliers import check_violation
+from agents.multipliers import VectorMultiplier
 from agents.two_critics import CriticArray, TwoCritics
 
 
@@ -49,11 +51,14 @@ class Dual(NamedTuple):
 def solve_dual(q: float, r: float, s: float, violation: float, max_kl: float) -> Dual:
     """Solve ``max g.x`` subject to ``violation + b.x <= 0`` and ``x.H.x / 2 <= max_kl``.
 
-    The step is ``x = H^-1 (g - nu b) / lambda``; where no step keeps the constraint it is the one
-    that reduces cost most, ``x = -sqrt(2 max_kl / s) H^-1 b``. For a given lambda the best nu is
-    ``max(0, (r + lambda * violation) / s)``. What remains is a convex function of lambda in two
-    branches, nu = 0 and nu > 0, so its minimum is at a stationary point of one of them or where
-    they meet.
+    The step is ``x = H^-1 (g - nu b) / lambda``, and there are four cases:
+
+    - no step keeps the constraint (or there is no reward to gain while it is broken): recovery, the
+      step that lowers the cost most, ``x = -sqrt(2 max_kl / s) H^-1 b``;
+    - every step of the trust region keeps it: nu = 0;
+    - the best step without the constraint keeps it: nu = 0;
+    - else the best step is where both meet: ``lambda^2 = (q - r^2 / s) / (2 max_kl -
+      violation^2 / s)`` and ``nu = (r + lambda * violation) / s``.
 
     Args:
         q: ``g.H^-1.g``.
@@ -65,28 +70,15 @@ def solve_dual(q: float, r: float, s: float, violation: float, max_kl: float) ->
     Returns:
         nu and lambda, and whether the problem has a solution.
     """
-    q, r, s = max(q, 0.0), r if s > 0.0 else 0.0, max(s, 0.0)
-    unconstrained = math.sqrt(q / (2.0 * max_kl))
-    if violation**2 >= 2.0 * max_kl * s:  # the boundary of the constraint is out of reach
-        if violation > 0.0:
-            return Dual(math.inf, math.inf, feasible=False)
-        return Dual(0.0, unconstrained, feasible=True)
-
-    def price(trust: float) -> float:
-        return max(0.0, (r + trust * violation) / s)
-
-    def value(trust: float) -> float:
-        nu = price(trust)
-        quadratic = max(q - 2.0 * nu * r + nu * nu * s, 0.0)
-        return quadratic / (2.0 * trust) - nu * violation + trust * max_kl
-
-    apart = max(q - r * r / s, 0.0)  # of g, what is not along b
-    candidates = [unconstrained, math.sqrt(apart / (2.0 * max_kl - violation**2 / s))]
-    if violation != 0.0:
-        candidates.append(-r / violation)
-    smallest = max(1e-9 * unconstrained, 1e-30)  # lambda = 0 stands for g along b
-    trust = min((max(smallest, candidate) for candidate in candidates), key=value)
-    return Dual(price(trust), trust, feasible=True)
+    within_reach = violation**2 < 2.0 * max_kl * s  # the boundary of the constraint
+    if violation > 0.0 and not (within_reach and q > 0.0):
+        return Dual(math.inf, math.inf, feasible=False)
+    trust = math.sqrt(max(q, 0.0) / (2.0 * max_kl))
+    if not within_reach or r + trust * violation <= 0.0:
+        return Dual(0.0, trust, feasible=True)
+    across = max(q - r * r / s, 0.0)  # of g, what is not along b
+    trust = math.sqrt(across / (2.0 * max_kl - violation**2 / s))
+    return Dual(max(0.0, (r + trust * violation) / s), trust, feasible=True)
 
 
 @dataclass
@@ -173,7 +165,10 @@ class CPO(TwoCritics, TRPO):
             self._steps = 0
         super()._end_rollout(scope)
 
-    def _mix(self, reward_advantages: CriticArray, cost_advantages: CriticArray) -> CriticArray:
+    def mix_advantages(
+        self, reward_advantages: CriticArray, cost_advantages: CriticArray
+    ) -> CriticArray:
+        """Return what TRPO follows, at the price that CPO solves for; see `TwoCritics`."""
         mix = partial(
             mix_advantages,
             reward_advantages,
@@ -183,7 +178,7 @@ class CPO(TwoCritics, TRPO):
         alone = mix(np.zeros(1))
         if self.multiplier.violation is None:
             return alone
-        centred = cost_advantages[..., 0] - cost_advantages.mean()
+        centred: CriticArray = cost_advantages[..., 0] - cost_advantages.mean()
         violation = self.multiplier.violation / self._episode_length
         dual = solve_dual(*self._curvature(alone, centred), violation, self.target_kl)
         self.logger.record("lagrange/recovery", float(not dual.feasible))
@@ -196,20 +191,38 @@ class CPO(TwoCritics, TRPO):
         """Return q, r and s of `solve_dual` for advantages of shape (n_steps, n_envs)."""
         flatten = self.rollout_buffer.swap_and_flatten
         columns = (self.rollout_buffer.actions, reward[..., None], cost[..., None])
-        actions, rewards, costs = (th.as_tensor(flatten(x), device=self.device) for x in columns)
+        actions, rewards, costs = (
+            th.as_tensor(flatten(x), dtype=th.float32, device=self.device) for x in columns
+        )
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()
-        distribution = self.policy.get_distribution(self._flat_observations())
-        # The policy hands out one object that it fills anew each time: a copy of it stays.
+        observations = self._flat_observations()
+        with th.no_grad():  # a copy, as the policy hands out one object that it fills anew
+            old_distribution = copy.copy(self.policy.get_distribution(observations))
+        distribution = self.policy.get_distribution(observations)
         log_prob = distribution.log_prob(actions)
-        divergence = kl_divergence(distribution, _detached(self.policy, self._flat_observations()))
         parameters, g, grad_kl, _ = self._compute_actor_grad(
-            divergence.mean(), (rewards.flatten() * log_prob).mean()
+            kl_divergence(distribution, old_distribution).mean(),
+            (rewards.flatten() * log_prob).mean(),
         )
         b = flat_grad((costs.flatten() * log_prob).mean(), parameters, retain_graph=True)
         product = partial(self.hessian_vector_product, parameters, grad_kl)
-        generators = [self.device] if self.device.type == "cuda" else []
-        with th.random.fork_rng(devices=generators):  # TRPO's own numbers stay as they are
-            natural_g = conjugate_gradient_solver(product, g, max_iter=self.cg_max_steps)
-            natural_b = conjugate_gradient_solver(product, b, max_iter=self.cg_max_steps)
+
+        def natural(gradient: th.Tensor) -> th.Tensor:
+            size: th.Tensor = gradient.norm() + 1e-30  # the solver's tolerance is absolute
+            unit = gradient / size
+            solution: th.Tensor = conjugate_gradient_solver(product, unit, self.cg_max_steps)
+            return solution * size
+
+        with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            natural_g, natural_b = natural(g), natural(b)  # TRPO's random numbers stay its own
         return float(g @ natural_g), float(g @ natural_b), float(b @ natural_b)
+
+
+def _refusal(multiplier: Any) -> str:
+    several = isinstance(multiplier, VectorMultiplier | list | tuple)
+    return (
+        "multiplier is not an argument of CPO, which solves for its own. Leave it out"
+        + (", and constrain one cost, info['cost']: for several take " if several else ", or take ")
+        + "TRPOLagrangian or PPOLagrangian."
+    )

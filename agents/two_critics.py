@@ -148,7 +148,7 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
         shape = (buffer.n_envs, buffer.buffer_size, self.n_costs)
         values = flat_values.reshape(shape).swapaxes(0, 1)
         advantages, returns = self._cost_advantages(values)
-        buffer.advantages = self._mix(buffer.advantages, advantages)
+        buffer.advantages = self.mix_advantages(buffer.advantages, advantages)
         super().train()
         self._update_learning_rate(self.policy.cost_optimizer)
         targets = returns.swapaxes(0, 1).reshape(flat_values.shape)
@@ -166,7 +166,9 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
         explained = explained_variance(flat_values.flatten(), targets.flatten())
         self.logger.record("train/cost_explained_variance", explained)
 
-    def _mix(self, reward_advantages: CriticArray, cost_advantages: CriticArray) -> CriticArray:
+    def mix_advantages(
+        self, reward_advantages: CriticArray, cost_advantages: CriticArray
+    ) -> CriticArray:
         """Return what the policy follows, (n_steps, n_envs): the hook of other methods.
 
         Args:

@@ -39,7 +39,8 @@ def _frozen(*parts: Values, **more: Any) -> Values:
 
 
 _ON_POLICY = _frozen(gamma=1.0, gae_lambda=0.95)
-_COST = _frozen(cost_gamma=1.0, cost_gae_lambda=0.95)
+_RESERVE = _frozen(cost_margin=0.1)  # so that the policy keeps the limit, not only its mean
+_COST = _frozen(_RESERVE, cost_gamma=1.0, cost_gae_lambda=0.95)
 _PPO_ONLY = _frozen(
     _ON_POLICY,
     batch_size=64,
@@ -50,6 +51,7 @@ _PPO_ONLY = _frozen(
     policy_kwargs=_NETWORK,
 )
 _OFF_POLICY = _frozen(
+    _RESERVE,
     gamma=1.0,
     learning_starts=400,
     batch_size=128,
@@ -57,13 +59,13 @@ _OFF_POLICY = _frozen(
     learning_rate=1e-3,
     train_freq=1,
     gradient_steps=4,
-    episodes_per_update=16,
+    episodes_per_update=8,
     policy_kwargs={"net_arch": [64, 64]},
 )
 
 PPO_TWO_CRITICS = _frozen(_PPO_ONLY, _COST)
-PPO_ONE_CRITIC = _frozen(_PPO_ONLY, normalize_advantage=False)
-PPO_PLAIN = PPO_ONE_CRITIC
+PPO_PLAIN = _frozen(_PPO_ONLY, normalize_advantage=False)
+PPO_ONE_CRITIC = _frozen(PPO_PLAIN, _RESERVE)
 PPO_MASKABLE = _frozen(
     PPO_ONE_CRITIC,
     policy_kwargs={"net_arch": [64, 64], "optimizer_kwargs": _ADAM},
@@ -75,7 +77,12 @@ PPO_RECURRENT = _frozen(
     policy_kwargs={**_NETWORK, "net_arch": [32], "lstm_hidden_size": 32},
 )
 FOCOPS = _frozen(
-    _ON_POLICY, _COST, batch_size=64, n_epochs=10, learning_rate=1e-3, policy_kwargs=_NETWORK
+    _ON_POLICY,
+    _COST,
+    batch_size=64,
+    n_epochs=10,
+    learning_rate=LinearSchedule(3e-3, 0.0),
+    policy_kwargs=_NETWORK,
 )
 A2C = _frozen(
     _ON_POLICY,
@@ -103,4 +110,83 @@ DQN = _frozen(
     target_update_interval=200,
     exploration_fraction=0.5,
     exploration_final_eps=0.02,
+)
+
+# The toy with a known optimum, agents.toy:BudgetToy-v0. Fields of a row, see `AgentSpec.tuned`.
+_TOY_NETWORK: Values = {"net_arch": [32], "log_std_init": -1.0}
+_TOY_ON = _frozen(learning_rate=5e-3, policy_kwargs=_TOY_NETWORK)
+_TOY_PPO = _frozen(_TOY_ON, batch_size=128, n_epochs=8, target_kl=None, ent_coef=0.0)
+_TOY_TRPO = _frozen(_TOY_ON, batch_size=128, target_kl=0.02, n_critic_updates=10)
+_TOY_OFF = _frozen(
+    learning_rate=3e-3,
+    learning_starts=256,
+    gradient_steps=3,
+    tau=0.02,
+    n_steps=1,
+    episodes_per_update=8,
+    policy_kwargs={"net_arch": [32]},
+)
+_TOY_DQN = _frozen(
+    {key: value for key, value in _TOY_OFF.items() if key != "tau"},
+    gradient_steps=4,
+    target_update_interval=100,
+    exploration_fraction=0.4,
+    exploration_final_eps=0.02,
+)
+
+
+def _toy(
+    kwargs: Values, rollouts: int = 80, rate: float = 0.5, price: Values | None = None
+) -> Values:
+    price = {"learning_rate": rate, "initial": 1.0} if price is None else price
+    steps = {"rollout_size": 256, "n_envs": 32, "timesteps": rollouts * 256}
+    kwargs = _frozen(kwargs, cost_margin=0.0)
+    return _frozen(steps, kwargs=kwargs, multiplier_kwargs=price)
+
+
+def _toy_off(kwargs: Values, timesteps: int = 12_000) -> Values:
+    price = {"learning_rate": 0.3, "initial": 1.0}
+    kwargs = _frozen(kwargs, cost_margin=0.0)
+    return _frozen(n_envs=8, timesteps=timesteps, kwargs=kwargs, multiplier_kwargs=price, noise=0.1)
+
+
+TOY: Mapping[str, Values] = MappingProxyType(
+    {
+        "ppo_lag": _toy(_TOY_PPO),
+        "ppo_pid": _toy(_TOY_PPO, price={}),
+        "ppo_adam": _toy(_TOY_PPO, 160, price={"learning_rate": 0.03}),
+        "ppo_penalised": _toy(_frozen(_TOY_PPO, learning_rate=3e-3), 120, 0.25),
+        "ppo_saute": _frozen(
+            rollout_size=256,
+            n_envs=32,
+            timesteps=120 * 256,
+            kwargs=_frozen(_TOY_PPO, learning_rate=3e-3),
+        ),
+        "p3o": _toy(_frozen(_TOY_PPO, learning_rate=2e-3), 120, price={"kappa": 1.5}),
+        "ipo": _toy(
+            _frozen(_TOY_PPO, learning_rate=2e-3), 120, price={"t": 50.0, "upper_bound": 3.0}
+        ),
+        "focops": _toy(_frozen(_TOY_ON, learning_rate=LinearSchedule(5e-3, 0.0)), 60),
+        "recurrent_ppo_lag": _toy(
+            _frozen(
+                _TOY_PPO,
+                n_epochs=4,
+                policy_kwargs={"net_arch": [16], "lstm_hidden_size": 16, "log_std_init": -1.0},
+            ),
+            60,
+        ),
+        "maskable_ppo_lag": _toy(_frozen(_TOY_PPO, policy_kwargs={"net_arch": [32]})),
+        "a2c_lag": _toy(_frozen(_TOY_ON, learning_rate=7e-3, cost_n_epochs=4), 300, 0.25),
+        "trpo_lag": _toy(_TOY_TRPO, 120, 0.25),
+        "cpo": _toy(_frozen(policy_kwargs=_TOY_NETWORK), 40, price={}),
+        "sac_lag": _toy_off(_frozen(_TOY_OFF, ent_coef=0.001)),
+        "tqc_lag": _toy_off(_frozen(_TOY_OFF, ent_coef=0.001)),
+        "crossq_lag": _toy_off(
+            _frozen({k: v for k, v in _TOY_OFF.items() if k != "tau"}, ent_coef=0.001)
+        ),
+        "td3_lag": _toy_off(_TOY_OFF),
+        "ddpg_lag": _toy_off(_TOY_OFF),
+        "dqn_lag": _toy_off(_TOY_DQN, 16_000),
+        "qrdqn_lag": _toy_off(_TOY_DQN, 16_000),
+    }
 )

@@ -2,7 +2,8 @@
 
 `FixedPenalty` and `SauteBudget` pay another reward than the environment does, for algorithms that
 know of no constraint, from whatever library. What the environment paid stays in
-``info["reward"]`` and what it charged in ``info["cost"]``, so that evaluation is unpenalised.
+``info["reward"]`` and what it charged in ``info["cost"]``, so that evaluation is unpenalised; a
+``Monitor`` logs unpenalised returns if it is inside: ``FixedPenalty(Monitor(env), 1.0)``.
 """
 
 from __future__ import annotations
@@ -188,11 +189,11 @@ class SauteBudget(_Repaid, RecordConstructorArgs):
 
     Args:
         env: A constrained environment, its observations a flat ``Box`` or a ``Dict``.
-        unsafe_reward: Paid at *every* step from the one on that breaks the limit. Choose less than
-            any step of the environment pays, so that no episode gains by breaking the limit: -1 is
-            right for rewards of 0 or above. With 0, the usual choice elsewhere, an episode that is
-            rewarded at its end alone would lose only that one reward, and a broken limit would be
-            no worse than a useless result.
+        unsafe_reward: Paid at *every* step while the limit is broken, also at the one that breaks
+            it. Choose less than any step of the environment pays, so that no episode gains by
+            breaking the limit: -1 is right for rewards of 0 or above. With 0, the usual choice
+            elsewhere, an episode that is rewarded at its end alone would lose only that one reward,
+            and a broken limit would be no worse than a useless result.
         cost_limit: Budget of an episode, positive; read from the environment if left out.
 
     Attributes:

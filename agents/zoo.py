@@ -44,7 +44,7 @@ def make_agent(
         TypeError: If the algorithm has no argument of an override's name.
         ModuleNotFoundError: If it needs a package that is not installed.
     """
-    spec = find_agent(name)
+    spec = find_agent(name).tuned_for(env_id(env))
     constructor = spec.constructor
     arguments = _arguments(constructor)
     for key in overrides:
@@ -52,17 +52,18 @@ def make_agent(
             raise TypeError(f"{key!r} is no argument of {name}; {_known(key, arguments)}")
     check_fit(name, env)
     n_envs = env.num_envs if isinstance(env, VecEnv) else 1
-    tuned = dict(spec.tuned.get(_env_id(env), {}))
-    multiplier_kwargs = {**spec.multiplier_kwargs, **tuned.pop("multiplier_kwargs", {})}
     chosen: dict[str, Any] = {"policy": fitting_policy(constructor, env)}
     if spec.rollout_size is not None:
         chosen["n_steps"] = max(1, spec.rollout_size // n_envs)
     if spec.multiplier is not None:
-        chosen["multiplier"] = spec.multiplier(**multiplier_kwargs)
+        chosen["multiplier"] = spec.multiplier(**spec.multiplier_kwargs)
     if spec.noise is not None and isinstance(env.action_space, gym.spaces.Box):
         shape = env.action_space.shape
         chosen["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, spec.noise))
-    chosen = {**chosen, **deepcopy(dict(spec.kwargs)), **deepcopy(tuned), **overrides}
+    chosen.update(deepcopy(dict(spec.kwargs)))
+    if spec.rollout_size is None and isinstance(env.observation_space, gym.spaces.Dict):
+        chosen["n_steps"] = 1  # Stable-Baselines3 replays Dict observations in single steps only
+    chosen.update(overrides)
     return constructor(env=env, seed=seed, **chosen)
 
 
@@ -103,7 +104,7 @@ def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
             )
 
 
-def _env_id(env: gym.Env[Any, Any] | VecEnv) -> str:
+def env_id(env: gym.Env[Any, Any] | VecEnv) -> str:
     """Return the id an environment was registered under, empty if it has none."""
     if isinstance(env, VecEnv):
         spec = env.get_attr("spec")[0] if env.has_attr("spec") else None

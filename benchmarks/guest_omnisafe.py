@@ -12,6 +12,9 @@ from guest_watch import ENV_ID, WATCHED, Row, episodes, run, summary
 from prune_gym.adapters.omnisafe import configure, register
 
 EPOCH = 128  # steps, a multiple of the episodes' length
+MEAN_OF = 50  # episodes; OmniSafe does not read its `window_lens`
+# 16 updates of the multiplier are few to begin at nothing
+SHORT = {"lagrange_cfgs": {"lagrangian_multiplier_init": 2.0, "lambda_lr": 0.1}}
 OFF_POLICY = {
     "algo_cfgs": {
         "start_learning_steps": EPOCH,
@@ -23,8 +26,8 @@ OFF_POLICY = {
     "lagrange_cfgs": {"lambda_lr": 0.05},
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    "PPOLag": {"lagrange_cfgs": {"lambda_lr": 0.1}},
-    "FOCOPS": {"lagrange_cfgs": {"lambda_lr": 0.1}},
+    "PPOLag": SHORT,
+    "FOCOPS": SHORT,
     "SACLag": OFF_POLICY,
 }
 
@@ -49,10 +52,9 @@ def train(algo: str, num_envs: int, given: argparse.Namespace) -> Row:
     cfgs = configure(algo, ENV_ID, {"seed": 0, **sections})
     WATCHED.clear()
     agent = omnisafe.Agent(algo, ENV_ID, custom_cfgs=cfgs)
-    window = agent.cfgs.logger_cfgs.window_lens
     reported = agent.learn()[1]
     seen = episodes(WATCHED[:num_envs])  # the last one evaluates
-    return summary(algo, seen, reported, seen[-window:, 1].mean(), environments=num_envs)
+    return summary(algo, seen, reported, seen[-MEAN_OF:, 1].mean(), environments=num_envs)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Watch(gym.Wrapper[Any, Any, Any, Any]):
         WATCHED.append(self)
 
     def step(self, action: Any) -> Any:
+        """Step; a finished episode is kept."""
         step = self.env.step(action)
         if step[2]:
             base: Any = self.env.unwrapped
@@ -91,7 +92,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    given.steps = 256 if given.quick else 4096
+    given.steps = 256 if given.quick else 2048
     # the quick run charges the cost where it is lost most easily, at the last step
     given.env = {"cost_mode": "terminal" if given.quick else "dense"}
     return given

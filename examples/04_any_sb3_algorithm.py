@@ -1,16 +1,25 @@
-"""A Lagrangian around any on-policy algorithm of Stable-Baselines3: wrapper and callback."""
+"""Any algorithm of Stable-Baselines3 made constrained; two costs with a multiplier each."""
 
 import gymnasium as gym
-from stable_baselines3 import A2C
+from stable_baselines3 import A2C, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import prune_gym  # noqa: F401 - registers the environments
-from agents import GradientMultiplier, LagrangianCallback, LagrangianVecEnv
+from agents import GradientMultiplier, PIDMultiplier, constrain
 
 STEPS = 128  # a demonstration
 
-venv = DummyVecEnv([lambda: gym.make("PruneVGG-v0", cost_mode="dense") for _ in range(2)])
-env = LagrangianVecEnv(venv, GradientMultiplier(initial=2.0, learning_rate=1.0))
-model = A2C("MlpPolicy", env, n_steps=16, gamma=1.0, seed=0, device="cpu")
-model.learn(STEPS, callback=LagrangianCallback())
-print("multiplier", model.multiplier.value)
+
+def make(**arguments):
+    return DummyVecEnv([lambda: gym.make("PruneVGG-v0", cost_mode="dense", **arguments)] * 2)
+
+
+model = constrain(A2C, make(), multiplier=PIDMultiplier(), n_steps=16, gamma=1.0, device="cpu")
+model.learn(STEPS)
+print("A2C, multiplier", model.multiplier.value)
+
+env = make(budgets={"params": 0.2, "macs": 0.3})
+price = [GradientMultiplier(learning_rate=0.5), GradientMultiplier(learning_rate=0.5)]
+model = constrain(SAC, env, multiplier=price, learning_starts=64, gamma=1.0, device="cpu")
+model.learn(STEPS)
+print("SAC, multipliers of params and macs", model.multiplier.value)

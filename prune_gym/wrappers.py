@@ -28,6 +28,13 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
     `action_masks` is what ``MaskablePPO`` of sb3-contrib asks for: with it no episode breaks a
     limit on a budget that is counted.
 
+    >>> env = DiscreteRatios(gym.make("PruneVGG-v0", budgets={"params": 0.2}), n=5)
+    >>> _ = env.reset(seed=0)
+    >>> for _ in range(6):
+    ...     _ = env.step(2)  # half of the group
+    >>> env.action_masks()  # the next one has to lose half of its filters too
+    array([False, False,  True,  True,  True])
+
     Args:
         env: an environment that takes prune ratios.
         n: number of ratios, evenly spaced in [0, ``max_ratio``]; 2 at least.
@@ -210,6 +217,14 @@ class RecordEpisodeCostVector(VectorWrapper):
     three autoreset modes, also where the last step's cost is in ``infos["final_info"]``
     (``SAME_STEP``), which then has an ``"episode_cost"`` too:
     ``infos["episode_cost"][terminations | truncations]``.
+
+    >>> envs = RecordEpisodeCostVector(gym.make_vec("PruneVGG-v0", num_envs=2))
+    >>> _ = envs.reset(seed=0)
+    >>> for _ in range(8):
+    ...     *_, infos = envs.step(np.array([[-1.0], [1.0]], dtype=np.float32))
+    >>> infos["episode_cost"].round(2)  # nothing was removed, and all that can be
+    array([1., 0.])
+    >>> envs.close()
 
     Args:
         env: a vector of environments with ``info["cost"]`` in reset and at every step. One that

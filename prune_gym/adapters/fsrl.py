@@ -5,11 +5,11 @@ FSRL pins old packages; these install it (tianshou 0.5 is not tianshou 1 or 2):
     pip install --no-deps fast-safe-rl tianshou==0.5.1
     pip install h5py numba packaging pettingzoo pyyaml tensorboard tqdm wandb
 
->>> from fsrl.agent import PPOLagAgent                                  # doctest: +SKIP
->>> from prune_gym.adapters.fsrl import cost_limit_of, vector_env
->>> env = gym.make("PruneVGG-v0", cost_mode="dense")
->>> agent = PPOLagAgent(env, cost_limit=cost_limit_of(env))             # its default is 10
->>> agent.learn(vector_env("PruneVGG-v0", 4, cost_mode="dense"))
+    from fsrl.agent import PPOLagAgent
+    from prune_gym.adapters.fsrl import cost_limit_of, vector_env
+    env = gym.make("PruneVGG-v0", cost_mode="dense")
+    agent = PPOLagAgent(env, cost_limit=cost_limit_of(env))  # its default is 10
+    agent.learn(vector_env("PruneVGG-v0", 4, cost_mode="dense"))
 """
 
 from __future__ import annotations

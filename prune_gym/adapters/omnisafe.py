@@ -1,16 +1,18 @@
 """OmniSafe: the environments as its CMDP, and its configuration with the environment's limit.
 
 OmniSafe pins old packages and asks for `safety_gymnasium`, which recent Pythons cannot import. It
-needs that name for its own environments only, so an empty module stands in for it here:
+needs that name for its own environments only, so an empty module stands in for it here (call
+`register` before ``import omnisafe``):
 
     pip install --no-deps omnisafe
-    pip install gdown matplotlib pandas pyyaml rich scipy seaborn tensorboard tqdm typer wandb
+    pip install gdown matplotlib moviepy pandas pyyaml rich scipy seaborn tensorboard
+    pip install tqdm typer wandb
 
->>> import omnisafe                                                     # doctest: +SKIP
->>> from prune_gym.adapters.omnisafe import configure, register
->>> register("PruneVGG-v0", cost_mode="dense", budgets={"params": 0.25})
->>> cfgs = configure("PPOLag", "PruneVGG-v0", {"train_cfgs": {"total_steps": 40_960}})
->>> omnisafe.Agent("PPOLag", "PruneVGG-v0", custom_cfgs=cfgs).learn()
+    from prune_gym.adapters.omnisafe import configure, register
+    register("PruneVGG-v0", cost_mode="dense", budgets={"params": 0.25})
+    import omnisafe
+    cfgs = configure("PPOLag", "PruneVGG-v0", {"train_cfgs": {"total_steps": 40_960}})
+    omnisafe.Agent("PPOLag", "PruneVGG-v0", custom_cfgs=cfgs).learn()
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from prune_gym.adapters.tensors import TensorEnvs
 from prune_gym.registry import unknown_name
 
 INSTALL = (
-    "--no-deps omnisafe && pip install gdown matplotlib pandas pyyaml rich scipy seaborn "
+    "--no-deps omnisafe && pip install gdown matplotlib moviepy pandas pyyaml rich scipy seaborn "
     "tensorboard tqdm typer wandb"
 )
 LIMITS = ("cost_limit", "safety_budget", "upper_budget")

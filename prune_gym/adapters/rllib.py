@@ -3,12 +3,12 @@
 RLlib has no constrained algorithm; what it trains maximises the reward and reports the cost. It
 stands on one release of Gymnasium exactly; pip finds it: ``pip install "ray[rllib]"``.
 
->>> from ray.rllib.algorithms.ppo import PPOConfig                      # doctest: +SKIP
->>> from prune_gym.adapters.rllib import log_cost, register
->>> register()
->>> config = PPOConfig().environment("PruneVGG-v0", env_config={"budgets": {"params": 0.25}})
->>> algorithm = config.callbacks(on_episode_end=log_cost).build_algo()
->>> algorithm.train()["env_runners"]["episode_cost"]
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from prune_gym.adapters.rllib import log_cost, register
+    register()
+    config = PPOConfig().environment("PruneVGG-v0", env_config={"budgets": {"params": 0.25}})
+    algorithm = config.callbacks(on_episode_end=log_cost).build_algo()
+    algorithm.train()["env_runners"]["episode_cost"]
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def log_cost(
 ) -> None:
     """Log an episode's cost: ``config.callbacks(on_episode_end=log_cost)``.
 
-    Among the metrics of ``env_runners``, means of the last episodes: ``episode_cost`` (the sum of
-    ``info["cost"]``), ``episode_cost_over_limit`` (cost / limit) and ``episode_violation`` (the
-    fraction of episodes with a cost above the limit).
+    Among the metrics of ``env_runners``, means of the same episodes as ``episode_return_mean``:
+    ``episode_cost`` (the sum of ``info["cost"]``), ``episode_cost_over_limit`` (cost / limit) and
+    ``episode_violation`` (the fraction of episodes with a cost above the limit).
 
     Args:
         episode: the one that has ended, or its last chunk.

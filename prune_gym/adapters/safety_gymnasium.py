@@ -3,11 +3,11 @@
 Safety-Gymnasium 1.0 wants Python 3.10 or older and gymnasium 0.28. `benchmarks/guests.py` says
 what it takes on newer ones. `SixTuple` needs no library at all.
 
->>> import safety_gymnasium                                             # doctest: +SKIP
->>> from prune_gym.adapters.safety_gymnasium import register
->>> register()
->>> env = safety_gymnasium.make("SafetyPruneVGG-v0", cost_mode="dense")
->>> observation, reward, cost, terminated, truncated, info = env.step(env.action_space.sample())
+    import safety_gymnasium
+    from prune_gym.adapters.safety_gymnasium import register
+    register()
+    env = safety_gymnasium.make("SafetyPruneVGG-v0", cost_mode="dense")
+    observation, reward, cost, terminated, truncated, info = env.step(env.action_space.sample())
 """
 
 from __future__ import annotations

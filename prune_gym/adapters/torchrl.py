@@ -1,8 +1,10 @@
 """TorchRL: an environment whose tensordicts carry the cost next to the reward.
 
->>> from prune_gym.adapters.torchrl import make_env                     # doctest: +SKIP
->>> env = make_env("PruneVGG-v0", cost_mode="dense")
->>> env.rollout(8)["next", "cost"].sum()
+To be installed with ``pip install torchrl``:
+
+    from prune_gym.adapters.torchrl import make_env
+    env = make_env("PruneVGG-v0", cost_mode="dense")
+    env.rollout(8)["next", "cost"].sum()
 """
 
 from __future__ import annotations

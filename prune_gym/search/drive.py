@@ -33,10 +33,15 @@ SAVE_EVERY_S = 15.0
 
 
 def algorithms() -> dict[str, str]:
-    """Every search algorithm with its description: agents first, then controls."""
+    """Every search algorithm with its description: agents first, then controls.
+
+    Agents that need other actions than prune ratios, or a wrapper, are for ``agents.train``.
+    """
     from agents import AGENTS
 
-    return {**{name: spec.description for name, spec in AGENTS.items()}, **CONTROLS.describe()}
+    able = {n: spec for n, spec in AGENTS.items() if "Box" in spec.action_spaces}
+    agents = {n: spec.description for n, spec in able.items() if spec.wrapper is None}
+    return {**agents, **CONTROLS.describe()}
 
 
 def check_algorithm(name: str) -> None:

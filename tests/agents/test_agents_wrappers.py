@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.costs import EpisodeCosts, read_cost, read_cost_limit
+from agents.evaluation import evaluate
 from agents.toy import BudgetToyEnv
 from agents.wrappers import AddCost, FixedPenalty, SauteBudget
 
@@ -172,6 +174,38 @@ def test_fixed_penalty_is_the_lagrangian(multiplier, values):
         assert seen[2] == pytest.approx((reward - multiplier * info["cost"]) / (1 + multiplier))
         assert type(seen[2]) is type(seen[1]["reward"]) is float
         assert seen[3] == ended
+
+
+def test_a_monitor_inside_logs_unpenalised_returns():
+    env = FixedPenalty(Monitor(BudgetToyEnv()), 2.0)
+    seen = play(env, [np.zeros(1, dtype=np.float32)] * 8, seed=0)
+    plain = sum(info["reward"] for _, info, *_ in seen)
+    assert seen[-1][1]["episode"]["r"] == pytest.approx(plain, abs=1e-6)
+    assert sum(reward for _, _, reward, _ in seen) < plain
+    model = PPO("MlpPolicy", env, n_steps=64, batch_size=64, device="cpu", seed=0).learn(64)
+    assert all(episode["r"] > 0.0 for episode in model.ep_info_buffer)
+
+
+class Constant:
+    """A policy that always does the same."""
+
+    def __init__(self, action):
+        self._action = action
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.full((len(observation), 1), self._action, dtype=np.float32), None
+
+
+@pytest.mark.parametrize("wrap", [lambda env: FixedPenalty(env, 5.0), SauteBudget])
+def test_evaluation_is_unpenalised(wrap):
+    plain, wrapped = (
+        evaluate(Constant(0.6), env, n_episodes=2, seed=0)
+        for env in (BudgetToyEnv(), wrap(BudgetToyEnv()))
+    )
+    assert wrapped.return_mean == pytest.approx(plain.return_mean)  # vectors pay in float32
+    assert plain.return_mean == pytest.approx(0.8**0.5)
+    for name in ("cost_mean", "cost_limit", "violation_rate", "mean_excess"):
+        assert getattr(wrapped, name) == getattr(plain, name) > 0.0
 
 
 def test_the_optimal_multiplier_makes_the_constrained_optimum_the_best_policy():

@@ -59,11 +59,12 @@ LEVELS = [
     ["envs.observation", "envs.arguments", "search.folder"],
     ["envs.base"],
     ["envs.coarse", "envs.fine", "envs.vector", "envs", "wrappers", "search.drive"],
+    ["adapters"],
     ["search.finish", "report", "search.sitting", "pretraining"],
     ["", "cli", "__main__"],
 ]
 # Packages whose modules are one level: their inner order is `base` first, `__init__` last.
-WHOLE = ("networks", "datasets", "criteria", "budgets")
+WHOLE = ("networks", "datasets", "criteria", "budgets", "adapters")
 # Within a level: what stands on the right-hand side may be imported.
 BESIDE = {
     "recovery": {"training"},

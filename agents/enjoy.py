@@ -1,0 +1,121 @@
+"""Watch a trained agent: ``python -m agents.enjoy RUN``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agents.command import say, user_errors
+from agents.train import describe
+
+if TYPE_CHECKING:
+    from agents.evaluation import Evaluation
+    from agents.runs import RunConfig, RunFolder
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(no_args_is_help=True)
+def enjoy(
+    run: Annotated[Path, typer.Argument(help="A folder that python -m agents.train wrote.")],
+    episodes: Annotated[int, typer.Option(min=1, help="How many to play.")] = 5,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="Sample actions, as in the training.")
+    ] = False,
+    model: Annotated[
+        str,
+        typer.Option(help="final, best (the best feasible one; needs --eval-freq), or a file."),
+    ] = "final",
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**31 - 1, help="Of the episodes; default: result.json's."),
+    ] = None,
+    render: Annotated[bool, typer.Option("--render", help="Show the environment.")] = False,
+) -> None:
+    """Play episodes with the policy of a run; print what they earn and cost."""
+    with user_errors():
+        from agents.runs import RunFolder
+
+        folder, config = RunFolder.open(run)
+        result = play(folder, config, model, episodes, not stochastic, seed, render)
+        for number, (earned, cost, length) in enumerate(
+            zip(result.returns, result.costs, result.lengths, strict=True), start=1
+        ):
+            verdict = "feasible" if cost <= result.cost_limit else "over the limit"
+            say(
+                f"episode {number}: return {earned:.4g}, cost {cost:.4g} (limit "
+                f"{result.cost_limit:.4g}), {length} steps, {verdict}"
+            )
+        describe(result)
+
+
+def play(
+    folder: RunFolder,
+    config: RunConfig,
+    which: str = "final",
+    n_episodes: int = 5,
+    deterministic: bool = True,
+    seed: int | None = None,
+    render: bool = False,
+) -> Evaluation:
+    """Evaluate the policy of a run on a new environment of it.
+
+    Args:
+        folder: The folder of the run.
+        config: Its configuration.
+        which: ``"final"``, ``"best"``, or the path of a model.
+        n_episodes: How many episodes.
+        deterministic: Whether the policy takes its most likely action.
+        seed: Of the environment; that of the run's evaluations if left out.
+        render: Whether the environment shows itself.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from agents.evaluation import evaluate
+    from agents.runs import EVALUATION_SEED, make_envs
+    from agents.zoo import find_agent
+
+    path = _model_path(folder, which)
+    envs: Any = make_envs(config, n_envs=1, training=False, render_mode="human" if render else None)
+    if isinstance(envs, VecNormalize):
+        statistics = folder.normaliser("best" if path == folder.model("best") else "final")
+        if not statistics.exists():
+            raise ValueError(
+                f"{path} needs the statistics that its observations were normalised by, and "
+                f"{statistics} is missing. Finish the run."
+            )
+        envs = VecNormalize.load(str(statistics), envs.venv)
+        envs.training = False
+    model = find_agent(config.algo).constructor.load(path, device=config.device)
+    result = evaluate(
+        model,
+        envs,
+        n_episodes,
+        deterministic=deterministic,
+        seed=config.seed + EVALUATION_SEED if seed is None else seed,
+        cost_limit=config.cost_limit,
+    )
+    envs.close()
+    return result
+
+
+def _model_path(folder: RunFolder, which: str) -> Path:
+    path = folder.model(which) if which in ("final", "best") else Path(which)
+    if path.exists():
+        return path
+    if which == "final":
+        cure = f"the run is not finished: python -m agents.train --resume {folder.path}"
+    elif which == "best":
+        cure = "the run was not evaluated while it trained: train with --eval-freq"
+    else:
+        cure = "pass final, best, or a file that save() wrote"
+    raise ValueError(f"model {which!r}: there is no {path}; {cure}.")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m agents.enjoy")

@@ -1,0 +1,255 @@
+"""What a training writes down: a row per episode, and Stable-Baselines3's log, continued."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import (
+    CSVOutputFormat,
+    KVWriter,
+    Logger,
+    TensorBoardOutputFormat,
+)
+
+from agents.costs import read_cost_limit, read_costs
+from agents.files import count_lines, keep_lines
+
+try:  # Stable-Baselines3 does without it, too
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:
+    SummaryWriter = None  # type: ignore[assignment, misc]
+
+COLUMNS = (
+    "episode",
+    "timesteps",
+    "return",
+    "cost",
+    "length",
+    "feasible",
+    "multiplier",
+    "wall_s",
+)
+REPORT_EVERY_S = 10.0
+
+
+class EpisodeLog(BaseCallback):
+    """Writes ``episodes.csv``: one row per finished episode of the training.
+
+    The return is unpenalised: the sum of ``info["reward"]`` where steps have it, else what
+    ``Monitor`` says. The multiplier is the one that holds when the episode ends (several are
+    separated by spaces, agents without one leave it empty), ``wall_s`` the duration of the training
+    so far.
+
+    Args:
+        path: The file; rows are appended.
+        progress: The log of the training, ``progress.csv``; it is cut back along with ``path`` when
+            a checkpoint is restored.
+        cost_limit: Limit on the episodic cost; read from the environment if left out.
+        report: Called with a line of words every ten seconds.
+
+    Attributes:
+        episodes: Number of rows.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        progress: Path,
+        cost_limit: float | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.path = path
+        self.progress = progress
+        self.episodes = 0
+        self._cost_limit = cost_limit
+        self._report = report
+        self._file: IO[str] | None = None
+        self._begun = self._reported = time.monotonic()
+        self._wall_s = 0.0  # of earlier sittings
+        self._recent: deque[tuple[float, float]] = deque(maxlen=20)  # returns, costs
+
+    @property
+    def wall_s(self) -> float:
+        """Duration of the training so far, all sittings together."""
+        return self._wall_s + time.monotonic() - self._begun
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {
+            "episodes": self.episodes,
+            "running": self._running.copy(),
+            "paid": self._paid.copy(),
+            "recent": list(self._recent),
+            "wall_s": self.wall_s,
+            "progress_lines": count_lines(self.progress),
+        }
+
+    def set_state(self, state: Mapping[str, Any], *, new_episodes: bool) -> None:
+        """Go on from a checkpoint; later rows are cut off."""
+        self.close()
+        self.episodes = state["episodes"]
+        if not new_episodes:
+            self._running, self._paid = state["running"].copy(), state["paid"].copy()
+        self._recent.extend(state["recent"])
+        self._wall_s = state["wall_s"]
+        keep_lines(self.path, 1 + self.episodes)
+        self._open()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _on_training_start(self) -> None:
+        n_envs = self.training_env.num_envs
+        self._running = np.zeros((n_envs, 3))  # unpenalised reward, cost, length
+        self._paid = np.zeros(n_envs, dtype=bool)  # whether info["reward"] was there
+        self._begun = self._reported = time.monotonic()
+        self._open()
+
+    def _open(self) -> None:
+        new = not self.path.exists()
+        self._file = self.path.open("a", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        if new:
+            self._writer.writerow(COLUMNS)
+            self._file.flush()
+
+    def _on_step(self) -> bool:
+        infos = self.locals["infos"]
+        self._running[:, 1] += read_costs(infos)
+        self._running[:, 2] += 1
+        for index, info in enumerate(infos):
+            if "reward" in info:
+                self._running[index, 0] += float(info["reward"])
+                self._paid[index] = True
+        for done in np.flatnonzero(self.locals["dones"]).tolist():
+            self._finish(done, infos[done])
+        self._speak()
+        return True
+
+    def _finish(self, index: int, info: Mapping[str, Any]) -> None:
+        earned, cost, length = self._running[index].tolist()
+        if not self._paid[index]:
+            earned = float(info["episode"]["r"])
+        self._running[index], self._paid[index] = 0.0, False
+        self._recent.append((earned, cost))
+        self.episodes += 1
+        self._writer.writerow(
+            (
+                self.episodes,
+                self.num_timesteps,
+                earned,
+                cost,
+                int(length),
+                int(cost <= self._limit()),
+                " ".join(map(str, self._prices())),
+                f"{self.wall_s:.3f}",
+            )
+        )
+        if self._file is not None:
+            self._file.flush()
+
+    def _limit(self) -> float:
+        if self._cost_limit is not None:
+            return self._cost_limit
+        return read_cost_limit(self.training_env)
+
+    def _prices(self) -> list[float]:
+        multiplier = getattr(self.model, "multiplier", None)
+        return [] if multiplier is None else np.atleast_1d(multiplier.value).tolist()
+
+    def _speak(self) -> None:
+        if self._report is None or time.monotonic() - self._reported < REPORT_EVERY_S:
+            return
+        self._reported = time.monotonic()
+        words = [f"{self.num_timesteps:,} timesteps", f"{self.episodes:,} episodes"]
+        if self._recent:
+            earned, cost = np.mean(self._recent, axis=0)
+            words.append(f"of the last {len(self._recent)}: return {earned:.4g}")
+            words.append(f"cost {cost:.4g} (limit {self._limit():.4g})")
+        words += [f"multiplier {price:.4g}" for price in self._prices()]
+        self._report(", ".join(words))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What ``episodes.csv`` says of a training.
+
+    Attributes:
+        episodes: Finished episodes.
+        violations: How many of them cost more than the limit.
+        best_feasible_return: The best return of an episode within the limit, None without one.
+        episodes_to_first_feasible: Number of the first such episode, None without one.
+    """
+
+    episodes: int
+    violations: int
+    best_feasible_return: float | None
+    episodes_to_first_feasible: int | None
+
+
+def summarise(path: Path) -> Summary:
+    """Read ``episodes.csv``."""
+    n_episodes, violations = 0, 0
+    best: float | None = None
+    first: int | None = None
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            n_episodes += 1
+            if row["feasible"] == "0":
+                violations += 1
+                continue
+            first = int(row["episode"]) if first is None else first
+            earned = float(row["return"])
+            best = earned if best is None else max(best, earned)
+    return Summary(n_episodes, violations, best, first)
+
+
+class ContinuedCSV(CSVOutputFormat):
+    """Stable-Baselines3's CSV of the log, going on with the file that is there."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists() or not path.stat().st_size:
+            super().__init__(str(path))
+            return
+        self.file = path.open("r+", encoding="utf-8")
+        self.keys = self.file.readline().rstrip("\n").split(",")
+        self.separator, self.quotechar = ",", '"'
+        self.file.seek(0, 2)
+
+
+class _ContinuedTensorBoard(TensorBoardOutputFormat):
+    """TensorBoard's events; what earlier sittings wrote beyond this step is hidden."""
+
+    def __init__(self, folder: Path, first_step: int | None) -> None:
+        self.writer = SummaryWriter(log_dir=str(folder), purge_step=first_step)
+        self._is_closed = False
+
+
+def make_logger(folder: Path, *, rows: int | None = None, timesteps: int | None = None) -> Logger:
+    """Make the logger of a training: ``progress.csv``, and TensorBoard's events if installed.
+
+    Args:
+        folder: Where the files go.
+        rows: Lines of ``progress.csv`` that stay; all if left out.
+        timesteps: Steps of the checkpoint the training goes on from.
+    """
+    path = folder / "progress.csv"
+    if rows is not None:
+        keep_lines(path, rows)
+    outputs: list[KVWriter] = [ContinuedCSV(path)]
+    if SummaryWriter is not None:
+        outputs.append(_ContinuedTensorBoard(folder, None if timesteps is None else timesteps + 1))
+    return Logger(str(folder), outputs)

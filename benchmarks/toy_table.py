@@ -1,0 +1,117 @@
+"""Every agent of the zoo on the toy whose optimum is known, at two limits and three seeds.
+
+    python benchmarks/toy_table.py
+
+The final deterministic policy is held against the limit and the optimal return, the mean multiplier
+of the last third of the training against its analytic value; one row per run goes to
+``benchmarks/results/toy_table.json``. With ``--limits 2`` the limit is slack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from agents import AGENTS, evaluate, make_agent
+from agents.table import named
+
+RESULTS = Path(__file__).parent / "results" / "toy_table.json"
+COST_TOLERANCE, PRICE_TOLERANCE = 0.10, 0.25
+NO_PRICE = ("ppo_saute", "p3o")  # methods without a multiplier that settles
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run; ratios to the limit, to the optimal return, to the analytic multiplier."""
+
+    algo: str
+    cost_limit: float
+    seed: int
+    cost: float
+    reward: float
+    multiplier: float | None
+    holds: bool
+    wall_s: float
+
+
+class Trace(BaseCallback):
+    """The multiplier of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[float] = []
+
+    def _on_step(self) -> bool:
+        if hasattr(self.model, "multiplier"):
+            self.values.append(float(self.model.multiplier.value))
+        return True
+
+
+def run(algo: str, cost_limit: float, seed: int) -> Row:
+    """Train one agent and say what it came to."""
+    spec = AGENTS[algo].tuned_for("BudgetToy-v0")
+    discrete = "Box" not in spec.action_spaces
+    venv = make_vec_env(
+        "agents.toy:BudgetToy-v0",
+        spec.n_envs,
+        seed=seed,
+        env_kwargs={"cost_limit": cost_limit, "n_actions": 9 if discrete else None},
+        wrapper_class=None if spec.wrapper is None else named(spec.wrapper),
+    )
+    began, trace = time.monotonic(), Trace()
+    model: Any = make_agent(algo, venv, seed=seed, device="cpu")
+    model.learn(spec.timesteps, callback=trace)
+    toy = venv.get_attr("unwrapped")[0]
+    result = evaluate(model, venv, 1)
+    price = float(np.mean(trace.values[-len(trace.values) // 3 :])) if trace.values else None
+    cost, reward = result.cost_mean / cost_limit, result.return_mean / toy.optimal_return
+    if cost_limit >= 1.0:  # slack: all is kept, and costs nothing
+        holds = result.cost_mean > 0.9 and (price is None or price < 0.01)
+    else:
+        price = None if price is None else price / toy.optimal_multiplier
+        holds = abs(cost - 1.0) <= COST_TOLERANCE
+        if price is not None and algo not in NO_PRICE:
+            holds = holds and abs(price - 1.0) <= PRICE_TOLERANCE
+    wall = round(time.monotonic() - began, 1)
+    return Row(algo, cost_limit, seed, cost, reward, price, holds, wall)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--algorithms", nargs="+", default=list(AGENTS))
+    parser.add_argument("--limits", type=float, nargs="+", default=[0.25, 0.5])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for algo in arguments.algorithms:
+        for limit in arguments.limits:
+            for seed in arguments.seeds:
+                rows.append(run(algo, limit, seed))
+                print(rows[-1], flush=True)
+    packages = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy")
+    result = {
+        "command": " ".join(["python", "benchmarks/toy_table.py", *sys.argv[1:]]),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "versions": {name: version(name) for name in packages},
+        "rows": [asdict(row) for row in rows],
+    }
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{sum(row.holds for row in rows)} of {len(rows)} within tolerance")
+
+
+if __name__ == "__main__":
+    main()
