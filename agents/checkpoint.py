@@ -10,7 +10,7 @@ replaced in one step, and a later training is put back to the same point between
 >>> from stable_baselines3.common.vec_env import DummyVecEnv
 >>> from agents import BudgetToyEnv, PPOLagrangian
 >>> from agents.checkpoint import Checkpoint, Checkpoints
-from agents.replayable import Replayable
+>>> from agents.replayable import Replayable
 >>> path = Path(tempfile.mkdtemp()) / "checkpoint.zip"
 >>> def make():
 ...     return DummyVecEnv([lambda: Replayable(BudgetToyEnv())])

@@ -75,13 +75,14 @@ class Stoppable(Protocol):
 
 
 @contextmanager
-def stopping(work: Stoppable) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) sets ``work.stop``; a second one interrupts."""
+def stopping(work: Stoppable, words: str) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) sets ``work.stop`` and says so; a second one interrupts."""
 
     def stop(signum: int, frame: Any) -> None:
         if work.stop:
             raise KeyboardInterrupt
         work.stop = True
+        say(words)
 
     before: dict[signal.Signals, Any] = {}
     try:

@@ -7,17 +7,12 @@ cost of finished episodes.
 
 from __future__ import annotations
 
-import io
-import json
-import pathlib
-import zipfile
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
-from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -33,9 +28,8 @@ from agents.costs import (
     read_costs,
 )
 from agents.multipliers import VectorMultiplier, check_multiplier
+from agents.origin import FORMAT, SavedModel, check_origin
 from agents.wrappers import FixedPenalty, SauteBudget
-
-FORMAT = 1  # of saved models; a larger one was written by a later version of this package
 
 
 class Constrained(BaseAlgorithm):
@@ -254,22 +248,25 @@ class Constrained(BaseAlgorithm):
         super().save(path, exclude=exclude, include=include)
 
     @classmethod
-    def load(cls, path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> Any:
+    def load(cls, path: SavedModel, *args: Any, **kwargs: Any) -> Any:
         """Load a model; see SB3's ``load``.
 
         Raises:
-            ValueError: If the file was made by another algorithm or a later version.
+            ValueError: If the file was made by another algorithm or a later version, or for another
+                number of costs.
         """
-        made_by, version = read_origin(path)
-        if made_by != cls.made_by:
-            whose = f"it was made by {made_by}; load it with that" if made_by else "it is not ours"
-            raise ValueError(f"path={str(path)!r} cannot be loaded by {cls.made_by}: {whose}.")
-        if version > FORMAT:
+        check_origin(path, cls.made_by)
+        if "multiplier" in kwargs:
+            kwargs["multiplier"] = check_multiplier(kwargs["multiplier"])
+        model = super().load(path, *args, **kwargs)
+        if model.n_costs != len(model.cost_sum):
             raise ValueError(
-                f"path={str(path)!r} has format {version}; this version knows up to {FORMAT}. "
-                "Upgrade the package to load it."
+                f"multiplier is for {model.n_costs} costs, but the model in path={str(path)!r} was "
+                f"trained with {len(model.cost_sum)}. Give one for each of them."
             )
-        return super().load(path, *args, **kwargs)
+        if "cost_limit" in kwargs:
+            model.cost_limit = model._checked_limit(kwargs["cost_limit"])
+        return model
 
 
 class _Watch(BaseCallback):
@@ -286,29 +283,6 @@ class _Watch(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self.model._end_rollout(self.locals)
-
-
-def read_origin(path: str | pathlib.Path | io.BufferedIOBase) -> tuple[str, int]:
-    """Return what made a saved model (empty for models of others) and its format.
-
-    Raises:
-        ValueError: If the file is not a saved model of Stable-Baselines3.
-        FileNotFoundError: If there is none.
-    """
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            data = dict(json.loads(archive.read("data")))
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"path={str(path)!r} is no saved model ({error}). Pass a file written by save()."
-        ) from error
-    finally:
-        if file is path:  # the caller's own file stays open, and is read again
-            file.seek(0)
-        else:
-            file.close()
-    return str(data.get("_made_by", "")), int(data.get("_format", 0))
 
 
 def _unfit(error: AssertionError) -> Exception:

@@ -77,10 +77,14 @@ def play(
     from stable_baselines3.common.vec_env import VecNormalize
 
     from agents.evaluation import evaluate
-    from agents.runs import EVALUATION_SEED, make_envs
+    from agents.runs import EVALUATION_SEED, make_env, make_envs
     from agents.zoo import find_agent
 
     path = _model_path(folder, which)
+    if render:
+        modes = make_env(config).metadata.get("render_modes") or []
+        if "human" not in modes:
+            raise ValueError(f"{config.env} cannot be shown: its render modes are {modes}.")
     envs: Any = make_envs(config, n_envs=1, training=False, render_mode="human" if render else None)
     if isinstance(envs, VecNormalize):
         statistics = folder.normaliser("best" if path == folder.model("best") else "final")

@@ -65,14 +65,14 @@ class PenalisedRollouts(Constrained, OnPolicyAlgorithm):
 
     def _last_values(self) -> th.Tensor:
         """Return the values of the states after the rollout; not every loop of SB3 shares them."""
-        observations = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-        with th.no_grad():
-            if not hasattr(self, "_last_lstm_states"):
-                return self.policy.predict_values(observations)
+        policy: Any = self.policy
+        arguments: list[Any] = [obs_as_tensor(self._last_obs, self.device)]  # type: ignore[arg-type]
+        if hasattr(self, "_last_lstm_states"):  # RecurrentPPO
             starts = th.tensor(self._last_episode_starts, dtype=th.float32, device=self.device)
-            states = self._last_lstm_states.vf
-            values: th.Tensor = self.policy.predict_values(observations, states, starts)
-            return values
+            arguments += [self._last_lstm_states.vf, starts]
+        with th.no_grad():
+            values: th.Tensor = policy.predict_values(*arguments)
+        return values
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_rollout"]
@@ -176,7 +176,6 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         return costs
 
 
-@cache
 def constrained(algorithm: type[BaseAlgorithm]) -> type[Any]:
     """Return the constrained class of an algorithm: `constrain` makes models of it.
 
@@ -192,6 +191,12 @@ def constrained(algorithm: type[BaseAlgorithm]) -> type[Any]:
         )
     if issubclass(algorithm, Constrained):
         raise TypeError(f"algorithm is {algorithm.__name__}, which is constrained already.")
+    return _constrained(algorithm)
+
+
+@cache
+def _constrained(algorithm: Any) -> type[Any]:
+    """Make the class, once per algorithm, so that ``isinstance`` holds."""
     if issubclass(algorithm, OnPolicyAlgorithm):
         mixin: type[Constrained] = PenalisedRollouts
     elif issubclass(algorithm, OffPolicyAlgorithm):

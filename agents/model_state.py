@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch as th
+from numpy import random as numpy_random
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 
@@ -93,7 +93,7 @@ def _explorations(model: BaseAlgorithm) -> list[StateDependentNoiseDistribution]
 def _random_states(model: BaseAlgorithm) -> dict[str, Any]:
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 - Stable-Baselines3 draws from it
+        "numpy": numpy_random.get_state(),  # noqa: NPY002 - Stable-Baselines3 draws from it
         "torch": th.get_rng_state(),
         "cuda": th.cuda.get_rng_state_all() if th.cuda.is_available() else [],
         "action_space": model.action_space.np_random.bit_generator.state,
@@ -102,7 +102,7 @@ def _random_states(model: BaseAlgorithm) -> dict[str, Any]:
 
 def _set_random_states(model: BaseAlgorithm, states: Mapping[str, Any]) -> None:
     random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
+    numpy_random.set_state(states["numpy"])  # noqa: NPY002
     th.set_rng_state(states["torch"])
     if states["cuda"] and len(states["cuda"]) == th.cuda.device_count():
         th.cuda.set_rng_state_all(states["cuda"])

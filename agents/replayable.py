@@ -55,7 +55,8 @@ class Replayable(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     of its random generators (``np_random``, and every other ``numpy.random.Generator`` that is an
     attribute of the environment or of a wrapper) at the reset, and of the actions. What does not
     fit: environments that learn from episode to episode, draw from global generators, or measure
-    the time. `restore_episode` notices where observations or rewards differ.
+    the time. `restore_episode` notices where observations or rewards differ. It takes as long as
+    the episode did.
 
     >>> from agents import BudgetToyEnv
     >>> env, other = Replayable(BudgetToyEnv()), Replayable(BudgetToyEnv())
@@ -136,7 +137,9 @@ def _mismatch(env: gym.Env[Any, Any], n_actions: int) -> str:
         f"{env} cannot be brought back to the middle of its episode: after the same random state "
         f"and the same {n_actions} actions its observation, rewards or random numbers differ. "
         "Either it was made with other arguments, or it is not a function of its np_random and its "
-        "actions (it draws global random numbers, measures time, or learns between episodes)."
+        "actions (it draws global random numbers, measures time, or learns between episodes). A "
+        "training can begin new episodes instead: python -m agents.train --resume RUN "
+        "--new-episodes."
     )
 
 

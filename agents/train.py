@@ -7,15 +7,16 @@ never stopped, to the last bit.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from agents import options
 from agents.command import console, fail, parse_values, say, stopping, user_errors
 
 if TYPE_CHECKING:
     from agents.evaluation import Evaluation
+    from agents.runs import RunConfig
     from agents.training import Training
 
 _MAY_CHANGE = ("resume", "timesteps", "progress", "checkpoint_every", "new_episodes")
@@ -26,76 +27,34 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(no_args_is_help=True)
 def train(
     context: typer.Context,
-    algo: Annotated[str | None, typer.Option(help="Name of the agent; see --list.")] = None,
-    env: Annotated[
-        str | None, typer.Option(help="Environment id, MODULE:ID where it has to be imported.")
-    ] = None,
-    env_kwargs: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Argument of the environment; may be repeated."),
-    ] = None,
-    wrapper: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MODULE:CLASS", help="Put around each environment; may be repeated."),
-    ] = None,
-    timesteps: Annotated[
-        int | None, typer.Option(min=1, help="Environment steps; default 12000.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
-    n_envs: Annotated[
-        int | None, typer.Option(min=1, help="Environments at once; default: the agent's.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Argument of the algorithm, e.g. learning_rate=1e-3, or of its multiplier, e.g. "
-            "multiplier.initial=1.0; may be repeated.",
-        ),
-    ] = None,
-    cost_limit: Annotated[
-        float | None, typer.Option(help="Limit on the mean episodic cost; default: env's.")
-    ] = None,
-    normalize: Annotated[
-        bool, typer.Option("--normalize", help="Normalise observations by running statistics.")
-    ] = False,
-    eval_freq: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps between evaluations, which keep the best feasible model."),
-    ] = None,
-    eval_episodes: Annotated[int, typer.Option(min=1, help="Episodes of an evaluation.")] = 20,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder; default runs/ALGO-ENV-SEED.")
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
-    new_episodes: Annotated[
-        bool,
-        typer.Option(
-            "--new-episodes",
-            help="With --resume: begin new episodes, for environments that cannot be brought back "
-            "to the middle of one.",
-        ),
-    ] = False,
-    checkpoint_every: Annotated[
-        float, typer.Option(min=0.0, help="Seconds between checkpoints.")
-    ] = 60.0,
-    progress: Annotated[bool, typer.Option("--progress", help="Show a progress bar.")] = False,
-    show_list: Annotated[
-        bool, typer.Option("--list", help="List the agents and the action spaces they take.")
-    ] = False,
+    algo: options.Algo = None,
+    env: options.Env = None,
+    env_kwargs: options.EnvKwargs = None,
+    wrapper: options.Wrapper = None,
+    timesteps: options.Timesteps = None,
+    seed: options.Seed = 0,
+    n_envs: options.NEnvs = None,
+    overrides: options.Overrides = None,
+    cost_limit: options.CostLimit = None,
+    normalize: options.Normalize = False,
+    eval_freq: options.EvalFreq = None,
+    eval_episodes: options.EvalEpisodes = 20,
+    device: options.Device = "cpu",
+    out: options.Out = None,
+    resume: options.Resume = None,
+    new_episodes: options.NewEpisodes = False,
+    checkpoint_every: options.CheckpointEvery = 60.0,
+    progress: options.Progress = False,
+    show_list: options.ShowList = False,
 ) -> None:
     """Train a constrained agent; everything about the run is kept in its folder."""
     with user_errors():
         if show_list:
             _list()
             return
-        from agents.runs import RunConfig
         from agents.training import Training
-        from agents.zoo import find_agent
 
-        options = {
+        sitting = {
             "checkpoint_every_s": checkpoint_every,
             "progress": progress,
             "new_episodes": new_episodes,
@@ -103,30 +62,41 @@ def train(
         }
         if resume is not None:
             _refuse_beside_resume(context)
-            _run(Training.resume(resume, timesteps, **options))
-            return
-        if algo is None or env is None:
-            missing = "--algo" if algo is None else "--env"
-            raise ValueError(f"{missing} is missing; --list names the agents, --help all options.")
-        if new_episodes:
+            _run(Training.resume(resume, timesteps, **sitting))
+        elif new_episodes:
             raise ValueError("--new-episodes goes with --resume FOLDER only.")
-        spec = find_agent(algo)
-        config = RunConfig(
-            algo=algo,
-            env=env,
-            env_kwargs=parse_values("--env-kwargs", env_kwargs or []),
-            wrappers=tuple(wrapper or ()),
-            seed=seed,
-            timesteps=timesteps or RunConfig.timesteps,
-            n_envs=n_envs or spec.n_envs,
-            overrides=parse_values("--set", overrides or []),
-            normalize=normalize,
-            cost_limit=cost_limit,
-            eval_freq=eval_freq,
-            eval_episodes=eval_episodes,
-            device=device,
-        )
-        _run(Training.begin(config, out, **options))
+        else:
+            _run(Training.begin(_config(**context.params), out, **sitting))
+
+
+def _config(
+    *,
+    algo: str | None,
+    env: str | None,
+    env_kwargs: list[str] | None,
+    wrapper: list[str] | None,
+    timesteps: int | None,
+    n_envs: int | None,
+    overrides: list[str] | None,
+    **given: Any,
+) -> RunConfig:
+    from agents.runs import RunConfig
+    from agents.zoo import find_agent
+
+    if algo is None or env is None:
+        missing = "--algo" if algo is None else "--env"
+        raise ValueError(f"{missing} is missing; --list names the agents, --help all options.")
+    same = ("seed", "cost_limit", "normalize", "eval_freq", "eval_episodes", "device")
+    return RunConfig(
+        algo=algo,
+        env=env,
+        env_kwargs=parse_values("--env-kwargs", env_kwargs or []),
+        wrappers=tuple(wrapper or ()),
+        timesteps=timesteps or RunConfig.timesteps,
+        n_envs=n_envs or find_agent(algo).n_envs,
+        overrides=parse_values("--set", overrides or []),
+        **{name: given[name] for name in same},
+    )
 
 
 def _run(training: Training) -> None:
@@ -137,7 +107,7 @@ def _run(training: Training) -> None:
     say(f"{training.config.algo} on {training.config.env}, in {folder.path}")
     cure = f"go on with: python -m agents.train --resume {folder.path}"
     try:
-        with stopping(training.checkpoints):
+        with stopping(training.checkpoints, "stopping after this rollout; once more: at once"):
             final = training.run()
     except TrainingStopped as stopped:
         say(f"{stopped}; {cure}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
 from agents.callbacks import ConstrainedEvalCallback
@@ -184,8 +185,11 @@ class Training:
         callbacks.append(self.checkpoints)
         if self._bar is not None:
             callbacks.append(self._bar)
+        every = 1 if isinstance(self.model, OnPolicyAlgorithm) else 4  # rollouts, or episodes
         try:
-            self.model.learn(timesteps, callback=callbacks, reset_num_timesteps=reset)
+            self.model.learn(
+                timesteps, callback=callbacks, log_interval=every, reset_num_timesteps=reset
+            )
         except TrainingStopped:
             if self._bar is not None:
                 self._bar.on_training_end()

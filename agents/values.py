@@ -144,10 +144,10 @@ def _toy(
     return _frozen(steps, kwargs=kwargs, multiplier_kwargs=price)
 
 
-def _toy_off(kwargs: Values, timesteps: int = 12_000) -> Values:
+def _toy_off(kwargs: Values, timesteps: int = 12_000, **more: Any) -> Values:
     price = {"learning_rate": 0.3, "initial": 1.0}
     kwargs = _frozen(kwargs, cost_margin=0.0)
-    return _frozen(n_envs=8, timesteps=timesteps, kwargs=kwargs, multiplier_kwargs=price, noise=0.1)
+    return _frozen(n_envs=8, timesteps=timesteps, kwargs=kwargs, multiplier_kwargs=price, **more)
 
 
 TOY: Mapping[str, Values] = MappingProxyType(
@@ -184,8 +184,8 @@ TOY: Mapping[str, Values] = MappingProxyType(
         "crossq_lag": _toy_off(
             _frozen({k: v for k, v in _TOY_OFF.items() if k != "tau"}, ent_coef=0.001)
         ),
-        "td3_lag": _toy_off(_TOY_OFF),
-        "ddpg_lag": _toy_off(_TOY_OFF),
+        "td3_lag": _toy_off(_TOY_OFF, noise=0.1),
+        "ddpg_lag": _toy_off(_TOY_OFF, noise=0.1),
         "dqn_lag": _toy_off(_TOY_DQN, 16_000),
         "qrdqn_lag": _toy_off(_TOY_DQN, 16_000),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from prune_gym.adapters.omnisafe import configure, register
 EPOCH = 128  # steps, a multiple of the episodes' length
 MEAN_OF = 50  # episodes; OmniSafe does not read its `window_lens`
 # 16 updates of the multiplier are few to begin at nothing
-SHORT = {"lagrange_cfgs": {"lagrangian_multiplier_init": 2.0, "lambda_lr": 0.1}}
+SHORT = {"lagrangian_multiplier_init": 5.0, "lambda_lr": 0.1}
 OFF_POLICY = {
     "algo_cfgs": {
         "start_learning_steps": EPOCH,
@@ -26,8 +25,8 @@ OFF_POLICY = {
     "lagrange_cfgs": {"lambda_lr": 0.05},
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    "PPOLag": SHORT,
-    "FOCOPS": SHORT,
+    "PPOLag": {"lagrange_cfgs": SHORT},
+    "FOCOPS": {"lagrange_cfgs": {**SHORT, "lagrangian_upper_bound": 20.0}},
     "SACLag": OFF_POLICY,
 }
 
@@ -37,7 +36,7 @@ def train(algo: str, num_envs: int, given: argparse.Namespace) -> Row:
     register(ENV_ID, **given.env)
     import omnisafe
 
-    folder = tempfile.mkdtemp()
+    folder = str(given.out.parent / "runs")
     sections = {
         "train_cfgs": {
             "total_steps": given.steps,

@@ -17,7 +17,7 @@ from prune_gym.adapters.torchrl import make_env
 
 BATCH = 128  # steps, a multiple of the episodes' length
 EPOCHS = 8
-MULTIPLIER_LR = 2.0
+MULTIPLIER_LR = 4.0
 
 
 def train(given: argparse.Namespace) -> Row:

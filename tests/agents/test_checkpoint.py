@@ -196,7 +196,11 @@ CASES = {
     "tqc_lag": config("tqc_lag", overrides=REPLAY),
     "crossq_lag": config("crossq_lag", overrides=REPLAY),
     "dqn_lag": config("dqn_lag", **NOISY_3, n_envs=2, overrides=REPLAY),
-    "qrdqn_lag": config("qrdqn_lag", **NOISY_3, overrides=REPLAY),
+    "qrdqn_lag": config(
+        "qrdqn_lag",
+        **NOISY_3,
+        overrides={**REPLAY, "policy_kwargs": {"net_arch": [8], "n_quantiles": 5}},
+    ),
 }
 
 

@@ -22,7 +22,7 @@ from agents import (
     constrain,
     constrained,
 )
-from agents.constraint import FORMAT, read_origin
+from agents.origin import FORMAT, read_origin
 
 ON = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "seed": 0, "device": "cpu"}
 OFF = {"learning_starts": 4, "batch_size": 8, "buffer_size": 64, "train_freq": 4}
@@ -60,6 +60,17 @@ def test_episodes_and_costs_of_the_whole_training_are_counted(make, scripted_env
     assert model.cost_sum.tolist() == [16 * (3.0 + 3.5)]
     assert logged["lagrange/violations"] == 16
     assert logged["lagrange/violation_rate"] == 0.5
+
+
+@each
+def test_an_episode_moves_the_multiplier_once(make, scripted_env):
+    env = scripted_env((1.0,) * 16, limit=0.0)
+    model = make(env, multiplier=GradientMultiplier(initial=0.0))
+    for cost, expected in ((1.0, 16.0), (2.0, 48.0), (-0.5, 40.0)):
+        env._costs = (cost,) * 16
+        model.learn(16, reset_num_timesteps=False, log_interval=None)
+        assert model.multiplier.value == expected
+        assert model.logger.name_to_value["lagrange/cost"] == 16.0 * cost
 
 
 @each
@@ -333,7 +344,7 @@ def test_a_model_of_another_algorithm_is_refused(make, saved):
 def test_a_model_of_others_is_refused(kind, tmp_path):
     PPO("MlpPolicy", BudgetToyEnv(), device="cpu", n_steps=8, batch_size=8).save(tmp_path / "m")
     assert read_origin(tmp_path / "m") == ("", 0)
-    with pytest.raises(ValueError, match="cannot be loaded by .*: it is not ours"):
+    with pytest.raises(ValueError, match=r"cannot be loaded by .*: it is not ours"):
         kind.load(tmp_path / "m")
 
 
@@ -347,8 +358,13 @@ def archive(**members):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no archive", archive(), archive(other="{}"), archive(data="{"), archive(data=b"\xff")]
-    + [archive(data="3"), archive(data="null")],
+    [
+        b"",
+        b"no archive",
+        archive(),
+        archive(other="{}"),
+        *(archive(data=data) for data in ("{", b"\xff", "3", "null")),
+    ],
 )
 def test_what_is_no_model_is_refused(content, tmp_path):
     (tmp_path / "file.zip").write_bytes(content)
@@ -393,7 +409,23 @@ def test_learning_without_an_environment_says_how(make, saved):
 @each
 def test_arguments_may_be_replaced_when_loading(make, saved):
     folder, models = saved
-    kind = type(models[make.__name__])
-    loaded = kind.load(folder / make.__name__, multiplier=FixedMultiplier(0.0), seed=3)
+    kind, path = type(models[make.__name__]), folder / make.__name__
+    loaded = kind.load(path, multiplier=FixedMultiplier(0.0), cost_limit=0.75, seed=3)
     assert loaded.multiplier == FixedMultiplier(0.0)
+    assert loaded.cost_limit.tolist() == [0.75]
     assert loaded.seed == 3
+    loaded.set_env(BudgetToyEnv())
+    assert loaded.learn(16).multiplier.value == 0.0
+
+
+@each
+def test_arguments_of_a_loaded_model_are_checked_too(make, saved):
+    folder, models = saved
+    kind, path = type(models[make.__name__]), folder / make.__name__
+    with pytest.raises(TypeError, match=r"multiplier is 1.0; .*GradientMultiplier"):
+        kind.load(path, multiplier=1.0)
+    with pytest.raises(ValueError, match="cost_limit is nan"):
+        kind.load(path, cost_limit=float("nan"))
+    rules = [GradientMultiplier(), GradientMultiplier()]
+    with pytest.raises(ValueError, match=r"for 2 costs, but the model .* with 1. Give one for"):
+        kind.load(path, multiplier=rules)

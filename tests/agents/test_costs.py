@@ -1,7 +1,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
@@ -113,7 +113,7 @@ def test_missing_limits_say_what_to_do():
 
 def test_limits_of_several_costs_must_agree(scripted_env):
     venv = DummyVecEnv([lambda n=n: scripted_env(limit=(1.0, n)) for n in (2.0, 3.0)])
-    with pytest.raises(ValueError, match="cost_limits differ .*Build them alike"):
+    with pytest.raises(ValueError, match=r"cost_limits differ .*Build them alike"):
         read_cost_limits(venv, 2)
 
 
@@ -135,6 +135,7 @@ def test_episode_costs_carry_over_and_restart():
     assert episodes.add(charge, np.array([False, False])) == []
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_episode_costs_lose_nothing(n_envs, n_costs, seed):
     rng = np.random.default_rng(seed)

@@ -65,6 +65,7 @@ def test_stochastic_is_repeatable(run):
 
 
 def test_errors(run, tmp_path):
+    assert "cannot be shown: its render modes are []" in call(run, "--render", code=2)
     assert "holds no config.json" in call(tmp_path, code=2)
     assert "there is no nothing.zip; pass final, best" in call(
         run, "--model", "nothing.zip", code=2

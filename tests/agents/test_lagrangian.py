@@ -437,9 +437,9 @@ def two(n=2):
 
 
 def test_numbers_of_costs_must_agree(two_costs):
-    with pytest.raises(ValueError, match="cost limits are .* must be 3 finite numbers"):
+    with pytest.raises(ValueError, match=r"cost limits are .* must be 3 finite numbers"):
         make(PPO, two_costs(), multiplier=two(3))
-    with pytest.raises(ValueError, match="cost limits are 0.5; they must be 2 finite numbers"):
+    with pytest.raises(ValueError, match=r"cost limits are 0.5; they must be 2 finite numbers"):
         make(PPO, two_costs(), multiplier=two(), cost_limit=0.5)
     with pytest.raises(ValueError, match=r"cost_limit is \[1.0\]; it must be one finite number"):
         make(PPO, BudgetToyEnv(), cost_limit=[1.0])
@@ -450,7 +450,7 @@ def test_numbers_of_costs_must_agree(two_costs):
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_several_multipliers_need_vectors_of_costs_and_limits(algorithm):
-    with pytest.raises(ValueError, match="cost_limits: .* no attribute of this name"):
+    with pytest.raises(ValueError, match=r"cost_limits: .* no attribute of this name"):
         make(algorithm, BudgetToyEnv(), multiplier=two())
     model = make(algorithm, BudgetToyEnv(), multiplier=two(), cost_limit=[1.0, 1.0])
     with pytest.raises(ValueError, match=r'"costs"\] is missing .* of env 0'):

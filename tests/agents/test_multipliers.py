@@ -68,6 +68,7 @@ gains = st.floats(0.01, 100.0)
 violation_lists = st.lists(st.floats(-1e3, 1e3), max_size=30)
 
 
+@settings(deadline=None)
 @given(violation_lists, gains, gains, st.integers(1, 4))
 def test_value_stays_within_its_bounds(violations, gain, upper_bound, delay):
     bounds = {"initial": upper_bound / 2.0, "upper_bound": upper_bound}
@@ -93,6 +94,7 @@ def test_gradient_step_is_proportional_and_projected():
 # -- PID -------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(violation_lists, gains, st.floats(0.0, 0.99), st.integers(1, 5), st.booleans())
 def test_pid_with_integral_only_is_the_gradient_rule(violations, gain, ema, delay, bounded):
     shared = {"initial": 0.7, "upper_bound": 1.5 if bounded else math.inf}
@@ -153,6 +155,7 @@ def test_adam_is_torch_s_on_a_softplus(violations, learning_rate, initial, betas
         assert rule.update(violation) == pytest.approx(expected, rel=1e-6)
 
 
+@settings(deadline=None)
 @given(st.floats(1e-6, 1e4))
 def test_adam_starts_where_it_is_told_to(initial):
     assert AdamMultiplier(initial=initial).value == pytest.approx(initial, rel=1e-9)

@@ -1,10 +1,11 @@
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agents import BarrierMultiplier, PenaltyMultiplier
 
 
+@settings(deadline=None)
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(0.1, 100.0))
 def test_barrier_is_the_slope_of_the_logarithm(slack, t, upper_bound):
     barrier = BarrierMultiplier(t=t, initial=0.0, upper_bound=upper_bound)
@@ -13,11 +14,13 @@ def test_barrier_is_the_slope_of_the_logarithm(slack, t, upper_bound):
     assert value == barrier.value
 
 
+@settings(deadline=None)
 @given(st.floats(0.0, 1e6))
 def test_barrier_is_at_its_bound_where_the_logarithm_has_no_value(violation):
     assert BarrierMultiplier(upper_bound=7.0).update(violation) == 7.0
 
 
+@settings(deadline=None)
 @given(st.floats(-10.0, 10.0), st.floats(-10.0, 10.0))
 def test_barrier_grows_as_the_limit_comes_near(one, other):
     assume(one < other)
@@ -40,6 +43,7 @@ def test_barrier_settles_below_the_limit_by_as_much_as_it_says():
     assert barrier.value == pytest.approx(0.5 / cost**0.5, rel=1e-3)
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(0.01, 1e6))
 def test_penalty_is_on_while_the_limit_is_broken(violation, kappa):
     penalty = PenaltyMultiplier(kappa=kappa)

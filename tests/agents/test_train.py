@@ -120,7 +120,7 @@ class TestFinishedRun:
     def test_model_is_the_final_one(self, finished):
         model = PPOLagrangian.load(finished[0] / "model.zip", device="cpu")
         assert (model.num_timesteps, model.n_steps, model.n_epochs) == (600, 60, 1)
-        assert model.limits if model.env else model.cost_limit == [0.3]
+        assert model.cost_limit.tolist() == [0.3]
 
     def test_evaluations(self, finished):
         with np.load(finished[0] / "evaluations.npz") as evaluations:
@@ -142,7 +142,8 @@ class TestFinishedRun:
 
 def test_the_default_folder_and_a_longer_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    printed = call("--algo", "a2c_lag", *TOY, "--timesteps", 64, "--n-envs", 1, "--seed", 7)
+    options = ["--n-envs", 1, "--seed", 7, "--set", "n_steps=64"]
+    printed = call("--algo", "a2c_lag", *TOY, "--timesteps", 64, *options)
     run = tmp_path / "runs" / "a2c_lag-BudgetToy-v0-7"
     assert "in runs/a2c_lag-BudgetToy-v0-7" in printed
     before = (run / "episodes.csv").read_text()
@@ -150,23 +151,34 @@ def test_the_default_folder_and_a_longer_run(tmp_path, monkeypatch):
     assert (run / "episodes.csv").read_text().startswith(before)
     assert len(rows_of(run)) == 16
     assert len((run / "command.txt").read_text().splitlines()) == 2
-    steps = [row["time/total_timesteps"] for row in csv.DictReader((run / "progress.csv").open())]
+    with (run / "progress.csv").open(newline="") as file:
+        steps = [row["time/total_timesteps"] for row in csv.DictReader(file)]
     assert [int(step) for step in steps if step] == [64, 128]
 
 
+LONGER = ["--algo", "ppo_lag", *TOY, "--timesteps", 1200, *QUICK]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "one"
+    call(*LONGER, "--out", out)
+    return out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_stopped_by_a_signal(tmp_path, number):
+def test_stopped_by_a_signal(tmp_path, number, uninterrupted):
     """The run goes on as if it had never stopped."""
-    options = ["--algo", "ppo_lag", *TOY, "--timesteps", "2400", *map(str, QUICK)]
-    command = [sys.executable, "-m", "agents.train", *options, "--checkpoint-every", "0"]
+    run = tmp_path / "run"
+    options = [*LONGER, "--checkpoint-every", 0, "--out", run]
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "two")],
+        [sys.executable, "-m", "agents.train", *map(str, options)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not (tmp_path / "two" / "checkpoint.zip").exists():
+    while not (run / "checkpoint.zip").exists():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -174,13 +186,12 @@ def test_stopped_by_a_signal(tmp_path, number):
     printed, error = process.communicate(timeout=120)
     if number != signal.SIGKILL:
         assert process.returncode == 130, error
-        assert f"go on with: python -m agents.train --resume {tmp_path / 'two'}" in printed
-    assert not (tmp_path / "two" / "result.json").exists()
-    call("--resume", tmp_path / "two")
-    call(*options, "--out", tmp_path / "one")
-    one, two = ([{**row, "wall_s": 0} for row in rows_of(tmp_path / run)] for run in ("one", "two"))
+        assert f"go on with: python -m agents.train --resume {run}" in printed
+    assert not (run / "result.json").exists()
+    call("--resume", run)
+    one, two = ([{**row, "wall_s": 0} for row in rows_of(path)] for path in (uninterrupted, run))
     assert one == two
-    models = [PPOLagrangian.load(tmp_path / run / "model.zip") for run in ("one", "two")]
+    models = [PPOLagrangian.load(path / "model.zip") for path in (uninterrupted, run)]
     for first, second in zip(*(model.policy.parameters() for model in models), strict=True):
         assert th.equal(first, second)
     assert models[0].multiplier == models[1].multiplier
@@ -191,7 +202,7 @@ def test_a_second_ctrl_c_interrupts():
         stop = False
 
     work, before = Work(), signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), stopping(work):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), stopping(work, "stopping"):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         assert work.stop
         os.kill(os.getpid(), signal.SIGINT)

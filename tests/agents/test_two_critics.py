@@ -174,7 +174,12 @@ def test_targets_stay_with_their_cost(scripted_env):
     rules = [GradientMultiplier(), GradientMultiplier()]
     size = {**SMALL, "n_steps": 3, "batch_size": 6}
     model = Targets(
-        "MlpPolicy", DummyVecEnv(envs), cost_gamma=0.5, cost_gae_lambda=1.0, multiplier=rules, **size
+        "MlpPolicy",
+        DummyVecEnv(envs),
+        cost_gamma=0.5,
+        cost_gae_lambda=1.0,
+        multiplier=rules,
+        **size,
     ).learn(6)
     after = 0.5 * 5.0  # what its critic says of the state that an episode was cut off at
     ends = np.array([[2.0, 6.0], [20.0, -1.0]]) + after
@@ -252,7 +257,6 @@ def test_the_policy_follows_reward_against_all_costs(two_costs, normalize):
     first, second = (costs[..., k] - costs[..., k].mean() for k in (0, 1))
     expected = (reward - prices[0] * first - prices[1] * second) / (1.0 + prices.sum())
     np.testing.assert_allclose(mixed, expected, atol=1e-5)
-    np.testing.assert_array_equal(model.rollout_buffer.advantages.shape, (32,))
 
 
 @each
