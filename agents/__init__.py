@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agents.callbacks import ConstrainedEvalCallback
+    from agents.checkpoint import Checkpoint, Checkpoints
     from agents.constraint import Constrained
     from agents.cost_critic import CostCriticPolicy
     from agents.costs import read_cost_limit, read_costs
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     )
     from agents.penalties import BarrierMultiplier, PenaltyMultiplier
     from agents.replay import CostReplayBuffer
+    from agents.replayable import Replayable
+    from agents.runs import RunConfig
     from agents.table import AGENTS, AgentSpec
     from agents.toy import BudgetToyEnv
+    from agents.training import Training
     from agents.trust_region import CPO, TRPOLagrangian
     from agents.two_critics import A2CLagrangian, PPOLagrangian, TwoCritics
     from agents.wrappers import AddCost, FixedPenalty, SauteBudget
@@ -43,6 +47,8 @@ __all__ = [
     "AgentSpec",
     "BarrierMultiplier",
     "BudgetToyEnv",
+    "Checkpoint",
+    "Checkpoints",
     "Constrained",
     "ConstrainedEvalCallback",
     "CostCriticPolicy",
@@ -55,8 +61,11 @@ __all__ = [
     "PIDMultiplier",
     "PPOLagrangian",
     "PenaltyMultiplier",
+    "Replayable",
+    "RunConfig",
     "SauteBudget",
     "TRPOLagrangian",
+    "Training",
     "TwoCritics",
     "VectorMultiplier",
     "constrain",
@@ -69,6 +78,7 @@ __all__ = [
 
 _MODULES = {
     "callbacks": ("ConstrainedEvalCallback",),
+    "checkpoint": ("Checkpoint", "Checkpoints"),
     "constraint": ("Constrained",),
     "cost_critic": ("CostCriticPolicy",),
     "costs": ("read_cost_limit", "read_costs"),
@@ -85,8 +95,11 @@ _MODULES = {
     ),
     "penalties": ("BarrierMultiplier", "PenaltyMultiplier"),
     "replay": ("CostReplayBuffer",),
+    "replayable": ("Replayable",),
+    "runs": ("RunConfig",),
     "table": ("AGENTS", "AgentSpec"),
     "toy": ("BudgetToyEnv",),
+    "training": ("Training",),
     "trust_region": ("CPO", "TRPOLagrangian"),
     "two_critics": ("A2CLagrangian", "PPOLagrangian", "TwoCritics"),
     "wrappers": ("AddCost", "FixedPenalty", "SauteBudget"),
