@@ -85,8 +85,8 @@ class AgentSpec:
         return replace(self, **changes)
 
 
-_PRICE = MappingProxyType({"learning_rate": 1.5, "initial": 3.0})
-_PRICE_OFF = MappingProxyType({"learning_rate": 5.0, "initial": 4.0})
+_PRICE = MappingProxyType({"learning_rate": 2.0, "initial": 2.0})
+_PRICE_OFF = MappingProxyType({"learning_rate": 10.0, "initial": 6.0})
 _PID = MappingProxyType({"kp": 5.0, "ki": 1.0, "kd": 0.0, "initial": 3.0, "ema": 0.5})
 
 _ROWS: dict[str, AgentSpec] = {

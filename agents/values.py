@@ -39,7 +39,7 @@ def _frozen(*parts: Values, **more: Any) -> Values:
 
 
 _ON_POLICY = _frozen(gamma=1.0, gae_lambda=0.95)
-_RESERVE = _frozen(cost_margin=0.1)  # so that the policy keeps the limit, not only its mean
+_RESERVE = _frozen(cost_margin=0.15)  # so that the policy keeps the limit, not only its mean
 _COST = _frozen(_RESERVE, cost_gamma=1.0, cost_gae_lambda=0.95)
 _PPO_ONLY = _frozen(
     _ON_POLICY,
@@ -100,9 +100,9 @@ TRPO = _frozen(
     n_critic_updates=15,
     policy_kwargs=_NETWORK,
 )
-SAC = _frozen(_OFF_POLICY, ent_coef=0.003, n_steps=3)
+SAC = _frozen(_OFF_POLICY, learning_rate=2e-3, ent_coef=0.003, n_steps=3)
 TQC = _frozen(SAC, top_quantiles_to_drop_per_net=0)
-CROSSQ = _frozen(SAC)
+CROSSQ = _frozen(SAC, learning_rate=1e-3)
 TD3 = _frozen(_OFF_POLICY, n_steps=3)
 DQN = _frozen(
     _OFF_POLICY,
