@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
@@ -29,7 +30,7 @@ from agents.table import named
 
 RESULTS = Path(__file__).parent / "results" / "toy_table.json"
 COST_TOLERANCE, PRICE_TOLERANCE = 0.10, 0.25
-NO_PRICE = ("ppo_saute", "p3o")  # methods without a multiplier that settles
+NO_PRICE = ("ppo_saute", "p3o", "ipo")  # no multiplier, or one that jumps with the last rollout
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ def run(algo: str, cost_limit: float, seed: int) -> Row:
     """Train one agent and say what it came to."""
     spec = AGENTS[algo].tuned_for("BudgetToy-v0")
     discrete = "Box" not in spec.action_spaces
-    venv = make_vec_env(
-        "agents.toy:BudgetToy-v0",
-        spec.n_envs,
-        seed=seed,
-        env_kwargs={"cost_limit": cost_limit, "n_actions": 9 if discrete else None},
-        wrapper_class=None if spec.wrapper is None else named(spec.wrapper),
-    )
+    wrapper = None if spec.wrapper is None else named(spec.wrapper)
+    kwargs = {"cost_limit": cost_limit, "n_actions": 9 if discrete else None}
+
+    def make() -> gym.Env[Any, Any]:
+        return gym.make("agents.toy:BudgetToy-v0", **kwargs)
+
+    venv = make_vec_env(make, spec.n_envs, seed=seed, wrapper_class=wrapper)
     began, trace = time.monotonic(), Trace()
     model: Any = make_agent(algo, venv, seed=seed, device="cpu")
     model.learn(spec.timesteps, callback=trace)

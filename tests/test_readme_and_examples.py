@@ -60,15 +60,16 @@ def test_readme_names_every_command_and_no_other():
 
 
 def test_options_in_the_readme_exist():
+    from agents.train import app as train
     from prune_gym.cli import app
 
     known = {
         option
-        for command in get_command(app).commands.values()
+        for command in [*get_command(app).commands.values(), get_command(train)]
         for parameter in command.params
         for option in parameter.opts
     }
-    for script in (ROOT / "benchmarks").glob("*.py"):
+    for script in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "agents").glob("*.py")]:
         text = script.read_text(encoding="utf-8")
         known |= set(re.findall(r'(?:add|add_argument)\(\s*"(--[a-z-]+)"', text))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known

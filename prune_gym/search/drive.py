@@ -152,7 +152,10 @@ class Search:
         try:
             model = self._agent(venv)
             if len(self.archive.episodes) < self.evaluations:
-                steps = max(config.timesteps - model.num_timesteps, 1)
+                # whole episodes of all environments: the callback ends with the last one needed
+                episodes = -(-self.evaluations // N_ENVS) * N_ENVS
+                total = max(config.timesteps, episodes * len(self.problem.groups))
+                steps = max(total - model.num_timesteps, 1)
                 try:
                     model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
                 finally:  # a budget that raises must not cost what was learned

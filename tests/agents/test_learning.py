@@ -23,7 +23,8 @@ from agents import (
 )
 
 # CrossQ's wide networks and quantiles are slow; the table has them
-QUICK = [name for name in AGENTS if name not in ("crossq_lag", "tqc_lag", "qrdqn_lag", "ddpg_lag")]
+SLOW = ("crossq_lag", "tqc_lag", "qrdqn_lag", "ddpg_lag")
+QUICK = [name for name in AGENTS if name not in (*SLOW, "ppo_saute")]
 SETTINGS = {"n_steps": 8, "batch_size": 128, "n_epochs": 8, "gamma": 1.0, "seed": 0}
 NETWORK = {"net_arch": [32], "log_std_init": -1.0}
 
@@ -43,9 +44,16 @@ def test_finds_the_optimum(toy_table, name):
     limit = (0.25, 0.5)[list(AGENTS).index(name) % 2]
     row = toy_table.run(name, limit, seed=0)
     assert row.cost == pytest.approx(1.0, abs=toy_table.COST_TOLERANCE)
-    if name not in toy_table.NO_PRICE:
+    if name not in toy_table.NO_PRICE:  # prices that jump have no value to settle at
         assert row.multiplier == pytest.approx(1.0, abs=toy_table.PRICE_TOLERANCE)
     assert row.holds
+
+
+@pytest.mark.slow
+def test_saute_stays_below_the_limit(toy_table):
+    row = toy_table.run("ppo_saute", 0.25, seed=0)  # holds every episode, not their mean: a margin
+    assert 0.75 < row.cost <= 1.0
+    assert row.reward > 0.85
 
 
 @pytest.mark.slow
