@@ -5,8 +5,6 @@ kept the limit it improves the reward, otherwise it lowers the cost. Two critics
 and logging come with `TwoCritics`; what is left to write is the advantage that PPO follows.
 """
 
-import sys
-
 import gymnasium as gym
 from stable_baselines3 import PPO
 
@@ -14,8 +12,7 @@ import prune_gym
 from agents import FixedMultiplier, TwoCritics, make_agent
 from agents.compare import compare_scores
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 256  # 6016 make a comparison
-SEEDS = range(int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+STEPS, SEEDS = 256, range(1)  # a demonstration; 6016 steps and 5 seeds make a comparison
 
 
 class CRPO(TwoCritics, PPO):
