@@ -268,4 +268,11 @@ def fitting_policy(algorithm: type[BaseAlgorithm], env: Any) -> str:
     else:
         kind = "Cnn" if space is not None and is_image_space(space) else "Mlp"
     recurrent = "MlpLstmPolicy" in algorithm.policy_aliases
-    return f"{kind}{'Lstm' if recurrent else ''}Policy"
+    name = f"{kind}{'Lstm' if recurrent else ''}Policy"
+    if name not in algorithm.policy_aliases:
+        known = ", ".join(sorted(algorithm.policy_aliases))
+        raise ValueError(
+            f"env: {algorithm.__name__} has no policy for observations of {space} (it has {known})."
+            " Wrap each environment in gymnasium.wrappers.FlattenObservation."
+        )
+    return name

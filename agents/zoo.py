@@ -64,7 +64,15 @@ def make_agent(
     if spec.rollout_size is None and isinstance(env.observation_space, gym.spaces.Dict):
         chosen["n_steps"] = 1  # Stable-Baselines3 replays Dict observations in single steps only
     chosen.update(overrides)
+    if spec.rollout_size is not None and "batch_size" in set(chosen) - set(overrides):
+        chosen["batch_size"] = _dividing(chosen["n_steps"] * n_envs, chosen["batch_size"])
     return constructor(env=env, seed=seed, **chosen)
+
+
+def _dividing(rollout_size: int, batch_size: int) -> int:
+    """Return the batch size that divides a rollout and is nearest to ``batch_size``, by ratio."""
+    divisors = [size for size in range(2, rollout_size + 1) if rollout_size % size == 0]
+    return min(divisors, key=lambda size: max(size / batch_size, batch_size / size), default=1)
 
 
 def find_agent(name: str) -> AgentSpec:
