@@ -113,7 +113,7 @@ def level_of(name: str) -> int:
 AGENT_LEVELS = [
     ["", "checks", "files", "options", "origin", "values"],
     ["command", "costs", "model_state", "replayable", "run_folders", "toy"],
-    ["cost_critic", "evaluation", "episode_log", "multipliers", "penalties", "wrappers"],
+    ["cost_critic", "evaluation", "episode_log", "fit", "multipliers", "penalties", "wrappers"],
     ["callbacks", "checkpoint", "constraint", "replay"],
     ["comparison", "lagrangian", "two_critics"],
     ["compare_report", "focops", "table", "trust_region"],
