@@ -123,7 +123,7 @@ def make_problem(
     problem = PruningProblem(
         network=module,
         groups=groups,
-        scores=score_groups(module, groups, score, seed),
+        scores=score_groups(module, groups, score, data.train, seed),
         data=data,
         budgets=tuple(chosen),
         limits=tuple(chosen.values()),
