@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from prune_gym.criteria import activity as activity
+from prune_gym.criteria import curvature as curvature
 from prune_gym.criteria import gradients as gradients
+from prune_gym.criteria import learning as learning
 from prune_gym.criteria import weights as weights
 from prune_gym.criteria.base import CRITERIA, Criterion, CriterionError, Evidence, Scores
 from prune_gym.criteria.score import score_groups

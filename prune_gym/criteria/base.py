@@ -112,17 +112,38 @@ class Evidence:
         Raises:
             CriterionError: no parameter of the network can be trained.
         """
+        return self.gradients_now()
+
+    def gradients_now(self) -> Rows:
+        """The same of the network as it is now, for criteria that change it."""
+        sums = [np.zeros_like(rows) for rows in self.weights]
+        for size, batch in self.batch_gradients():
+            for total, rows in zip(sums, batch, strict=True):
+                total += rows * (size / len(self.labels))
+        return tuple(sums)
+
+    def batch_gradients(self) -> Iterator[tuple[int, Rows]]:
+        """Gradients like `gradients_now`, one after the other on parts of the calibration batch.
+
+        Parameters have no gradients afterwards.
+
+        Yields:
+            How many images (32, the last part may have fewer), and rows as in `gradients`.
+
+        Raises:
+            CriterionError: no parameter of the network can be trained.
+        """
         self.need_gradients()
-        self.network.zero_grad(set_to_none=True)
+        parameters = self.parameters
         for images, labels in self.chunks():
-            (self.loss(images, labels) * (len(labels) / len(self.labels))).backward()  # type: ignore[no-untyped-call]
-        found = {
-            name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-            for name, tensor in self.parameters.items()
-        }
-        rows = self.rows(found)
+            self.network.zero_grad(set_to_none=True)
+            self.loss(images, labels).backward()  # type: ignore[no-untyped-call]
+            slopes = {
+                name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                for name, parameter in parameters.items()
+            }
+            yield len(labels), self.rows(slopes)
         self.network.zero_grad(set_to_none=True)
-        return rows
 
     def rows(self, tensors: Mapping[str, torch.Tensor]) -> Rows:
         """Tensors that lie like the parameters, by name, arranged like `weights`."""
@@ -177,9 +198,9 @@ class Evidence:
 
     def chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The calibration batch in parts that fit into memory: images, labels."""
-        pairs = zip(self.images.split(CHUNK), self.labels.split(CHUNK), strict=True)
-        for images, labels in pairs:
-            yield images.clone(), labels  # networks may work in place
+        for start in range(0, len(self.labels), CHUNK):
+            part = slice(start, start + CHUNK)
+            yield self.images[part].clone(), self.labels[part]  # networks may work in place
 
     def batches(self, steps: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """So many random batches of the training split: images, labels."""

@@ -63,7 +63,8 @@ def _channels(module: nn.Module, cut: Slice) -> NDArray[np.int64]:
     n_groups: int = getattr(module, "groups", 1)
     if cut.axis == 0 or n_groups == 1:
         return cut.positions
-    size = int(module.weight.shape[1])  # type: ignore[union-attr, operator]
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    size = int(weight.shape[1])
     spread = cut.positions[:, :, None] + size * np.arange(n_groups)
     return np.asarray(spread.reshape(len(cut.positions), -1))
 

@@ -92,5 +92,3 @@ def test_a_callable():
 
     problem = tiny.make_tiny(criterion=last_first)
     assert problem.orders[0].tolist() == [3, 2, 1, 0]
-
-
