@@ -128,7 +128,7 @@ class Evidence:
         Parameters have no gradients afterwards.
 
         Yields:
-            How many images (32, the last part may have fewer), and rows as in `gradients`.
+            How many images (32 at most), and rows as in `gradients`.
 
         Raises:
             CriterionError: no parameter of the network can be trained.
@@ -198,9 +198,10 @@ class Evidence:
 
     def chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The calibration batch in parts that fit into memory: images, labels."""
-        for start in range(0, len(self.labels), CHUNK):
-            part = slice(start, start + CHUNK)
-            yield self.images[part].clone(), self.labels[part]  # networks may work in place
+        n_parts = -(-len(self.labels) // CHUNK)  # as equal as can be: no norm likes a single image
+        pairs = zip(self.images.chunk(n_parts), self.labels.chunk(n_parts), strict=True)
+        for images, labels in pairs:
+            yield images.clone(), labels  # networks may work in place
 
     def batches(self, steps: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """So many random batches of the training split: images, labels."""

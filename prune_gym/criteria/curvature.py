@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.criteria.base import CHUNK, CRITERIA, CriterionError, Evidence, Scores
+from prune_gym.criteria.base import CRITERIA, CriterionError, Evidence, Scores
 from prune_gym.criteria.ends import connections, consumers, like_weight, producers
 from prune_gym.criteria.watch import channels_first, inflow, watched
 
@@ -63,12 +63,11 @@ def _moments(
     gradients: dict[str, NDArray[np.float64]] = {}
     inputs: dict[str, torch.Tensor] = {}
     n_images = len(evidence.labels)
-    draws = evidence.generator.random(n_images)
-    for start, (images, _) in zip(range(0, n_images, CHUNK), evidence.chunks(), strict=True):
+    for images, _ in evidence.chunks():
         with watched(evidence.network, layers) as seen:
             logits = evidence.logits(images)
         chances = logits.detach().double().softmax(dim=1).cumsum(dim=1)
-        draw = torch.from_numpy(draws[start : start + CHUNK]).to(chances.device)
+        draw = torch.from_numpy(evidence.generator.random(len(images))).to(chances.device)
         labels = (chances < draw[:, None] * chances[:, -1:]).sum(dim=1)
         nn.functional.cross_entropy(logits, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
         for layer, record in seen.items():

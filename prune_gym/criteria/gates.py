@@ -86,8 +86,8 @@ class Gates:
                         parameter.grad.mul_(factor)
 
 
-def norms_learn(network: nn.Module) -> None:
+def norms_learn(evidence: Evidence) -> None:
     """Norms use the batch's statistics, as in training; dropout stays off and draws nothing."""
-    for module in network.modules():
+    for module in evidence.network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train()
+            module.train(len(evidence.train) > 1)  # one image may have no statistics

@@ -71,7 +71,7 @@ def sbp(evidence: Evidence) -> Scores:
     """
     evidence.need_gradients()
     gates = Gates(evidence)
-    _reset(evidence.network)
+    _reset(evidence)
     on = [np.ones(group.n_filters) for group in evidence.groups]
     scores = [np.zeros(group.n_filters) for group in evidence.groups]
     for stage in range(STAGES):
@@ -89,11 +89,11 @@ def sbp(evidence: Evidence) -> Scores:
     return scores
 
 
-def _reset(network: nn.Module) -> None:
+def _reset(evidence: Evidence) -> None:
     """Norms and biases as they are before any training."""
-    norms_learn(network)
+    norms_learn(evidence)
     with torch.no_grad():
-        for module in network.modules():
+        for module in evidence.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None:
                 module.weight.fill_(1.0)
             bias = getattr(module, "bias", None)

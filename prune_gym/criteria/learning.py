@@ -11,7 +11,7 @@ from prune_gym.criteria.ends import by_filter, consumers
 from prune_gym.criteria.gates import Gates, norms_learn
 
 BATCH = 32  # images a step
-GIBBS_STEPS = 80
+GIBBS_STEPS = 48
 GIBBS_RATE = 0.01  # of plain gradient descent
 COLDNESS = (1.0, 100.0)  # inverse temperature of the masks, first and last
 DROPPED = 0.5  # quantile of energies at which a filter is as often on as off
@@ -33,7 +33,7 @@ def gibbs(evidence: Evidence) -> Scores:
     fixed mask at the end. (Abstract, introduction and the published code for single weights were
     at hand.)
 
-    Here: a copy of the trained network is trained for 80 steps of gradient descent (32 images,
+    Here: a copy of the trained network is trained for 48 steps of gradient descent (32 images,
     rate 0.01), a mask per step and filter, beta from 1 to 100, p = 0.5. A filter's energy is the
     sum of squares of all that produces it, divided by the mean of its group, so that beta means the
     same in every layer. A filter that is off is cut where it is used, so that shifts of norms do
@@ -46,7 +46,7 @@ def gibbs(evidence: Evidence) -> Scores:
     """
     evidence.need_gradients()
     gates = Gates(evidence)
-    norms_learn(evidence.network)
+    norms_learn(evidence)
     optimizer = torch.optim.SGD(evidence.network.parameters(), lr=GIBBS_RATE)
     colder = np.geomspace(*COLDNESS, GIBBS_STEPS)
     batches = evidence.batches(GIBBS_STEPS, BATCH)
@@ -102,7 +102,7 @@ def relchanet(evidence: Evidence) -> Scores:
     evidence.need_gradients()
     evidence.need_filters()
     gates = Gates(evidence)
-    norms_learn(evidence.network)
+    norms_learn(evidence)
     sizes = [group.n_filters for group in evidence.groups]
     on = [np.ones(size, dtype=bool) for size in sizes]
     entries = [np.zeros(size, dtype=np.int64) for size in sizes]
