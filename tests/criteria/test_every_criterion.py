@@ -201,8 +201,8 @@ def test_in_inference_mode(name):
 def test_by_name_through_an_environment():
     import gymnasium as gym
 
-    arguments = {"network": "tiny:cli_network", "dataset": "tiny:cli_dataset", "budgets": None}
-    arguments |= {"criterion": "taylor", "batch_size": 40}
+    arguments = {"network": build("vgg"), "dataset": "tiny:cli_dataset", "criterion": "taylor"}
+    arguments |= {"budgets": {"params": 0.5}, "batch_size": 40}
     env = gym.make("PruneVGG-v0", **arguments)
     expected = prune_gym.make_problem(**arguments)
     tiny.assert_identical(env.unwrapped.problem.scores, expected.scores)
