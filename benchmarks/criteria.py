@@ -178,10 +178,13 @@ def summarise(rows: list[Row], criteria: list[str], searchers: list[str]) -> dic
 def verdict(scores: dict[str, list[float]]) -> dict[str, Any]:
     """Which criterion is best, and which others are within the spread between seeds.
 
-    The spread is the standard deviation between seeds, pooled over all criteria.
+    The spread is the standard deviation between seeds, pooled over the criteria that vary (uniform
+    ratios and a criterion that draws nothing give the same with every seed).
     """
     means = {name: float(np.mean(own)) for name, own in scores.items()}
-    spread = float(np.sqrt(np.mean([np.var(own) for own in scores.values()])))
+    variances = [float(np.var(own, ddof=1)) for own in scores.values() if len(own) > 1]
+    varying = [variance for variance in variances if variance > 0.0]
+    spread = float(np.sqrt(np.mean(varying))) if varying else 0.0
     ranked = sorted(means, key=lambda name: -means[name])
     best = ranked[0]
     level = [name for name in ranked[1:] if means[best] - means[name] <= spread]

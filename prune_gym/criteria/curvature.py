@@ -113,6 +113,7 @@ def ricci(evidence: Evidence) -> Scores:
     """
     if evidence.structure == "weight":
         return [_edge_scores(evidence.network.get_submodule(g.name)) for g in evidence.groups]
+    known: dict[tuple[str, bool], NDArray[np.float64]] = {}  # by layer and side
     scores = []
     for group in evidence.groups:
         # per filter: sums over its edges of sqrt(s), 1 / sqrt(s), sqrt(s) * far end, 1
@@ -122,8 +123,10 @@ def ricci(evidence: Evidence) -> Scores:
             (False, consumers(evidence.network, group)),
         ):
             for end in ends:
-                own = _node_sums(evidence.network.get_submodule(end.layer), to_output)
-                sums += own[:, end.channels].sum(axis=2)
+                key = end.layer, to_output
+                if key not in known:
+                    known[key] = _node_sums(evidence.network.get_submodule(end.layer), to_output)
+                sums += known[key][:, end.channels].sum(axis=2)
         roots, inverse, far, count = sums
         scores.append(roots * inverse + far - 2.0 * count)
     return scores

@@ -47,16 +47,23 @@ def gibbs(evidence: Evidence) -> Scores:
     evidence.need_gradients()
     gates = Gates(evidence)
     norms_learn(evidence)
-    optimizer = torch.optim.SGD(evidence.network.parameters(), lr=GIBBS_RATE)
     colder = np.geomspace(*COLDNESS, GIBBS_STEPS)
     batches = evidence.batches(GIBBS_STEPS, BATCH)
     for beta, (images, labels) in zip(colder, batches, strict=True):
         keep = [_draw(evidence.generator, energy, beta) for energy in _energies(evidence)]
-        optimizer.zero_grad(set_to_none=True)
+        evidence.network.zero_grad(set_to_none=True)
         with gates.closed(gates.factors(keep)):
             evidence.loss(images, labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        _descend(evidence, GIBBS_RATE)
     return _energies(evidence)
+
+
+def _descend(evidence: Evidence, rate: float) -> None:
+    """One step of plain gradient descent, by the gradients that are there."""
+    with torch.no_grad():
+        for parameter in evidence.network.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad, alpha=rate)
 
 
 def _energies(evidence: Evidence) -> list[NDArray[np.float64]]:
@@ -140,18 +147,17 @@ def _changes(
 ) -> list[NDArray[np.float64]]:
     """Train for a round; per group the L1 norm of each filter's summed gradients, (n_filters,)."""
     factors = gates.factors([own.astype(np.float64) for own in on])
-    optimizer = torch.optim.SGD(evidence.network.parameters(), lr=RELCHANET_RATE)
     parameters = evidence.parameters
     sums = {name: torch.zeros_like(parameters[name]) for name in factors}
     for images, labels in evidence.batches(ROUND_STEPS, BATCH):
-        optimizer.zero_grad(set_to_none=True)
+        evidence.network.zero_grad(set_to_none=True)
         with gates.closed(factors):
             evidence.loss(images, labels).backward()  # type: ignore[no-untyped-call]
         for name, total in sums.items():
             slope = parameters[name].grad
             if slope is not None:
                 total += slope
-        optimizer.step()
+        _descend(evidence, RELCHANET_RATE)
     changes = []
     for group in evidence.groups:
         ends = consumers(evidence.network, group)
