@@ -48,14 +48,14 @@ class CriterionError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a criterion may look at. All of it is private: change what you like.
+    """What a criterion may look at.
 
     Attributes:
         criterion: name of the criterion, for error messages.
-        network: a copy of the unpruned network, in evaluation mode, in which every parameter can
-            be trained, also those that are frozen in the original.
+        network: a copy of the unpruned network for this criterion alone, to be changed at will; in
+            evaluation mode, every parameter can be trained, also where the original is frozen.
         groups: the filter groups.
-        train: the training split.
+        train: the training split; only to be read.
         generator: the only source of random numbers.
         is_frozen: whether no parameter of the original can be trained.
     """
