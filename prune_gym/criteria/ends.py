@@ -45,13 +45,11 @@ def consumers(network: nn.Module, group: FilterGroup) -> tuple[End, ...]:
 
 
 def _ends(network: nn.Module, group: FilterGroup, *, to_output: bool) -> Iterator[End]:
-    seen = set()
     for cut in group.slices:
         layer, _, kind = cut.tensor.rpartition(".")
         module = network.get_submodule(layer) if kind == "weight" else None
-        if not isinstance(module, LAYERS) or (cut.tensor, cut.axis) in seen:
+        if not isinstance(module, LAYERS):
             continue
-        seen.add((cut.tensor, cut.axis))  # a depthwise layer is reached from both of its sides
         output_axis = int(bool(getattr(module, "transposed", False)))
         is_output = layer in group.producers and cut.axis == output_axis
         if is_output == to_output:

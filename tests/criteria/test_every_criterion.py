@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
@@ -135,13 +137,10 @@ def test_permuted_filters_have_permuted_scores(name, network):
     generator = np.random.default_rng(3)
     orders = [generator.permutation(group.n_filters) for group in groups]
     for group, order in zip(groups, orders, strict=True):
-        seen = set()  # a depthwise layer is reached from both sides
         for cut in group.slices:
-            if (cut.tensor, cut.axis) not in seen:
-                seen.add((cut.tensor, cut.axis))
-                rows = torch.arange(tensors[cut.tensor].shape[cut.axis])
-                rows[cut.positions.ravel()] = torch.from_numpy(cut.positions[order].ravel())
-                tensors[cut.tensor].copy_(tensors[cut.tensor].index_select(cut.axis, rows))
+            rows = torch.arange(tensors[cut.tensor].shape[cut.axis])
+            rows[cut.positions.ravel()] = torch.from_numpy(cut.positions[order].ravel())
+            tensors[cut.tensor].copy_(tensors[cut.tensor].index_select(cut.axis, rows))
     images = tiny.images_of(4)
     torch.testing.assert_close(turned(images), module(images), rtol=1e-4, atol=1e-4)
     for order, old, new in zip(orders, scores, score(name, turned)[1], strict=True):
@@ -196,6 +195,24 @@ def test_in_inference_mode(name):
     with torch.inference_mode():
         inside = score(name, build("vgg"))[1]
     tiny.assert_identical(inside, score(name, build("vgg"))[1])
+
+
+@pytest.mark.parametrize("name", ["activation", "relief", "sbp", "gibbs", "relchanet"])
+def test_filters_that_no_layer_takes_in(name):
+    network, train = build("vgg"), Split(*tiny.data_of(8, 1))
+    first, *_ = find_filter_groups(network, train.batch(slice(1)))
+    lost = replace(first, slices=tuple(cut for cut in first.slices if cut.axis == 0))
+    message = rf"'{name}': no convolution or linear layer takes in .*'features.0'.*ignore="
+    with pytest.raises(CriterionError, match=message):
+        score_groups(network, [lost], CRITERIA.get(name), train, 0)
+
+
+@pytest.mark.parametrize("name", ["relief", "kfac"])
+def test_layers_that_do_not_run(name):
+    network = build("vgg")
+    network.spare = nn.Conv2d(4, 4, 1)
+    with pytest.raises(CriterionError, match=rf"'{name}': layer 'spare' did not run .*ignore="):
+        score(name, network, structure="weight")
 
 
 def test_by_name_through_an_environment():
