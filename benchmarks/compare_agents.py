@@ -64,9 +64,15 @@ def main() -> None:
         write_results(arguments.folder, arguments.algorithms, arguments.seeds)
 
 
-def run(algo: str, seed: int, evaluations: int, threads: int | None) -> dict[str, Any]:
-    """One run: what it found, what its final policy does, how long it took."""
-    problem = prune_gym.make_problem()  # afresh: no run profits from what another one judged
+def run(
+    algo: str, seed: int, evaluations: int, threads: int | None, problem: Any = None
+) -> dict[str, Any]:
+    """One run: what it found, what its final policy does, how long it took.
+
+    The problem is made afresh, so that no run profits from what another one judged; whoever hands
+    one in takes care of that.
+    """
+    problem = problem or prune_gym.make_problem()
     problem.prepare()
     began, used = time.monotonic(), time.process_time()
     archive = Archive()
@@ -147,6 +153,20 @@ def search(
             batch = None
 
 
+def origin() -> dict[str, Any]:
+    """Where figures come from: command, commit, machine, versions."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
+    packages = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "rliable")
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in packages},
+    }
+
+
 def write_results(folder: Path, algorithms: list[str], seeds: list[int]) -> None:
     from agents.compare import compare_scores
 
@@ -155,10 +175,6 @@ def write_results(folder: Path, algorithms: list[str], seeds: list[int]) -> None
     by_algo = {algo: [row for row in rows if row["algo"] == algo] for algo in algorithms}
     by_algo = {algo: own for algo, own in by_algo.items() if own}
     scores = {a: [row["best_feasible"] or 0.0 for row in own] for a, own in by_algo.items()}
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
-    packages = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "rliable")
     table = []
     for row in compare_scores(scores).rows:
         own = by_algo[row.algorithm]
@@ -178,10 +194,7 @@ def write_results(folder: Path, algorithms: list[str], seeds: list[int]) -> None
     RESULTS.write_text(
         json.dumps(
             {
-                "command": " ".join(["python", "benchmarks/compare_agents.py", *sys.argv[1:]]),
-                "commit": commit.stdout.strip(),
-                "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-                "versions": {name: version(name) for name in packages},
+                **origin(),
                 "table": table,
                 "rows": rows,
             },

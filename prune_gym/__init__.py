@@ -13,7 +13,7 @@ import gymnasium as gym
 if TYPE_CHECKING:
     from agents.wrappers import FixedPenalty, SauteBudget
     from prune_gym.budgets import BUDGETS, Budget, BudgetError, count
-    from prune_gym.criteria import CRITERIA
+    from prune_gym.criteria import CRITERIA, CriterionError, Evidence
     from prune_gym.datasets import DATASETS, Dataset, Split
     from prune_gym.export import load_pruned, save_pruned
     from prune_gym.formats import ExportError, export_network
@@ -46,9 +46,11 @@ _PUBLIC = {
     "BudgetError": ".budgets",
     "CRITERIA": ".criteria",
     "CheckpointError": ".pretrained",
+    "CriterionError": ".criteria",
     "DATASETS": ".datasets",
     "Dataset": ".datasets",
     "DiscreteRatios": ".wrappers",
+    "Evidence": ".criteria",
     "ExportError": ".formats",
     "FilterGroup": ".pruning.groups",
     "FixedPenalty": "agents.wrappers",
@@ -83,8 +85,10 @@ __all__ = [
     "Budget",
     "BudgetError",
     "CheckpointError",
+    "CriterionError",
     "Dataset",
     "DiscreteRatios",
+    "Evidence",
     "ExportError",
     "FilterGroup",
     "FixedPenalty",
