@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def run(algo: str, cost_limit: float, seed: int) -> Row:
     else:
         price = None if price is None else price / toy.optimal_multiplier
         holds = abs(cost - 1.0) <= COST_TOLERANCE
-        holds = holds and reward >= (1.0 - RETURN_TOLERANCE) * np.sqrt(cost)  # sqrt: the best
+        holds = holds and reward >= (1.0 - RETURN_TOLERANCE) * math.sqrt(cost)  # that is the best
         if price is not None and algo not in NO_PRICE:
             holds = holds and abs(price - 1.0) <= PRICE_TOLERANCE
     wall = round(time.monotonic() - began, 1)
