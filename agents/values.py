@@ -158,13 +158,14 @@ TOY: Mapping[str, Values] = MappingProxyType(
     {
         "ppo_lag": _toy(_TOY_PPO),
         "ppo_pid": _toy(_TOY_PPO, price={}),
-        "ppo_adam": _toy(_TOY_PPO, 160, price={"learning_rate": 0.03}),
+        "ppo_adam": _toy(_TOY_PPO, 200, price={"learning_rate": 0.02}),
         "ppo_penalised": _toy(_frozen(_TOY_PPO, learning_rate=3e-3), 120, 0.25),
         "ppo_saute": _frozen(
             rollout_size=256,
             n_envs=32,
-            timesteps=120 * 256,
-            kwargs=_frozen(_TOY_PPO, learning_rate=3e-3),
+            timesteps=240 * 256,
+            # settles: what varies has to keep away from the limit, which holds in every episode
+            kwargs=_frozen(_TOY_PPO, learning_rate=3e-3, ent_coef=-0.005),
         ),
         "p3o": _toy(_frozen(_TOY_PPO, learning_rate=2e-3), 120, price={"kappa": 1.5}),
         "ipo": _toy(
