@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from prune_gym.arguments import check_budgets, check_ignore, check_structure, whole
+from prune_gym.budgets import Limit, relative
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, as_split, check_splits, load_dataset
 from prune_gym.datasets.augment import shift_and_rotate
@@ -41,7 +42,7 @@ def make_problem(
     network: str | nn.Module = "small",
     dataset: str | Dataset = "digits",
     *,
-    budgets: Mapping[Any, float] | None = None,
+    budgets: Mapping[Any, float | str] | None = None,
     criterion: str | Callable[..., Any] = "l1",
     recovery: str | Callable[..., None] = "bn",
     recovery_steps: int = 32,
@@ -66,8 +67,10 @@ def make_problem(
         dataset: a registered name, a ``"module:function"``, or a `Dataset`; not used where
             ``train`` and ``validation`` are given.
         budgets: limits by budget, ``{"params": 0.1}`` (the default), as fractions in (0, 1] of the
-            unpruned network. A key is a registered name, a ``"module:function"``, a callable
-            ``(network) -> number``, or a `Budget`.
+            unpruned network, or as text, amounts with a unit: ``{"latency_ms": "2ms"}``,
+            ``"500KB"`` (1000 bytes each; KiB has 1024), ``"10M"``, ``"20%"``. A key is a registered
+            name, a ``"module:function"``, a ``"command:./measure.sh {onnx}"`` (see
+            `command_budget`), a callable ``(network) -> number``, or a `Budget`.
         criterion: scores filters: a registered name, a ``"module:function"``, or a callable.
         recovery: repairs a network before it is judged: a name or a callable.
         recovery_steps: optimizer steps of ``recovery="finetune"``.
@@ -126,7 +129,7 @@ def make_problem(
         scores=score_groups(module, groups, score, seed),
         data=data,
         budgets=tuple(chosen),
-        limits=tuple(chosen.values()),
+        limits=(1.0,) * len(chosen),
         recovery=repair,
         recovery_steps=whole("recovery_steps", recovery_steps, 0),
         structure=structure,
@@ -135,8 +138,19 @@ def make_problem(
         batch_size=batch_size,
     )
     _check_cuts(problem)
+    problem = _limited_to(problem, list(chosen.values()))
     problem.check_reachable(problem.kept_counts(np.ones(len(groups))))
     return problem
+
+
+def _limited_to(problem: PruningProblem, limits: list[Limit]) -> PruningProblem:
+    """The problem with its limits, amounts as fractions of the unpruned network's budgets."""
+    values = problem.dense_values
+    rows = zip(limits, values, problem.budgets, strict=True)
+    fractions = tuple(relative(limit, float(value), budget) for limit, value, budget in rows)
+    limited = replace(problem, limits=fractions)
+    vars(limited)["dense_values"] = values  # measured once
+    return limited
 
 
 def _groups(
