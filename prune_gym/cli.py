@@ -69,7 +69,7 @@ def prune(
         problem = {
             "network": network or named.get("network", "small"),
             "dataset": _settled(dataset or named.get("dataset", "digits")),
-            "budgets": parse_budgets(budget or ["params=0.1"]),
+            "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
             "criterion": criterion,
             "recovery": recovery,
             "structure": structure,
@@ -213,24 +213,32 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
-def parse_budgets(given: list[str]) -> dict[str, float]:
-    """``["params=0.1"]`` -> ``{"params": 0.1}``.
+def parse_budgets(given: list[str]) -> dict[str, float | str]:
+    """``["params=0.1", "latency_ms=2ms"]`` -> ``{"params": 0.1, "latency_ms": "2ms"}``.
+
+    The last "=" parts name and limit, so that a command may hold others.
 
     Raises:
         ValueError: not of the form NAME=LIMIT, or a name given twice.
     """
-    limits: dict[str, float] = {}
+    from prune_gym.budgets.command import settled
+    from prune_gym.budgets.limits import is_limit
+
+    limits: dict[str, float | str] = {}
     for option in given:
         name, separator, limit = option.rpartition("=")
+        if not separator or not name or not is_limit(limit):
+            raise ValueError(
+                f"--budget {option!r}: expected NAME=LIMIT, e.g. params=0.1 or latency_ms=2ms."
+            )
+        name = settled(name)  # a run can go on from any folder
+        if name in limits:
+            raise ValueError(f"--budget {name!r} is given twice; give one limit for it.")
         try:
             number = float(limit)
         except ValueError:
             number = float("nan")
-        if not separator or not name or number != number:
-            raise ValueError(f"--budget {option!r}: expected NAME=LIMIT, e.g. params=0.1.")
-        if name in limits:
-            raise ValueError(f"--budget {name!r} is given twice; give one limit for it.")
-        limits[name] = number
+        limits[name] = number if 0 < number <= 1 else limit
     return limits
 
 
@@ -260,7 +268,10 @@ def _listings() -> dict[str, dict[str, str]]:
         "networks": NETWORKS.describe(),
         "datasets": DATASETS.describe(),
         "criteria": CRITERIA.describe(),
-        "budgets": BUDGETS.describe(),
+        "budgets": {
+            name: f"{words} ({BUDGETS.get(name)().unit})"
+            for name, words in BUDGETS.describe().items()
+        },
         "recoveries": RECOVERIES.describe(),
         "algorithms": algorithms(),
     }

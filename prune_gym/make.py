@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from prune_gym.arguments import check_budgets, check_ignore, check_structure, whole
-from prune_gym.budgets import Limit, relative
+from prune_gym.budgets import Limit, fractions
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, as_split, check_splits, load_dataset
 from prune_gym.datasets.augment import shift_and_rotate
@@ -116,13 +116,12 @@ def make_problem(
     with memory_bound(f"{place} cannot hold the images; use another device or fewer of them"):
         data = data.to(place)
     module = _network(network, dataset, data, weights).to(place).eval()
-    example = data.train.batch(slice(1))
     some = data.train.batch(slice(3))
     _check_runs(module, some, data)
     form = find_form(module, some, precision)
     if form.channels_last and trains_channels_last(module, some):
         data = data.channels_last()
-    groups = _groups(module, example, structure, ignore)
+    groups = _groups(module, data.train.batch(slice(1)), structure, ignore)
     problem = PruningProblem(
         network=module,
         groups=groups,
@@ -146,9 +145,7 @@ def make_problem(
 def _limited_to(problem: PruningProblem, limits: list[Limit]) -> PruningProblem:
     """The problem with its limits, amounts as fractions of the unpruned network's budgets."""
     values = problem.dense_values
-    rows = zip(limits, values, problem.budgets, strict=True)
-    fractions = tuple(relative(limit, float(value), budget) for limit, value, budget in rows)
-    limited = replace(problem, limits=fractions)
+    limited = replace(problem, limits=fractions(problem.budgets, limits, values))
     vars(limited)["dense_values"] = values  # measured once
     return limited
 

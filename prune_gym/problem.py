@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.budgets import Budget, amount
+from prune_gym.budgets import Budget, over_limits
 from prune_gym.datasets import Dataset, Split
 from prune_gym.evaluation import Exam, accuracy
 from prune_gym.outcome import Outcome, OutcomeMemory, digest
@@ -303,13 +303,7 @@ class PruningProblem:
             InfeasibleLimitError: names each budget that is out of reach and its floor.
         """
         floors = self.costs(self.masks_of(smallest))
-        rows = zip(self.budgets, self.limits, floors, self.dense_values, strict=True)
-        broken = [
-            f"budget {budget.name!r}: limit {limit:g} is below the floor {floor:.4g} "
-            f"({amount(limit * dense, budget.unit)}; floor {amount(floor * dense, budget.unit)})"
-            for budget, limit, floor, dense in rows
-            if floor > limit
-        ]
+        broken = over_limits(self.budgets, self.limits, floors, self.dense_values)
         if broken:
             raise InfeasibleLimitError(
                 f"{'; '.join(broken)} (the smallest network that can be reached). "

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym import rendering
+from prune_gym.budgets import amount
 from prune_gym.export import read_plan
+from prune_gym.search.confirm import spread_in_words
 from prune_gym.search.folder import RunFolder, SearchConfig
 
 GOOD, BAD, LIMIT, LINE = "#1f6f8b", "#d9a679", "#b03a2e", "#333333"
@@ -93,6 +95,15 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def budget_in_words(metrics: dict[str, Any], name: str) -> str:
+    """What a cost and its limit are in the budget's unit, and how far measurements spread."""
+    dense, unit = metrics["unpruned_values"][name], metrics["units"][name]
+    value, limit = (metrics[kind][name] * dense for kind in ("costs", "limits"))
+    measured = metrics["measured"].get(name)
+    spread = "" if measured is None else f"; cost {spread_in_words(measured)}"
+    return f" ({amount(value, unit)} of at most {amount(limit, unit)}{spread})"
+
+
 def _percent(share: float | None) -> str:
     return "no test split" if share is None else f"{100 * share:.2f} %"
 
@@ -160,6 +171,7 @@ _PICTURES = (
 def _verdict(metrics: dict[str, Any]) -> str:
     parts = [
         f"{html.escape(name)} {metrics['costs'][name]:.4f} of at most {limit:g}"
+        f"{html.escape(budget_in_words(metrics, name))}"
         for name, limit in metrics["limits"].items()
     ]
     word = "within the budget" if metrics["feasible"] else "NOT within the budget"

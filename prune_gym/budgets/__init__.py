@@ -10,7 +10,15 @@ from prune_gym.budgets.cuda import cuda_latency_ms, cuda_memory_bytes
 from prune_gym.budgets.deployed import onnx_latency_ms
 from prune_gym.budgets.guard import BudgetError
 from prune_gym.budgets.latency import latency_ms
-from prune_gym.budgets.limits import Amount, Limit, amount, parse_limit, relative
+from prune_gym.budgets.limits import (
+    Amount,
+    Limit,
+    amount,
+    fractions,
+    over_limits,
+    parse_limit,
+    relative,
+)
 
 __all__ = [
     "BUDGETS",
@@ -26,9 +34,11 @@ __all__ = [
     "cuda_latency_ms",
     "cuda_memory_bytes",
     "energy_uj",
+    "fractions",
     "latency_ms",
     "macs",
     "onnx_latency_ms",
+    "over_limits",
     "params",
     "parse_limit",
     "relative",

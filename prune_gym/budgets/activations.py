@@ -48,23 +48,26 @@ def peak_activation_bytes(network: nn.Module, example: torch.Tensor) -> float:
     return float(peak.largest)
 
 
-class _Peak(TorchDispatchMode):
+class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages that operators make; ``largest`` is the most bytes alive at once."""
 
     def __init__(self, ignored: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._ignored = ignored
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._alive: dict[int, tuple[Any, int]] = {}
         self.largest = 0
 
     def note(self, tensors: list[Any]) -> None:
         """Add new tensors, forget those that are gone."""
-        self._alive = {k: held for k, held in self._alive.items() if not held[0].expired()}
+        weak: Any = StorageWeakRef
+        gone = [key for key, (storage, _) in self._alive.items() if storage.expired()]
+        for key in gone:
+            del self._alive[key]
         for tensor in tensors:
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self._ignored:
-                    self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                    self._alive[storage._cdata] = weak(storage), storage.nbytes()
         self.largest = max(self.largest, sum(size for _, size in self._alive.values()))
 
     def __torch_dispatch__(

@@ -5,6 +5,7 @@ Each is a weighted count of tensor elements, so that an episode needs no network
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -58,6 +59,8 @@ def energy_uj() -> Budget:
 def count(name: str, network: nn.Module, example: torch.Tensor) -> float:
     """A registered budget of a network, e.g. ``count("macs", network, images[:1])``."""
     budget: Budget = BUDGETS.get(name)()
+    if budget.counted is None and any(module.training for module in network.modules()):
+        network = copy.deepcopy(network).eval()
     return budget(network, example)
 
 

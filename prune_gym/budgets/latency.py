@@ -8,6 +8,7 @@ milliseconds reported are that ratio times those of the unpruned network when th
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from prune_gym.parallel import torch_threads
 Run = Callable[[], Any]
 Clock = Callable[[], float]
 
+_OF_SPREAD = 0.93  # standard error of a median * sqrt(n) / width of the middle half (normal)
 SHORTEST_S = 0.001  # shorter forwards are timed several at once, for the clock's sake
 
 
@@ -35,15 +37,15 @@ class Timer:
     Attributes:
         repeats: timings per network that count.
         warm_up: forwards before them.
-        spread: the middle half of the timings (of the ratios, where two networks are timed in
-            turns) may spread over this fraction of their median.
-        attempts: how often to begin anew while it is wider.
+        error: the standard error of the median, as a fraction of it, that is allowed (of the
+            median ratio, where two networks are timed in turns).
+        attempts: how often ``repeats`` more are timed while it is larger.
         clock: gives seconds.
     """
 
     repeats: int = 30
     warm_up: int = 3
-    spread: float = 0.25
+    error: float = 0.05
     attempts: int = 5
     clock: Clock = time.perf_counter
 
@@ -53,14 +55,14 @@ class Timer:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
-        if not self.spread > 0:
-            raise ValueError(f"spread={self.spread!r} must be above 0, e.g. 0.25.")
+        if not self.error > 0:
+            raise ValueError(f"error={self.error!r} must be above 0, e.g. 0.05.")
 
     def seconds(self, run: Run) -> float:
         """Median seconds of a run.
 
         Raises:
-            BudgetError: the timings spread too widely in every attempt.
+            BudgetError: the timings spread too widely after every attempt.
         """
         return self._steady(lambda: self._timings([run])[0])
 
@@ -74,20 +76,20 @@ class Timer:
         return self._steady(ratios)
 
     def _steady(self, timings: Callable[[], list[float]]) -> float:
-        narrowest = float("inf")
+        values: list[float] = []
         for _ in range(self.attempts):
-            values = timings()
+            values += timings()
             low, median, high = statistics.quantiles(values, n=4, method="inclusive")
             spread = (high - low) / median
-            if spread <= self.spread:
+            error = _OF_SPREAD * spread / math.sqrt(len(values))
+            if error <= self.error:
                 return median
-            narrowest = min(narrowest, spread)
         raise BudgetError(
-            f"this machine is too busy to time anything: in each of {self.attempts} attempts the "
-            f"middle half of {self.repeats} timings spread over {narrowest:.0%} of the median or "
-            f"more (spread={self.spread:g} is allowed). Stop other programs, or ask for more: "
-            "latency_ms(repeats=100), latency_ms(spread=0.5), or latency_ms(clock=time.thread_time)"
-            ", which does not count while others have the core."
+            f"this machine is too busy to time anything: the middle half of {len(values)} timings "
+            f"spreads over {spread:.0%} of their median, which leaves it a standard error of "
+            f"{error:.1%} (error={self.error:g} is allowed). Stop other programs, allow more with "
+            "latency_ms(error=0.1) or latency_ms(repeats=200), or do not count while others have "
+            "the core: latency_ms(clock=time.thread_time)."
         )
 
     def _timings(self, runs: Sequence[Run]) -> list[list[float]]:
@@ -174,7 +176,7 @@ def latency_ms(
         batch_size: images a forward.
         threads: cores that torch may use.
         name: of the budget.
-        timer: of `Timer`: repeats, warm_up, spread, attempts, clock.
+        timer: of `Timer`: repeats, warm_up, error, attempts, clock.
     """
     return Stopwatch(ready_on_cpu, batch_size, threads, Timer(**timer)).budget(name)
 

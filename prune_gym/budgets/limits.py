@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -171,6 +172,29 @@ def relative(limit: Limit, dense_value: float, budget: Budget) -> float:
         return fraction
     above = math.nextafter(limit.value, math.inf)
     return math.nextafter(fraction, 0.0) if above / dense_value <= fraction else fraction
+
+
+def fractions(
+    budgets: Sequence[Budget], limits: Sequence[Limit], dense_values: Iterable[float]
+) -> tuple[float, ...]:
+    """`relative` of several budgets."""
+    rows = zip(budgets, limits, dense_values, strict=True)
+    return tuple(relative(limit, float(dense), budget) for budget, limit, dense in rows)
+
+
+def over_limits(
+    budgets: Sequence[Budget],
+    limits: Sequence[float],
+    floors: Iterable[float],
+    dense_values: Iterable[float],
+) -> list[str]:
+    """Words for every limit that lies below its floor, both as fraction and in the unit."""
+    return [
+        f"budget {budget.name!r}: limit {limit:g} is below the floor {floor:.4g} "
+        f"({amount(limit * dense, budget.unit)}; floor {amount(floor * dense, budget.unit)})"
+        for budget, limit, floor, dense in zip(budgets, limits, floors, dense_values, strict=True)
+        if floor > limit
+    ]
 
 
 def amount(value: float, unit: str) -> str:
