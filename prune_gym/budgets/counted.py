@@ -39,6 +39,7 @@ def size_bytes() -> Budget:
 MULTIPLY_PJ, ADD_PJ = 3.7, 0.9  # float32
 SRAM_PJ = 5.0  # 32 bits of an 8 KB cache (10 pJ per 64 bits)
 DRAM_PJ = 640.0  # 32 bits
+_GRAIN_UJ = 2.0**-32  # weights are multiples of it: sums are exact in any order (below 2 joules)
 MAC_PJ = MULTIPLY_PJ + ADD_PJ + 2 * SRAM_PJ  # both factors come from the cache
 
 
@@ -104,7 +105,8 @@ def _uses_per_weight(network: nn.Module, example: torch.Tensor) -> dict[str, flo
 
 def _microjoules(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
     uses = _uses_per_weight(network, example)
-    return {
-        name: 1e-6 * (DRAM_PJ + MAC_PJ * uses.get(name, 0.0))
-        for name, _ in network.named_parameters()
-    }
+    found = {}
+    for name, _ in network.named_parameters():
+        microjoules = 1e-6 * (DRAM_PJ + MAC_PJ * uses.get(name, 0.0))
+        found[name] = round(microjoules / _GRAIN_UJ) * _GRAIN_UJ
+    return found

@@ -22,7 +22,7 @@ def cuda_latency_ms(batch_size: int = 1, name: str = "cuda_latency_ms", **timer:
     Args:
         batch_size: images a forward.
         name: of the budget.
-        timer: of `Timer`: repeats, warm_up, error, attempts, clock.
+        timer: of `Timer`: repeats, warm_up, error, attempts, pause_s, clock.
     """
     return Stopwatch(ready_on_cuda, batch_size, 1, Timer(**timer)).budget(name)
 

@@ -25,7 +25,7 @@ def onnx_latency_ms(
         batch_size: images a forward.
         threads: cores that onnxruntime may use.
         name: of the budget.
-        timer: of `Timer`: repeats, warm_up, error, attempts, clock.
+        timer: of `Timer`: repeats, warm_up, error, attempts, pause_s, clock.
     """
     return Stopwatch(ready_in_onnxruntime, batch_size, threads, Timer(**timer)).budget(name)
 

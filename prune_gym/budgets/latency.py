@@ -39,7 +39,9 @@ class Timer:
         warm_up: forwards before them.
         error: the standard error of the median, as a fraction of it, that is allowed (of the
             median ratio, where two networks are timed in turns).
-        attempts: how often ``repeats`` more are timed while it is larger.
+        attempts: how often ``repeats`` more are timed while it is larger; the last ones alone, or
+            all together, must have a smaller one.
+        pause_s: seconds to wait before the second attempt, twice as long before the next.
         clock: gives seconds.
     """
 
@@ -47,6 +49,7 @@ class Timer:
     warm_up: int = 3
     error: float = 0.05
     attempts: int = 5
+    pause_s: float = 0.2
     clock: Clock = time.perf_counter
 
     def __post_init__(self) -> None:
@@ -77,13 +80,15 @@ class Timer:
 
     def _steady(self, timings: Callable[[], list[float]]) -> float:
         values: list[float] = []
-        for _ in range(self.attempts):
-            values += timings()
-            low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-            spread = (high - low) / median
-            error = _OF_SPREAD * spread / math.sqrt(len(values))
-            if error <= self.error:
-                return median
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(self.pause_s * 2 ** (attempt - 1))
+            latest = timings()
+            values += latest
+            for found in (latest, values):
+                median, spread, error = _median(found)
+                if error <= self.error:
+                    return median
         raise BudgetError(
             f"this machine is too busy to time anything: the middle half of {len(values)} timings "
             f"spreads over {spread:.0%} of their median, which leaves it a standard error of "
@@ -112,6 +117,16 @@ class Timer:
             run()
             shortest = min(shortest, self.clock() - start)
         return max(1, min(100, round(SHORTEST_S / max(shortest, 1e-9))))
+
+
+def _median(values: list[float]) -> tuple[float, float, float]:
+    """The median, the width of the middle half, and the median's standard error.
+
+    Both are fractions of the median.
+    """
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    spread = (high - low) / median
+    return median, spread, _OF_SPREAD * spread / math.sqrt(len(values))
 
 
 @dataclass(frozen=True)
@@ -176,7 +191,7 @@ def latency_ms(
         batch_size: images a forward.
         threads: cores that torch may use.
         name: of the budget.
-        timer: of `Timer`: repeats, warm_up, error, attempts, clock.
+        timer: of `Timer`: repeats, warm_up, error, attempts, pause_s, clock.
     """
     return Stopwatch(ready_on_cpu, batch_size, threads, Timer(**timer)).budget(name)
 

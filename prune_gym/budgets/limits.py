@@ -42,8 +42,9 @@ UNITS: dict[str, dict[str, int]] = {
     "number of parameters": {"parameters": 1, "params": 1, **_PREFIXES},
     "number of MACs": {"MACs": 1, "macs": 1, **_PREFIXES},
 }
+_MOST = 10**300
 _ANY_CASE = ("number of bytes",)  # kb, mib
-_LIMIT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S.*)?")
+_LIMIT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)\s*(\S.*)?")
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ def parse_limit(given: Any, budget: Budget) -> Limit:
         if unit == "%":
             given = float(number / 100)
         elif unit or number > 1:
-            value = float(number * _factor(unit, given, budget))
-            if not 0 < value < math.inf:
+            exact = number * _factor(unit, given, budget)
+            if not 0 < exact < _MOST:
                 raise _no_limit(given, budget)
+            value = float(exact)
             return Amount(value, given.strip())
         else:
             given = float(number)
@@ -144,8 +146,8 @@ def _factor(unit: str, given: str, budget: Budget) -> Fraction:
         )
     fitting = [name for name in (units or {budget.unit: 1}) if name]
     raise ValueError(
-        f"budgets: {budget.name} is in {budget.unit}; {given!r} is not a "
-        f"{kind or 'number of ' + budget.unit}. Units that fit: {', '.join(fitting)}."
+        f"budgets: {budget.name} is in {budget.unit}; {given!r} is not "
+        f"{'an' if kind == 'energy' else 'a'} {kind or 'number of ' + budget.unit}. Units that fit: {', '.join(fitting)}."
     )
 
 
