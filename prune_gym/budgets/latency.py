@@ -144,7 +144,7 @@ class Stopwatch:
     batch_size: int
     threads: int
     timer: Timer
-    _unpruned: dict[nn.Module, Run] = field(default_factory=dict, compare=False, repr=False)
+    _latest: dict[nn.Module, Run] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Both numbers are whole."""
@@ -155,20 +155,23 @@ class Stopwatch:
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what was made ready in this process."""
-        return {**vars(self), "_unpruned": {}}
+        return {**vars(self), "_latest": {}}
 
     def milliseconds(self, network: nn.Module, example: torch.Tensor) -> float:
         """Median milliseconds of one forward."""
         with torch_threads(self.threads):
-            return 1000.0 * self.timer.seconds(self._run(network, example))
+            run = self._run(network, example)
+            self._latest.clear()
+            self._latest[network] = run
+            return 1000.0 * self.timer.seconds(run)
 
     def ratio(self, network: nn.Module, unpruned: nn.Module, example: torch.Tensor) -> float:
         """Milliseconds of a network / those of the unpruned one, timed in turns."""
         with torch_threads(self.threads):
-            if unpruned not in self._unpruned:  # it never changes: made ready once
-                self._unpruned.clear()
-                self._unpruned[unpruned] = self._run(unpruned, example)
-            return self.timer.ratio(self._run(network, example), self._unpruned[unpruned])
+            if unpruned not in self._latest:  # it never changes: made ready once
+                self._latest.clear()
+                self._latest[unpruned] = self._run(unpruned, example)
+            return self.timer.ratio(self._run(network, example), self._latest[unpruned])
 
     def _run(self, network: nn.Module, example: torch.Tensor) -> Run:
         images = example[:1].expand(self.batch_size, *example.shape[1:]).contiguous()

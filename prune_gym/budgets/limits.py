@@ -144,10 +144,11 @@ def _factor(unit: str, given: str, budget: Budget) -> Fraction:
             f"budgets: {budget.name} has no unit, so {given!r} cannot be compared with it; write "
             "the number alone (above 1), or give the budget a unit: Budget(..., unit='ms')."
         )
-    fitting = [name for name in (units or {budget.unit: 1}) if name]
+    fitting = ", ".join(name for name in (units or {budget.unit: 1}) if name)
+    article = "an" if kind == "energy" else "a"
     raise ValueError(
-        f"budgets: {budget.name} is in {budget.unit}; {given!r} is not "
-        f"{'an' if kind == 'energy' else 'a'} {kind or 'number of ' + budget.unit}. Units that fit: {', '.join(fitting)}."
+        f"budgets: {budget.name} is in {budget.unit}; {given!r} is not {article} "
+        f"{kind or 'number of ' + budget.unit}. Units that fit: {fitting}."
     )
 
 

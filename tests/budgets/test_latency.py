@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
@@ -183,7 +184,7 @@ def test_latency_is_not_charged_densely():
         assert not made.monotone
         assert not made.is_deterministic
     with pytest.raises(ValueError, match=r"cost_mode='dense' with budget 'latency_ms': .*noise"):
-        prune_gym.envs.make_env(problem=problem, cost_mode="dense")
+        gym.make("Prune-v0", problem=problem, cost_mode="dense")
 
 
 def test_budgets_can_go_to_other_processes():
