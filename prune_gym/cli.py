@@ -115,7 +115,8 @@ def inspect(
 
     with user_errors():
         given = None if weights is None else str(weights)
-        budgets = {"params": 1.0, "macs": 1.0, "size_bytes": 1.0}
+        names = ("params", "macs", "size_bytes", "activation_bytes", "energy_uj")
+        budgets = dict.fromkeys(names, 1.0)
         problem = make_problem(network, dataset, weights=given, budgets=budgets)
         table = Table(
             "group", "filters", "layers", "params", "MACs", title=f"{network} on {dataset}"
@@ -132,8 +133,12 @@ def inspect(
                 f"{weight[1]:.1%}",
             )
         console.print(table)
-        params, macs, size = problem.dense_values
+        params, macs, size, activations, energy = problem.dense_values
         console.print(f"{params:,.0f} parameters, {macs:,.0f} MACs, {size:,.0f} bytes.")
+        console.print(
+            f"One image: {activations:,.0f} bytes of feature maps at most, {energy:,.4g} uJ by the "
+            "energy model."
+        )
         console.print("A group's share is what cutting it alone to one filter saves.")
 
 
@@ -271,6 +276,10 @@ def _listings() -> dict[str, dict[str, str]]:
         "budgets": {
             name: f"{words} ({BUDGETS.get(name)().unit})"
             for name, words in BUDGETS.describe().items()
+        }
+        | {
+            "module:function": "Yours: (network) -> number, or a prune_gym.Budget.",
+            "command:PROGRAM {onnx}": "Yours: a program that is handed the network as a file.",
         },
         "recoveries": RECOVERIES.describe(),
         "algorithms": algorithms(),

@@ -27,7 +27,8 @@ class Budget:
     Args:
         name: what it is called in infos, logs and reports.
         measure: called with a compact network in evaluation mode, which it must leave as it is;
-            never more than once per finished episode with ``cost_mode="terminal"``.
+            with ``cost_mode="terminal"`` once for each new decision, at the end of its episode
+            (a repeated one is remembered where the recovery draws nothing).
         unit: of the number, e.g. ``"ms"``.
         monotone: whether removing filters never raises the number; ``cost_mode="dense"`` needs it.
         counted: for budgets that are weighted counts of tensor elements: the weight of one element

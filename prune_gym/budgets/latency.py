@@ -94,7 +94,8 @@ class Timer:
             f"spreads over {spread:.0%} of their median, which leaves it a standard error of "
             f"{error:.1%} (error={self.error:g} is allowed). Stop other programs, allow more with "
             "latency_ms(error=0.1) or latency_ms(repeats=200), or do not count while others have "
-            "the core: latency_ms(clock=time.thread_time)."
+            "the core: latency_ms(clock=time.thread_time). (The command line takes it as "
+            "MODULE:NAME.)"
         )
 
     def _timings(self, runs: Sequence[Run]) -> list[list[float]]:
