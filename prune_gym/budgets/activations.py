@@ -22,7 +22,7 @@ def activation_bytes() -> Budget:
     makes it to the moment when nothing uses it any more (its input included, from the start to the
     end, as whoever calls holds it); the number is the largest sum at any moment. In-place operators
     and views take nothing. Not counted: parameters and buffers, indices of pooling, and the work
-    space inside an operator.
+    space inside an operator. (Monotone where a network runs the same operators at any size.)
     """
     return Budget(
         "activation_bytes",
