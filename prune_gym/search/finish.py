@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from prune_gym.pruning.masks import Mask, Masks
 from prune_gym.search.archive import NothingFeasibleError
 from prune_gym.search.confirm import Confirmation, candidates, confirm
 from prune_gym.search.drive import Search, network_name
+from prune_gym.search.folder import SearchConfig
 from prune_gym.training import MANY, Recipe, fit
 
 LATENCY_BATCH = 100
@@ -42,7 +43,8 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
     """
     problem, config = search.problem, search.config
     searched_s = wall_s()
-    masks, network, scores, confirmed = _first_confirmed(search, on_step)
+    in_turn = candidates(search.archive, problem, search.by_ratio)
+    masks, network, scores, confirmed = _first_confirmed(problem, config, in_turn, on_step)
     if problem.form.precision != "float32":
         for name, judged in (("dense", problem.network), ("finetuned", network)):
             exact = problem.accuracy(judged, problem.data.validation)
@@ -81,13 +83,12 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
 
 
 def _first_confirmed(
-    search: Search, on_step: OnStep
+    problem: PruningProblem, config: SearchConfig, in_turn: Iterable[Masks], on_step: OnStep
 ) -> tuple[Masks, nn.Module, dict[str, float | None], Confirmation]:
     """The best network that is within every limit when it is measured anew, fine-tuned."""
-    problem, config = search.problem, search.config
     noisy = not all(budget.is_deterministic for budget in problem.budgets)
     refused: list[str] = []
-    for masks in candidates(search.archive, problem, search.by_ratio):
+    for masks in in_turn:
         network = problem.compact(masks)
         scores = _dense_scores(problem)
         scores["raw_validation"] = problem.accuracy(network)
