@@ -45,7 +45,7 @@ def write_report(folder: RunFolder, config: SearchConfig) -> Path:
     pictures = {
         "search": _search_picture(rows, metrics),
         "layers": _layers_picture(folder, metrics),
-        "networks": _networks_picture(rows, metrics),
+        "networks": _networks_picture(rows, metrics, _returned(folder, rows)),
     }
     (folder.path / "pictures").mkdir(exist_ok=True)
     for name, data in pictures.items():
@@ -244,7 +244,19 @@ def _layers_picture(folder: RunFolder, metrics: dict[str, Any]) -> bytes:
     return _png(rendering.draw(rows, f"{what} kept per group"))
 
 
-def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> bytes:
+def _returned(folder: RunFolder, rows: list[dict[str, str]]) -> int:
+    """Number of the row whose network was returned: of those that keep what the plan keeps."""
+    kept = {
+        f"kept_{row['name']}": (row["kept"] if isinstance(row["kept"], int) else len(row["kept"]))
+        / row["filters"]
+        for row in read_plan(folder.path)["groups"]
+    }
+    distance = sum(np.abs(_column(rows, name) - share) for name, share in kept.items())
+    feasible, accuracy = _column(rows, "feasible"), _column(rows, "accuracy")
+    return int(np.lexsort((_column(rows, "cost"), -accuracy, np.round(distance, 4), -feasible))[0])
+
+
+def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any], returned: int) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -256,8 +268,7 @@ def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> by
     axes.plot(cost[good], accuracy[good], ".", color=GOOD, alpha=0.6, label="within every limit")
     limit = _scalar_limit(metrics)
     axes.axvline(limit, color=LIMIT, linewidth=1.2, label=f"limit {limit:g}")
-    best = max(np.flatnonzero(good), key=lambda row: (accuracy[row], -cost[row]))
-    axes.plot(cost[best], accuracy[best], "*", color=LIMIT, markersize=15, label="returned")
+    axes.plot(cost[returned], accuracy[returned], "*", color=LIMIT, markersize=15, label="returned")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

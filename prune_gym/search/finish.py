@@ -22,6 +22,7 @@ from prune_gym.search.folder import SearchConfig
 from prune_gym.training import MANY, Recipe, fit
 
 LATENCY_BATCH = 100
+TUNED = 3  # networks are fine-tuned at most before a search gives up
 SMALL_MACS = 5e6  # below, threads wait for each other longer than they work
 OnStep = Callable[[int, float], None]
 
@@ -88,6 +89,7 @@ def _first_confirmed(
     """The best network that is within every limit when it is measured anew, fine-tuned."""
     noisy = not all(budget.is_deterministic for budget in problem.budgets)
     refused: list[str] = []
+    tuned = 0
     for masks in in_turn:
         network = problem.compact(masks)
         scores = _dense_scores(problem)
@@ -96,8 +98,9 @@ def _first_confirmed(
         scores["recovered_validation"] = problem.accuracy(network)
         found = confirm(problem, masks, network) if noisy else None
         if found is not None and not found.feasible:
-            refused.append(f"measured anew, {_which(refused)} network is over a limit: {found}")
+            refused.append(f"measured anew, the best network is over a limit: {found}")
             continue
+        tuned += 1
         fine_tune(
             network,
             problem,
@@ -110,15 +113,14 @@ def _first_confirmed(
         found = confirm(problem, masks, network)
         if found.feasible:
             return masks, network, scores, found
-        refused.append(f"after fine-tuning {_which(refused)} network is over a limit: {found}")
+        refused.append(f"after fine-tuning the best network is over a limit: {found}")
+        if tuned == TUNED:
+            break
+    others = f"; so are the next {len(refused) - 1} of the best" if len(refused) > 1 else ""
     raise NothingFeasibleError(
-        f"{'; '.join(refused)}. A budget is noisy, or depends on weights. The network as searched "
+        f"{refused[0]}{others}. A budget is noisy, or depends on weights. The network as searched "
         "is kept in the run folder."
     )
-
-
-def _which(refused: list[str]) -> str:
-    return "the best" if not refused else f"number {len(refused) + 1} of the best"
 
 
 def fine_tune(

@@ -10,9 +10,10 @@ import tiny
 from test_searches import config_of, search_in
 
 from prune_gym import Budget, BudgetError
+from prune_gym.report import _returned
 from prune_gym.search.archive import NothingFeasibleError
 from prune_gym.search.confirm import REPEATS, candidates, confirm, cost_in_words
-from prune_gym.search.finish import finish
+from prune_gym.search.finish import TUNED, finish
 
 
 class Noisy:
@@ -122,6 +123,9 @@ def test_the_next_best_network_is_taken(tmp_path):
     assert metrics["pruned"]["params"] == sizes[2]
     assert metrics["feasible"] is True
     assert metrics["costs"]["noisy"] == sizes[2] / 765 == metrics["measured"]["noisy"]["median"]
+    rows = search.folder.read_episodes()
+    row = rows[_returned(search.folder, rows)]
+    assert float(row["cost_params"]) == sizes[2] / 765  # what the report points at
     assert metrics["units"] == {"noisy": "ms", "params": "parameters"}
     assert metrics["unpruned_values"] == {"noisy": 765.0, "params": 765.0}
 
@@ -134,7 +138,7 @@ def test_none_of_them_is(tmp_path):
     with pytest.raises(
         NothingFeasibleError,
         match=r"^measured anew, the best network is over a limit: noisy \d+\.\d+ \(.* ms; .* in 2 "
-        r"measurements\) of at most 0.5 .*; measured anew, number 2 of the best network is over",
+        r"measurements\) of at most 0.5 .*; so are the next \d of the best. A budget is noisy, or",
     ):
         finish(search, wall_s=lambda: 1.0, on_step=lambda *_: None)
     assert (tmp_path / "run" / "plan.json").read_bytes() == before
@@ -150,3 +154,24 @@ def test_a_budget_that_breaks_then_is_named(tmp_path):
     noisy.factors = lambda size: float("nan")
     with pytest.raises(BudgetError, match="budget 'noisy' returned nan"):
         finish(search, wall_s=lambda: 1.0, on_step=lambda *_: None)
+
+
+def test_few_are_fine_tuned_where_weights_are_to_blame(tmp_path, monkeypatch):
+    """Networks that only fine-tuning pushes over the limit: three of them are tried."""
+    problem, noisy = noisy_problem()
+    search = searched(tmp_path, problem)
+    tuned = []
+
+    def tune(network, *_, **__):
+        tuned.append(network)
+        noisy.factors = lambda size: 100.0
+
+    def compact(masks, plain=problem.compact):
+        noisy.factors = lambda size: 1.0
+        return plain(masks)
+
+    monkeypatch.setattr("prune_gym.search.finish.fine_tune", tune)
+    monkeypatch.setattr(type(problem), "compact", lambda self, masks: compact(masks))
+    with pytest.raises(NothingFeasibleError, match=r"^after fine-tuning the best network is over"):
+        finish(search, wall_s=lambda: 1.0, on_step=lambda *_: None)
+    assert len(tuned) == TUNED == 3
