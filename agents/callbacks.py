@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from agents.costs import check_cost_limit, read_cost_limit
-from agents.evaluation import Evaluation, as_vec_env, evaluate
+from agents.evaluation import Evaluation, as_vec_env, evaluate, innermost
 from agents.files import replacing
 
 
@@ -117,7 +117,7 @@ class ConstrainedEvalCallback(EvalCallback):
     # -- before the training -------------------------------------------------------------------
 
     def _init_callback(self) -> None:
-        if _innermost(self.training_env) & _innermost(self.eval_env):
+        if innermost(self.training_env) & innermost(self.eval_env):
             raise ValueError(
                 "eval_env is an environment of the training (the same object, perhaps wrapped): "
                 "evaluations would break into the episodes that are being learned from. Make a "
@@ -255,10 +255,3 @@ class ConstrainedEvalCallback(EvalCallback):
             self.logger.info(f"New best model: return {result.return_mean:.4g}, {what}")
         if self.best_model_save_path is not None:
             self.model.save(os.path.join(self.best_model_save_path, "best_model"))
-
-
-def _innermost(env: VecEnv) -> set[int]:
-    """Return the identities of a vector and of the environments in it, freed of all wrappers."""
-    vector = env.unwrapped
-    envs = getattr(vector, "envs", [])  # those of other processes cannot be shared
-    return {id(vector), *(id(one.unwrapped) for one in envs)}

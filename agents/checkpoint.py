@@ -43,6 +43,17 @@ from agents.files import replacing
 from agents.model_state import get_state, set_state
 from agents.replayable import Replayable
 
+# what a file that is none, or whose classes have other names now, may raise
+_DAMAGE = (
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+    EOFError,
+    KeyError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    TypeError,
+)
 FORMAT = 1  # of checkpoints; a larger one was written by a later version of this package
 
 
@@ -84,7 +95,7 @@ class Checkpoint:
             with zipfile.ZipFile(path) as archive:
                 state = pickle.loads(archive.read("state.pkl"))
             version = state["format"]
-        except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError) as error:
+        except _DAMAGE as error:
             raise ValueError(
                 f"{path} is no checkpoint, or damaged ({error}). Start the training anew."
             ) from error

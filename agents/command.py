@@ -109,6 +109,8 @@ class user_errors:
         mendable = ValueError | TypeError | OSError | ArithmeticError | ImportError
         if isinstance(error, mendable) or _is_gym_error(error):
             fail(str(error), code=2)
+        if isinstance(error, RuntimeError) and "device" in str(error):  # torch's, for a wrong one
+            fail(str(error).splitlines()[0], code=2)
 
 
 def fail(message: str, code: int) -> NoReturn:

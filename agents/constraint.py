@@ -14,7 +14,6 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.vec_env import VecNormalize
 
 from agents.costs import (
     EpisodeCosts,
@@ -27,6 +26,7 @@ from agents.costs import (
     read_cost_vectors,
     read_costs,
 )
+from agents.fit import check_truncation, reward_scaling, unfit
 from agents.multipliers import VectorMultiplier, check_multiplier
 from agents.origin import FORMAT, SavedModel, check_origin
 from agents.wrappers import FixedPenalty, SauteBudget
@@ -56,7 +56,7 @@ class Constrained(BaseAlgorithm):
             last moved, shape (n_costs,); None before.
     """
 
-    made_by: str  # names what a model file may be loaded by
+    made_by: str  # names what a model file may be loaded by; the class, where it does not say
     rewards_are_scaled: bool = False  # whether VecNormalize may divide rewards by their spread
 
     def __init__(
@@ -72,9 +72,9 @@ class Constrained(BaseAlgorithm):
     ) -> None:
         if isinstance(env, gym.vector.VectorEnv):
             raise TypeError(
-                f"env is a {type(env).__name__}, a vector of Gymnasium, whose SAME_STEP autoreset "
-                "hides the last step's info and its cost. Stable-Baselines3 takes its "
-                "own: pass one environment, or DummyVecEnv([make_one, make_one])."
+                f"env is a {type(env).__name__}, a vector of Gymnasium. Stable-Baselines3 takes "
+                "its own, which keep the last step's info and its cost (SAME_STEP autoreset hides "
+                "them): pass one environment, or DummyVecEnv([make_one, make_one])."
             )
         self.multiplier = check_multiplier(multiplier)
         self.cost_limit = self._checked_limit(cost_limit)
@@ -94,9 +94,15 @@ class Constrained(BaseAlgorithm):
         try:
             super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         except AssertionError as error:  # Stable-Baselines3 checks its action spaces so
-            raise _unfit(error) from error
+            raise unfit(error) from error
         if _init_setup_model:
             self._setup_model()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A subclass is another algorithm: it loads its own models only."""
+        super().__init_subclass__(**kwargs)
+        if "made_by" not in vars(cls):
+            cls.made_by = cls.__name__
 
     @property
     def n_costs(self) -> int:
@@ -157,13 +163,12 @@ class Constrained(BaseAlgorithm):
                     f"env is penalised by {wrapper.__name__} already; the multiplier would charge "
                     "the same cost twice. Pass the environment without that wrapper."
                 )
-        normaliser = self._vec_normalize_env
-        scaled = isinstance(normaliser, VecNormalize) and normaliser.norm_reward
-        if scaled and not self.rewards_are_scaled:
+        scaling = None if self.env is None else reward_scaling(self.env)
+        if scaling is not None and not self.rewards_are_scaled:
             raise ValueError(
-                "env is in a VecNormalize with norm_reward=True: rewards would be divided by a "
-                "spread that drifts, costs would not, and the multiplier, a price of cost in "
-                "units of reward, would have no unit. Use VecNormalize(..., norm_reward=False)."
+                f"env is in a {scaling}: rewards would be divided by a spread that drifts, costs "
+                "would not, and the multiplier, a price of cost in units of reward, would have no "
+                "unit. Use VecNormalize(..., norm_reward=False)."
             )
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
@@ -193,6 +198,7 @@ class Constrained(BaseAlgorithm):
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
         """Charge a step; ``scope`` holds the local variables of SB3's loop."""
         costs = self._read(scope["infos"])
+        check_truncation(getattr(self, "gamma", 0.0), scope["infos"])
         self.cost_sum = self.cost_sum + costs.sum(axis=0)
         self._charged_steps += len(costs)
         if self._episode_costs is None:  # learn() makes it; only its inner loop may be called alone
@@ -283,15 +289,3 @@ class _Watch(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self.model._end_rollout(self.locals)
-
-
-def _unfit(error: AssertionError) -> Exception:
-    """Say how an environment comes to fit, where Stable-Baselines3 only says that it does not."""
-    text = str(error)
-    if "action space" not in text.lower() and "action spaces" not in text.lower():
-        return error
-    return ValueError(
-        f"env: {text} Wrappers change the action space: a Box becomes Discrete for DQN, QRDQN and "
-        "MaskablePPO (prune_gym.DiscreteRatios for prune ratios), MultiBinary becomes a Box for "
-        "SAC, TD3, DDPG, TQC and CrossQ (prune_gym.BinaryToBox)."
-    )

@@ -149,6 +149,21 @@ class _Recorder:
         return float(scope["reward"])
 
 
+def check_env(env: Any, name: str = "env") -> None:
+    """Raise a TypeError unless ``env`` is an environment, or a vector of Stable-Baselines3."""
+    if isinstance(env, gym.vector.VectorEnv):
+        raise TypeError(
+            f"{name} is a {type(env).__name__}, a vector of Gymnasium, whose infos and autoreset "
+            "differ from those of Stable-Baselines3, which takes its own: pass one environment, "
+            "or DummyVecEnv([make_one, make_one])."
+        )
+    if not isinstance(env, gym.Env | VecEnv):
+        raise TypeError(
+            f"{name} is {env!r}; it must be a gymnasium.Env or a VecEnv of Stable-Baselines3. "
+            "Make one: gymnasium.make(id)."
+        )
+
+
 def as_vec_env(env: gym.Env[Any, Any] | VecEnv, name: str = "env") -> VecEnv:
     """Return a vector of Stable-Baselines3: ``env`` itself, or a vector of this environment alone.
 
@@ -159,20 +174,15 @@ def as_vec_env(env: gym.Env[Any, Any] | VecEnv, name: str = "env") -> VecEnv:
     Raises:
         TypeError: If it is neither; vectors of Gymnasium are not.
     """
-    if isinstance(env, VecEnv):
-        return env
-    if isinstance(env, gym.vector.VectorEnv):
-        raise TypeError(
-            f"{name} is a {type(env).__name__}, a vector of Gymnasium, whose infos and autoreset "
-            "differ from those of Stable-Baselines3, which takes its own: pass one environment, "
-            "or DummyVecEnv([make_one, make_one])."
-        )
-    if not isinstance(env, gym.Env):
-        raise TypeError(
-            f"{name} is {env!r}; it must be a gymnasium.Env or a VecEnv of Stable-Baselines3. "
-            "Make one: gymnasium.make(id)."
-        )
-    return DummyVecEnv([lambda: env])
+    check_env(env, name)
+    return env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+
+
+def innermost(env: VecEnv) -> set[int]:
+    """Return the identities of a vector and of the environments in it, freed of all wrappers."""
+    vector = env.unwrapped
+    envs = getattr(vector, "envs", [])  # those of other processes cannot be shared
+    return {id(vector), *(id(one.unwrapped) for one in envs)}
 
 
 @contextmanager
@@ -226,19 +236,28 @@ def evaluate(
 
     Args:
         model: Anything with the ``predict`` of Stable-Baselines3.
-        env: An environment or a vector of environments; it is reset.
+        env: An environment or a vector of environments, not those the model learns in: an
+            evaluation would break into episodes that are being learned from.
         n_episodes: Number of episodes, at least 1.
         deterministic: Whether the policy takes its most likely action (True) or samples (False).
         seed: Seed of the first reset; a vector seeds its environments by counting up from it.
         cost_limit: Limit on the episodic cost; read from the environment if left out.
 
     Raises:
-        ValueError: If ``n_episodes`` is not positive, or cost or limit cannot be read.
+        ValueError: If ``n_episodes`` is not positive, cost or limit cannot be read, or the model
+            learns in ``env``.
         TypeError: If ``env`` is no environment of Gymnasium or vector of Stable-Baselines3.
     """
     if n_episodes < 1:
         raise ValueError(f"n_episodes is {n_episodes!r}; it must be at least 1. Try 20.")
     venv = as_vec_env(env)
+    training: Any = getattr(model, "env", None)  # a policy alone has none
+    if isinstance(training, VecEnv) and innermost(training) & innermost(venv):
+        raise ValueError(
+            "env is an environment that the model learns in (the same object, perhaps wrapped): "
+            "the evaluation would break into episodes that are being learned from. Make a second "
+            "one: evaluate(model, gymnasium.make(...))."
+        )
     limit = read_cost_limit(env) if cost_limit is None else check_cost_limit(cost_limit)
     if seed is not None:
         venv.seed(seed)

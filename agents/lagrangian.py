@@ -22,6 +22,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
@@ -30,6 +31,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from agents.constraint import Constrained
 from agents.costs import FloatArray
+from agents.evaluation import check_env
 from agents.replay import CostReplayBuffer, buffer_class
 
 
@@ -122,6 +124,11 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         chosen = self.replay_buffer_class
+        if self.n_steps > 1 and chosen is not None and not issubclass(chosen, NStepReplayBuffer):
+            raise ValueError(
+                f"n_steps is {self.n_steps}, but replay_buffer_class={chosen.__name__} samples "
+                "single steps. Subclass agents.replay.CostNStepReplayBuffer, or use n_steps=1."
+            )
         if chosen is None and self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
             raise ValueError(
                 f"n_steps is {self.n_steps}, but Stable-Baselines3 replays Dict observations in "
@@ -169,6 +176,8 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
 
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
         costs = super()._watch_step(scope)
+        if self.replay_buffer is not None:  # whatever the model was given since
+            self.replay_buffer.multiplier = self.multiplier
         if self.num_timesteps <= self.learning_starts:
             self._finished = []
         elif len(self._finished) >= self.episodes_per_update:
@@ -243,7 +252,9 @@ def constrain(
         multiplier: The multiplier, or a list of one for each cost of ``info["costs"]``;
             `GradientMultiplier` with its defaults if left out.
         cost_limit: Limit on the mean episodic cost; read from the environment if left out.
-        **kwargs: All other arguments of the algorithm.
+        **kwargs: ``cost_margin``, the fraction of the limit kept in reserve; for off-policy
+            algorithms ``episodes_per_update``, finished episodes between two moves of the
+            multiplier; and all other arguments of the algorithm.
 
     Returns:
         A model of the algorithm, ready to ``learn``.
@@ -255,6 +266,7 @@ def constrain(
     kind = constrained(algorithm)
     if isinstance(env, str):
         env = gym.make(env)
+    check_env(env)
     if policy is None:
         policy = fitting_policy(kind, env)
     return kind(policy, env, multiplier=multiplier, cost_limit=cost_limit, **kwargs)
@@ -268,4 +280,11 @@ def fitting_policy(algorithm: type[BaseAlgorithm], env: Any) -> str:
     else:
         kind = "Cnn" if space is not None and is_image_space(space) else "Mlp"
     recurrent = "MlpLstmPolicy" in algorithm.policy_aliases
-    return f"{kind}{'Lstm' if recurrent else ''}Policy"
+    name = f"{kind}{'Lstm' if recurrent else ''}Policy"
+    if name not in algorithm.policy_aliases:
+        known = ", ".join(sorted(algorithm.policy_aliases))
+        raise ValueError(
+            f"env: {algorithm.__name__} has no policy for observations of {space} (it has {known})."
+            " Wrap each environment in gymnasium.wrappers.FlattenObservation."
+        )
+    return name

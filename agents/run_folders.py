@@ -31,7 +31,8 @@ class Run:
         cost_mean: Mean episodic cost of the final policy.
         cost_limit: The limit.
         violation_rate: Fraction of the final policy's episodes that cost more than the limit.
-        best_feasible_return: Best return within the limit, None if there was none.
+        best_feasible_return: Best return of an episode within the limit, of the training, its
+            evaluations or the final policy; None if there was none.
         episodes_to_first_feasible: Episodes of training until the first, None if there was none.
         wall_s: Duration of the training in seconds.
     """

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
@@ -82,7 +83,15 @@ class RunConfig:
 def make_env(config: RunConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
     """Make one environment of a run, with all its wrappers."""
     render: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-    env: gym.Env[Any, Any] = gym.make(config.env, **config.env_kwargs, **render)
+    try:
+        env: gym.Env[Any, Any] = gym.make(config.env, **config.env_kwargs, **render)
+    except gym.error.UnregisteredEnv as error:
+        if ":" in config.env:
+            raise
+        raise ValueError(
+            f"env={config.env!r} is not registered: {error} Name the module that registers it, "
+            f"too: MODULE:{config.env}."
+        ) from error
     for name in config.wrappers:
         env = _wrapped(name, env)
     spec = find_agent(config.algo)
@@ -123,9 +132,13 @@ def check_costs(config: RunConfig) -> None:
     env = make_env(config)
     try:
         env.reset(seed=config.seed + EVALUATION_SEED)
-        if not env.has_wrapper_attr("action_masks"):  # else not every action is allowed
-            env.action_space.seed(config.seed)
-            read_cost(env.step(env.action_space.sample())[4])
+        space = env.action_space
+        space.seed(config.seed)
+        if not env.has_wrapper_attr("action_masks"):
+            read_cost(env.step(space.sample())[4])
+        elif isinstance(space, gym.spaces.Discrete):  # not every action is allowed
+            allowed = np.asarray(env.get_wrapper_attr("action_masks")(), dtype=np.int8)
+            read_cost(env.step(space.sample(allowed))[4])
     finally:
         env.close()
 

@@ -86,8 +86,11 @@ class AgentSpec:
 
 
 _PRICE = MappingProxyType({"learning_rate": 2.0, "initial": 2.0})
-_PRICE_OFF = MappingProxyType({"learning_rate": 10.0, "initial": 6.0})
-_PID = MappingProxyType({"kp": 5.0, "ki": 1.0, "kd": 0.0, "initial": 3.0, "ema": 0.5})
+_PRICE_SLOW = MappingProxyType({"learning_rate": 2.0, "initial": 1.0})
+_PRICE_OFF = MappingProxyType({"learning_rate": 5.0, "initial": 2.0})
+_PRICE_SAC = MappingProxyType({"learning_rate": 10.0, "initial": 6.0})
+_PRICE_DDPG = MappingProxyType({"learning_rate": 5.0, "initial": 1.0})
+_PID = MappingProxyType({"kp": 2.0, "ki": 2.0, "kd": 0.0, "initial": 2.0, "ema": 0.8})
 
 _ROWS: dict[str, AgentSpec] = {
     "ppo_lag": AgentSpec(
@@ -101,7 +104,7 @@ _ROWS: dict[str, AgentSpec] = {
         algorithm="agents.two_critics:PPOLagrangian",
         multiplier=PIDMultiplier,
         multiplier_kwargs=_PID,
-        kwargs=values.PPO_TWO_CRITICS,
+        kwargs=values.PPO_PID,
     ),
     "ppo_adam": AgentSpec(
         description="PPO with two critics, multiplier by Adam on a softplus: the paper's",
@@ -128,7 +131,7 @@ _ROWS: dict[str, AgentSpec] = {
         algorithm="agents.two_critics:PPOLagrangian",
         multiplier=PenaltyMultiplier,
         multiplier_kwargs=MappingProxyType({"kappa": 5.0}),
-        kwargs=values.PPO_TWO_CRITICS,
+        kwargs=values.P3O,
     ),
     "ipo": AgentSpec(
         description="PPO with two critics, logarithmic barrier in front of the limit",
@@ -159,7 +162,7 @@ _ROWS: dict[str, AgentSpec] = {
     "a2c_lag": AgentSpec(
         description="A2C with two critics",
         algorithm="agents.two_critics:A2CLagrangian",
-        multiplier_kwargs=_PRICE,
+        multiplier_kwargs=_PRICE_SLOW,
         kwargs=values.A2C,
         rollout_size=64,
     ),
@@ -179,7 +182,7 @@ _ROWS: dict[str, AgentSpec] = {
         description="SAC, replayed rewards penalised at today's price",
         algorithm="stable_baselines3:SAC",
         action_spaces=("Box",),
-        multiplier_kwargs=_PRICE_OFF,
+        multiplier_kwargs=_PRICE_SAC,
         kwargs=values.SAC,
         rollout_size=None,
     ),
@@ -206,16 +209,16 @@ _ROWS: dict[str, AgentSpec] = {
         multiplier_kwargs=_PRICE_OFF,
         kwargs=values.TD3,
         rollout_size=None,
-        noise=0.2,
+        noise=0.4,
     ),
     "ddpg_lag": AgentSpec(
         description="DDPG, replayed rewards penalised at today's price",
         algorithm="stable_baselines3:DDPG",
         action_spaces=("Box",),
-        multiplier_kwargs=_PRICE_OFF,
-        kwargs=values.TD3,
+        multiplier_kwargs=_PRICE_DDPG,
+        kwargs=values.DDPG,
         rollout_size=None,
-        noise=0.2,
+        noise=0.4,
     ),
     "dqn_lag": AgentSpec(
         description="DQN, replayed rewards penalised at today's price",

@@ -2,7 +2,8 @@
 
 A run lies in a folder of its own, with its command, configuration, versions, logs and models. It
 can be stopped at any moment, by Ctrl-C or worse, and goes on with ``--resume FOLDER`` as if it had
-never stopped, to the last bit.
+never stopped, to the last bit (in ``progress.csv`` the columns of time, and with them
+``time/iterations``, begin anew).
 """
 
 from __future__ import annotations
@@ -86,14 +87,15 @@ def _config(
     if algo is None or env is None:
         missing = "--algo" if algo is None else "--env"
         raise ValueError(f"{missing} is missing; --list names the agents, --help all options.")
+    spec = find_agent(algo).tuned_for(env.rpartition(":")[2])
     same = ("seed", "cost_limit", "normalize", "eval_freq", "eval_episodes", "device")
     return RunConfig(
         algo=algo,
         env=env,
         env_kwargs=parse_values("--env-kwargs", env_kwargs or []),
         wrappers=tuple(wrapper or ()),
-        timesteps=timesteps or RunConfig.timesteps,
-        n_envs=n_envs or find_agent(algo).n_envs,
+        timesteps=timesteps or spec.timesteps,
+        n_envs=n_envs or spec.n_envs,
         overrides=parse_values("--set", overrides or []),
         **{name: given[name] for name in same},
     )

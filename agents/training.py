@@ -216,8 +216,22 @@ class Training:
         )
         envs.close()
         content = {"final": asdict(final), **asdict(summarise(self.folder.episodes))}
+        content["best_feasible_return"] = self._best_seen(final, content["best_feasible_return"])
         write_json(self.folder.result, {**content, "wall_s": wall_s})
         return final
+
+    def _best_seen(self, final: Evaluation, trained: float | None) -> float | None:
+        """Return the best return of an episode within the limit: trained, evaluated or final."""
+        played = [*zip(final.returns, final.costs, strict=True)]
+        if self._evaluations is not None:
+            for row in zip(
+                self._evaluations.evaluations_results,
+                self._evaluations.evaluations_costs,
+                strict=True,
+            ):
+                played += zip(*row, strict=True)
+        found = [float(earned) for earned, cost in played if cost <= final.cost_limit]
+        return max([*found, *([] if trained is None else [trained])], default=None)
 
 
 class _Evaluations(ConstrainedEvalCallback):

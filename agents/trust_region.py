@@ -21,6 +21,7 @@ from agents.checks import check_violation
 from agents.cost_critic import mix_advantages
 from agents.costs import FloatArray
 from agents.multipliers import VectorMultiplier
+from agents.origin import SavedModel
 from agents.two_critics import CriticArray, TwoCritics
 
 
@@ -153,6 +154,13 @@ class CPO(TwoCritics, TRPO):
         self._steps = 0  # since the violation was last measured
         self._episode_length = 1.0  # mean, in steps
         super().__init__(policy, env, *args, multiplier=SolvedMultiplier(), **kwargs)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: SavedModel, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; see `Constrained.load`. There is no multiplier to choose."""
+        if "multiplier" in kwargs:
+            raise TypeError(_refusal(kwargs["multiplier"]))
+        return super().load(path, *args, **kwargs)
 
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
         costs = super()._watch_step(scope)

@@ -54,8 +54,9 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
             them is one for each cost of ``info["costs"]``.
         cost_limit: Limit on the mean episodic cost; if left out it is read from the environment,
             at every rollout.
-        cost_gamma: Discount of the cost critic, in [0, 1]. The limit is on the undiscounted sum,
-            so 1.0 is right wherever episodes are short.
+        cost_gamma: Discount of the cost critic, in [0, 1]. The limit is on the undiscounted sum
+            of an episode, so 1.0 is right wherever episodes are short. With 1.0 a truncated episode
+            ends for the cost critic, as its sum does; below, the last state's value counts.
         cost_gae_lambda: Trade-off of the cost advantages' GAE, in [0, 1].
         cost_n_epochs: Passes of the cost critic over a rollout; if left out as many as the
             algorithm makes itself.
@@ -128,10 +129,10 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
 
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
         costs = super()._watch_step(scope)
+        goes_on = self.cost_gamma < 1.0  # without a discount it would go on for ever
         for index, (info, done) in enumerate(zip(scope["infos"], scope["dones"], strict=True)):
-            observation = info.get("terminal_observation")
-            if done and observation is not None and info.get("TimeLimit.truncated", False):
-                self._cut.append((len(self._costs), index, observation))
+            if goes_on and done and info.get("TimeLimit.truncated", False):
+                self._cut.append((len(self._costs), index, info["terminal_observation"]))
         self._costs.append(costs)
         return costs
 

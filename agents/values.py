@@ -51,7 +51,7 @@ _PPO_ONLY = _frozen(
     policy_kwargs=_NETWORK,
 )
 _OFF_POLICY = _frozen(
-    _RESERVE,
+    cost_margin=0.25,  # they learn from noisy episodes, and are judged without the noise
     gamma=1.0,
     learning_starts=400,
     batch_size=128,
@@ -64,6 +64,8 @@ _OFF_POLICY = _frozen(
 )
 
 PPO_TWO_CRITICS = _frozen(_PPO_ONLY, _COST)
+PPO_PID = _frozen(PPO_TWO_CRITICS, cost_margin=0.2)
+P3O = _frozen(PPO_TWO_CRITICS, cost_margin=0.3)  # its price is zero as soon as the limit holds
 PPO_PLAIN = _frozen(_PPO_ONLY, normalize_advantage=False)
 PPO_ONE_CRITIC = _frozen(PPO_PLAIN, _RESERVE)
 PPO_MASKABLE = _frozen(
@@ -87,13 +89,14 @@ FOCOPS = _frozen(
 A2C = _frozen(
     _ON_POLICY,
     _COST,
-    learning_rate=LinearSchedule(5e-3, 5e-4),
+    learning_rate=LinearSchedule(1e-3, 3e-4),
     cost_n_epochs=5,
     policy_kwargs={"net_arch": [64, 64], "log_std_init": -1.0},
 )
 TRPO = _frozen(
     _ON_POLICY,
     _COST,
+    cost_margin=0.2,
     batch_size=64,
     learning_rate=3e-3,
     target_kl=0.03,
@@ -103,7 +106,8 @@ TRPO = _frozen(
 SAC = _frozen(_OFF_POLICY, learning_rate=2e-3, ent_coef=0.003, n_steps=3)
 TQC = _frozen(SAC, top_quantiles_to_drop_per_net=0)
 CROSSQ = _frozen(SAC, learning_rate=1e-3)
-TD3 = _frozen(_OFF_POLICY, n_steps=3)
+TD3 = _frozen(_OFF_POLICY, learning_rate=5e-4, n_steps=3)
+DDPG = _frozen(_OFF_POLICY, learning_rate=3e-4, n_steps=3)
 DQN = _frozen(
     _OFF_POLICY,
     n_steps=3,

@@ -22,6 +22,7 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.evaluation import check_env
 from agents.lagrangian import fitting_policy
 from agents.table import AGENTS, AgentSpec, named
 
@@ -44,7 +45,9 @@ def make_agent(
         TypeError: If the algorithm has no argument of an override's name.
         ModuleNotFoundError: If it needs a package that is not installed.
     """
-    spec = find_agent(name).tuned_for(env_id(env))
+    row = find_agent(name)
+    check_env(env)
+    spec = row.tuned_for(env_id(env))
     constructor = spec.constructor
     arguments = _arguments(constructor)
     for key in overrides:
@@ -64,7 +67,15 @@ def make_agent(
     if spec.rollout_size is None and isinstance(env.observation_space, gym.spaces.Dict):
         chosen["n_steps"] = 1  # Stable-Baselines3 replays Dict observations in single steps only
     chosen.update(overrides)
+    if spec.rollout_size is not None and "batch_size" in set(chosen) - set(overrides):
+        chosen["batch_size"] = _dividing(chosen["n_steps"] * n_envs, chosen["batch_size"])
     return constructor(env=env, seed=seed, **chosen)
+
+
+def _dividing(rollout_size: int, batch_size: int) -> int:
+    """Return the batch size that divides a rollout and is nearest to ``batch_size``, by ratio."""
+    divisors = [size for size in range(2, rollout_size + 1) if rollout_size % size == 0]
+    return min(divisors, key=lambda size: max(size / batch_size, batch_size / size), default=1)
 
 
 def find_agent(name: str) -> AgentSpec:
@@ -121,6 +132,7 @@ def _arguments(constructor: type[Any]) -> set[str]:
             parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
             names.update(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
     hidden = {"self", "args", "env", "seed"}
+    hidden |= {"support_multi_env", "supported_action_spaces", "monitor_wrapper"}  # of base classes
     return {name for name in names - hidden if not name.startswith("_")}
 
 

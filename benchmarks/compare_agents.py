@@ -5,7 +5,9 @@
 One JSON file per algorithm and seed in the folder; those that are there are not run again. Then
 ``benchmarks/results/agents.json`` gets all rows and the interquartile means with their 95 %
 intervals (stratified bootstrap), and the table is printed. Agents train on the dense cost with the
-values of the zoo; the final policy is the one at the end, not the best one.
+values of the zoo; the final policy is the one at the end, not the best one. Agents of discrete
+actions choose among eleven ratios (`DiscreteRatios`). ``cpu_s`` is the processor time of a run,
+which other work on the machine does not lengthen as it does ``wall_s``.
 """
 
 from __future__ import annotations
@@ -38,11 +40,10 @@ FINAL_EPISODES = 50  # of the sampled final policy
 
 
 def main() -> None:
-    continuous = [name for name, spec in AGENTS.items() if "Box" in spec.action_spaces]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where rows are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--algorithms", nargs="+", default=[*continuous, *CONTROLS.names()])
+    parser.add_argument("--algorithms", nargs="+", default=[*AGENTS, *CONTROLS.names()])
     parser.add_argument(
         "--evaluations", type=int, default=752, help="networks per run (whole rollouts of 16)"
     )
@@ -63,11 +64,17 @@ def main() -> None:
         write_results(arguments.folder, arguments.algorithms, arguments.seeds)
 
 
-def run(algo: str, seed: int, evaluations: int, threads: int | None) -> dict[str, Any]:
-    """One run: what it found, what its final policy does, how long it took."""
-    problem = prune_gym.make_problem()  # afresh: no run profits from what another one judged
+def run(
+    algo: str, seed: int, evaluations: int, threads: int | None, problem: Any = None
+) -> dict[str, Any]:
+    """One run: what it found, what its final policy does, how long it took.
+
+    The problem is made afresh, so that no run profits from what another one judged; whoever hands
+    one in takes care of that.
+    """
+    problem = problem or prune_gym.make_problem()
     problem.prepare()
-    began = time.monotonic()
+    began, used = time.monotonic(), time.process_time()
     archive = Archive()
     with one_thread(), Workers(threads) as workers:
         if algo in CONTROLS:
@@ -88,6 +95,7 @@ def run(algo: str, seed: int, evaluations: int, threads: int | None) -> dict[str
         "late_violation_rate": float(np.mean([not row.feasible for row in late])),
         **final,
         "wall_s": round(time.monotonic() - began, 1),
+        "cpu_s": round(time.process_time() - used, 1),
     }
 
 
@@ -98,6 +106,8 @@ def train(
 
     def make() -> gym.Env[Any, Any]:
         env = gym.make("PruneVGG-v0", problem=problem, cost_mode="dense")
+        if "Box" not in spec.action_spaces:
+            env = prune_gym.DiscreteRatios(env)
         return env if spec.wrapper is None else named(spec.wrapper)(env)
 
     venv = ThreadVecEnv([make] * spec.n_envs, workers)
@@ -143,6 +153,20 @@ def search(
             batch = None
 
 
+def origin() -> dict[str, Any]:
+    """Where figures come from: command, commit, machine, versions."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
+    packages = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "rliable")
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in packages},
+    }
+
+
 def write_results(folder: Path, algorithms: list[str], seeds: list[int]) -> None:
     from agents.compare import compare_scores
 
@@ -151,25 +175,46 @@ def write_results(folder: Path, algorithms: list[str], seeds: list[int]) -> None
     by_algo = {algo: [row for row in rows if row["algo"] == algo] for algo in algorithms}
     by_algo = {algo: own for algo, own in by_algo.items() if own}
     scores = {a: [row["best_feasible"] or 0.0 for row in own] for a, own in by_algo.items()}
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
-    packages = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "rliable")
-    comparison = compare_scores(scores)
+    table = []
+    for row in compare_scores(scores).rows:
+        own = by_algo[row.algorithm]
+        table.append(
+            {
+                "algo": row.algorithm,
+                "seeds": row.seeds,
+                "iqm": row.score.value,
+                "iqm_95": [row.score.low, row.score.high],
+                "median": row.median,
+                "evaluations_to_first_feasible": _median(own, "evaluations_to_first_feasible"),
+                "final_policies_feasible": _mean(own, "policy_feasible"),
+                "sampled_violation_rate": _mean(own, "sampled_violation_rate"),
+                "cpu_s": _mean(own, "cpu_s"),
+            }
+        )
     RESULTS.write_text(
         json.dumps(
             {
-                "command": " ".join(["python", "benchmarks/compare_agents.py", *sys.argv[1:]]),
-                "commit": commit.stdout.strip(),
-                "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-                "versions": {name: version(name) for name in packages},
+                **origin(),
+                "table": table,
                 "rows": rows,
             },
             indent=1,
         )
         + "\n"
     )
-    print(comparison)
+    for line in table:
+        print(line)
+
+
+def _median(rows: list[dict[str, Any]], name: str) -> float:
+    """Median over runs; infinite where most have none."""
+    return float(np.median([np.inf if row[name] is None else row[name] for row in rows]))
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
+    """Mean over runs; None for controls, which have no policy."""
+    known = [float(row[name]) for row in rows if row.get(name) is not None]
+    return float(np.mean(known)) if known else None
 
 
 if __name__ == "__main__":

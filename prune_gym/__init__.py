@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         latency_ms,
         onnx_latency_ms,
     )
-    from prune_gym.criteria import CRITERIA
+    from prune_gym.criteria import CRITERIA, CriterionError, Evidence
     from prune_gym.datasets import DATASETS, Dataset, Split
     from prune_gym.export import load_pruned, save_pruned
     from prune_gym.formats import ExportError, export_network
@@ -54,9 +54,11 @@ _PUBLIC = {
     "BudgetError": ".budgets",
     "CRITERIA": ".criteria",
     "CheckpointError": ".pretrained",
+    "CriterionError": ".criteria",
     "DATASETS": ".datasets",
     "Dataset": ".datasets",
     "DiscreteRatios": ".wrappers",
+    "Evidence": ".criteria",
     "ExportError": ".formats",
     "FilterGroup": ".pruning.groups",
     "FixedPenalty": "agents.wrappers",
@@ -94,8 +96,10 @@ __all__ = [
     "Budget",
     "BudgetError",
     "CheckpointError",
+    "CriterionError",
     "Dataset",
     "DiscreteRatios",
+    "Evidence",
     "ExportError",
     "FilterGroup",
     "FixedPenalty",

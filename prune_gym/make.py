@@ -71,7 +71,9 @@ def make_problem(
             ``"500KB"`` (1000 bytes each; KiB has 1024), ``"10M"``, ``"20%"``. A key is a registered
             name, a ``"module:function"``, a ``"command:./measure.sh {onnx}"`` (see
             `command_budget`), a callable ``(network) -> number``, or a `Budget`.
-        criterion: scores filters: a registered name, a ``"module:function"``, or a callable.
+        criterion: scores filters, higher = more important: a registered name, a
+            ``"module:function"``, or a callable ``(evidence) -> scores`` that gets an `Evidence`
+            and gives one array (n_filters,) per filter group; see `prune_gym.criteria.base`.
         recovery: repairs a network before it is judged: a name or a callable.
         recovery_steps: optimizer steps of ``recovery="finetune"``.
         structure: ``"filter"`` removes filters; ``"weight"`` sets single weights to zero, as the
@@ -90,12 +92,13 @@ def make_problem(
         validation: likewise, held out of training.
         test: likewise, for reports only; may be left out.
         ignore: names of layers whose outputs stay whole; a container stands for all in it.
-        seed: of criteria that draw random numbers.
+        seed: of criteria that draw random numbers, or train.
 
     Raises:
         ValueError: any argument that is not allowed, by name, with what is allowed; a limit that
             cannot be reached, with its floor.
         CheckpointError: no trained weights, with the command that makes them.
+        CriterionError: a criterion that cannot score such a network, with what can be done.
         UnsupportedNetworkError: nothing prunable, or a layer that cannot be followed.
 
     >>> problem = make_problem(budgets={"params": 0.25})
@@ -125,7 +128,7 @@ def make_problem(
     problem = PruningProblem(
         network=module,
         groups=groups,
-        scores=score_groups(module, groups, score, seed),
+        scores=score_groups(module, groups, score, data.train, seed),
         data=data,
         budgets=tuple(chosen),
         limits=(1.0,) * len(chosen),

@@ -3,6 +3,7 @@ import dataclasses
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -180,7 +181,7 @@ def test_recurrent_policies_keep_their_state():
 def test_models_that_take_masks_get_them(scripted_env):
     contrib = pytest.importorskip("sb3_contrib")
     env = OnlyOne()
-    model = contrib.MaskablePPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0)
+    model = contrib.MaskablePPO("MlpPolicy", OnlyOne(), n_steps=8, batch_size=8, seed=0)
     for player in (model, model.policy):
         result = evaluate(player, env, 3, deterministic=False, seed=0)
         assert result.cost_mean == 3.0
@@ -207,6 +208,16 @@ class OnlyOne(gym.Env):
         assert self.action_masks()[action]
         self.steps += 1
         return np.zeros(1, np.float32), 0.0, self.steps == 3, False, {"cost": float(action)}
+
+
+def test_the_environment_that_is_learned_in_is_refused():
+    env = BudgetToyEnv()
+    model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
+    for same in (env, Monitor(env), DummyVecEnv([lambda: env]), model.get_env()):
+        with pytest.raises(ValueError, match="env is an environment that the model learns in"):
+            evaluate(model, same, 1)
+    assert evaluate(model.policy, env, 1).episodes == 1  # a policy learns nowhere
+    assert evaluate(model, BudgetToyEnv(), 1).episodes == 1
 
 
 def test_recurrent_ppo():

@@ -26,7 +26,7 @@ from agents.training import Training
 from agents.wrappers import AddCost
 
 TOY = "agents.toy:BudgetToy-v0"
-SMALL = {"policy_kwargs": {"net_arch": [8]}}
+SMALL = {"policy_kwargs": {"net_arch": [8]}, "gamma": 0.99}  # episodes are truncated
 REPLAY = {**SMALL, "learning_starts": 40, "buffer_size": 100, "batch_size": 16, "gradient_steps": 1}
 
 

@@ -234,6 +234,15 @@ def test_vectors_of_gymnasium_are_refused(make):
 
 
 @each
+def test_values_that_would_grow_without_bound_are_refused(make, scripted_env):
+    env = scripted_env((0.1,) * 4, limit=1.0, truncate=True)
+    with pytest.raises(ValueError, match=r"gamma is 1.0 and an episode was truncated.*gamma=0.99"):
+        make(env, gamma=1.0).learn(16)
+    assert make(env, gamma=0.99).learn(16).num_timesteps == 16
+    assert make(scripted_env(limit=1.0), gamma=1.0).learn(16).num_timesteps == 16
+
+
+@each
 @pytest.mark.parametrize("wrapper", [lambda env: FixedPenalty(env, 1.0), SauteBudget])
 def test_costs_are_not_charged_twice(make, wrapper):
     with pytest.raises(ValueError, match=r"penalised by (FixedP|SauteB).*twice. Pass .* without"):

@@ -242,6 +242,15 @@ def test_a_model_owns_a_buffer_that_follows_its_multiplier(name):
 
 
 @each_model
+def test_another_multiplier_is_followed_from_then_on(name):
+    model = MODELS[name]().learn(48)
+    model.multiplier = FixedMultiplier(5.0)
+    model.learn(16, reset_num_timesteps=False)
+    assert_mixed_by(model)
+    assert model.replay_buffer.multiplier is model.multiplier
+
+
+@each_model
 def test_a_loaded_buffer_follows_the_multiplier_of_its_new_model(name, tmp_path):
     model = MODELS[name]().learn(48)
     model.save_replay_buffer(tmp_path / "buffer")

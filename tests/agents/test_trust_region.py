@@ -273,9 +273,12 @@ def test_only_cpo_loads_it(tmp_path):
     ],
     ids=["one", "none", "several"],
 )
-def test_a_multiplier_is_refused(multiplier, message):
+def test_a_multiplier_is_refused(multiplier, message, tmp_path):
     with pytest.raises(TypeError, match=message):
         make(BudgetToyEnv(), multiplier=multiplier)
+    make(BudgetToyEnv()).save(tmp_path / "model")
+    with pytest.raises(TypeError, match=message):
+        CPO.load(tmp_path / "model", multiplier=multiplier)
 
 
 def test_a_violation_that_is_no_number_is_refused():

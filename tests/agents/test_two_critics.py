@@ -158,6 +158,14 @@ def test_bootstrap_at_truncation_and_at_the_cut_but_not_at_termination(
     np.testing.assert_allclose(advantages[:, 0, 0], np.array(expected) - 5.0)
 
 
+def test_without_a_discount_a_truncated_episode_ends(scripted_env):
+    """The last state's value would be added to itself at every truncation, and grow for ever."""
+    env = scripted_env((1.0, 2.0), limit=1.0, truncate=True)
+    sizes = {**SMALL, "n_steps": 5, "batch_size": 5}
+    model = Targets("MlpPolicy", env, cost_gamma=1.0, cost_gae_lambda=1.0, **sizes).learn(5)
+    np.testing.assert_allclose(model.result[1][:, 0, 0], [3.0, 2.0, 3.0, 2.0, 1.0 + 5.0])
+
+
 def test_targets_stay_with_their_environment_and_step(scripted_env):
     scripts = [(1.0, 2.0), (10.0, 20.0), (100.0, 200.0, 400.0)]
     venv = DummyVecEnv([lambda s=s: scripted_env(s, limit=1.0) for s in scripts])
@@ -384,6 +392,17 @@ def test_discrete_observations_learn():
     assert make(make_vec_env(Counter, n_envs=2)).learn(32).multiplier.value != 1.0
 
 
+def test_a_subclass_loads_its_own_models_only(tmp_path):
+    class Mine(PPOLagrangian):
+        pass
+
+    model = Mine("MlpPolicy", BudgetToyEnv(), n_steps=16, batch_size=16, device="cpu")
+    model.save(tmp_path / "model")
+    assert type(Mine.load(tmp_path / "model", device="cpu")) is Mine
+    with pytest.raises(ValueError, match="made by Mine; load it with that"):
+        PPOLagrangian.load(tmp_path / "model")
+
+
 @each
 def test_rewards_may_be_divided_by_their_spread(kind):
     model = make(VecNormalize(make_vec_env(BudgetToyEnv, n_envs=2)), kind=kind).learn(64)
@@ -394,7 +413,7 @@ def test_rewards_may_be_divided_by_their_spread(kind):
 
 def test_states_that_were_cut_off_are_normalised_as_all_others_are(scripted_env):
     env = VecNormalize(DummyVecEnv([lambda: scripted_env(limit=1.0, truncate=True)]))
-    model = make(env).learn(15)
+    model = make(env, cost_gamma=0.9).learn(15)
     for _, _, observation in model._cut:
         assert not ((observation >= 0.0) & (observation <= 1.0)).all() or observation.max() == 0.0
     assert len(model._cut) == 8

@@ -102,7 +102,8 @@ class TestEveryAgent:
     def test_dict_observations_choose_their_policy(self, name):
         env = DummyVecEnv([lambda: fitting_env(name, as_dict=True)] * 2)
         if name == "crossq_lag":
-            with pytest.raises(ValueError, match="Policy MultiInputPolicy unknown"):
+            cure = r"CrossQ has no policy for observations of Dict\(.*FlattenObservation"
+            with pytest.raises(ValueError, match=cure):
                 make(name, env)
             return
         model = make(name, env, **cheap(name))
@@ -206,6 +207,21 @@ def test_what_is_no_argument_of_plain_ppo_is_none_of_saute():
         make("ppo_saute", fitting_env("ppo_saute"), multiplier=FixedMultiplier(1.0))
     with pytest.raises(TypeError, match="multiplier is not an argument of CPO"):
         make("cpo", BudgetToyEnv(), multiplier=FixedMultiplier(1.0))
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "batch_size"), [(1, 64), (3, 63), (5, 125), (8, 64), (128, 64), (131, 131)]
+)
+def test_batches_divide_the_rollout(n_envs, batch_size):
+    env = DummyVecEnv([BudgetToyEnv] * n_envs)  # without an id: the values of the row
+    model = make("ppo_lag", env)
+    assert model.batch_size == batch_size
+    assert model.n_steps * n_envs % batch_size == 0
+
+
+def test_batches_divide_the_rollout_asked_for():
+    assert make("ppo_lag", BudgetToyEnv(), n_steps=80).batch_size == 80
+    assert make("ppo_lag", BudgetToyEnv(), batch_size=32).batch_size == 32
 
 
 # -- what does not fit -----------------------------------------------------------------------------

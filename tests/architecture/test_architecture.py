@@ -111,6 +111,22 @@ def level_of(name: str) -> int:
     return next(level for level, names in enumerate(LEVELS) if name in names)
 
 
+# The same for `agents`, whose package module imports nothing before it is used.
+AGENT_LEVELS = [
+    ["", "checks", "files", "options", "origin", "values"],
+    ["command", "costs", "model_state", "replayable", "run_folders", "toy"],
+    ["cost_critic", "evaluation", "episode_log", "fit", "multipliers", "penalties", "wrappers"],
+    ["callbacks", "checkpoint", "constraint", "replay"],
+    ["comparison", "lagrangian", "two_critics"],
+    ["compare_report", "focops", "table", "trust_region"],
+    ["compare", "zoo"],
+    ["runs"],
+    ["training"],
+    ["train"],
+    ["enjoy"],
+]
+
+
 def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
@@ -184,6 +200,23 @@ def test_agents_never_import_prune_gym(path):
         for alias in node.names
     } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not any(str(name).startswith("prune_gym") for name in names)
+
+
+def test_every_module_of_agents_has_a_level():
+    named = [name for level in AGENT_LEVELS for name in level]
+    assert sorted(named) == sorted(path.stem.replace("__init__", "") for path in AGENT_FILES)
+
+
+@pytest.mark.parametrize("path", AGENT_FILES, ids=short)
+def test_imports_of_agents_point_downwards(path):
+    def level(module: str) -> int:
+        name = module.removeprefix("agents").removeprefix(".")
+        return next(level for level, names in enumerate(AGENT_LEVELS) if name in names)
+
+    here = level(path.stem.replace("__init__", ""))
+    found = imports(path, inside_functions=False)
+    for other in {name for name in found if name.split(".")[0] == "agents"}:
+        assert level(other) < here, f"{path.stem} imports {other}"
 
 
 @pytest.mark.parametrize("name", MODULES)

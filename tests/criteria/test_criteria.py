@@ -8,7 +8,9 @@ import tiny
 import torch
 from torch import nn
 
-from prune_gym import CRITERIA
+import prune_gym
+from prune_gym import Evidence
+from prune_gym.pruning.groups import find_filter_groups
 
 
 def hand_network() -> nn.Module:
@@ -26,28 +28,6 @@ def hand_network() -> nn.Module:
             torch.tensor([[3.0, 4.0], [-1.0, 0.0], [0.5, -0.5]]).view(3, 2, 1, 1)
         )
     return network
-
-
-@pytest.mark.parametrize("structure", ["filter", "weight"])
-@pytest.mark.parametrize("name", CRITERIA.names())
-def test_every_criterion(name, structure):
-    for network in ("vgg", "residual", "unet", "mobile", "dense"):
-        problems = [
-            tiny.make_tiny(
-                network, criterion=name, seed=seed, structure=structure, budgets={"params": 1}
-            )
-            for seed in (3, 3, 4)
-        ]
-        for scores, size in zip(problems[0].scores, problems[0].sizes, strict=True):
-            assert scores.shape == (size,)
-            assert scores.dtype == np.float64
-            assert np.isfinite(scores).all()
-        tiny.assert_identical(problems[0].scores, problems[1].scores)
-        differs = any(
-            (one != other).any()
-            for one, other in zip(problems[0].scores, problems[2].scores, strict=True)
-        )
-        assert differs == (name == "random")
 
 
 def test_norms_by_hand():
@@ -87,21 +67,81 @@ def test_transposed_convolutions_are_scored_by_output():
 
 
 def test_a_callable():
-    def last_first(weights, generator):
-        return np.arange(len(weights))
+    def last_first(evidence):
+        return [np.arange(group.n_filters) for group in evidence.groups]
 
     problem = tiny.make_tiny(criterion=last_first)
     assert problem.orders[0].tolist() == [3, 2, 1, 0]
 
 
-@pytest.mark.parametrize(
-    "scores", [lambda w: w, lambda w: np.full(len(w), np.nan), lambda w: np.ones(len(w) + 1)]
-)
-def test_scores_that_do_not_fit(scores):
-    def strange(weights, generator):
-        return scores(weights)
+def test_depthwise_layers_count_once():
+    problem = tiny.make_tiny("mobile", criterion="l1")
+    network = problem.network
+    layers = (network.expand, network.depthwise)
+    expected = sum(layer.weight.detach().double().abs().sum(dim=(1, 2, 3)) for layer in layers)
+    np.testing.assert_allclose(problem.scores[0], expected.numpy(), rtol=1e-12)
 
-    with pytest.raises(
-        ValueError, match=r"criterion 'strange' gave scores of shape .*'features.0'"
-    ):
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (lambda w: w, r"'strange' gave scores of shape \(4, 9\) for group 'features.0'; expected"),
+        (lambda w: np.ones(len(w) + 1), r"gave scores of shape \(5,\) .* expected \(4,\), one per"),
+        (lambda w: np.full(len(w), np.nan), r"gave 4 scores that are not finite .*'features.0'"),
+        (lambda w: "abc", r"'strange' gave list; expected a list of 3 arrays of numbers, one per"),
+    ],
+)
+def test_scores_that_do_not_fit(scores, message):
+    def strange(evidence):
+        return [scores(rows) for rows in evidence.weights]
+
+    with pytest.raises(ValueError, match=message):
         tiny.make_tiny(criterion=strange)
+
+
+def test_scores_of_too_few_groups():
+    def strange(evidence):
+        return [evidence.weights[0].sum(axis=1)]
+
+    with pytest.raises(ValueError, match=r"'strange' gave 1 arrays of scores for 3 filter groups"):
+        tiny.make_tiny(criterion=strange)
+    with pytest.raises(ValueError, match=r"gave NoneType; expected a list of 3 arrays"):
+        tiny.make_tiny(criterion=lambda evidence: None)
+
+
+def test_a_criterion_of_two_arguments():
+    def old(weights, generator):
+        return weights
+
+    with pytest.raises(TypeError, match=r"'old' must take one argument, the evidence .*`def mine"):
+        tiny.make_tiny(criterion=old)
+
+
+def test_evidence_is_private():
+    def vandal(evidence):
+        scores = [rows.sum(axis=1) for rows in evidence.weights]
+        for parameter in evidence.network.parameters():
+            parameter.data.zero_()
+        evidence.images.zero_()
+        return scores
+
+    network = tiny.build("vgg")
+    before = tiny.snapshot(network)
+    problem = tiny.make_tiny(network, criterion=vandal)
+    tiny.assert_unchanged(network, before)
+    assert all(parameter.abs().sum() > 0 for parameter in problem.network.parameters())
+    assert problem.data.train.images.abs().sum() > 0
+
+
+def test_the_calibration_batch_is_balanced():
+    labels = torch.tensor([0] * 500 + [1] * 300 + [2] * 20)
+    images = tiny.images_of(len(labels))
+    network = tiny.build("vgg")
+    groups = find_filter_groups(network, images[:1])
+    evidence = Evidence.of("mine", network, groups, prune_gym.Split(images, labels), seed=0)
+    assert torch.bincount(evidence.labels).tolist() == [118, 118, 20]
+    assert torch.equal(evidence.images[:118], images[:118])
+    assert torch.equal(evidence.images[118:236], images[500:618])
+    parts = list(evidence.chunks())
+    assert {len(own) for own, _ in parts} == {32}
+    assert torch.equal(torch.cat([own for own, _ in parts]), evidence.images)

@@ -20,7 +20,10 @@ IDS = ["PruneVGG-v0", "PruneVGGFilters-v0"]
     [
         ({"network": "smal"}, r"unknown network 'smal'. Did you mean 'small'\? Known: resnet18"),
         ({"dataset": "digit"}, r"unknown dataset 'digit'. Did you mean 'digits'\?"),
-        ({"criterion": "l3"}, r"unknown criterion 'l3'. Did you mean 'l[12]'\? Known: l1, l2"),
+        (
+            {"criterion": "l3"},
+            r"unknown criterion 'l3'. Did you mean 'l[12]'\? Known: .*, l1, l2, ",
+        ),
         ({"recovery": "fine-tune"}, r"unknown recovery 'fine-tune'. Did you mean 'finetune'\?"),
         ({"budgets": {"parms": 0.5}}, r"unknown budget 'parms'. Did you mean 'params'\?"),
         ({"granularity": "layers"}, r"unknown granularity 'layers'. Did you mean 'layer'\?"),

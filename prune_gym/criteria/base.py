@@ -1,0 +1,245 @@
+"""Criteria: scores of filters; higher = more important.
+
+The agent decides how many filters of a group stay, the criterion which. A criterion is a function
+``(evidence) -> scores``: `Evidence` is everything it may look at, and scores are one array
+(n_filters,) per filter group, in the order of ``evidence.groups``. Only the order within a group
+counts. Your own is as short as those here:
+
+>>> import numpy as np, prune_gym
+>>> def largest(evidence):
+...     return [np.abs(rows).max(axis=1) for rows in evidence.weights]
+>>> problem = prune_gym.make_problem(criterion=largest)
+>>> len(problem.scores) == len(problem.groups)
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from prune_gym.criteria.ends import by_filter, producers
+from prune_gym.datasets import Split
+from prune_gym.pruning.groups import FilterGroup
+from prune_gym.pruning.skeleton import own_tensors, rebuild
+from prune_gym.pruning.trace import output_tensors
+from prune_gym.registry import Registry
+
+Scores: TypeAlias = Sequence[NDArray[np.float64]]  # (n_filters,) per group
+Rows: TypeAlias = tuple[NDArray[np.float64], ...]  # (n_filters, k) per group
+
+CALIBRATION = 256  # images that gradients and activity are measured on
+ELEMENTS = 4_000_000  # numbers that they come to at most (then there are fewer images, ...
+FEWEST = 32  # ... but not below so many)
+CHUNK = 32  # images a pass: what is kept of their feature maps fits into memory
+
+
+class CriterionError(ValueError):
+    """A criterion that cannot score such a network; the message says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a criterion may look at.
+
+    Attributes:
+        criterion: name of the criterion, for error messages.
+        network: a copy of the unpruned network for this criterion alone, to be changed at will; in
+            evaluation mode, every parameter can be trained, also where the original is frozen.
+        groups: the filter groups.
+        train: the training split; only to be read.
+        generator: the only source of random numbers.
+        is_frozen: whether no parameter of the original can be trained.
+    """
+
+    criterion: str
+    network: nn.Module
+    groups: tuple[FilterGroup, ...]
+    train: Split
+    generator: np.random.Generator
+    is_frozen: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        criterion: str,
+        network: nn.Module,
+        groups: Sequence[FilterGroup],
+        train: Split,
+        seed: int,
+    ) -> Evidence:
+        """Evidence on a network, which is only read.
+
+        Args:
+            criterion: name, for error messages.
+            network: the unpruned network.
+            groups: its filter groups.
+            train: the training split.
+            seed: of the generator.
+        """
+        copy = rebuild(network, {}).eval()
+        is_frozen = not any(parameter.requires_grad for parameter in copy.parameters())
+        for parameter in copy.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        generator = np.random.default_rng(seed)
+        return cls(criterion, copy, tuple(groups), train, generator, is_frozen)
+
+    # -- weights and gradients, filter by filter ---------------------------------------------------
+
+    @cached_property
+    def weights(self) -> Rows:
+        """Per group, (n_filters, k): in row i the weights that produce filter i.
+
+        Of all layers that produce the group's filters, side by side, without biases and norms; for
+        ``structure="weight"`` k = 1.
+        """
+        return self.rows(self.parameters)
+
+    @cached_property
+    def gradients(self) -> Rows:
+        """Per group, the gradient of the loss by `weights`, (n_filters, k).
+
+        The loss is the mean cross-entropy over `images`, the network in evaluation mode.
+
+        Raises:
+            CriterionError: no parameter of the network can be trained.
+        """
+        return self.gradients_now()
+
+    def gradients_now(self) -> Rows:
+        """The same of the network as it is now, for criteria that change it."""
+        sums = [np.zeros_like(rows) for rows in self.weights]
+        for size, batch in self.batch_gradients():
+            for total, rows in zip(sums, batch, strict=True):
+                total += rows * (size / len(self.labels))
+        return tuple(sums)
+
+    def batch_gradients(self) -> Iterator[tuple[int, Rows]]:
+        """Gradients like `gradients_now`, one after the other on parts of the calibration batch.
+
+        Parameters have no gradients afterwards.
+
+        Yields:
+            How many images (32 at most), and rows as in `gradients`.
+
+        Raises:
+            CriterionError: no parameter of the network can be trained.
+        """
+        self.need_gradients()
+        parameters = self.parameters
+        for images, labels in self.chunks():
+            self.network.zero_grad(set_to_none=True)
+            self.loss(images, labels).backward()  # type: ignore[no-untyped-call]
+            slopes = {
+                name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                for name, parameter in parameters.items()
+            }
+            yield len(labels), self.rows(slopes)
+        self.network.zero_grad(set_to_none=True)
+
+    def rows(self, tensors: Mapping[str, torch.Tensor]) -> Rows:
+        """Tensors that lie like the parameters, by name, arranged like `weights`."""
+        found = []
+        for group in self.groups:
+            if group.slices:
+                ends = producers(self.network, group)
+                parts = [by_filter(tensors[end.cut.tensor], end.cut) for end in ends]
+                found.append(np.concatenate(parts, axis=1))
+            else:  # single weights: each is its own filter
+                single = tensors[f"{group.name}.weight"].detach().double().cpu().numpy()
+                found.append(single.reshape(group.n_filters, 1))
+        return tuple(found)
+
+    @property
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Parameters of the network by every name that they go by."""
+        tensors = own_tensors(self.network)
+        return {name: t for name, t in tensors.items() if isinstance(t, nn.Parameter)}
+
+    @property
+    def structure(self) -> str:
+        """``"filter"``, or ``"weight"`` where each single weight is a filter of its own."""
+        return "filter" if self.groups[0].slices else "weight"
+
+    # -- data ------------------------------------------------------------------------------------
+
+    @cached_property
+    def calibration_rows(self) -> torch.Tensor:
+        """Rows of the calibration batch in the training split: as many of every class as can be.
+
+        The first ones of each class in the order of the split; nothing is drawn, so that scores
+        do not depend on the seed where the criterion draws nothing itself.
+        """
+        wanted = max(FEWEST, ELEMENTS // max(1, self.train.images[0].numel()))
+        wanted = min(CALIBRATION, wanted, len(self.train))
+        labels = self.train.labels.cpu().numpy()
+        turn = np.zeros(len(labels), dtype=np.int64)  # how many of its class come before
+        for label in np.unique(labels):
+            turn[labels == label] = np.arange((labels == label).sum())
+        return torch.from_numpy(np.sort(np.argsort(turn, kind="stable")[:wanted]))
+
+    @cached_property
+    def images(self) -> torch.Tensor:
+        """The calibration batch as the network takes it, (n, ...) float32; n is 256 at most."""
+        return self.train.batch(self.calibration_rows.to(self.train.images.device))
+
+    @cached_property
+    def labels(self) -> torch.Tensor:
+        """Labels of `images`, (n,) int64."""
+        return self.train.labels[self.calibration_rows.to(self.train.labels.device)]
+
+    def chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The calibration batch in parts that fit into memory: images, labels."""
+        n_parts = -(-len(self.labels) // CHUNK)  # as equal as can be: no norm likes a single image
+        pairs = zip(self.images.chunk(n_parts), self.labels.chunk(n_parts), strict=True)
+        for images, labels in pairs:
+            yield images.clone(), labels  # networks may work in place
+
+    def batches(self, steps: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """So many random batches of the training split: images, labels."""
+        size = min(size, len(self.train))
+        for _ in range(steps):
+            rows = torch.from_numpy(self.generator.choice(len(self.train), size, replace=False))
+            rows = rows.to(self.train.images.device)
+            yield self.train.batch(rows), self.train.labels[rows]
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Outputs of the network, (n, n_classes)."""
+        outputs: torch.Tensor = output_tensors(self.network(images))[0]
+        return outputs.float()
+
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of a batch, ()."""
+        return functional.cross_entropy(self.logits(images), labels)
+
+    # -- what a criterion may refuse -------------------------------------------------------------
+
+    def need_gradients(self) -> None:
+        """Raise CriterionError where no parameter of the network can be trained."""
+        if self.is_frozen:
+            raise CriterionError(
+                f"criterion {self.criterion!r} needs gradients, but no parameter of "
+                f"{type(self.network).__name__} can be trained (requires_grad=False). Unfreeze "
+                "those that may change, e.g. network.requires_grad_(True), or choose a criterion "
+                "that needs none, such as 'l1'."
+            )
+
+    def need_filters(self) -> None:
+        """Raise CriterionError for ``structure="weight"``."""
+        if self.structure == "weight":
+            raise CriterionError(
+                f"criterion {self.criterion!r} scores whole filters, not single weights; use "
+                "structure='filter', or a criterion such as 'l1', 'taylor' or 'lamp'."
+            )
+
+
+Criterion: TypeAlias = Callable[[Evidence], Scores]
+CRITERIA: Registry[Criterion] = Registry("criterion")
