@@ -12,7 +12,15 @@ import gymnasium as gym
 
 if TYPE_CHECKING:
     from agents.wrappers import FixedPenalty, SauteBudget
-    from prune_gym.budgets import BUDGETS, Budget, BudgetError, count
+    from prune_gym.budgets import (
+        BUDGETS,
+        Budget,
+        BudgetError,
+        command_budget,
+        count,
+        latency_ms,
+        onnx_latency_ms,
+    )
     from prune_gym.criteria import CRITERIA, CriterionError, Evidence
     from prune_gym.datasets import DATASETS, Dataset, Split
     from prune_gym.export import load_pruned, save_pruned
@@ -66,10 +74,13 @@ _PUBLIC = {
     "SharedProblem": ".sharing",
     "Split": ".datasets",
     "UnsupportedNetworkError": ".pruning.groups",
+    "command_budget": ".budgets",
     "count": ".budgets",
     "export_network": ".formats",
+    "latency_ms": ".budgets",
     "load_pruned": ".export",
     "make_problem": ".make",
+    "onnx_latency_ms": ".budgets",
     "save_pruned": ".export",
     "share": ".sharing",
 }
@@ -102,10 +113,13 @@ __all__ = [
     "SharedProblem",
     "Split",
     "UnsupportedNetworkError",
+    "command_budget",
     "count",
     "export_network",
+    "latency_ms",
     "load_pruned",
     "make_problem",
+    "onnx_latency_ms",
     "register_envs",
     "save_pruned",
     "share",
@@ -115,6 +129,7 @@ __all__ = [
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "PruneVGG-v0": {"granularity": "layer"},
     "PruneVGGFilters-v0": {"granularity": "filter"},
+    "PruneVGGLatency-v0": {"granularity": "layer", "budgets": {"latency_ms": 0.5}},
     "Prune-v0": {"granularity": "layer", "own": True},
     **{
         f"Prune{title}-CIFAR10-v0": {
@@ -125,6 +140,9 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         for title in ("VGG11", "VGG16", "VGG19", "ResNet18", "ResNet50", "ResNet56")
     },
 }
+
+# those whose budgets are measured: equal actions do not give equal costs in another process
+NONDETERMINISTIC = ("PruneVGGLatency-v0",)
 
 
 def __getattr__(name: str) -> Any:
@@ -146,6 +164,7 @@ def register_envs() -> None:
                 entry_point="prune_gym.envs:make_env",
                 vector_entry_point="prune_gym.envs.vector:make_vector_env",
                 kwargs=dict(defaults),
+                nondeterministic=env_id in NONDETERMINISTIC,
             )
 
 

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from prune_gym.budgets import Budget, as_budget
+from prune_gym.budgets import Budget, Limit, as_budget, parse_limit
 
 STRUCTURES = ("filter", "weight")
 _TAKEN = ("accuracy", "cost", "costs", "episode_cost", "feasible", "kept", "multiplier", "reward")
@@ -30,22 +30,14 @@ def check_structure(structure: str, round_to: int) -> None:
         )
 
 
-def check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
+def check_budgets(budgets: Any, structure: str) -> dict[Budget, Limit]:
     """Limits by budget from what the user gave (raises ValueError, TypeError)."""
     if not isinstance(budgets, Mapping) or not budgets:
         raise ValueError(f"budgets={budgets!r}: expected limits by budget, e.g. {{'params': 0.1}}.")
-    checked: dict[Budget, float] = {}
-    for key, limit in budgets.items():
+    checked: dict[Budget, Limit] = {}
+    for key, given in budgets.items():
         budget = as_budget(key)
-        if (
-            isinstance(limit, bool)
-            or not isinstance(limit, numbers.Real)
-            or not 0 < float(limit) <= 1
-        ):
-            raise ValueError(
-                f"budgets: the limit of {budget.name!r} is {limit!r}; it must be a number in "
-                "(0, 1], the fraction of the unpruned network's budget that may stay."
-            )
+        limit = parse_limit(given, budget)
         if structure == "weight" and budget.name != "params":
             raise ValueError(
                 f"budgets: {budget.name!r} with structure='weight'; single weights set to zero "
@@ -57,7 +49,7 @@ def check_budgets(budgets: Any, structure: str) -> dict[Budget, float]:
             )
         if budget.name in {other.name for other in checked}:
             raise ValueError(f"budgets: two of them are named {budget.name!r}; rename one.")
-        checked[budget] = float(limit)
+        checked[budget] = limit
     return checked
 
 

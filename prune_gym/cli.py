@@ -69,7 +69,7 @@ def prune(
         problem = {
             "network": network or named.get("network", "small"),
             "dataset": _settled(dataset or named.get("dataset", "digits")),
-            "budgets": parse_budgets(budget or ["params=0.1"]),
+            "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
             "criterion": criterion,
             "recovery": recovery,
             "structure": structure,
@@ -115,7 +115,8 @@ def inspect(
 
     with user_errors():
         given = None if weights is None else str(weights)
-        budgets = {"params": 1.0, "macs": 1.0, "size_bytes": 1.0}
+        names = ("params", "macs", "size_bytes", "activation_bytes", "energy_uj")
+        budgets = dict.fromkeys(names, 1.0)
         problem = make_problem(network, dataset, weights=given, budgets=budgets)
         table = Table(
             "group", "filters", "layers", "params", "MACs", title=f"{network} on {dataset}"
@@ -132,8 +133,12 @@ def inspect(
                 f"{weight[1]:.1%}",
             )
         console.print(table)
-        params, macs, size = problem.dense_values
+        params, macs, size, activations, energy = problem.dense_values
         console.print(f"{params:,.0f} parameters, {macs:,.0f} MACs, {size:,.0f} bytes.")
+        console.print(
+            f"One image: {activations:,.0f} bytes of feature maps at most, {energy:,.4g} uJ by the "
+            "energy model."
+        )
         console.print("A group's share is what cutting it alone to one filter saves.")
 
 
@@ -213,24 +218,32 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
-def parse_budgets(given: list[str]) -> dict[str, float]:
-    """``["params=0.1"]`` -> ``{"params": 0.1}``.
+def parse_budgets(given: list[str]) -> dict[str, float | str]:
+    """``["params=0.1", "latency_ms=2ms"]`` -> ``{"params": 0.1, "latency_ms": "2ms"}``.
+
+    The last "=" parts name and limit, so that a command may hold others.
 
     Raises:
         ValueError: not of the form NAME=LIMIT, or a name given twice.
     """
-    limits: dict[str, float] = {}
+    from prune_gym.budgets.command import settled
+    from prune_gym.budgets.limits import is_limit
+
+    limits: dict[str, float | str] = {}
     for option in given:
         name, separator, limit = option.rpartition("=")
+        if not separator or not name or not is_limit(limit):
+            raise ValueError(
+                f"--budget {option!r}: expected NAME=LIMIT, e.g. params=0.1 or latency_ms=2ms."
+            )
+        name = settled(name)  # a run can go on from any folder
+        if name in limits:
+            raise ValueError(f"--budget {name!r} is given twice; give one limit for it.")
         try:
             number = float(limit)
         except ValueError:
             number = float("nan")
-        if not separator or not name or number != number:
-            raise ValueError(f"--budget {option!r}: expected NAME=LIMIT, e.g. params=0.1.")
-        if name in limits:
-            raise ValueError(f"--budget {name!r} is given twice; give one limit for it.")
-        limits[name] = number
+        limits[name] = number if 0 < number <= 1 else limit
     return limits
 
 
@@ -260,7 +273,14 @@ def _listings() -> dict[str, dict[str, str]]:
         "networks": NETWORKS.describe(),
         "datasets": DATASETS.describe(),
         "criteria": CRITERIA.describe(),
-        "budgets": BUDGETS.describe(),
+        "budgets": {
+            name: f"{words} ({BUDGETS.get(name)().unit})"
+            for name, words in BUDGETS.describe().items()
+        }
+        | {
+            "module:function": "Yours: (network) -> number, or a prune_gym.Budget.",
+            "command:PROGRAM {onnx}": "Yours: a program that is handed the network as a file.",
+        },
         "recoveries": RECOVERIES.describe(),
         "algorithms": algorithms(),
     }

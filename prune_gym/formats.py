@@ -146,12 +146,33 @@ def _write_onnx(program: Any) -> bytes:
     return content
 
 
-def _read_onnx(content: bytes) -> Run:
+def onnx_session(network: nn.Module, example: torch.Tensor, threads: int) -> Any:
+    """An onnxruntime session of a network on the CPU, for any batch size (input ``images``).
+
+    Nothing is written and nothing is compared: `export_network` does that.
+
+    Args:
+        network: what `export_network` takes.
+        example: one batch of its inputs.
+        threads: that an operator may use.
+    """
+    check_installed("onnx")
+    program = _trace(copy.deepcopy(network).cpu().eval(), example)
+    failed = f"{type(network).__name__} cannot be exported to ONNX"
+    with _mendable(failed, _WRITABLE), _quiet():
+        return _session(_write_onnx(program), threads)
+
+
+def _session(content: bytes, threads: int) -> Any:
     runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors only
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = threads
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _read_onnx(content: bytes) -> Run:
+    session = _session(content, torch.get_num_threads())
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 

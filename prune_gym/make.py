@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from prune_gym.arguments import check_budgets, check_ignore, check_structure, whole
+from prune_gym.budgets import Limit, fractions
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, as_split, check_splits, load_dataset
 from prune_gym.datasets.augment import shift_and_rotate
@@ -41,7 +42,7 @@ def make_problem(
     network: str | nn.Module = "small",
     dataset: str | Dataset = "digits",
     *,
-    budgets: Mapping[Any, float] | None = None,
+    budgets: Mapping[Any, float | str] | None = None,
     criterion: str | Callable[..., Any] = "l1",
     recovery: str | Callable[..., None] = "bn",
     recovery_steps: int = 32,
@@ -66,8 +67,10 @@ def make_problem(
         dataset: a registered name, a ``"module:function"``, or a `Dataset`; not used where
             ``train`` and ``validation`` are given.
         budgets: limits by budget, ``{"params": 0.1}`` (the default), as fractions in (0, 1] of the
-            unpruned network. A key is a registered name, a ``"module:function"``, a callable
-            ``(network) -> number``, or a `Budget`.
+            unpruned network, or as text, amounts with a unit: ``{"latency_ms": "2ms"}``,
+            ``"500KB"`` (1000 bytes each; KiB has 1024), ``"10M"``, ``"20%"``. A key is a registered
+            name, a ``"module:function"``, a ``"command:./measure.sh {onnx}"`` (see
+            `command_budget`), a callable ``(network) -> number``, or a `Budget`.
         criterion: scores filters, higher = more important: a registered name, a
             ``"module:function"``, or a callable ``(evidence) -> scores`` that gets an `Evidence`
             and gives one array (n_filters,) per filter group; see `prune_gym.criteria.base`.
@@ -116,20 +119,19 @@ def make_problem(
     with memory_bound(f"{place} cannot hold the images; use another device or fewer of them"):
         data = data.to(place)
     module = _network(network, dataset, data, weights).to(place).eval()
-    example = data.train.batch(slice(1))
     some = data.train.batch(slice(3))
     _check_runs(module, some, data)
     form = find_form(module, some, precision)
     if form.channels_last and trains_channels_last(module, some):
         data = data.channels_last()
-    groups = _groups(module, example, structure, ignore)
+    groups = _groups(module, data.train.batch(slice(1)), structure, ignore)
     problem = PruningProblem(
         network=module,
         groups=groups,
         scores=score_groups(module, groups, score, data.train, seed),
         data=data,
         budgets=tuple(chosen),
-        limits=tuple(chosen.values()),
+        limits=(1.0,) * len(chosen),
         recovery=repair,
         recovery_steps=whole("recovery_steps", recovery_steps, 0),
         structure=structure,
@@ -138,8 +140,17 @@ def make_problem(
         batch_size=batch_size,
     )
     _check_cuts(problem)
+    problem = _limited_to(problem, list(chosen.values()))
     problem.check_reachable(problem.kept_counts(np.ones(len(groups))))
     return problem
+
+
+def _limited_to(problem: PruningProblem, limits: list[Limit]) -> PruningProblem:
+    """The problem with its limits, amounts as fractions of the unpruned network's budgets."""
+    values = problem.dense_values
+    limited = replace(problem, limits=fractions(problem.budgets, limits, values))
+    vars(limited)["dense_values"] = values  # measured once
+    return limited
 
 
 def _groups(

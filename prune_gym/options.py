@@ -26,8 +26,9 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="NAME=LIMIT",
-        help="Limit as a fraction of the unpruned network's budget, e.g. params=0.1; repeat for "
-        "several. NAME may be module:function.",
+        help="Limit as a fraction of the unpruned network's budget, e.g. params=0.1, or an amount "
+        "with a unit: latency_ms=2ms, size_bytes=500KB, params=10M; repeat for several. NAME may "
+        "be module:function, or 'command:./measure.sh {onnx}'.",
     ),
 ]
 Algo = Annotated[str, typer.Option(help="See `prune-gym list algorithms`.")]

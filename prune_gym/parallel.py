@@ -28,14 +28,19 @@ def usable_cores() -> int:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch operations of this thread use one core: small ones wait for each other on more."""
+def torch_threads(n: int) -> Iterator[None]:
+    """Let torch operations of this thread use ``n`` cores."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(n)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread() -> contextlib.AbstractContextManager[None]:
+    """Let torch operations of this thread use one core: small ones wait for each other on more."""
+    return torch_threads(1)
 
 
 def pin_worker() -> None:

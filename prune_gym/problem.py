@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.budgets import Budget
+from prune_gym.budgets import Budget, over_limits
 from prune_gym.datasets import Dataset, Split
 from prune_gym.evaluation import Exam, accuracy
 from prune_gym.outcome import Outcome, OutcomeMemory, digest
@@ -125,7 +125,10 @@ class PruningProblem:
 
     @cached_property
     def memory(self) -> OutcomeMemory:
-        """Outcomes of earlier decisions; stays empty where a budget is not deterministic."""
+        """Outcomes of earlier decisions; stays empty where a recovery draws or trains.
+
+        What a budget measured is remembered, too: noise would make two costs of one decision.
+        """
         return OutcomeMemory()
 
     @cached_property
@@ -202,7 +205,8 @@ class PruningProblem:
                 values[index] = self.tensor_sizes.count(counts) @ weights
             else:
                 network = self.compact(masks) if network is None else network
-                values[index] = budget(network, self.example)
+                dense = float(self.dense_values[index])
+                values[index] = budget.relative(network, self.network, self.example, dense)
         return values
 
     def counted_costs(self, counts: Counts) -> NDArray[np.float64]:
@@ -257,7 +261,7 @@ class PruningProblem:
             BudgetError: a budget raised or gave nonsense.
         """
         masks = self.check_masks(masks)
-        key = digest(masks) if self._is_deterministic else None
+        key = digest(masks) if is_fixed(self.recovery) else None
         known = None if key is None else self.memory.get(key)
         if known is not None:
             own = tuple(mask.copy() for mask in masks)
@@ -271,11 +275,6 @@ class PruningProblem:
 
     def _recovered(self, masks: Masks, seed: int, steps: int | None) -> nn.Module:
         return self.recover(self.compact(masks), seed=seed, steps=steps)
-
-    @property
-    def _is_deterministic(self) -> bool:
-        """Whether equal masks are known to give equal outcomes, whatever the seed."""
-        return is_fixed(self.recovery) and all(budget.is_deterministic for budget in self.budgets)
 
     def _outcome(
         self,
@@ -304,11 +303,7 @@ class PruningProblem:
             InfeasibleLimitError: names each budget that is out of reach and its floor.
         """
         floors = self.costs(self.masks_of(smallest))
-        broken = [
-            f"budget {name!r}: limit {limit:g} is below the floor {floor:.4g}"
-            for name, limit, floor in zip(self.names, self.limits, floors, strict=True)
-            if floor > limit
-        ]
+        broken = over_limits(self.budgets, self.limits, floors, self.dense_values)
         if broken:
             raise InfeasibleLimitError(
                 f"{'; '.join(broken)} (the smallest network that can be reached). "

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym import rendering
+from prune_gym.budgets import amount
 from prune_gym.export import read_plan
+from prune_gym.search.confirm import spread_in_words
 from prune_gym.search.folder import RunFolder, SearchConfig
 
 GOOD, BAD, LIMIT, LINE = "#1f6f8b", "#d9a679", "#b03a2e", "#333333"
@@ -43,7 +45,7 @@ def write_report(folder: RunFolder, config: SearchConfig) -> Path:
     pictures = {
         "search": _search_picture(rows, metrics),
         "layers": _layers_picture(folder, metrics),
-        "networks": _networks_picture(rows, metrics),
+        "networks": _networks_picture(rows, metrics, _returned(folder, rows)),
     }
     (folder.path / "pictures").mkdir(exist_ok=True)
     for name, data in pictures.items():
@@ -91,6 +93,15 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         )
     )
     return rows
+
+
+def budget_in_words(metrics: dict[str, Any], name: str) -> str:
+    """What a cost and its limit are in the budget's unit, and how far measurements spread."""
+    dense, unit = metrics["unpruned_values"][name], metrics["units"][name]
+    value, limit = (metrics[kind][name] * dense for kind in ("costs", "limits"))
+    measured = metrics["measured"].get(name)
+    spread = "" if measured is None else f"; cost {spread_in_words(measured)}"
+    return f" ({amount(value, unit)} of at most {amount(limit, unit)}{spread})"
 
 
 def _percent(share: float | None) -> str:
@@ -160,6 +171,7 @@ _PICTURES = (
 def _verdict(metrics: dict[str, Any]) -> str:
     parts = [
         f"{html.escape(name)} {metrics['costs'][name]:.4f} of at most {limit:g}"
+        f"{html.escape(budget_in_words(metrics, name))}"
         for name, limit in metrics["limits"].items()
     ]
     word = "within the budget" if metrics["feasible"] else "NOT within the budget"
@@ -232,7 +244,19 @@ def _layers_picture(folder: RunFolder, metrics: dict[str, Any]) -> bytes:
     return _png(rendering.draw(rows, f"{what} kept per group"))
 
 
-def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> bytes:
+def _returned(folder: RunFolder, rows: list[dict[str, str]]) -> int:
+    """Number of the row whose network was returned: of those that keep what the plan keeps."""
+    kept = {
+        f"kept_{row['name']}": (row["kept"] if isinstance(row["kept"], int) else len(row["kept"]))
+        / row["filters"]
+        for row in read_plan(folder.path)["groups"]
+    }
+    distance = sum(np.abs(_column(rows, name) - share) for name, share in kept.items())
+    feasible, accuracy = _column(rows, "feasible"), _column(rows, "accuracy")
+    return int(np.lexsort((_column(rows, "cost"), -accuracy, np.round(distance, 4), -feasible))[0])
+
+
+def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any], returned: int) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -244,8 +268,7 @@ def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> by
     axes.plot(cost[good], accuracy[good], ".", color=GOOD, alpha=0.6, label="within every limit")
     limit = _scalar_limit(metrics)
     axes.axvline(limit, color=LIMIT, linewidth=1.2, label=f"limit {limit:g}")
-    best = max(np.flatnonzero(good), key=lambda row: (accuracy[row], -cost[row]))
-    axes.plot(cost[best], accuracy[best], "*", color=LIMIT, markersize=15, label="returned")
+    axes.plot(cost[returned], accuracy[returned], "*", color=LIMIT, markersize=15, label="returned")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

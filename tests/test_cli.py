@@ -178,6 +178,8 @@ def test_list():
     assert all(name in said for name in ("ppo_lag", "ppo_pid", "cem", "random", "uniform"))
     only = call("list", "budgets")
     assert "size_bytes" in only
+    for name in prune_gym.BUDGETS:
+        assert f"({prune_gym.BUDGETS.get(name)().unit})" in only
     assert "ppo_lag" not in only
     assert "unknown kind 'budget'. Did you mean 'budgets'?" in call("list", "budget", code=2)
 
@@ -185,6 +187,7 @@ def test_list():
 def test_inspect():
     said = call("inspect")
     assert "579,498 parameters, 3,282,176 MACs, 2,323,560 bytes." in said
+    assert "One image: 33,792 bytes of feature maps at most, 418.8 uJ by the energy model." in said
     assert said.count("features.") >= 8
 
 
@@ -287,11 +290,15 @@ def test_resuming_with_more_steps(tiny_run, tmp_path):
         (["--algo", "ppo_lga"], "unknown algorithm 'ppo_lga'. Did you mean 'ppo_lag'?"),
         (["--structure", "x"], "structure='x' must be one of filter, weight."),
         (["--device", "abacus"], "device='abacus' cannot be used here"),
-        (["--budget", "params"], "--budget 'params': expected NAME=LIMIT, e.g. params=0.1."),
+        (
+            ["--budget", "params"],
+            "--budget 'params': expected NAME=LIMIT, e.g. params=0.1 or latency_ms=2ms.",
+        ),
         (["--budget", "params=much"], "--budget 'params=much': expected NAME=LIMIT"),
         (["--budget", "=0.5"], "--budget '=0.5': expected NAME=LIMIT"),
         (["--budget", "parms=0.5"], "unknown budget 'parms'. Did you mean 'params'?"),
-        (["--budget", "params=2"], "the limit of 'params' is 2.0; it must be a number in (0, 1]"),
+        (["--budget", "params=2"], "is below the floor 0.0002002 (2 parameters; floor 116 param"),
+        (["--budget", "params=150%"], "the limit of 'params' is 1.5; it must be a number in (0,"),
         (["--budget", "params=0.00001"], "limit 1e-05 is below the floor"),
         (["--env", "PruneVGG-v9"], "PruneVGG"),
         (["--env", "PruneVG-v0"], "PruneVG"),
@@ -371,6 +378,15 @@ def test_a_damaged_agent_is_named(tiny_options, tmp_path):
 
 def test_parse_budgets():
     assert parse_budgets(["params=0.1", "a.b:c=1"]) == {"params": 0.1, "a.b:c": 1.0}
+    given = ["latency_ms=2ms", "macs=5M", "params=58000", "size_bytes=20%"]
+    limits = {"latency_ms": "2ms", "macs": "5M", "params": "58000", "size_bytes": "20%"}
+    assert parse_budgets(given) == limits
+    here = Path.cwd()
+    command = "./m --x=3 {onnx}"
+    assert parse_budgets([f"command:{command}=0.5"]) == {f"command@{here}:{command}": 0.5}
+    for wrong in ("params=nan", "params=", "params", "=1", "params=ms"):
+        with pytest.raises(ValueError, match=f"--budget '{wrong}': expected NAME=LIMIT"):
+            parse_budgets([wrong])
     with pytest.raises(ValueError, match="--budget 'params' is given twice; give one limit for it"):
         parse_budgets(["params=0.1", "params=0.2"])
 

@@ -160,28 +160,35 @@ def test_a_recovery_that_draws_is_run_every_time():
     assert asked == [(1, 2)] * 3
 
 
-def test_a_budget_that_may_change_its_mind_is_called_every_time(judged):
-    problem, scale = with_scale()
-    masks = tiny.random_masks(problem, 0)
-    outcomes = [problem.evaluate(masks) for _ in range(3)]
-    assert scale.n_calls == judged["accuracy"] == 3
-    assert not any(outcome.remembered for outcome in outcomes)
-    assert len(problem.memory) == problem.memory.hits == problem.memory.misses == 0
-
-
-def test_a_deterministic_budget_is_called_once(judged):
-    problem, scale = with_scale(deterministic=True)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_budget_is_called_once_for_a_decision(deterministic, judged):
+    """Also one that is noisy: a decision has one cost."""
+    problem, scale = with_scale(deterministic=deterministic)
     masks = tiny.random_masks(problem, 0)
     outcomes = [problem.evaluate(masks) for _ in range(3)]
     assert scale.n_calls == judged["accuracy"] == 1
+    assert [outcome.remembered for outcome in outcomes] == [False, True, True]
     assert_same_outcome(outcomes[0], outcomes[2])
 
 
-def test_one_budget_that_may_change_its_mind_is_enough():
-    problem = tiny.make_tiny(budgets={"params": 0.9, Budget("scale", Scale()): 0.9})
+def test_the_first_measurement_of_a_noisy_budget_stays():
+    draws = np.random.default_rng(0)
+    noisy = Budget("noisy", lambda network: draws.random() + 1.0)
+    problem = tiny.make_tiny(budgets={"params": 0.9, noisy: 1.0})
+    masks, others = (tiny.random_masks(problem, seed) for seed in (0, 1))
+    first = problem.evaluate(masks)
+    assert problem.evaluate(others).values["noisy"] != first.values["noisy"]
+    assert_same_outcome(first, problem.evaluate(masks))
+
+
+def test_a_recovery_that_draws_is_measured_every_time():
+    scale = Scale()
+    budgets = {Budget("scale", scale): 0.9}
+    problem = tiny.make_tiny(recovery="finetune", recovery_steps=2, budgets=budgets)
     masks = tiny.random_masks(problem, 0)
-    problem.evaluate(masks)
-    assert not problem.evaluate(masks).remembered
+    scale.n_calls = 0
+    assert not any(problem.evaluate(masks, seed=1).remembered for _ in range(3))
+    assert scale.n_calls == 3
 
 
 def test_errors_are_not_remembered():
@@ -201,11 +208,11 @@ def test_a_black_box_is_called_once_per_finished_episode_at_most(deterministic):
     problem, scale = with_scale(deterministic=deterministic)
     env = gym.make("Prune-v0", problem=problem)
     scale.n_calls = 0
-    for episode in range(1, 4):
+    for _ in range(3):
         env.reset(seed=0)
         for _ in range(3):
             env.step(np.zeros(1, dtype=np.float32))
-        assert scale.n_calls == (1 if deterministic else episode)
+        assert scale.n_calls == 1
 
 
 @pytest.mark.parametrize("recovery", ["none", "bn"])

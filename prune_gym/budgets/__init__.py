@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from prune_gym.budgets.base import BUDGETS, Budget, BudgetError, as_budget
-from prune_gym.budgets.counted import count, macs, params, size_bytes
+from prune_gym.budgets.activations import activation_bytes
+from prune_gym.budgets.base import BUDGETS, Budget, as_budget
+from prune_gym.budgets.command import command_budget
+from prune_gym.budgets.counted import count, energy_uj, macs, params, size_bytes
+from prune_gym.budgets.cuda import cuda_latency_ms, cuda_memory_bytes
+from prune_gym.budgets.deployed import onnx_latency_ms
+from prune_gym.budgets.guard import BudgetError
+from prune_gym.budgets.latency import latency_ms
+from prune_gym.budgets.limits import (
+    Amount,
+    Limit,
+    amount,
+    fractions,
+    over_limits,
+    parse_limit,
+    relative,
+)
 
 __all__ = [
     "BUDGETS",
+    "Amount",
     "Budget",
     "BudgetError",
+    "Limit",
+    "activation_bytes",
+    "amount",
     "as_budget",
+    "command_budget",
     "count",
+    "cuda_latency_ms",
+    "cuda_memory_bytes",
+    "energy_uj",
+    "fractions",
+    "latency_ms",
     "macs",
+    "onnx_latency_ms",
+    "over_limits",
     "params",
+    "parse_limit",
+    "relative",
     "size_bytes",
 ]

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from prune_gym.budgets.guard import BudgetError, differences, fingerprint, within
 from prune_gym.registry import Registry
 
 Measure = Callable[[nn.Module], float]
 CountedTensors = Callable[[nn.Module, torch.Tensor], Mapping[str, float]]
-
-
-class BudgetError(ValueError):
-    """A budget that raised, or returned something that cannot be a cost; names the budget."""
+MeasureOn = Callable[[nn.Module, torch.Tensor], float]
+Compare = Callable[[nn.Module, nn.Module, torch.Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,22 @@ class Budget:
 
     Args:
         name: what it is called in infos, logs and reports.
-        measure: called with a compact network in evaluation mode; never more than once per
-            finished episode with ``cost_mode="terminal"``.
+        measure: called with a compact network in evaluation mode, which it must leave as it is;
+            with ``cost_mode="terminal"`` once for each new decision, at the end of its episode
+            (a repeated one is remembered where the recovery draws nothing).
         unit: of the number, e.g. ``"ms"``.
         monotone: whether removing filters never raises the number; ``cost_mode="dense"`` needs it.
         counted: for budgets that are weighted counts of tensor elements: the weight of one element
             of each tensor, by name. They are evaluated without building a network.
-        deterministic: whether equal networks give equal numbers (``counted`` ones do). Then a
-            decision that was judged before is remembered, and ``measure`` is not called for it.
+        deterministic: whether equal networks give equal numbers (``counted`` ones do). What is
+            not is measured several times anew before a search hands its network over.
+        measure_on: like ``measure``, called with the network and one input, (1, ...).
+        compare: for numbers that drift with the machine: called with a network, the unpruned one
+            and one input; measures both in turns and gives the ratio, which then is the cost.
+        in_turns: does the same with ``measure`` or ``measure_on``: the unpruned network is
+            measured right before each network, and the ratio is the cost.
+        timeout_s: seconds that ``measure`` may take; None = as long as it likes. Python cannot
+            end a function: one that takes longer is left behind in a thread of its own.
     """
 
     name: str
@@ -43,11 +50,28 @@ class Budget:
     monotone: bool = False
     counted: CountedTensors | None = None
     deterministic: bool = False
+    measure_on: MeasureOn | None = None
+    compare: Compare | None = None
+    in_turns: bool = False
+    timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         """Exactly one way of evaluation is needed."""
-        if (self.measure is None) == (self.counted is None):
-            raise ValueError(f"budget {self.name!r}: give `measure` or `counted`, one of them.")
+        ways = (self.measure, self.counted, self.measure_on)
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError(
+                f"budget {self.name!r}: give `measure` or `counted`, one of them (or `measure_on` "
+                "in their place)."
+            )
+        if self.counted is not None and (self.in_turns or self.compare or self.timeout_s):
+            raise ValueError(
+                f"budget {self.name!r}: in_turns, compare and timeout_s are for budgets that are "
+                "measured; leave them out beside `counted`."
+            )
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise ValueError(
+                f"budget {self.name!r}: timeout_s={self.timeout_s!r} must be above 0, or None."
+            )
 
     @property
     def is_deterministic(self) -> bool:
@@ -58,22 +82,64 @@ class Budget:
         """The budget of a network, in its unit.
 
         Args:
-            network: in evaluation mode.
+            network: in evaluation mode; it must come back as it was.
             example: one input batch of the network, (n, ...).
 
         Raises:
-            BudgetError: it raised, or gave NaN, infinity, a negative number or no number.
+            BudgetError: it raised, took too long, changed the network, or gave NaN, infinity, a
+                negative number or no number.
         """
         if self.counted is not None:
             weights = self.counted(network, example)
             tensors = network.state_dict()
             return float(sum(w * tensors[name].numel() for name, w in weights.items()))
+        measure, measure_on = self.measure, self.measure_on
+        if measure_on is not None:
+            return self._watched(lambda: measure_on(network, example), network)
+        return self._watched(lambda: measure(network) if measure else None, network)
+
+    def relative(
+        self, network: nn.Module, unpruned: nn.Module, example: torch.Tensor, dense_value: float
+    ) -> float:
+        """The budget of a network, in its unit, by the side of the unpruned one.
+
+        Budgets that are measured in turns give ``dense_value`` times the ratio found just now, so
+        that a machine that has become slower meanwhile changes nothing; others give their number.
+
+        Args:
+            network: in evaluation mode.
+            unpruned: the network that costs are relative to.
+            example: one input batch of both, (n, ...).
+            dense_value: the budget of the unpruned network, as it was measured first.
+        """
+        compare = self.compare
+        if compare is not None:
+            ratio = self._watched(lambda: compare(network, unpruned, example), network, unpruned)
+            return dense_value * ratio
+        if self.in_turns:
+            beside = self(unpruned, example)
+            if beside <= 0.0:
+                raise BudgetError(f"budget {self.name!r} of the unpruned network is now {beside}.")
+            return dense_value * (self(network, example) / beside)
+        return self(network, example)
+
+    def _watched(self, measure: Callable[[], Any], *networks: nn.Module) -> float:
+        before = [fingerprint(network) for network in networks]
         try:
-            value: Any = self.measure(network) if self.measure else None
+            value = measure() if self.timeout_s is None else within(self.timeout_s, measure)
         except Exception as error:
+            if isinstance(error, BudgetError):
+                raise BudgetError(f"budget {self.name!r}: {error}") from error
             raise BudgetError(
                 f"budget {self.name!r} raised {type(error).__name__}: {error}"
             ) from error
+        for network, was in zip(networks, before, strict=True):
+            changed = differences(was, fingerprint(network))
+            if changed:
+                raise BudgetError(
+                    f"budget {self.name!r} changed the network it was given: {changed}. It must "
+                    "leave it as it is; work on copy.deepcopy(network)."
+                )
         return self._checked(value)
 
     def _checked(self, value: Any) -> float:
@@ -93,18 +159,24 @@ class Budget:
 
 
 BUDGETS: Registry[Callable[..., Any]] = Registry("budget")
+COMMAND = "command"  # "command:./measure.sh {onnx}"
 
 
 def as_budget(budget: str | Budget | Measure) -> Budget:
-    """A budget from its registered name, a ``"module:function"``, a callable, or itself.
+    """A budget from its name, ``"module:function"``, ``"command:..."``, a callable, or itself.
 
     Raises:
         UnknownNameError: no such name, or nothing to import.
+        BudgetError: a command that is not there.
         TypeError: something that is no budget.
     """
     if isinstance(budget, Budget):
         return budget
     if isinstance(budget, str):
+        if budget.startswith((f"{COMMAND}:", f"{COMMAND}@")):
+            from prune_gym.budgets.command import parse_command
+
+            return parse_command(budget)
         found = BUDGETS.get(budget)
         if budget in BUDGETS:
             made: Budget = found()
@@ -114,6 +186,6 @@ def as_budget(budget: str | Budget | Measure) -> Budget:
         name = getattr(budget, "__name__", type(budget).__name__)
         return Budget("custom" if name == "<lambda>" else name, budget)
     raise TypeError(
-        f"budget {budget!r}: expected one of {', '.join(BUDGETS)}, 'module:function', a callable "
-        "(network) -> number, or a Budget."
+        f"budget {budget!r}: expected one of {', '.join(BUDGETS)}, 'module:function', "
+        "'command:PROGRAM {onnx}', a callable (network) -> number, or a Budget."
     )

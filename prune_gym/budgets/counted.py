@@ -1,10 +1,11 @@
-"""Budgets that count: parameters, multiply-adds, bytes.
+"""Budgets that count: parameters, multiply-adds, bytes, and energy by published constants.
 
 Each is a weighted count of tensor elements, so that an episode needs no network to know its cost.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -32,9 +33,35 @@ def size_bytes() -> Budget:
     return Budget("size_bytes", unit="bytes", monotone=True, counted=_bytes_per_element)
 
 
+# Energy of operations at 45 nm, 0.9 V, in picojoules: M. Horowitz, "Computing's energy problem (and
+# what we can do about it)", ISSCC 2014, as tabled for 32-bit words by Han et al., NIPS 2015
+# (arXiv 1506.02626, table 1).
+MULTIPLY_PJ, ADD_PJ = 3.7, 0.9  # float32
+SRAM_PJ = 5.0  # 32 bits of an 8 KB cache (10 pJ per 64 bits)
+DRAM_PJ = 640.0  # 32 bits
+_GRAIN_UJ = 2.0**-32  # weights are multiples of it: sums are exact in any order (below 2 joules)
+MAC_PJ = MULTIPLY_PJ + ADD_PJ + 2 * SRAM_PJ  # both factors come from the cache
+
+
+@BUDGETS.register
+def energy_uj() -> Budget:
+    """Microjoules of one image by a model: 14.6 pJ per multiply-add, 640 pJ per parameter.
+
+    Each multiply-add of a convolution or linear layer is a float32 multiplication (3.7 pJ), an
+    addition (0.9 pJ) and two 32-bit reads from an 8 KB cache (5 pJ each); each parameter is read
+    from DRAM once (640 pJ). Constants: Horowitz, ISSCC 2014, for 45 nm (tabled for 32-bit words by
+    Han et al., NIPS 2015, arXiv 1506.02626). Not counted: writing feature maps and what of them
+    does not fit the cache, layers other than convolutions and linear ones, control, leakage. A
+    model to compare networks by, not a measurement.
+    """
+    return Budget("energy_uj", unit="uJ", monotone=True, counted=_microjoules)
+
+
 def count(name: str, network: nn.Module, example: torch.Tensor) -> float:
     """A registered budget of a network, e.g. ``count("macs", network, images[:1])``."""
     budget: Budget = BUDGETS.get(name)()
+    if budget.counted is None and any(module.training for module in network.modules()):
+        network = copy.deepcopy(network).eval()
     return budget(network, example)
 
 
@@ -74,3 +101,12 @@ def _uses_per_weight(network: nn.Module, example: torch.Tensor) -> dict[str, flo
     with torch.no_grad():
         watched.eval()(example)
     return uses
+
+
+def _microjoules(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+    uses = _uses_per_weight(network, example)
+    found = {}
+    for name, _ in network.named_parameters():
+        microjoules = 1e-6 * (DRAM_PJ + MAC_PJ * uses.get(name, 0.0))
+        found[name] = round(microjoules / _GRAIN_UJ) * _GRAIN_UJ
+    return found

@@ -52,12 +52,14 @@ def check_structure(problem: PruningProblem, granularity: str, structures: Seque
 
 def check_dense(problem: PruningProblem, cost_mode: str) -> None:
     """Raise where a dense cost is asked for a budget that is not known to be monotone."""
-    unknown = [budget.name for budget in problem.budgets if not budget.monotone]
+    unknown = [budget for budget in problem.budgets if not budget.monotone]
     if cost_mode == "dense" and unknown:
+        noise = ", and by noise a smaller network can cost more here"
         raise ValueError(
-            f"cost_mode='dense' with budget {unknown[0]!r}: the dense cost is the growth of a "
-            "floor, which holds for monotone budgets only. Declare it with "
-            "Budget(..., monotone=True), or use cost_mode='terminal'."
+            f"cost_mode='dense' with budget {unknown[0].name!r}: the dense cost is the growth of a "
+            "floor, which holds for monotone budgets only"
+            f"{'' if unknown[0].is_deterministic else noise}. Use cost_mode='terminal'; a budget "
+            "of yours that never rises can be declared: Budget(..., monotone=True)."
         )
 
 

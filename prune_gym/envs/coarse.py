@@ -57,6 +57,8 @@ class LayerPruneEnv(PruneEnv):
     unpruned network; with several, to the worst of costs / limits, with the limit 1.0
     (``info["costs"]``, ``cost_names`` and ``cost_limits`` have them apart).
     ``cost_mode="terminal"`` charges it at the last step, ``"dense"`` as the floor grows.
+    A budget that is measured, as ``latency_ms``, is measured once for a decision and remembered
+    (with recoveries ``none`` and ``bn``); another process measures another cost.
 
     ## Info
     ``cost`` float; ``costs`` (n_budgets,) float32; ``cost_<budget>`` float; ``<budget>`` float, the

@@ -93,6 +93,14 @@ class Search:
         return max(1, self.config.timesteps // len(self.problem.groups))
 
     @property
+    def by_ratio(self) -> bool:
+        """Whether masks keep the most important filters, as many as a ratio leaves."""
+        from prune_gym import ENVIRONMENTS
+
+        ratios = ENVIRONMENTS[self.config.env]["granularity"] != "filter"
+        return ratios or self.config.algo in CONTROLS
+
+    @property
     def remembered(self) -> int:
         """Evaluations for which nothing was run: the same decision had been judged before."""
         return self.remembered_before + self.problem.memory.hits - self._hits_before

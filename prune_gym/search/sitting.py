@@ -13,15 +13,16 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from prune_gym.budgets import BudgetError
+from prune_gym.budgets import BudgetError, amount
 from prune_gym.console import LINE_EVERY_S, progress_bar, stopping
 from prune_gym.evaluation import accuracy
 from prune_gym.export import load_pruned, masks_of_plan, write_json
 from prune_gym.make import make_problem
 from prune_gym.problem import PruningProblem
 from prune_gym.registry import unknown_name
-from prune_gym.report import table_rows, write_report
+from prune_gym.report import budget_in_words, table_rows, write_report
 from prune_gym.search.archive import NothingFeasibleError
+from prune_gym.search.confirm import confirm, spread_in_words
 from prune_gym.search.drive import Search, check_algorithm, make_config_env
 from prune_gym.search.finish import finish
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
@@ -205,15 +206,18 @@ def evaluate(path: Path, console: Console) -> None:
     template = None if isinstance(config.problem["network"], str) else problem.network
     network = load_pruned(folder.path, template).to(problem.example.device)
     masks = masks_of_plan(folder.path, problem)
-    costs = problem.costs(masks, network)
-    table = Table("", "cost", "limit", "value", title=str(path), title_justify="left")
-    values = costs * problem.dense_values
+    found = confirm(problem, masks, network)
+    table = Table("", "cost", "limit", "value", "", title=str(path), title_justify="left")
+    values = found.costs * problem.dense_values
     for budget, cost, limit, value in zip(
-        problem.budgets, costs, problem.limits, values, strict=True
+        problem.budgets, found.costs, problem.limits, values, strict=True
     ):
-        table.add_row(budget.name, f"{cost:.4f}", f"{limit:g}", f"{value:,.0f} {budget.unit}")
+        measured = found.measured.get(budget.name)
+        spread = "" if measured is None else spread_in_words(measured)
+        said = escape(amount(value, budget.unit))
+        table.add_row(escape(budget.name), f"{cost:.4f}", f"{limit:g}", said, spread)
     console.print(table)
-    console.print("within every limit" if problem.feasible(costs) else "OVER A LIMIT")
+    console.print("within every limit" if found.feasible else "OVER A LIMIT")
     console.print(f"validation accuracy {problem.accuracy(network):.4f}")
     if problem.data.test is not None:
         console.print(f"test accuracy {accuracy(network, problem.data.test):.4f}")
@@ -226,7 +230,8 @@ def _print_result(metrics: dict[str, Any], console: Console) -> None:
     console.print(table)
     for name, limit in metrics["limits"].items():
         word = "within" if metrics["costs"][name] <= limit else "OVER"
-        console.print(f"{name}: {metrics['costs'][name]:.4f}, {word} the limit {limit:g}")
+        said = f"{name}: {metrics['costs'][name]:.4f}, {word} the limit {limit:g}"
+        console.print(f"{said}{budget_in_words(metrics, name)}", markup=False)
     remembered = metrics["remembered_evaluations"]
     known = f" ({remembered} of them known from before)" if remembered else ""
     console.print(

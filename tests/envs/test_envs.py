@@ -16,6 +16,8 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import prune_gym
+from prune_gym.budgets import as_budget
+from prune_gym.budgets.latency import Stopwatch
 from prune_gym.envs.base import COST_MODES, RENDER_MODES
 from prune_gym.envs.coarse import GRANULARITIES
 
@@ -104,6 +106,39 @@ def test_seeded_rollouts_of_every_id_are_identical(env_id):
     first = tiny.rollout(gym.make(env_id), 1, seed=5)
     tiny.assert_identical(first, tiny.rollout(gym.make(env_id), 1, seed=5))
     assert first[-1][1] > 0.0
+
+
+def test_ids_say_whether_their_costs_are_noisy():
+    for env_id, defaults in prune_gym.ENVIRONMENTS.items():
+        budgets = [as_budget(name) for name in defaults.get("budgets", {"params": 0.1})]
+        noisy = not all(budget.is_deterministic for budget in budgets)
+        assert gym.spec(env_id).nondeterministic == noisy == (env_id in prune_gym.NONDETERMINISTIC)
+
+
+def test_a_noisy_environment(monkeypatch):
+    """Measurements that are never the same twice; a decision has one cost in a problem."""
+    draws = np.random.default_rng(0)
+
+    def noisy(self, network, unpruned, example):
+        return 0.4 + 0.2 * draws.random()
+
+    monkeypatch.setattr(Stopwatch, "ratio", noisy)
+    monkeypatch.setattr(Stopwatch, "milliseconds", lambda *_: 2.0)
+    env = gym.make("PruneVGGLatency-v0", budgets={"latency_ms": "1.2ms"})
+    assert env.spec.nondeterministic
+    assert env.unwrapped.cost_limit == pytest.approx(0.6)
+    assert env.unwrapped.cost_names == ("latency_ms",)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(env.unwrapped)
+        sb3_check_env(env, warn=True)
+    assert [str(warning.message) for warning in caught] == []
+    first = tiny.rollout(env, 1, seed=5)
+    tiny.assert_identical(first, tiny.rollout(env, 1, seed=5))
+    assert 0.4 <= first[-1][4]["cost"] <= 0.6
+    assert first[-1][4]["latency_ms"] == pytest.approx(2.0 * first[-1][4]["cost"])
+    other = gym.make("PruneVGGLatency-v0", budgets={"latency_ms": 0.6})
+    assert tiny.rollout(other, 1, seed=5)[-1][4]["cost"] != first[-1][4]["cost"]
 
 
 def test_seeded_rollouts_are_identical(env, any_problem, cost_mode):
