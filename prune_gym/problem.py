@@ -297,8 +297,12 @@ class PruningProblem:
             remembered=remembered,
         )
 
-    def check_reachable(self, smallest: Counts) -> None:
+    def check_reachable(self, smallest: Counts, limits: Sequence[float] | None = None) -> None:
         """Raise unless the network with ``smallest`` filters per group is within every limit.
+
+        Args:
+            smallest: (n_groups,) kept filters.
+            limits: (n_budgets,); None = the problem's.
 
         Raises:
             InfeasibleLimitError: names each budget that is out of reach and its floor.
@@ -306,7 +310,7 @@ class PruningProblem:
         floors = self.costs(self.masks_of(smallest))
         broken = [
             f"budget {name!r}: limit {limit:g} is below the floor {floor:.4g}"
-            for name, limit, floor in zip(self.names, self.limits, floors, strict=True)
+            for name, limit, floor in zip(self.names, limits or self.limits, floors, strict=True)
             if floor > limit
         ]
         if broken:

@@ -73,16 +73,13 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
             (n,) bool, True = allowed; (n * n_groups,) with granularity "network".
         """
         base: Any = self.env.unwrapped
-        problem, decided = base.problem, len(base._ratios)
+        problem = base.problem
         if isinstance(self.action_space, spaces.MultiDiscrete):
             return np.ones(self.action_space.nvec.sum(), dtype=np.bool_)
-        if decided == len(problem.groups):
+        if base.steps_left == 0:
             return np.ones(self.n, dtype=np.bool_)
-        counts = np.tile(base._minimum, (self.n, 1))  # (n, n_groups)
-        counts[:, :decided] = base._counts[:decided]
-        for index in range(self.n):
-            mask, _ = base._by_ratio(decided, float(self.action(index)[0]))
-            counts[index, decided] = np.count_nonzero(mask)
+        actions = [self.action(index) for index in range(self.n)]
+        counts = np.array([base.floor_counts(base.would_keep(a)) for a in actions])
         within = problem.counted_costs(counts) <= base.cost_limits  # (n, n_budgets)
         told = [budget.counted is not None and budget.monotone for budget in problem.budgets]
         masks: NDArray[np.bool_] = within[:, told].all(axis=1)
