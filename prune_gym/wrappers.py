@@ -17,7 +17,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.search.archive import Archive
+from prune_gym.search.archive import Archive, further_costs
 
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
@@ -148,13 +148,16 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         archive: where outcomes go; share one among several environments of a process.
 
     Attributes:
-        archive: every episode's outcome, and the best feasible one (``archive.best``).
+        archive: every episode's outcome, the best feasible one (``archive.best``), and the front:
+            ``archive.best_within({"params": 0.05}).masks`` answers for other limits.
     """
 
     def __init__(self, env: gym.Env[Any, Any], archive: Archive | None = None) -> None:
         RecordConstructorArgs.__init__(self, archive=archive, _disable_deepcopy=True)
         super().__init__(env)
-        self.archive = Archive() if archive is None else archive
+        if archive is None:
+            archive = Archive(further=further_costs(env.unwrapped.problem))  # type: ignore[attr-defined]
+        self.archive = archive
 
     def step(self, action: Any) -> Step:
         """Step; a finished episode goes to the archive."""

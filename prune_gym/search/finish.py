@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from prune_gym.devices import has_bfloat16
 from prune_gym.evaluation import accuracy, paired_latency_ms
 from prune_gym.export import save_pruned, write_json
 from prune_gym.problem import PruningProblem
-from prune_gym.pruning.masks import Mask
+from prune_gym.pruning.masks import Mask, Masks
 from prune_gym.search.archive import NothingFeasibleError
 from prune_gym.search.drive import Search, network_name
+from prune_gym.search.folder import SearchConfig
 from prune_gym.training import MANY, Recipe, fit
 
 LATENCY_BATCH = 100
@@ -39,8 +41,37 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         NothingFeasibleError: no evaluated network meets every limit, or the best one no longer
             does after fine-tuning; the run folder keeps the network as it was searched.
     """
-    problem, config = search.problem, search.config
-    masks = search.archive.feasible_masks()
+    masks, episodes = search.archive.feasible_masks(), search.archive.episodes
+    feasible = sum(episode.feasible for episode in episodes)
+    told = {
+        "evaluations": len(episodes),
+        "remembered_evaluations": search.remembered,
+        "feasible_evaluations": feasible,
+        "infeasible_evaluations": len(episodes) - feasible,
+    }
+    return complete(search.problem, search.config, masks, search.folder.path, told, wall_s, on_step)
+
+
+def complete(
+    problem: PruningProblem,
+    config: SearchConfig,
+    masks: Masks,
+    path: Path,
+    told: dict[str, Any],
+    wall_s: Callable[[], float],
+    on_step: OnStep,
+) -> dict[str, Any]:
+    """Build, recover, fine-tune and test the network of masks; see `finish`.
+
+    Args:
+        problem: whose limits it is to meet.
+        config: how it is fine-tuned.
+        masks: its keep masks.
+        path: folder for network and ``metrics.json``.
+        told: what else the metrics are to hold.
+        wall_s: see `finish`.
+        on_step: see `finish`.
+    """
     searched_s = wall_s()
     network = problem.compact(masks)
     scores = _dense_scores(problem)
@@ -56,10 +87,7 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         on_step=on_step,
     )
     scores["finetuned_validation"] = problem.accuracy(network)
-    if problem.form.precision != "float32":
-        for name, judged in (("dense", problem.network), ("finetuned", network)):
-            exact = problem.accuracy(judged, problem.data.validation)
-            scores[f"{name}_validation_float32"] = exact
+    scores.update(_exact_scores(network, problem))
     scores["finetuned_test"] = _test_accuracy(network, problem)
     costs = problem.costs(masks, network)
     if not problem.feasible(costs):
@@ -69,15 +97,14 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
             f"{problem.limits}): a budget that depends on weights, or is noisy. The network as "
             "searched is kept in the run folder."
         )
-    save_pruned(search.folder.path, network, problem, masks, network_name(config))
+    save_pruned(path, network, problem, masks, network_name(config))
     metrics = {
         "feasible": problem.feasible(costs),
         "costs": dict(zip(problem.names, costs.tolist(), strict=True)),
         "limits": dict(zip(problem.names, problem.limits, strict=True)),
         "accuracy": scores,
-        "evaluations": len(search.archive.episodes),
-        "remembered_evaluations": search.remembered,
-        "feasible_evaluations": sum(episode.feasible for episode in search.archive.episodes),
+        **told,
+        "hard": config.hard,
         "algo": config.algo,
         "timesteps": config.timesteps,
         "seed": config.seed,
@@ -86,15 +113,13 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         "batch_size": problem.exam.batch_size,
         "dense": _sizes(problem.network, problem),
         "pruned": _sizes(network, problem, masks),
-        "latency_ms": _latencies(network, problem),
-        "latency_batch": LATENCY_BATCH,
-        "latency_device": problem.example.device.type,
+        **_latencies(network, problem),
         "finetune_steps": config.finetune_steps,
         "distillation": config.distillation,
         "search_s": searched_s,
         "wall_s": wall_s(),
     }
-    write_json(search.folder.path / "metrics.json", metrics)
+    write_json(path / "metrics.json", metrics)
     return metrics
 
 
@@ -149,6 +174,16 @@ def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:
     }
 
 
+def _exact_scores(network: nn.Module, problem: PruningProblem) -> dict[str, float | None]:
+    """Both networks in float32, where they are judged in another precision."""
+    if problem.form.precision == "float32":
+        return {}
+    return {
+        f"{name}_validation_float32": problem.accuracy(judged, problem.data.validation)
+        for name, judged in (("dense", problem.network), ("finetuned", network))
+    }
+
+
 def _test_accuracy(network: nn.Module, problem: PruningProblem) -> float | None:
     return None if problem.data.test is None else accuracy(network, problem.data.test)
 
@@ -165,6 +200,10 @@ def _sizes(
     return sizes
 
 
-def _latencies(network: nn.Module, problem: PruningProblem) -> dict[str, float]:
+def _latencies(network: nn.Module, problem: PruningProblem) -> dict[str, Any]:
     images = problem.data.validation.batch(slice(LATENCY_BATCH))
-    return paired_latency_ms({"dense": problem.network, "pruned": network}, images)
+    return {
+        "latency_ms": paired_latency_ms({"dense": problem.network, "pruned": network}, images),
+        "latency_batch": LATENCY_BATCH,
+        "latency_device": problem.example.device.type,
+    }

@@ -66,7 +66,7 @@ LEVELS = [
     ["envs.coarse", "envs.fine", "envs.vector", "envs", "projection", "wrappers"],
     ["search.drive"],
     ["adapters"],
-    ["search.finish", "report", "search.sitting", "pretraining"],
+    ["search.finish", "report", "search.pick", "search.sitting", "pretraining"],
     ["", "cli", "__main__"],
 ]
 # Packages whose modules are one level: their inner order is `base` first, `__init__` last.
@@ -86,6 +86,7 @@ BESIDE = {
     "envs.vector": {"envs.coarse"},
     "envs": {"envs.coarse", "envs.fine"},
     "search.sitting": {"search.finish", "report"},
+    "search.pick": {"search.finish", "search.sitting"},
     "cli": {""},
     "__main__": {"cli"},
 }
