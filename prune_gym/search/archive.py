@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.budgets import BUDGETS, as_budget
-from prune_gym.files import reading, replacing
+from prune_gym.files import replacing
 from prune_gym.outcome import Outcome
 from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
@@ -176,8 +176,7 @@ class Front:
     def load(cls, path: Path, kind: type[Exception]) -> Front:
         """Read what `save` wrote; a damaged file raises ``kind``."""
         try:
-            content = np.load(path, allow_pickle=False)
-            with reading(path, kind), content:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 names, sizes = content["names"].tolist(), tuple(content["sizes"].tolist())
                 rows = zip(
                     content["numbers"].tolist(),
@@ -190,7 +189,7 @@ class Front:
                     Candidate(number, accuracy, dict(zip(names, costs, strict=True)), bits, sizes)
                     for number, accuracy, costs, bits in rows
                 )
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise kind(f"{path} is damaged: {error}") from error
 
 
