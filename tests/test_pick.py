@@ -120,7 +120,7 @@ def test_an_unfinished_run_is_enough(options, tmp_path):
             "no evaluated network is within params 0.056. The nearest is network",
         ),
         (["params=0.001"], 2, "limit 0.001 is below the floor"),
-        (["params=2"], 2, "the limit of 'params' is 2.0; it must be a number in (0, 1]"),
+        (["params=200%"], 2, "the limit of 'params' is 2.0; it must be a number in (0, 1]"),
         (["latency_ms=0.5"], 2, "--budget 'latency_ms': its cost was not kept"),
         (["tiny:cli_lavish=0.5"], 2, "Known: params, widest,"),
         ([f"{SHRINKS}=0.5", "widest=0.6"], 2, "is given twice; give one limit for it."),
