@@ -169,10 +169,12 @@ class Stopwatch:
     def ratio(self, network: nn.Module, unpruned: nn.Module, example: torch.Tensor) -> float:
         """Milliseconds of a network / those of the unpruned one, timed in turns."""
         with torch_threads(self.threads):
-            if unpruned not in self._latest:  # it never changes: made ready once
+            beside = self._latest.get(unpruned)  # it never changes: made ready once
+            if beside is None:
+                beside = self._run(unpruned, example)
                 self._latest.clear()
-                self._latest[unpruned] = self._run(unpruned, example)
-            return self.timer.ratio(self._run(network, example), self._latest[unpruned])
+                self._latest[unpruned] = beside
+            return self.timer.ratio(self._run(network, example), beside)
 
     def _run(self, network: nn.Module, example: torch.Tensor) -> Run:
         images = example[:1].expand(self.batch_size, *example.shape[1:]).contiguous()
