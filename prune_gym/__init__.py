@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from prune_gym.outcome import Outcome
     from prune_gym.pretrained import CheckpointError
     from prune_gym.problem import InfeasibleLimitError, PruningProblem
+    from prune_gym.projection import ProjectionWrapper
     from prune_gym.pruning.groups import FilterGroup, UnsupportedNetworkError
     from prune_gym.recovery import RECOVERIES
     from prune_gym.sharing import SharedProblem, share
@@ -65,6 +66,7 @@ _PUBLIC = {
     "InfeasibleLimitError": ".problem",
     "NETWORKS": ".networks",
     "Outcome": ".outcome",
+    "ProjectionWrapper": ".projection",
     "PruningProblem": ".problem",
     "RECOVERIES": ".recovery",
     "RecordBest": ".wrappers",
@@ -105,6 +107,7 @@ __all__ = [
     "FixedPenalty",
     "InfeasibleLimitError",
     "Outcome",
+    "ProjectionWrapper",
     "PruningProblem",
     "RecordBest",
     "RecordEpisodeCost",
@@ -130,6 +133,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "PruneVGG-v0": {"granularity": "layer"},
     "PruneVGGFilters-v0": {"granularity": "filter"},
     "PruneVGGLatency-v0": {"granularity": "layer", "budgets": {"latency_ms": 0.5}},
+    "PruneVGGAnyLimit-v0": {"granularity": "layer", "limit_range": (0.05, 0.4)},
     "Prune-v0": {"granularity": "layer", "own": True},
     **{
         f"Prune{title}-CIFAR10-v0": {

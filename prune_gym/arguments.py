@@ -9,7 +9,19 @@ from typing import Any
 from prune_gym.budgets import Budget, Limit, as_budget, parse_limit
 
 STRUCTURES = ("filter", "weight")
-_TAKEN = ("accuracy", "cost", "costs", "episode_cost", "feasible", "kept", "multiplier", "reward")
+_TAKEN = (
+    "accuracy",
+    "cost",
+    "costs",
+    "episode_cost",
+    "executed",
+    "feasible",
+    "kept",
+    "limit",
+    "multiplier",
+    "projected",
+    "reward",
+)
 
 
 def whole(name: str, value: Any, least: int) -> int:

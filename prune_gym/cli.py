@@ -52,6 +52,7 @@ def prune(
     precision: options.JudgedIn = "float32",
     finetune_steps: options.FinetuneSteps = 300,
     distillation: options.Distillation = 0.0,
+    hard: options.Hard = False,
     device: options.Device = "cpu",
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
@@ -81,9 +82,23 @@ def prune(
             "weights": None if weights is None else str(weights.resolve()),
         }
         config = SearchConfig(
-            env, algo, timesteps or 12_000, seed, finetune_steps, problem, distillation
+            env, algo, timesteps or 12_000, seed, finetune_steps, problem, distillation, hard
         )
         sitting.start(config, out or _free_folder(f"{algo}-{seed}"), console)
+
+
+@app.command()
+def pick(
+    run: options.Run,
+    budget: options.OtherLimits,
+    finetune_steps: options.PickedSteps = None,
+    out: options.PickedOut = None,
+) -> None:
+    """Answer for other limits out of a run, without a new search."""
+    from prune_gym.search.pick import pick as picked
+
+    with user_errors("stopped; nothing was written."):
+        picked(run, parse_budgets(budget), finetune_steps, out, console)
 
 
 @app.command(name="list")

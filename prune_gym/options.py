@@ -36,6 +36,14 @@ Timesteps = Annotated[int | None, typer.Option(min=1, help="Environment steps; d
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1)]
 RunOut = Annotated[Path | None, typer.Option(help="Run folder; default runs/ALGO-SEED, numbered.")]
 ResumeRun = Annotated[Path | None, typer.Option(help="Continue the run in this folder.")]
+Hard = Annotated[
+    bool,
+    typer.Option(
+        "--hard",
+        help="Keep every evaluated network within the limits: actions that would put one out of "
+        "reach are moved until they do not.",
+    ),
+]
 Finish = Annotated[bool, typer.Option("--finish", help="With --resume: search no longer, finish.")]
 Criterion = Annotated[str, typer.Option(help="Which filters go first.")]
 Recovery = Annotated[str, typer.Option(help="none, bn or finetune.")]
@@ -62,6 +70,20 @@ Distillation = Annotated[
         help="Share of the fine-tuning loss that follows the unpruned network's outputs instead "
         "of the labels.",
     ),
+]
+
+# -- pick ----------------------------------------------------------------------------------------
+
+Run = Annotated[Path, typer.Argument(help="A run folder.")]
+OtherLimits = Annotated[
+    list[str],
+    typer.Option("--budget", metavar="NAME=LIMIT", help="The other limits; repeat for several."),
+]
+PickedSteps = Annotated[
+    int | None, typer.Option("--finetune-steps", min=0, help="Default: those of the run.")
+]
+PickedOut = Annotated[
+    Path | None, typer.Option("--out", help="Folder; default RUN/picked-NAME=LIMIT.")
 ]
 
 # -- pretrain ------------------------------------------------------------------------------------

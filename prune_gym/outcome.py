@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -46,10 +46,25 @@ class Outcome:
         """The compact network, recovered, in evaluation mode; built anew where remembered."""
         return self.build()
 
+    def judged_by(self, limits: Sequence[float]) -> Outcome:
+        """The same outcome, judged by other limits; nothing is run for it.
+
+        Args:
+            limits: one per cost, in their order; `cost` is then relative to them (`relative_cost`).
+        """
+        costs = np.array(list(self.costs.values()))
+        relative = relative_cost(costs, limits)
+        return replace(self, cost=relative, feasible=bool(np.all(costs <= np.array(limits))))
+
     def __getstate__(self) -> dict[str, Any]:
         """With the network in place of what builds it, which may hold the whole problem."""
         network = self.network
         return {**vars(self), "network": network, "build": partial(_itself, network)}
+
+
+def relative_cost(costs: NDArray[np.float64], limits: Sequence[float]) -> float:
+    """The worst of costs / limits: the scalar whose limit is 1.0."""
+    return float(np.max(costs / np.array(limits)))
 
 
 def _itself(network: nn.Module) -> nn.Module:

@@ -296,14 +296,18 @@ class PruningProblem:
             remembered=remembered,
         )
 
-    def check_reachable(self, smallest: Counts) -> None:
+    def check_reachable(self, smallest: Counts, limits: Sequence[float] | None = None) -> None:
         """Raise unless the network with ``smallest`` filters per group is within every limit.
+
+        Args:
+            smallest: (n_groups,) kept filters.
+            limits: (n_budgets,); None = the problem's.
 
         Raises:
             InfeasibleLimitError: names each budget that is out of reach and its floor.
         """
         floors = self.costs(self.masks_of(smallest))
-        broken = over_limits(self.budgets, self.limits, floors, self.dense_values)
+        broken = over_limits(self.budgets, limits or self.limits, floors, self.dense_values)
         if broken:
             raise InfeasibleLimitError(
                 f"{'; '.join(broken)} (the smallest network that can be reached). "

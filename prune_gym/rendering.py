@@ -101,6 +101,40 @@ class Window:
         self._pyplot.close(self.figure)
 
 
+def title(
+    names: Sequence[str],
+    costs: NDArray[np.float64],
+    limits: NDArray[np.float64],
+    accuracy: float | None,
+) -> str:
+    """What is used of each limit, (n_budgets,), and the accuracy where it is known.
+
+    >>> title(["params"], np.array([0.25]), np.array([0.3]), None)
+    'params 0.250 of 0.3'
+    """
+    rows = zip(names, costs, limits, strict=True)
+    used = "  ".join(f"{name} {cost:.3f} of {limit:g}" for name, cost, limit in rows)
+    return used if accuracy is None else f"{used}  accuracy {accuracy:.3f}"
+
+
+def render(
+    mode: str, rows: Sequence[Row], title: str, window: Window | None
+) -> tuple[Any, Window | None]:
+    """A picture in one of the environments' render modes, and the window if there is one.
+
+    Args:
+        mode: ``"ansi"``, ``"rgb_array"`` or ``"human"``, which gives no picture but the window.
+        rows: see `draw`.
+        title: above the picture.
+        window: of an earlier picture.
+    """
+    if mode == "ansi":
+        return as_text(rows, title), window
+    if mode == "rgb_array":
+        return as_image(rows, title), window
+    return None, show(rows, title, window)
+
+
 def show(rows: Sequence[Row], title: str, window: Window | None) -> Window:
     """Draw into a window, which is opened at the first call."""
     window = Window() if window is None else window

@@ -113,12 +113,13 @@ def _page(
 ) -> str:
     remembered = metrics.get("remembered_evaluations", 0)
     known = f"{remembered:,} known from before, " if remembered else ""
+    kept = " (hard: each one was kept there)" if metrics.get("hard") else ""
     body = [
         f"<h1>{html.escape(str(metrics['algo']))} on {html.escape(config.env)}</h1>",
         f"<p class=note>{html.escape(str(config.problem['network']))} on "
         f"{html.escape(str(config.problem['dataset']))}, "
         f"seed {metrics['seed']}, {metrics['evaluations']:,} networks evaluated, "
-        f"{metrics['feasible_evaluations']:,} of them within every limit, {known}"
+        f"{metrics['feasible_evaluations']:,} of them within every limit{kept}, {known}"
         f"{metrics['wall_s']:.0f} s</p>",
         f"<p class=verdict>{_verdict(metrics)}</p>",
         "<h2>Before and after</h2>",

@@ -17,7 +17,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.search.archive import Archive
+from prune_gym.search.archive import Archive, further_costs
 
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
@@ -73,16 +73,13 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
             (n,) bool, True = allowed; (n * n_groups,) with granularity "network".
         """
         base: Any = self.env.unwrapped
-        problem, decided = base.problem, len(base._ratios)
+        problem = base.problem
         if isinstance(self.action_space, spaces.MultiDiscrete):
             return np.ones(self.action_space.nvec.sum(), dtype=np.bool_)
-        if decided == len(problem.groups):
+        if base.steps_left == 0:
             return np.ones(self.n, dtype=np.bool_)
-        counts = np.tile(base._minimum, (self.n, 1))  # (n, n_groups)
-        counts[:, :decided] = base._counts[:decided]
-        for index in range(self.n):
-            mask, _ = base._by_ratio(decided, float(self.action(index)[0]))
-            counts[index, decided] = np.count_nonzero(mask)
+        actions = [self.action(index) for index in range(self.n)]
+        counts = np.array([base.floor_counts(base.would_keep(a)) for a in actions])
         within = problem.counted_costs(counts) <= base.cost_limits  # (n, n_budgets)
         told = [budget.counted is not None and budget.monotone for budget in problem.budgets]
         masks: NDArray[np.bool_] = within[:, told].all(axis=1)
@@ -151,13 +148,16 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         archive: where outcomes go; share one among several environments of a process.
 
     Attributes:
-        archive: every episode's outcome, and the best feasible one (``archive.best``).
+        archive: every episode's outcome, the best feasible one (``archive.best``), and the front:
+            ``archive.best_within({"params": 0.05}).masks`` answers for other limits.
     """
 
     def __init__(self, env: gym.Env[Any, Any], archive: Archive | None = None) -> None:
         RecordConstructorArgs.__init__(self, archive=archive, _disable_deepcopy=True)
         super().__init__(env)
-        self.archive = Archive() if archive is None else archive
+        if archive is None:
+            archive = Archive(further=further_costs(env.unwrapped.problem))  # type: ignore[attr-defined]
+        self.archive = archive
 
     def step(self, action: Any) -> Step:
         """Step; a finished episode goes to the archive."""

@@ -14,7 +14,7 @@ from prune_gym.problem import PruningProblem
 from prune_gym.registry import suggest, unknown_name
 from prune_gym.sharing import SharedProblem
 
-SCHEDULED = ("max_ratio", "recovery_steps")
+SCHEDULED = ("max_ratio", "recovery_steps", "limit")
 
 
 def resolve_problem(problem: Any, arguments: dict[str, Any]) -> PruningProblem:

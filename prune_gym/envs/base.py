@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from prune_gym.envs.arguments import (
     check_structure,
     resolve_problem,
 )
+from prune_gym.envs.costs import Ledger, check_limit, check_limit_range, draw_limit
 from prune_gym.envs.observation import Observer
 from prune_gym.outcome import Outcome
 from prune_gym.problem import PruningProblem
@@ -43,6 +45,9 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             of the floor (the cost if all undecided groups are cut to their minimum) at every step
             and sums to the same.
         max_ratio: largest prune ratio of a group, in (0, 1].
+        limit_range: lowest and highest limit of an episode, e.g. ``(0.05, 0.4)``. The limit of the
+            one budget is then drawn at each reset, evenly on a log scale, and observed, and
+            ``info["cost"]`` is relative to it. None = the problem's limits, always.
         render_mode: ``"ansi"``, ``"rgb_array"``, ``"human"`` or None.
         problem_arguments: what `prune_gym.make_problem` takes.
 
@@ -63,6 +68,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         *,
         cost_mode: str = "terminal",
         max_ratio: float = 1.0,
+        limit_range: Sequence[float] | None = None,
         render_mode: str | None = None,
         **problem_arguments: Any,
     ) -> None:
@@ -74,15 +80,19 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         check_dense(self.problem, cost_mode)
         self.cost_mode = cost_mode
         self.render_mode = render_mode
-        self.observer = Observer(self.problem)
+        self.limit_range = check_limit_range(limit_range, self.problem)
+        self.observer = Observer(self.problem, self.limit_range)
         self.observation_space = spaces.Box(0.0, 1.0, (self.observer.size,), np.float32)
         self._window: Any = None
         self._outcome: Outcome | None = None  # of this episode, once it is finished
         self._last: Outcome | None = None  # of the last finished episode
         self._last_masks: Masks = ()
-        self._schedule: dict[str, Any] = {"recovery_steps": self.problem.recovery_steps}
+        self._schedule: dict[str, Any] = {
+            "recovery_steps": self.problem.recovery_steps,
+            "limit": None,
+        }
         self.set_schedule(max_ratio=max_ratio)
-        self._begin({})
+        self._begin({} if self.limit_range is None else {"limit": self.limit_range[1]})
 
     # -- the constraint ----------------------------------------------------------------------
 
@@ -93,13 +103,13 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     @property
     def cost_limits(self) -> NDArray[np.float64]:
-        """Limit of each cost, (n_budgets,) float64."""
-        return np.array(self.problem.limits, dtype=np.float64)
+        """Limit of each cost, (n_budgets,) float64; with ``limit_range``, of this episode."""
+        return np.array(self._drawn_limits() or self.problem.limits, dtype=np.float64)
 
     @property
     def cost_limit(self) -> float:
-        """Limit of the episodic sum of ``info["cost"]``."""
-        return self.problem.cost_limit
+        """Limit of the episodic sum of ``info["cost"]``; with ``limit_range`` always 1.0."""
+        return self.problem.cost_limit if self.limit_range is None else 1.0
 
     # -- Gymnasium ---------------------------------------------------------------------------
 
@@ -110,7 +120,8 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
         Args:
             seed: of ``np_random``.
-            options: ``max_ratio`` and ``recovery_steps`` for this episode only.
+            options: ``max_ratio``, ``recovery_steps`` and, with ``limit_range``, ``limit`` for
+                this episode only.
         """
         super().reset(seed=seed)
         self._begin(self._checked_schedule(options or {}))
@@ -131,7 +142,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         terminated = len(self._masks) == len(self.problem.groups)
         if terminated:
             self._finish()
-        self._charge()
+        self._ledger.charge(self._owed())
         reward = self._outcome.accuracy if self._outcome else 0.0
         if self.render_mode == "human":
             self.render()
@@ -148,17 +159,16 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         if self.render_mode is None:
             gym.logger.warn("render() without render_mode: gym.make(..., render_mode='ansi').")
             return None
+        masks = self._last_masks if self._masks is None else self._masks
         rows = [
-            (group.name, group.n_filters, self._shown(index))
+            (group.name, group.n_filters, masks[index] if index < len(masks) else None)
             for index, group in enumerate(self.problem.groups)
         ]
-        title = self._title()
-        if self.render_mode == "ansi":
-            return rendering.as_text(rows, title)
-        if self.render_mode == "rgb_array":
-            return rendering.as_image(rows, title)
-        self._window = rendering.show(rows, title, self._window)
-        return None
+        costs = self.problem.counted_costs(self._counts)
+        accuracy = self._outcome.accuracy if self._outcome else None
+        title = rendering.title(self.cost_names, costs, self.cost_limits, accuracy)
+        picture, self._window = rendering.render(self.render_mode, rows, title, self._window)
+        return picture
 
     def close(self) -> None:
         """Free the last network and close the window."""
@@ -175,11 +185,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     # -- beyond Gymnasium --------------------------------------------------------------------
 
     def compact_network(self) -> nn.Module:
-        """The compact network of the last finished episode, recovered, in evaluation mode.
-
-        Raises:
-            RuntimeError: no episode is finished.
-        """
+        """The last finished episode's compact network, recovered (RuntimeError if none is)."""
         return self.last_outcome().network
 
     def last_outcome(self) -> Outcome:
@@ -194,12 +200,44 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._last_masks
 
     def set_schedule(self, **settings: Any) -> None:
-        """Change ``max_ratio`` or ``recovery_steps`` from the next episode on.
+        """Change ``max_ratio``, ``recovery_steps`` or ``limit`` from the next episode on.
 
         For training schedules: call it from a callback, e.g. ``vec_env.env_method("set_schedule",
-        max_ratio=0.95)``. Nothing in the environment changes by itself.
+        max_ratio=0.95)``. Nothing in the environment changes by itself. ``limit=None`` draws limits
+        again.
         """
         self._schedule = {**self._schedule, **self._checked_schedule(settings)}
+
+    # -- what would be -----------------------------------------------------------------------
+
+    def would_keep(self, action: NDArray[np.float32]) -> Masks:
+        """Keep masks of the groups that `step` would decide by this action; nothing changes."""
+        if self._masks is None:
+            raise RuntimeError("the episode has ended: call reset() first.")
+        decisions = self._decide(check_action(action, self.action_space.shape))
+        return tuple(mask for mask, _ in decisions)
+
+    def floor_counts(self, masks: Sequence[Mask] = ()) -> NDArray[np.int64]:
+        """Filters per group, (n_groups,), of the smallest network that could still be reached.
+
+        Args:
+            masks: of the groups that are next in turn, as if they were decided so.
+        """
+        decided = len(self._ratios)
+        counts = np.where(np.arange(len(self._counts)) < decided, self._counts, self._minimum)
+        counts[decided : decided + len(masks)] = [np.count_nonzero(mask) for mask in masks]
+        return counts
+
+    def floor_masks(self, masks: Sequence[Mask] = ()) -> Masks:
+        """Keep masks of the network of `floor_counts`."""
+        known = (*(self._masks or ()), *masks)
+        return (*known, *self.problem.masks_of(self._minimum)[len(known) :])
+
+    def floor_costs(self, masks: Sequence[Mask] = ()) -> NDArray[np.float64]:
+        """Costs of the network of `floor_counts`, (n_budgets,); black boxes measure it."""
+        if all(budget.counted is not None for budget in self.problem.budgets):
+            return self.problem.counted_costs(self.floor_counts(masks))
+        return self.problem.costs(self.floor_masks(masks))
 
     # -- the hook ----------------------------------------------------------------------------
 
@@ -217,15 +255,14 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def _begin(self, options: dict[str, Any]) -> None:
         self._now = {**self._schedule, **options}
+        if self.limit_range is not None and self._now["limit"] is None:
+            self._now["limit"] = draw_limit(self.limit_range, self.np_random)
         self._minimum = self._smallest(self._now["max_ratio"])
         self._masks: list[Mask] | None = []
         self._ratios: list[float] = []
         self._counts = self.problem.sizes.copy()
         self._outcome = None
-        self._charged = np.zeros(len(self.problem.budgets))
-        self._charged_scalar = 0.0
-        self._costs = np.zeros(len(self.problem.budgets))
-        self._cost = 0.0
+        self._ledger = Ledger(self.problem, self._drawn_limits())
 
     def _finish(self) -> None:
         masks, self._masks = tuple(self._masks or ()), None  # over, even if a budget raises
@@ -233,46 +270,39 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         outcome = self.problem.evaluate(
             masks, seed=seed, recovery_steps=int(self._now["recovery_steps"])
         )
+        limits = self._drawn_limits()
+        outcome = outcome if limits is None else outcome.judged_by(limits)
         self._outcome = self._last = outcome
         self._last_masks = masks
 
-    def _charge(self) -> None:
-        """Set this step's cost: what the episode owes so far minus what it was charged."""
+    def _owed(self) -> NDArray[np.float64] | None:
+        """What the episode owes so far, (n_budgets,); None = nothing before its end."""
         if self._outcome is not None:
-            owed = np.array(list(self._outcome.costs.values()))
-        elif self.cost_mode == "dense":
-            open_ = np.arange(len(self._counts)) >= len(self._ratios)
-            floor = np.where(open_, self._minimum, self._counts)
-            owed = self._floor_costs(floor)
-        else:
-            owed = self._charged
-        scalar = self.problem.scalar_cost(owed) if owed is not self._charged else 0.0
-        self._costs, self._charged = owed - self._charged, owed
-        self._cost, self._charged_scalar = scalar - self._charged_scalar, scalar
+            return np.array(list(self._outcome.costs.values()))
+        return self.floor_costs() if self.cost_mode == "dense" else None
 
-    def _floor_costs(self, floor: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Costs with so many filters per group, those of decided groups being the chosen ones."""
-        if all(budget.counted is not None for budget in self.problem.budgets):
-            return self.problem.counted_costs(floor)
-        masks = (*(self._masks or ()), *self.problem.masks_of(floor)[len(self._ratios) :])
-        return self.problem.costs(masks)
+    def _drawn_limits(self) -> tuple[float, ...] | None:
+        return None if self.limit_range is None else (float(self._now["limit"]),)
 
     def _observe(self) -> NDArray[np.float32]:
-        return self.observer(self._counts, self._minimum, len(self._ratios), self._ratios)
+        state = self._counts, self._minimum, len(self._ratios), self._ratios
+        return self.observer(*state, self.cost_limits)
 
     def _info(self) -> Info:
         """The same keys and types at every step; results are zero until the last one."""
         outcome = self._outcome
         kept = self._counts / self.problem.sizes
         info: Info = {
-            "cost": float(self._cost),
-            "costs": self._costs.astype(np.float32),
+            "cost": float(self._ledger.cost),
+            "costs": self._ledger.costs.astype(np.float32),
             "accuracy": outcome.accuracy if outcome else 0.0,
             "feasible": outcome.feasible if outcome else False,
             "kept": kept.astype(np.float32),
         }
+        if self.limit_range is not None:
+            info["limit"] = float(self._now["limit"])
         for index, name in enumerate(self.cost_names):
-            info[f"cost_{name}"] = float(self._costs[index])
+            info[f"cost_{name}"] = float(self._ledger.costs[index])
             info[name] = outcome.values[name] if outcome else 0.0
         return info
 
@@ -282,18 +312,8 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def _checked_schedule(self, settings: dict[str, Any]) -> dict[str, Any]:
         check_schedule(settings)
+        check_limit(settings.get("limit"), self.limit_range)
         if settings.get("max_ratio") not in (None, self._schedule.get("max_ratio")):
-            self.problem.check_reachable(self._smallest(settings["max_ratio"]))
+            lowest = None if self.limit_range is None else self.limit_range[:1]
+            self.problem.check_reachable(self._smallest(settings["max_ratio"]), lowest)
         return dict(settings)
-
-    def _shown(self, index: int) -> Mask | None:
-        masks = self._last_masks if self._masks is None else self._masks
-        return masks[index] if index < len(masks) else None
-
-    def _title(self) -> str:
-        costs = self.problem.counted_costs(self._counts)
-        used = "  ".join(
-            f"{name} {cost:.3f} of {limit:g}"
-            for name, cost, limit in zip(self.cost_names, costs, self.problem.limits, strict=True)
-        )
-        return f"{used}  accuracy {self._outcome.accuracy:.3f}" if self._outcome else used

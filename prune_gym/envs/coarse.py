@@ -27,7 +27,8 @@ class LayerPruneEnv(PruneEnv):
     the group that is removed. The criterion decides which filters stay; at least one does.
 
     ## Observation space
-    ``Box(0, 1, (9 + 5 * n_budgets,), float32)``; the last five repeat for each budget.
+    ``Box(0, 1, (9 + 5 * n_budgets,), float32)``; 9 to 13 repeat for each budget. With
+    ``limit_range``, which goes with one budget, 14 follows.
 
     | index | feature | meaning | min | max |
     |---|---|---|---|---|
@@ -45,6 +46,7 @@ class LayerPruneEnv(PruneEnv):
     | 11 | ceiling | cost if all undecided groups stay whole | 0 | 1 |
     | 12 | undecided | ceiling - floor: what is still in the agent's hands | 0 | 1 |
     | 13 | weight | cost that the group itself decides about, at the others' present state | 0 | 1 |
+    | 14 | limit | this episode's limit, log(limit / low) / log(high / low) | 0 | 1 |
 
     For a black-box budget the share of parameters stands in for it in features 9 to 13.
 
@@ -60,19 +62,26 @@ class LayerPruneEnv(PruneEnv):
     A budget that is measured, as ``latency_ms``, is measured once for a decision and remembered
     (with recoveries ``none`` and ``bn``); another process measures another cost.
 
+    With ``limit_range=(low, high)`` every episode has a limit of its own, drawn at reset (each
+    doubling is as likely) or given, ``reset(options={"limit": 0.1})``. ``cost_limits`` and
+    ``feasible`` follow it. What agents are constrained by stays the same: ``info["cost"]`` is then
+    cost / limit, and ``cost_limit`` 1.0.
+
     ## Info
     ``cost`` float; ``costs`` (n_budgets,) float32; ``cost_<budget>`` float; ``<budget>`` float, the
-    raw value in its unit; ``accuracy`` float; ``feasible`` bool; ``kept`` (n_groups,) float32.
+    raw value in its unit; ``accuracy`` float; ``feasible`` bool; ``kept`` (n_groups,) float32;
+    with ``limit_range`` also ``limit`` float.
     The same keys at every step; results are zero until the last one.
 
     ## Episode end
     ``terminated`` after the last filter group; ``truncated`` is always False.
 
     ## Arguments
-    ``problem``, ``cost_mode``, ``max_ratio``, ``render_mode`` (see `PruneEnv`) and everything that
-    `prune_gym.make_problem` takes: ``network``, ``dataset``, ``budgets``, ``criterion``,
-    ``recovery``, ``structure``, ``evaluation_samples``, ``device``, ...
-    ``reset(options={"max_ratio": ..., "recovery_steps": ...})`` sets them for one episode.
+    ``problem``, ``cost_mode``, ``max_ratio``, ``limit_range``, ``render_mode`` (see `PruneEnv`)
+    and everything that `prune_gym.make_problem` takes: ``network``, ``dataset``, ``budgets``,
+    ``criterion``, ``recovery``, ``structure``, ``evaluation_samples``, ``device``, ...
+    ``reset(options={"max_ratio": ..., "recovery_steps": ..., "limit": ...})`` sets them for one
+    episode.
 
     ## Version history
     * v0: first version.

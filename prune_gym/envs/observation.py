@@ -31,13 +31,19 @@ BUDGET_FEATURES = (
     ("undecided", "ceiling - floor: what is still in the agent's hands"),
     ("weight", "cost that the group itself decides about, at the others' present state"),
 )
+# the last one, of environments with a `limit_range`
+LIMIT_FEATURES = (("limit", "this episode's limit, log(limit / low) / log(high / low)"),)
 
 
-def feature_names(budget_names: tuple[str, ...]) -> list[str]:
+def feature_names(
+    budget_names: tuple[str, ...], limit_range: tuple[float, float] | None = None
+) -> list[str]:
     """Name of every entry of the observation; budget features repeat for each budget."""
     names = [name for name, _ in LAYER_FEATURES]
     for budget in budget_names:
         names += [f"{name}:{budget}" for name, _ in BUDGET_FEATURES]
+    if limit_range is not None:
+        names += [name for name, _ in LIMIT_FEATURES]
     return names
 
 
@@ -46,13 +52,15 @@ class Observer:
 
     Args:
         problem: the pruning problem.
+        limit_range: lowest and highest limit of an episode where it is drawn anew each time.
     """
 
-    def __init__(self, problem: PruningProblem) -> None:
-        self.problem = problem
-        self.size = len(LAYER_FEATURES) + len(BUDGET_FEATURES) * len(problem.budgets)
+    def __init__(
+        self, problem: PruningProblem, limit_range: tuple[float, float] | None = None
+    ) -> None:
+        self.problem, self.limit_range = problem, limit_range
+        self.size = len(feature_names(problem.names, limit_range))
         self._facts = _layer_facts(problem)  # (n_groups, 5)
-        self._limits = np.array(problem.limits)
 
     def __call__(
         self,
@@ -60,6 +68,7 @@ class Observer:
         minimum: NDArray[np.int64],
         decided: int,
         ratios: list[float],
+        limits: NDArray[np.float64],
     ) -> NDArray[np.float32]:
         """The observation before group ``decided`` is decided (or after the last one).
 
@@ -68,6 +77,7 @@ class Observer:
             minimum: (n_groups,) smallest number of kept filters that can be reached.
             decided: number of groups decided so far.
             ratios: prune ratios of the decided groups.
+            limits: (n_budgets,) of this episode.
 
         Returns:
             (size,) float32 in [0, 1].
@@ -84,9 +94,13 @@ class Observer:
         features[0] = decided / n
         features[1:6] = self._facts[last]
         features[6:9] = ratios[-1] if ratios else 0.0, kept, sum(ratios) / n
-        tail = features[9:].reshape(-1, len(BUDGET_FEATURES))  # (n_budgets, 5)
-        tail[:, 0], tail[:, 1], tail[:, 2] = floor, floor / self._limits, ceiling
+        end = 9 + len(limits) * len(BUDGET_FEATURES)
+        tail = features[9:end].reshape(-1, len(BUDGET_FEATURES))  # (n_budgets, 5)
+        tail[:, 0], tail[:, 1], tail[:, 2] = floor, floor / limits, ceiling
         tail[:, 3], tail[:, 4] = ceiling - floor, own
+        if self.limit_range is not None:
+            low, high = self.limit_range
+            features[end] = np.log(limits[0] / low) / np.log(high / low)
         return features.clip(0.0, 1.0).astype(np.float32)
 
 

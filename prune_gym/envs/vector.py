@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -15,7 +16,7 @@ from prune_gym.envs.base import PruneEnv
 from prune_gym.envs.coarse import make_env
 from prune_gym.parallel import Workers, usable_cores
 
-_OF_THE_ENV = ("granularity", "cost_mode", "max_ratio", "render_mode")
+_OF_THE_ENV = ("granularity", "cost_mode", "max_ratio", "limit_range", "render_mode")
 
 
 class PruneVectorEnv(SyncVectorEnv):
@@ -26,7 +27,7 @@ class PruneVectorEnv(SyncVectorEnv):
     that has ended begins anew at the next step (``NEXT_STEP``).
 
     Args:
-        envs: environments around one problem.
+        envs: environments around one problem, wrapped or not.
         threads: how many networks are judged at once; None = one per core, or one where a budget
             is a black box, which may count, measure time or use a device.
 
@@ -36,11 +37,11 @@ class PruneVectorEnv(SyncVectorEnv):
     After Ctrl-C in `step`, networks that were being judged are lost: go on with `reset`.
     """
 
-    def __init__(self, envs: list[PruneEnv], threads: int | None = None) -> None:
-        if len({id(env.problem) for env in envs}) != 1:
-            raise ValueError(f"envs={envs!r}: expected environments around one problem.")
+    def __init__(self, envs: Sequence[gym.Env[Any, Any]], threads: int | None = None) -> None:
         ahead = [_Ahead(env) for env in envs]
-        problem = envs[0].problem
+        if len({id(env.pruning.problem) for env in ahead}) != 1:
+            raise ValueError(f"envs={envs!r}: expected environments around one problem.")
+        problem = ahead[0].pruning.problem
         if threads is None and any(budget.counted is None for budget in problem.budgets):
             threads = 1
         super().__init__([lambda env=env: env for env in ahead])  # type: ignore[misc]
@@ -76,9 +77,9 @@ class PruneVectorEnv(SyncVectorEnv):
 class _Ahead(gym.Wrapper[Any, Any, Any, Any]):
     """An environment whose next step may have begun already, in a thread."""
 
-    def __init__(self, env: PruneEnv) -> None:
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.pruning = env
+        self.pruning: PruneEnv = env.unwrapped  # type: ignore[assignment]
         self._begun: Future[Any] | None = None
 
     def begin(self, action: Any, workers: Workers) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 from prune_gym.registry import Registry
+from prune_gym.safety import Costs, safe_ratios
 
 Ratios: TypeAlias = NDArray[np.float64]  # (n_groups,) prune ratio per group, in [0, 1]
 Judged: TypeAlias = list[tuple[float, float, bool]]  # accuracy, cost, feasible
@@ -64,6 +65,15 @@ def cem(n_groups: int, evaluations: int, generator: np.random.Generator) -> Prop
         left -= size
 
 
-def masks_of_ratios(problem: PruningProblem, ratios: Ratios) -> Masks:
-    """Keep masks that remove the fraction ``ratios`` of each group."""
+def masks_of_ratios(problem: PruningProblem, ratios: Ratios, costs: Costs | None = None) -> Masks:
+    """Keep masks that remove the fraction ``ratios`` of each group.
+
+    Args:
+        problem: of the groups.
+        ratios: (n_groups,).
+        costs: of the problem; where it is given, ratios that would break a limit are first moved
+            until they do not (`prune_gym.safety.safe_ratios`).
+    """
+    if costs is not None:
+        ratios = safe_ratios(problem, ratios, costs)
     return problem.masks_of(problem.kept_counts(ratios))

@@ -18,9 +18,11 @@ from prune_gym.files import replacing
 from prune_gym.outcome import Outcome
 from prune_gym.parallel import Workers, one_thread
 from prune_gym.problem import PruningProblem
+from prune_gym.projection import ProjectionWrapper
 from prune_gym.pruning.masks import Masks
 from prune_gym.registry import unknown_name
-from prune_gym.search.archive import Archive, Episode
+from prune_gym.safety import Costs
+from prune_gym.search.archive import Archive, Episode, further_costs
 from prune_gym.search.controls import CONTROLS, Judged, Proposer, masks_of_ratios
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
 from prune_gym.search.threads import ThreadVecEnv
@@ -74,7 +76,7 @@ class Search:
         on_progress: Callable[[Search], None] = lambda search: None,
     ) -> None:
         self.problem, self.config, self.folder = problem, config, folder
-        self.archive = Archive()
+        self.archive = Archive(further=further_costs(problem))
         self.multiplier = float("nan")
         self.stop = False
         self.remembered_before = int(folder.read_json("state.json").get("remembered", 0))
@@ -86,6 +88,7 @@ class Search:
 
             self.archive.best_masks = masks_of_plan(folder.path, problem)
         self.archive.on_add = self._record
+        self._front_saved, self._front_due = self.archive.front.newest, 0.0
 
     @property
     def evaluations(self) -> int:
@@ -116,10 +119,13 @@ class Search:
         self.problem.prepare()
         device = self.problem.example.device
         with one_thread(), Workers(1 if black_box else None, device) as workers:
-            if self.config.algo in CONTROLS:
-                self._run_control(workers)
-            else:
-                self._run_agent(workers)
+            try:
+                if self.config.algo in CONTROLS:
+                    self._run_control(workers)
+                else:
+                    self._run_agent(workers)
+            finally:
+                self._save_front()
 
     def _record(self, episode: Episode, masks: Masks, outcome: Outcome, improved: bool) -> None:
         if improved:
@@ -127,13 +133,24 @@ class Search:
                 self.folder.path, outcome.network, self.problem, masks, network_name(self.config)
             )
         self.folder.append(episode, len(self.archive.episodes), self.multiplier, self.problem)
+        if time.monotonic() >= self._front_due:
+            self._save_front()
         self.on_progress(self)
+
+    def _save_front(self) -> None:
+        """Save the front if it has changed; how long that takes says when to do it again."""
+        if self.archive.front.newest != self._front_saved:
+            began = time.monotonic()
+            self.archive.front.save(self.folder.front)
+            self._front_saved = self.archive.front.newest
+            self._front_due = time.monotonic() + 20.0 * (time.monotonic() - began)
 
     # -- controls ----------------------------------------------------------------------------
 
     def _run_control(self, workers: Workers) -> None:
         """Ask for ratios, judge them, tell; rows of an earlier run are told again, not judged."""
         generator = np.random.default_rng(self.config.seed)
+        costs = Costs(self.problem) if self.config.hard else None
         known = [(row.accuracy, row.cost, row.feasible) for row in self.archive.episodes]
         proposer = CONTROLS.get(self.config.algo)(
             len(self.problem.groups), self.evaluations, generator
@@ -141,7 +158,7 @@ class Search:
         batch = next(proposer, None)
         while batch is not None and not self.stop:
             judged, known = known[: len(batch)], known[len(batch) :]
-            fresh = [masks_of_ratios(self.problem, r) for r in batch[len(judged) :]]
+            fresh = [masks_of_ratios(self.problem, r, costs) for r in batch[len(judged) :]]
             outcomes = workers.map(self.problem.evaluate, fresh)
             for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
                 self.archive.add(masks, outcome)
@@ -219,8 +236,16 @@ def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[An
 
     dense = all(budget.monotone for budget in problem.budgets)
     cost_mode = "dense" if dense else "terminal"
-    granularity = ENVIRONMENTS[config.env]["granularity"]
-    return gym.make("Prune-v0", granularity=granularity, problem=problem, cost_mode=cost_mode)
+    named = ENVIRONMENTS[config.env]
+    if "limit_range" in named:
+        raise ValueError(
+            f"--env {config.env!r} draws a limit for every episode; a search has one. Search in "
+            "PruneVGG-v0 (`prune-gym pick` then answers for other limits), or train one policy for "
+            f"all of them: python -m agents.train --env prune_gym:{config.env}."
+        )
+    granularity = named["granularity"]
+    env = gym.make("Prune-v0", granularity=granularity, problem=problem, cost_mode=cost_mode)
+    return ProjectionWrapper(env) if config.hard else env
 
 
 def network_name(config: SearchConfig) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,16 +43,43 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         NothingFeasibleError: no evaluated network meets every limit, or none of the best still
             does when it is measured anew; the run folder keeps the network as it was searched.
     """
-    problem, config = search.problem, search.config
-    searched_s = wall_s()
+    problem, config, episodes = search.problem, search.config, search.archive.episodes
     in_turn = candidates(search.archive, problem, search.by_ratio)
+    feasible = sum(episode.feasible for episode in episodes)
+    told = {
+        "evaluations": len(episodes),
+        "remembered_evaluations": search.remembered,
+        "feasible_evaluations": feasible,
+        "infeasible_evaluations": len(episodes) - feasible,
+    }
+    return complete(problem, config, in_turn, search.folder.path, told, wall_s, on_step)
+
+
+def complete(
+    problem: PruningProblem,
+    config: SearchConfig,
+    in_turn: Iterable[Masks],
+    path: Path,
+    told: dict[str, Any],
+    wall_s: Callable[[], float],
+    on_step: OnStep,
+) -> dict[str, Any]:
+    """Build, recover, fine-tune, measure and test a network; see `finish`.
+
+    Args:
+        problem: whose limits it is to meet.
+        config: how it is fine-tuned.
+        in_turn: keep masks of networks; the first that keeps the limits is taken.
+        path: folder for network and ``metrics.json``.
+        told: what else the metrics are to hold.
+        wall_s: see `finish`.
+        on_step: see `finish`.
+    """
+    searched_s = wall_s()
     masks, network, scores, confirmed = _first_confirmed(problem, config, in_turn, on_step)
-    if problem.form.precision != "float32":
-        for name, judged in (("dense", problem.network), ("finetuned", network)):
-            exact = problem.accuracy(judged, problem.data.validation)
-            scores[f"{name}_validation_float32"] = exact
+    scores.update(_exact_scores(network, problem))
     scores["finetuned_test"] = _test_accuracy(network, problem)
-    save_pruned(search.folder.path, network, problem, masks, network_name(config))
+    save_pruned(path, network, problem, masks, network_name(config))
     metrics = {
         "feasible": confirmed.feasible,
         "costs": dict(zip(problem.names, confirmed.costs.tolist(), strict=True)),
@@ -60,9 +88,8 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         "unpruned_values": dict(zip(problem.names, problem.dense_values.tolist(), strict=True)),
         "units": {budget.name: budget.unit for budget in problem.budgets},
         "accuracy": scores,
-        "evaluations": len(search.archive.episodes),
-        "remembered_evaluations": search.remembered,
-        "feasible_evaluations": sum(episode.feasible for episode in search.archive.episodes),
+        **told,
+        "hard": config.hard,
         "algo": config.algo,
         "timesteps": config.timesteps,
         "seed": config.seed,
@@ -71,15 +98,13 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         "batch_size": problem.exam.batch_size,
         "dense": _sizes(problem.network, problem),
         "pruned": _sizes(network, problem, masks),
-        "latency_ms": _latencies(network, problem),
-        "latency_batch": LATENCY_BATCH,
-        "latency_device": problem.example.device.type,
+        **_latencies(network, problem),
         "finetune_steps": config.finetune_steps,
         "distillation": config.distillation,
         "search_s": searched_s,
         "wall_s": wall_s(),
     }
-    write_json(search.folder.path / "metrics.json", metrics)
+    write_json(path / "metrics.json", metrics)
     return metrics
 
 
@@ -174,6 +199,16 @@ def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:
     }
 
 
+def _exact_scores(network: nn.Module, problem: PruningProblem) -> dict[str, float | None]:
+    """Both networks in float32, where they are judged in another precision."""
+    if problem.form.precision == "float32":
+        return {}
+    return {
+        f"{name}_validation_float32": problem.accuracy(judged, problem.data.validation)
+        for name, judged in (("dense", problem.network), ("finetuned", network))
+    }
+
+
 def _test_accuracy(network: nn.Module, problem: PruningProblem) -> float | None:
     return None if problem.data.test is None else accuracy(network, problem.data.test)
 
@@ -190,6 +225,10 @@ def _sizes(
     return sizes
 
 
-def _latencies(network: nn.Module, problem: PruningProblem) -> dict[str, float]:
+def _latencies(network: nn.Module, problem: PruningProblem) -> dict[str, Any]:
     images = problem.data.validation.batch(slice(LATENCY_BATCH))
-    return paired_latency_ms({"dense": problem.network, "pruned": network}, images)
+    return {
+        "latency_ms": paired_latency_ms({"dense": problem.network, "pruned": network}, images),
+        "latency_batch": LATENCY_BATCH,
+        "latency_device": problem.example.device.type,
+    }

@@ -14,7 +14,7 @@ from typing import Any
 
 from prune_gym.export import write_json
 from prune_gym.problem import PruningProblem
-from prune_gym.search.archive import Archive, Episode
+from prune_gym.search.archive import Archive, Episode, Front
 
 _PACKAGES = (
     "prune-gym",
@@ -44,6 +44,7 @@ class SearchConfig:
         finetune_steps: optimizer steps of the returned network's fine-tuning.
         problem: arguments of `prune_gym.make_problem`.
         distillation: share of the fine-tuning loss that follows the unpruned network.
+        hard: whether every network is kept within the limits (`prune_gym.ProjectionWrapper`).
     """
 
     env: str
@@ -53,6 +54,7 @@ class SearchConfig:
     finetune_steps: int
     problem: dict[str, Any]
     distillation: float = 0.0
+    hard: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class RunFolder:
         try:
             config = SearchConfig(**json.loads(file.read_text()))
             kinds = {"timesteps": int, "seed": int, "finetune_steps": int, "problem": dict}
+            kinds["hard"] = bool
             for name, kind in kinds.items():
                 if not isinstance(getattr(config, name), kind):
                     raise ValueError(f"{name} is no {kind.__name__}")
@@ -119,6 +122,11 @@ class RunFolder:
     def agent(self) -> Path:
         """The trained agent."""
         return self.path / "agent.zip"
+
+    @property
+    def front(self) -> Path:
+        """The networks that no other one beats, masks included."""
+        return self.path / "front.npz"
 
     @property
     def episodes(self) -> Path:
@@ -181,7 +189,7 @@ class RunFolder:
                 self.episodes.unlink()
 
     def restore(self, archive: Archive) -> None:
-        """Fill an empty archive with the episodes of the log (masks of the best come apart)."""
+        """Fill an empty archive with the log and the front (masks of the best come apart)."""
         self._drop_cut_line()
         for row in self.read_episodes():
             archive.put(
@@ -197,6 +205,9 @@ class RunFolder:
                     kept=tuple(float(v) for key, v in row.items() if key.startswith("kept_")),
                 )
             )
+        if self.front.is_file():
+            front = Front.load(self.front, RunFolderError)
+            archive.front = front.until(len(archive.episodes))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; an empty dict where it is missing."""

@@ -24,7 +24,7 @@ from prune_gym.report import budget_in_words, table_rows, write_report
 from prune_gym.search.archive import NothingFeasibleError
 from prune_gym.search.confirm import confirm, spread_in_words
 from prune_gym.search.drive import Search, check_algorithm, make_config_env
-from prune_gym.search.finish import finish
+from prune_gym.search.finish import OnStep, finish
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
 
 
@@ -82,12 +82,17 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
             )
         config = replace(config, timesteps=timesteps)
         write_json(folder.path / "config.json", vars(config))
-    problem = _problem_of(folder, config)
+    if "picked_from" in folder.read_json("metrics.json"):
+        raise RunFolderError(
+            f"{path} was picked from another run, it holds no search; resume that one."
+        )
+    problem = problem_of(folder, config)
     folder.note_command()
     _sit(problem, config, folder, began, console, finish_now=finish_now)
 
 
-def _problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
+def problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
+    """The problem of a run's configuration (raises RunFolderError where that is damaged)."""
     try:
         return make_problem(**config.problem)
     except TypeError as error:
@@ -139,20 +144,25 @@ def _sit(
         raise SystemExit(130)
     metrics["wall_s"] = wall_s()
     write_json(folder.path / "metrics.json", metrics)
-    _print_result(metrics, console)
+    print_result(metrics, console)
     console.print(f"report:  {page}")
     console.print(f"network: prune_gym.load_pruned({str(folder.path)!r})")
 
 
 def _finish(search: Search, wall_s: Callable[[], float], progress: Progress) -> dict[str, Any]:
     search.archive.feasible_masks()  # an error here must not wait for the bar below
-    steps = search.config.finetune_steps
+    on_step = finetuning_bar(progress, search.config.finetune_steps)
+    return finish(search, wall_s=wall_s, on_step=on_step)
+
+
+def finetuning_bar(progress: Progress, steps: int) -> OnStep:
+    """Add a bar for so many optimizer steps; returns what moves it."""
     task = progress.add_task("fine-tuning", total=steps, detail="")
 
     def on_step(step: int, loss: float) -> None:
         progress.update(task, completed=step, detail=f"loss {loss:.3f}")
 
-    return finish(search, wall_s=wall_s, on_step=on_step)
+    return on_step
 
 
 class SearchDisplay:
@@ -202,7 +212,7 @@ def _say_stopped(search: Search, console: Console) -> None:
 def evaluate(path: Path, console: Console) -> None:
     """Load a run's network and judge it anew."""
     folder, config = RunFolder.open(path)
-    problem = _problem_of(folder, config)
+    problem = problem_of(folder, config)
     template = None if isinstance(config.problem["network"], str) else problem.network
     network = load_pruned(folder.path, template).to(problem.example.device)
     masks = masks_of_plan(folder.path, problem)
@@ -223,7 +233,8 @@ def evaluate(path: Path, console: Console) -> None:
         console.print(f"test accuracy {accuracy(network, problem.data.test):.4f}")
 
 
-def _print_result(metrics: dict[str, Any], console: Console) -> None:
+def print_result(metrics: dict[str, Any], console: Console) -> None:
+    """Print what a finished run came to."""
     table = Table("", "unpruned", "pruned", "ratio", box=None)
     for row in table_rows(metrics):
         table.add_row(*(escape(cell) for cell in row))
@@ -234,6 +245,7 @@ def _print_result(metrics: dict[str, Any], console: Console) -> None:
         console.print(f"{said}{budget_in_words(metrics, name)}", markup=False)
     remembered = metrics["remembered_evaluations"]
     known = f" ({remembered} of them known from before)" if remembered else ""
+    kept = ", each within the limits of the run (--hard)" if metrics["hard"] else ""
     console.print(
-        f"{metrics['evaluations']} networks evaluated{known} in {metrics['wall_s']:.0f} s"
+        f"{metrics['evaluations']} networks evaluated{known}{kept} in {metrics['wall_s']:.0f} s"
     )

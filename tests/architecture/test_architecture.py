@@ -15,7 +15,12 @@ import pytest
 
 import prune_gym
 from prune_gym.envs.coarse import GRANULARITIES
-from prune_gym.envs.observation import BUDGET_FEATURES, LAYER_FEATURES, feature_names
+from prune_gym.envs.observation import (
+    BUDGET_FEATURES,
+    LAYER_FEATURES,
+    LIMIT_FEATURES,
+    feature_names,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,12 +61,13 @@ LEVELS = [
     ["outcome", "arguments"],
     ["problem"],
     ["export", "handover", "pretrained"],
-    ["make", "sharing", "search.archive", "search.confirm", "search.controls", "search.threads"],
-    ["envs.observation", "envs.arguments", "search.folder"],
+    ["make", "safety", "sharing", "search.archive", "search.confirm", "search.threads"],
+    ["envs.observation", "envs.arguments", "envs.costs", "search.controls", "search.folder"],
     ["envs.base"],
-    ["envs.coarse", "envs.fine", "envs.vector", "envs", "wrappers", "search.drive"],
+    ["envs.coarse", "envs.fine", "envs.vector", "envs", "projection", "wrappers"],
+    ["search.drive"],
     ["adapters"],
-    ["search.finish", "report", "search.sitting", "pretraining"],
+    ["search.finish", "report", "search.pick", "search.sitting", "pretraining"],
     ["", "cli", "__main__"],
 ]
 # Packages whose modules are one level: their inner order is `base` first, `__init__` last.
@@ -82,6 +88,7 @@ BESIDE = {
     "envs": {"envs.coarse", "envs.fine"},
     "search.confirm": {"search.archive"},
     "search.sitting": {"search.finish", "report"},
+    "search.pick": {"search.finish", "search.sitting"},
     "cli": {""},
     "__main__": {"cli"},
 }
@@ -268,11 +275,12 @@ def test_making_an_environment_draws_nothing():
 
 def test_observation_table():
     rows = re.findall(r"^ *\| *(\d+) \| (\w+) \| (.+?) \| 0 \| 1 \|$", _page("layer"), re.MULTILINE)
-    features = [*LAYER_FEATURES, *BUDGET_FEATURES]
+    features = [*LAYER_FEATURES, *BUDGET_FEATURES, *LIMIT_FEATURES]
     assert rows == [(str(index), name, meaning) for index, (name, meaning) in enumerate(features)]
     assert f"({len(LAYER_FEATURES)} + {len(BUDGET_FEATURES)} * n_budgets,)" in _page("layer")
     names = feature_names(("params", "macs"))
     assert len(names) == len(set(names)) == len(LAYER_FEATURES) + 2 * len(BUDGET_FEATURES)
+    assert feature_names(("params",), (0.1, 0.2)) == [*feature_names(("params",)), "limit"]
 
 
 def _page(granularity: str) -> str:

@@ -1,0 +1,116 @@
+"""Another answer out of a finished search: the best network it saw within other limits."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from prune_gym.budgets import as_budget
+from prune_gym.console import progress_bar
+from prune_gym.make import make_problem
+from prune_gym.problem import PruningProblem
+from prune_gym.search.archive import Front
+from prune_gym.search.finish import complete
+from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
+from prune_gym.search.sitting import finetuning_bar, print_result
+
+
+def pick(
+    path: Path,
+    limits: Mapping[str, Any],
+    finetune_steps: int | None,
+    out: Path | None,
+    console: Console,
+) -> None:
+    """Take the most accurate network of a run that is within other limits, and finish it.
+
+    It is built, recovered, fine-tuned and tested as at the end of a search, and written to a folder
+    that `prune_gym.load_pruned` reads.
+
+    Args:
+        path: the run folder.
+        limits: by budget; those that are not named are not limited.
+        finetune_steps: None = those of the run.
+        out: the folder to make; None = ``picked-NAME=LIMIT`` in the run folder.
+        console: where to report.
+
+    Raises:
+        RunFolderError: no run, a run without a front, or a folder that is taken.
+        ValueError: a budget whose cost is not known of the networks.
+        NothingFeasibleError: no evaluated network is within the limits; names the nearest.
+    """
+    began = time.monotonic()
+    folder, config = RunFolder.open(path)
+    if not folder.front.is_file():
+        raise RunFolderError(
+            f"{path} holds no {folder.front.name}: nothing was evaluated in it yet, or the run is "
+            "of a version that kept the best network only."
+        )
+    front = Front.load(folder.front, RunFolderError)
+    config = _with_limits(config, limits, front)
+    if finetune_steps is not None:
+        config = replace(config, finetune_steps=finetune_steps)
+    problem = make_problem(**config.problem)
+    _check_fit(front, problem, folder)
+    chosen = front.best_within(dict(zip(problem.names, problem.limits, strict=True)))
+    out = path / f"picked-{','.join(f'{n}={x}' for n, x in limits.items())}" if out is None else out
+    made = RunFolder.create(Path(str(out).replace(":", ".")), config)
+    state = folder.read_json("state.json")
+    told = {
+        "picked_from": str(path),
+        "picked_network": chosen.number,
+        "evaluations": len(folder.read_episodes()),
+        "remembered_evaluations": int(state.get("remembered", 0)),
+    }
+    console.print(f"network {chosen.number}: validation accuracy {chosen.accuracy:.4f} as searched")
+    try:
+        with progress_bar(console) as progress:
+            metrics = complete(
+                problem,
+                config,
+                [chosen.masks],
+                made.path,
+                told,
+                lambda: time.monotonic() - began,
+                finetuning_bar(progress, config.finetune_steps),
+            )
+    except BaseException:  # Ctrl-C as well: half a folder would be in the way of the next try
+        shutil.rmtree(made.path)
+        raise
+    print_result(metrics, console)
+    console.print(f"network: prune_gym.load_pruned({str(made.path)!r})")
+
+
+def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) -> SearchConfig:
+    """The configuration with other limits; raises for a budget that the front does not know.
+
+    A budget may be named as in the run's command (``module:function``) or as in its reports.
+    """
+    given = {as_budget(key).name: key for key in config.problem["budgets"]}
+    budgets: dict[str, Any] = {}
+    for name, limit in limits.items():
+        key = given.get(name, name)
+        known = name in front.names or key in given.values()
+        if not known:
+            raise ValueError(
+                f"--budget {name!r}: its cost was not kept of the networks of this run. Known: "
+                f"{', '.join(front.names)}. For others, start a search: prune-gym prune --budget."
+            )
+        if key in budgets:
+            raise ValueError(f"--budget {name!r} is given twice; give one limit for it.")
+        budgets[key] = limit
+    return replace(config, problem={**config.problem, "budgets": budgets})
+
+
+def _check_fit(front: Front, problem: PruningProblem, folder: RunFolder) -> None:
+    sizes = {one.sizes for one in front}
+    if sizes != {tuple(problem.sizes.tolist())}:
+        raise RunFolderError(
+            f"{folder.front} is of another network: its masks do not fit the groups of this one."
+        )

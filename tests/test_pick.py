@@ -1,0 +1,194 @@
+"""``prune-gym prune --hard`` and ``prune-gym pick``: other answers out of one search."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+import prune_gym
+from prune_gym.cli import app
+from prune_gym.pretrained import save_weights
+from prune_gym.search import pick as picking
+
+SHRINKS = "tiny:CLI_SHRINKS"  # its name is "widest"
+
+
+def call(*arguments, code=0):
+    """Run the command in this process; its standard output, or its standard error if it failed."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stdout if code in (0, 130) else result.stderr
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> list:
+    weights = tmp_path_factory.mktemp("weights") / "vgg.safetensors"
+    save_weights(tiny.build("vgg"), weights)
+    names = ["--network", "tiny:cli_network", "--dataset", "tiny:cli_dataset"]
+    return [*names, "--weights", weights, "--finetune-steps", 2, "--algo", "random"]
+
+
+@pytest.fixture(scope="module")
+def run(options, tmp_path_factory) -> Path:
+    """A finished run, one of whose two budgets is a black box."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    limits = ["--budget", "params=0.5", "--budget", f"{SHRINKS}=0.9"]
+    call("prune", *options, *limits, "--timesteps", 120, "--seed", 1, "--out", out)
+    return out
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    """The run, in a folder of the test."""
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / "episodes.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+# -- pick ------------------------------------------------------------------------------------------
+
+
+def test_the_same_limits_give_the_network_of_the_run(copy):
+    said = call("pick", copy, "--budget", "params=0.5", "--budget", f"{SHRINKS}=0.9")
+    picked = copy / f"picked-params=0.5,{SHRINKS.replace(':', '.')}=0.9"
+    ours, theirs = metrics_of(picked), metrics_of(copy)
+    for key in ("costs", "limits", "accuracy", "pruned", "finetune_steps", "seed", "evaluations"):
+        assert ours[key] == theirs[key], key
+    assert ours["picked_from"] == str(copy)
+    one, other = prune_gym.load_pruned(picked), prune_gym.load_pruned(copy)
+    tiny.assert_unchanged(one, tiny.snapshot(other))
+    assert f"prune_gym.load_pruned('{picked}')" in said
+
+
+@pytest.mark.parametrize(
+    ("limits", "measured"),
+    [({"params": 0.3}, True), ({"widest": 0.5}, True), ({"macs": 0.3}, False)],
+    ids=str,
+)
+def test_other_limits(copy, tmp_path, limits, measured):
+    before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    given = [word for n, x in limits.items() for word in ("--budget", f"{n}={x}")]
+    out = tmp_path / "out"
+    call("pick", copy, *given, "--finetune-steps", 1, "--out", out)
+    assert {path: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
+    metrics = metrics_of(out)
+    assert (metrics["limits"], metrics["feasible"]) == (limits, True)
+    assert all(metrics["costs"][name] <= limit for name, limit in limits.items())
+    assert metrics["finetune_steps"] == 1
+    rows = rows_of(copy)
+    if measured:  # it is the best of all rows within the new limits
+        (name, limit), *_ = limits.items()
+        within = [float(row["accuracy"]) for row in rows if float(row[f"cost_{name}"]) <= limit]
+        assert metrics["accuracy"]["recovered_validation"] == max(within)
+    row = rows[metrics["picked_network"] - 1]
+    assert metrics["accuracy"]["recovered_validation"] == float(row["accuracy"])
+    assert "within every limit" in call("evaluate", out)
+    said = call("prune", "--resume", out, code=2)
+    assert "was picked from another run, it holds no search; resume that one." in said
+
+
+def test_an_unfinished_run_is_enough(options, tmp_path):
+    """Nothing met the limits of the run; what it evaluated still answers for others."""
+    arguments = ["--budget", "params=0.056", "--timesteps", 30, "--out", tmp_path / "run"]
+    call("prune", *options, *arguments, code=1)
+    call("pick", tmp_path / "run", "--budget", "params=0.6")
+    assert metrics_of(tmp_path / "run" / "picked-params=0.6")["costs"]["params"] <= 0.6
+
+
+@pytest.mark.parametrize(
+    ("limits", "code", "message"),
+    [
+        (
+            ["params=0.056"],
+            1,
+            "no evaluated network is within params 0.056. The nearest is network",
+        ),
+        (["params=0.001"], 2, "limit 0.001 is below the floor"),
+        (["params=200%"], 2, "the limit of 'params' is 2.0; it must be a number in (0, 1]"),
+        (["latency_ms=0.5"], 2, "--budget 'latency_ms': its cost was not kept"),
+        (["tiny:cli_lavish=0.5"], 2, "Known: params, widest,"),
+        ([f"{SHRINKS}=0.5", "widest=0.6"], 2, "is given twice; give one limit for it."),
+        (["params"], 2, "--budget 'params': expected NAME=LIMIT"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else None,
+)
+def test_limits_without_an_answer(copy, limits, code, message):
+    before = sorted(copy.iterdir())
+    words = [word for limit in limits for word in ("--budget", limit)]
+    said = call("pick", copy, *words, code=code)
+    assert said.startswith("error: ")
+    assert message in said
+    assert sorted(copy.iterdir()) == before
+
+
+def test_folders_without_an_answer(copy, tmp_path):
+    assert "is no run folder" in call("pick", tmp_path, "--budget", "params=0.5", code=2)
+    taken = call("pick", copy, "--budget", "params=0.5", "--out", copy, code=2)
+    assert "holds a run already; choose another folder" in taken
+    (copy / "front.npz").write_bytes(b"x")
+    assert "front.npz is damaged" in call("pick", copy, "--budget", "params=0.5", code=2)
+    (copy / "front.npz").unlink()
+    assert "holds no front.npz" in call("pick", copy, "--budget", "params=0.5", code=2)
+
+
+def test_ctrl_c_leaves_no_half_folder(copy, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(picking, "complete", interrupted)
+    said = call("pick", copy, "--budget", "params=0.3", code=130)
+    assert not list(copy.glob("picked-*"))
+    assert "network" in said
+
+
+# -- hard ------------------------------------------------------------------------------------------
+
+
+def test_hard(options, tmp_path):
+    limits = ["--budget", "params=0.3", "--budget", "size_bytes=0.35", "--timesteps", 60]
+    call("prune", *options, *limits, "--hard", "--out", tmp_path / "hard")
+    call("prune", *options, *limits, "--out", tmp_path / "soft")
+    for name, hard in (("hard", True), ("soft", False)):
+        metrics, run = metrics_of(tmp_path / name), tmp_path / name
+        assert metrics["hard"] is hard
+        assert (metrics["infeasible_evaluations"] == 0) == hard
+        assert metrics["infeasible_evaluations"] + metrics["feasible_evaluations"] == 20
+        assert ("(hard: each one was kept there)" in (run / "report.html").read_text()) == hard
+    run = tmp_path / "hard"
+    assert json.loads((run / "config.json").read_text())["hard"] is True
+    call("prune", "--resume", run, "--timesteps", 90)
+    assert all(row["feasible"] == "1" for row in rows_of(run))
+    assert len(rows_of(run)) == 30
+    said = call("prune", "--resume", run, "--hard", code=2)
+    assert "--hard cannot go with --resume" in said
+
+
+def test_hard_needs_monotone_budgets(options, tmp_path):
+    arguments = ["--budget", f"{SHRINKS}=0.9", "--hard", "--out", tmp_path / "run"]
+    said = call("prune", *options, *arguments, code=2)
+    assert "with budget 'widest'" in said
+    assert "Budget('widest', ..., monotone=True)" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_has_one_limit(tmp_path):
+    arguments = ["--env", "PruneVGGAnyLimit-v0", "--out", tmp_path / "run"]
+    said = call("prune", *arguments, code=2)
+    assert "draws a limit for every episode; a search has one" in said
+    assert not (tmp_path / "run").exists()
