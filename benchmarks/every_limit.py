@@ -3,14 +3,14 @@
     python benchmarks/every_limit.py --folder RUNS --seeds 0 1 2
 
 For each seed one agent is trained on ``PruneVGGAnyLimit-v0``, whose limit is drawn anew for every
-episode, and others on ``PruneVGG-v0`` with limits of 5, 10, 20 and 40 % of the parameters. All get
-the same number of evaluated networks: the one agent N for all limits together, each of the others N
-for its own. Two things are compared at each limit, on the validation split: the best network within
+episode, and others on ``PruneVGG-v0`` with limits of 5, 10, 20 and 40 % of the parameters. The one
+agent evaluates as many networks as the four agents that it stands for together: 4 N, and each of
+them N. Two things are compared at each limit, on the validation split: the best network within
 it among all that were evaluated, and what the final policy does (deterministic; a policy that
 breaks the limit counts as 0).
 
 The one agent trains under `prune_gym.ProjectionWrapper`, so that no limit is ever broken, as the
-zoo's ``ppo_lag`` with a multiplier of 0 (plain PPO). The others train in both ways, like this and,
+zoo's ``ppo_lag`` with a multiplier of 0 (plain PPO), its actions scaled to what is safe. The others train in both ways, like this and,
 ``-bare``, as ``ppo_lag`` that has to learn the limit; at each limit the better of the two is what
 the one agent is held against. One JSON file per agent and seed in the folder; those that are there
 are not run again. Then ``benchmarks/results/every_limit.json`` gets all rows and the differences.
@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where rows are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--agents", nargs="+", default=AGENTS, choices=[*AGENTS, "any-bare"])
-    parser.add_argument("--evaluations", type=int, default=1504, help="networks of each agent")
+    parser.add_argument(
+        "--evaluations", type=int, default=752, help="networks of an agent of one limit"
+    )
     parser.add_argument("--threads", type=int, default=None, help="that judge networks")
     parser.add_argument("--only-run", action="store_true", help="write no results")
     arguments = parser.parse_args()
@@ -79,7 +81,7 @@ def run(agent: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     def make() -> gym.Env[Any, Any]:
         env_id = "PruneVGGAnyLimit-v0" if is_any else "PruneVGG-v0"
         env = gym.make(env_id, problem=problem, cost_mode="dense")
-        return env if bare else prune_gym.ProjectionWrapper(env)
+        return env if bare else prune_gym.ProjectionWrapper(env, mode="scale")
 
     def record(scope: dict[str, Any], _: dict[str, Any]) -> bool:
         for index in np.flatnonzero(scope["dones"]):
@@ -93,7 +95,8 @@ def run(agent: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         venv.seed(seed)
         own = {} if bare else {"multiplier": FixedMultiplier(0.0)}
         model = make_agent("ppo_lag", venv, seed=seed, device="cpu", **own)
-        model.learn(arguments.evaluations * len(problem.groups), callback=record)
+        evaluations = arguments.evaluations * (len(LIMITS) if is_any else 1)
+        model.learn(evaluations * len(problem.groups), callback=record)
         trained_s = time.monotonic() - began
         limits = LIMITS if is_any else (limit,)
         at = {f"{x:g}": judge(model, make(), archive, x, is_any) for x in limits}
@@ -139,8 +142,8 @@ def write_results(folder: Path, seeds: list[int]) -> None:
         "commit": commit.stdout.strip(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in packages},
-        "note": "one agent for every limit against one agent per limit; each agent, the one for "
-        "all limits as well, evaluated as many networks as its row says; validation accuracy",
+        "note": "one agent for every limit against one agent per limit; it evaluated as many "
+        "networks as those of the four limits together; validation accuracy",
         "summary": summary,
         "rows": rows,
     }

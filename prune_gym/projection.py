@@ -12,10 +12,12 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from prune_gym.envs.arguments import check_choice
 from prune_gym.envs.base import PruneEnv
 from prune_gym.safety import STEPS, Costs, along_line, check_keepable, first_safe, with_fewer
 
 Action = NDArray[np.float32]
+MODES = ("clip", "scale")
 
 
 class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -46,13 +48,17 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: a pruning environment that takes a box of numbers.
+        mode: ``"clip"`` moves unsafe actions only. ``"scale"`` (granularity ``"layer"``) moves all
+            of them: -1 is the smallest prune ratio that is safe, 1 the largest, so that no two
+            actions come to the same and a policy always learns from what it does. It is easier to
+            learn with where limits are tight.
 
     Raises:
-        ValueError: a budget that is not monotone, or another action space.
+        ValueError: a budget that is not monotone, another action space, or an unknown mode.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        RecordConstructorArgs.__init__(self)
+    def __init__(self, env: gym.Env[Any, Any], mode: str = "clip") -> None:
+        RecordConstructorArgs.__init__(self, mode=mode)
         super().__init__(env)
         if not isinstance(env.unwrapped, PruneEnv):
             raise TypeError(f"ProjectionWrapper: expected a pruning environment, got {env}.")
@@ -62,6 +68,13 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 "inside the wrapper that changes the actions, e.g. "
                 "DiscreteRatios(ProjectionWrapper(env))."
             )
+        check_choice("mode", mode, MODES)
+        if mode == "scale" and env.unwrapped.granularity != "layer":
+            raise ValueError(
+                f"ProjectionWrapper: mode='scale' with granularity={env.unwrapped.granularity!r}; "
+                "it needs one prune ratio a step, granularity='layer'. Use mode='clip'."
+            )
+        self.mode = mode
         check_keepable(env.unwrapped.problem, "ProjectionWrapper")
         self._costs = Costs(env.unwrapped.problem)
 
@@ -82,6 +95,14 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def project(self, action: Any) -> tuple[Any, bool]:
         """The action that `step` would execute instead, and whether it is another one."""
+        if self.mode == "clip":
+            return self._clip(action)
+        least = self._clip(np.full_like(np.asarray(action, dtype=np.float32), -1.0))[0]
+        share = (np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0) + 1.0) / 2.0
+        scaled = self._clip((least + share * (1.0 - least)).astype(np.float32))[0]
+        return scaled, not np.array_equal(scaled, action)
+
+    def _clip(self, action: Any) -> tuple[Any, bool]:
         is_safe, kept = self._look(action)
         if is_safe:
             return action, False

@@ -113,6 +113,40 @@ def test_no_episode_breaks_a_limit(case, seed, max_ratio, cost_mode):
         assert cost_mode == "terminal" or min(charged) >= -1e-12
 
 
+@settings(deadline=None, max_examples=12)
+@given(seed=st.integers(0, 2**31))
+def test_scaled_actions_choose_among_what_is_safe(case, seed):
+    problem, granularity = case
+    if granularity != "layer":
+        with pytest.raises(ValueError, match=r"mode='scale' with granularity=.*Use mode='clip'"):
+            ProjectionWrapper(make(problem, granularity), mode="scale")
+        return
+    env, clipped = (ProjectionWrapper(make(problem), mode=mode) for mode in ("scale", "clip"))
+    assert play(env, np.random.default_rng(seed))[-1]["feasible"]
+    generator = np.random.default_rng(seed)
+    for one in (env, clipped):
+        one.reset(seed=0)
+    for _ in range(len(problem.groups)):
+        executed = [float(env.project(np.float32([a]))[0][0]) for a in (-1.0, -0.2, 0.3, 1.0)]
+        least = float(clipped.project(np.float32([-1.0]))[0][0])
+        assert executed[0] == pytest.approx(least, abs=1e-6)
+        assert executed[-1] == 1.0
+        assert executed == sorted(executed)
+        assert len(set(executed)) == 4 or least == 1.0  # no two actions come to the same
+        action = wish(env, generator)
+        clipped.step(env.project(action)[0])  # the other one finds it safe
+        env.step(action)
+    for mine, others in zip(
+        env.unwrapped.last_masks(), clipped.unwrapped.last_masks(), strict=True
+    ):
+        np.testing.assert_array_equal(mine, others)
+
+
+def test_unknown_modes_are_named(tiny_problem):
+    with pytest.raises(ValueError, match=r"unknown mode 'scal'. Did you mean 'scale'"):
+        ProjectionWrapper(make(tiny_problem), mode="scal")
+
+
 def test_without_it_limits_are_broken(case):
     problem, granularity = case
     generator = np.random.default_rng(0)
