@@ -134,10 +134,8 @@ class Checkpoint:
                 with archive.open("replay_buffer.pkl") as buffer_file:
                     raw: Any = buffer_file
                     model.load_replay_buffer(io.BufferedReader(raw))
-                if new_episodes:  # n-step returns end where the episodes broke off
-                    buffer = model.replay_buffer
-                    last = (buffer.pos - 1) % buffer.buffer_size
-                    buffer.timeouts[last] = np.logical_not(buffer.dones[last])
+                if new_episodes:
+                    break_off(model.replay_buffer)
         return model
 
     def restore_files(self) -> None:
@@ -150,6 +148,12 @@ class Checkpoint:
                         partial.write_bytes(archive.read(f"files/{name}"))
                 else:
                     target.unlink(missing_ok=True)
+
+
+def break_off(buffer: Any) -> None:
+    """Note in a replay buffer that its last episodes go on no further: n-step returns end there."""
+    last = (buffer.pos - 1) % buffer.buffer_size
+    buffer.timeouts[last] = np.logical_not(buffer.dones[last])
 
 
 class Checkpoints(BaseCallback):

@@ -9,11 +9,12 @@ them N. Two things are compared at each limit, on the validation split: the best
 it among all that were evaluated, and what the final policy does (deterministic; a policy that
 breaks the limit counts as 0).
 
-The one agent trains under `prune_gym.ProjectionWrapper`, its actions scaled to what is safe, so that
-no limit is ever broken, as the zoo's ``ppo_lag`` with a multiplier of 0 (plain PPO). The others
-train in both ways, like this and, ``-bare``, as ``ppo_lag`` that has to learn the limit; at each
-limit the better of the two is what the one agent is held against. One JSON file per agent and seed in the folder; those that are there
-are not run again. Then ``benchmarks/results/every_limit.json`` gets all rows and the differences.
+The one agent trains under `prune_gym.ProjectionWrapper`, its actions scaled to what is safe, so
+that no limit is ever broken, as the zoo's ``ppo_lag`` with a multiplier of 0 (plain PPO). The
+others train in both ways, like this and, ``-bare``, as ``ppo_lag`` that has to learn the limit; at
+each limit the better of the two is what the one agent is held against. One JSON file per agent and
+seed in the folder; those that are there are not run again. Then
+``benchmarks/results/every_limit.json`` gets all rows and the differences.
 """
 
 from __future__ import annotations

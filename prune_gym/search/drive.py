@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -184,7 +183,7 @@ class Search:
                 try:
                     model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
                 finally:  # a budget that raises must not cost what was learned
-                    _save_agent(model, self.folder.agent)
+                    self._save_agent(model)
         finally:
             venv.close()
 
@@ -195,15 +194,28 @@ class Search:
             try:
                 kind = AGENTS[self.config.algo].constructor
                 model: Constrained = kind.load(self.folder.agent, env=venv)
+                if self.folder.replay_buffer.is_file():
+                    from agents.checkpoint import break_off
+
+                    model.load_replay_buffer(self.folder.replay_buffer)  # type: ignore[attr-defined]
+                    break_off(model.replay_buffer)  # type: ignore[attr-defined]
             except Exception as error:
                 raise RunFolderError(
-                    f"{self.folder.agent} is damaged ({error}); delete it to go on with a new one."
+                    f"{self.folder.agent} is damaged ({error}); delete it, and "
+                    f"{self.folder.replay_buffer.name} if it is there, to go on with a new one."
                 ) from error
             model.set_random_seed(self.config.seed + len(self.archive.episodes))
         else:
             model = make_agent(self.config.algo, venv, seed=self.config.seed, device="cpu")
         self.multiplier = float(model.multiplier.value)
         return model
+
+    def _save_agent(self, model: Any) -> None:
+        with replacing(self.folder.agent) as partial, partial.open("wb") as file:
+            model.save(file)
+        if getattr(model, "replay_buffer", None) is not None:
+            with replacing(self.folder.replay_buffer) as partial, partial.open("wb") as file:
+                model.save_replay_buffer(file)
 
     def _callback(self) -> Any:
         """An SB3 callback that records finished episodes in the order of the environments."""
@@ -224,7 +236,7 @@ class Search:
 
             def _on_rollout_start(self) -> None:
                 if time.monotonic() - self.saved > SAVE_EVERY_S:
-                    _save_agent(self.model, search.folder.agent)
+                    search._save_agent(self.model)
                     self.saved = time.monotonic()
 
         return Record()
@@ -259,8 +271,3 @@ def _tell(proposer: Proposer, judged: Judged) -> Any:
         return proposer.send(judged)
     except StopIteration:
         return None
-
-
-def _save_agent(model: Any, path: Path) -> None:
-    with replacing(path) as partial, partial.open("wb") as file:
-        model.save(file)

@@ -124,6 +124,11 @@ class RunFolder:
         return self.path / "agent.zip"
 
     @property
+    def replay_buffer(self) -> Path:
+        """What an off-policy agent learns from."""
+        return self.path / "replay_buffer.pkl"
+
+    @property
     def front(self) -> Path:
         """The networks that no other one beats, masks included."""
         return self.path / "front.npz"

@@ -6,8 +6,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
+from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from agents import AGENTS as ZOO
 from prune_gym.parallel import Workers, one_thread
 from prune_gym.pruning.masks import kept_count
 from prune_gym.registry import UnknownNameError
@@ -135,8 +137,15 @@ def test_a_stopped_agent_goes_on(tmp_path, tiny_problem, name):
     held = len(first.archive.episodes)
     assert 10 <= held < 40
     assert first.folder.agent.is_file()
+    learned_from = first.folder.replay_buffer
+    assert learned_from.is_file() == (ZOO[name].rollout_size is None)
+    before = load_from_pkl(learned_from) if learned_from.is_file() else None
     second = search_in(tmp_path / "run", tiny_problem, config)
     second.run()
+    if before is not None:  # it goes on with what it had
+        after, n = load_from_pkl(learned_from), before.size()
+        assert after.size() > n
+        np.testing.assert_array_equal(after.raw_rewards[:n], before.raw_rewards[:n])
     assert len(second.archive.episodes) == 40
     assert [row.accuracy for row in second.archive.episodes[:held]] == [
         row.accuracy for row in first.archive.episodes
