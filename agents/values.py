@@ -120,6 +120,7 @@ DQN = _frozen(
 _TOY_NETWORK: Values = {"net_arch": [32], "log_std_init": -1.0}
 _TOY_ON = _frozen(learning_rate=5e-3, policy_kwargs=_TOY_NETWORK)
 _TOY_PPO = _frozen(_TOY_ON, batch_size=128, n_epochs=8, target_kl=None, ent_coef=0.0)
+_TOY_SLOW = _frozen(_TOY_PPO, learning_rate=LinearSchedule(2e-3, 2e-4))
 _TOY_TRPO = _frozen(_TOY_ON, batch_size=128, target_kl=0.02, n_critic_updates=10)
 _TOY_OFF = _frozen(
     learning_rate=3e-3,
@@ -132,6 +133,7 @@ _TOY_OFF = _frozen(
 )
 _TOY_DQN = _frozen(
     {key: value for key, value in _TOY_OFF.items() if key != "tau"},
+    learning_rate=LinearSchedule(3e-3, 3e-4),
     gradient_steps=4,
     target_update_interval=100,
     exploration_fraction=0.4,
@@ -148,8 +150,8 @@ def _toy(
     return _frozen(steps, kwargs=kwargs, multiplier_kwargs=price)
 
 
-def _toy_off(kwargs: Values, timesteps: int = 12_000, **more: Any) -> Values:
-    price = {"learning_rate": 0.3, "initial": 1.0}
+def _toy_off(kwargs: Values, timesteps: int = 12_000, rate: float = 0.3, **more: Any) -> Values:
+    price = {"learning_rate": rate, "initial": 1.0}
     kwargs = _frozen(kwargs, cost_margin=0.0)
     return _frozen(n_envs=8, timesteps=timesteps, kwargs=kwargs, multiplier_kwargs=price, **more)
 
@@ -167,31 +169,34 @@ TOY: Mapping[str, Values] = MappingProxyType(
             # settles: what varies has to keep away from the limit, which holds in every episode
             kwargs=_frozen(_TOY_PPO, learning_rate=3e-3, ent_coef=-0.005),
         ),
-        "p3o": _toy(_frozen(_TOY_PPO, learning_rate=2e-3), 120, price={"kappa": 1.5}),
-        "ipo": _toy(
-            _frozen(_TOY_PPO, learning_rate=2e-3), 120, price={"t": 50.0, "upper_bound": 3.0}
-        ),
-        "focops": _toy(_frozen(_TOY_ON, learning_rate=LinearSchedule(5e-3, 0.0)), 60),
+        "p3o": _toy(_TOY_SLOW, 120, price={"kappa": 1.5}),
+        "ipo": _toy(_TOY_SLOW, 120, price={"t": 50.0, "upper_bound": 3.0}),
+        "focops": _toy(_frozen(_TOY_ON, learning_rate=LinearSchedule(5e-3, 0.0)), 100),
         "recurrent_ppo_lag": _toy(
             _frozen(
                 _TOY_PPO,
+                learning_rate=LinearSchedule(5e-3, 5e-4),
                 n_epochs=4,
                 policy_kwargs={"net_arch": [16], "lstm_hidden_size": 16, "log_std_init": -1.0},
             ),
-            60,
+            80,
         ),
-        "maskable_ppo_lag": _toy(_frozen(_TOY_PPO, policy_kwargs={"net_arch": [32]})),
-        "a2c_lag": _toy(_frozen(_TOY_ON, learning_rate=7e-3, cost_n_epochs=4), 300, 0.25),
+        "maskable_ppo_lag": _toy(_frozen(_TOY_PPO, policy_kwargs={"net_arch": [32]}), 120, 0.2),
+        "a2c_lag": _toy(
+            _frozen(_TOY_ON, learning_rate=LinearSchedule(7e-3, 5e-4), cost_n_epochs=4), 300, 0.25
+        ),
         "trpo_lag": _toy(_TOY_TRPO, 120, 0.25),
-        "cpo": _toy(_frozen(policy_kwargs=_TOY_NETWORK), 40, price={}),
+        "cpo": _toy(_frozen(policy_kwargs=_TOY_NETWORK), 70, price={}),
         "sac_lag": _toy_off(_frozen(_TOY_OFF, ent_coef=0.001)),
         "tqc_lag": _toy_off(_frozen(_TOY_OFF, ent_coef=0.001)),
         "crossq_lag": _toy_off(
             _frozen({k: v for k, v in _TOY_OFF.items() if k != "tau"}, ent_coef=0.001)
         ),
         "td3_lag": _toy_off(_TOY_OFF, noise=0.1),
-        "ddpg_lag": _toy_off(_TOY_OFF, noise=0.1),
-        "dqn_lag": _toy_off(_TOY_DQN, 16_000),
-        "qrdqn_lag": _toy_off(_TOY_DQN, 16_000),
+        "ddpg_lag": _toy_off(
+            _frozen(_TOY_OFF, learning_rate=LinearSchedule(2e-3, 1e-4)), 20_000, 0.15, noise=0.1
+        ),
+        "dqn_lag": _toy_off(_TOY_DQN, 20_000),
+        "qrdqn_lag": _toy_off(_TOY_DQN, 20_000),
     }
 )
