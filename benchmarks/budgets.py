@@ -74,9 +74,9 @@ def main() -> None:
 def run(network: str, budget: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One search; what its returned network costs."""
     folder, limit = arguments.folder / f"{network}-{budget}", LIMITS[network][budget]
-    groups = 8 if network == "vgg11" else 7  # filter groups: a search spends one step on each
+    n_groups = 8  # filter groups of both networks: a search spends one step on each
     options = ["--network", network, "--algo", arguments.algo, "--budget", f"{budget}={limit}"]
-    options += ["--timesteps", str(arguments.evaluations * groups)]
+    options += ["--timesteps", str(arguments.evaluations * n_groups)]
     if network == "vgg11":
         options += ["--dataset", arguments.dataset, "--finetune-steps", "100"]
         options += ["--evaluation-samples", str(arguments.evaluation_samples)]
