@@ -246,8 +246,6 @@ def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[An
     """The environment of a search, around a problem that is built already."""
     from prune_gym import ENVIRONMENTS
 
-    dense = all(budget.monotone for budget in problem.budgets)
-    cost_mode = "dense" if dense else "terminal"
     named = ENVIRONMENTS[config.env]
     if "limit_range" in named:
         raise ValueError(
@@ -256,6 +254,11 @@ def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[An
             f"all of them: python -m agents.train --env prune_gym:{config.env}."
         )
     granularity = named["granularity"]
+    by_filter = granularity == "filter"  # then only what is counted has a dense cost
+    dense = all(
+        budget.monotone and not (by_filter and budget.counted is None) for budget in problem.budgets
+    )
+    cost_mode = "dense" if dense else "terminal"
     env = gym.make("Prune-v0", granularity=granularity, problem=problem, cost_mode=cost_mode)
     return ProjectionWrapper(env) if config.hard else env
 
