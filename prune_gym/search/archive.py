@@ -126,7 +126,13 @@ class Front:
         return True
 
     def best_within(self, limits: Mapping[str, float]) -> Candidate:
-        """The most accurate candidate within other limits; of equal ones the one furthest within.
+        """The first of `within`."""
+        return self.within(limits)[0]
+
+    def within(self, limits: Mapping[str, float]) -> list[Candidate]:
+        """The candidates within other limits, one at least: from the most accurate on.
+
+        Of equally accurate ones the one furthest within comes first.
 
         Args:
             limits: by budget name, as fractions of the unpruned network's budget.
@@ -145,7 +151,7 @@ class Front:
             )
         within = [one for one in self._candidates if one.is_within(limits)]
         if within:
-            return max(within, key=lambda one: (one.accuracy, -one.distance(limits), -one.number))
+            return sorted(within, key=lambda c: (-c.accuracy, c.distance(limits), c.number))
         nearest = min(self._candidates, key=lambda one: one.distance(limits))
         raise NothingFeasibleError(
             f"no evaluated network is within {_words(limits)}. The nearest is network "

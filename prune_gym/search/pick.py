@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from prune_gym.budgets import as_budget
 from prune_gym.console import progress_bar
 from prune_gym.make import make_problem
 from prune_gym.problem import PruningProblem
-from prune_gym.search.archive import Front
+from prune_gym.pruning.masks import Masks
+from prune_gym.search.archive import Front, NothingFeasibleError
+from prune_gym.search.confirm import CANDIDATES
 from prune_gym.search.finish import complete
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
 from prune_gym.search.sitting import finetuning_bar, print_result
@@ -58,33 +61,49 @@ def pick(
         config = replace(config, finetune_steps=finetune_steps)
     problem = make_problem(**config.problem)
     _check_fit(front, problem, folder)
-    chosen = front.best_within(dict(zip(problem.names, problem.limits, strict=True)))
-    out = path / f"picked-{','.join(f'{n}={x}' for n, x in limits.items())}" if out is None else out
-    made = RunFolder.create(Path(str(out).replace(":", ".")), config)
+    within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
+    named = path / _folder_name(problem.names, limits.values())
+    made = RunFolder.create(named if out is None else out, config)
     state = folder.read_json("state.json")
     told = {
         "picked_from": str(path),
-        "picked_network": chosen.number,
         "evaluations": len(folder.read_episodes()),
         "remembered_evaluations": int(state.get("remembered", 0)),
     }
-    console.print(f"network {chosen.number}: validation accuracy {chosen.accuracy:.4f} as searched")
+
+    def in_turn() -> Iterator[Masks]:
+        for one in within[:CANDIDATES]:  # the one that stays is the last that was asked for
+            told["picked_network"] = one.number
+            said = f"validation accuracy {one.accuracy:.4f} as searched"
+            console.print(f"network {one.number}: {said}")
+            yield one.masks
+
     try:
         with progress_bar(console) as progress:
             metrics = complete(
                 problem,
                 config,
-                [chosen.masks],
+                in_turn(),
                 made.path,
                 told,
                 lambda: time.monotonic() - began,
                 finetuning_bar(progress, config.finetune_steps),
             )
-    except BaseException:  # Ctrl-C as well: half a folder would be in the way of the next try
+    except BaseException as error:  # Ctrl-C, too: half a folder would be in the way of the next try
         shutil.rmtree(made.path)
+        if isinstance(error, NothingFeasibleError):
+            raise NothingFeasibleError(
+                f"{error} No network was picked. Raise the limit, or search for it anew."
+            ) from error
         raise
     print_result(metrics, console)
     console.print(f"network: prune_gym.load_pruned({str(made.path)!r})")
+
+
+def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:
+    """``picked-params=0.05``; names of budgets may hold what separates folders."""
+    parts = (f"{name}={limit}" for name, limit in zip(names, limits, strict=True))
+    return re.sub(r"[/:\\]", ".", f"picked-{','.join(parts)}")
 
 
 def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) -> SearchConfig:

@@ -81,12 +81,13 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
                 "new run with --out."
             )
         config = replace(config, timesteps=timesteps)
-        write_json(folder.path / "config.json", vars(config))
     if "picked_from" in folder.read_json("metrics.json"):
         raise RunFolderError(
             f"{path} was picked from another run, it holds no search; resume that one."
         )
     problem = problem_of(folder, config)
+    if timesteps is not None:  # for good, now that nothing is refused any more
+        write_json(folder.path / "config.json", vars(config))
     folder.note_command()
     _sit(problem, config, folder, began, console, finish_now=finish_now)
 

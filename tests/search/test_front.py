@@ -98,6 +98,22 @@ def test_words_of_the_front():
     assert [one.number for one in front.until(1)] == [1]
 
 
+def test_candidates_come_in_order_of_merit():
+    """From the most accurate on, of equals the one furthest within, then the oldest."""
+    rows = [
+        (0.5, 0.05, 0.4),
+        (0.75, 0.2, 0.1),
+        (0.75, 0.1, 0.19),
+        (0.5, 0.3, 0.05),
+        (1.0, 0.9, 0.9),
+    ]
+    limits = {"params": 0.4, "macs": 0.4}
+    front = front_of(rows)
+    assert [one.number for one in front.within(limits)] == [3, 2, 4, 1]
+    assert front.best_within(limits).number == 3
+    assert front.best_within({"params": 0.4, "macs": 0.2}).number == 2
+
+
 def archive_of(problem, n=60):
     archive = Archive(further=further_costs(problem))
     generator = np.random.default_rng(0)
