@@ -324,18 +324,38 @@ def test_the_floor_is_what_it_says(tiny_problem):
 
 @pytest.mark.parametrize("name", ["params", "three", "weights", "multiples", "tight"])
 def test_masks_of_ratios_agree(name):
-    """Just the ratios that `action_masks` allows pass unchanged."""
-    env = DiscreteRatios(ProjectionWrapper(make(LIMITED[name]())), n=7)
+    """Just the ratios that `action_masks` allows, where nothing is projected, pass unchanged."""
+    problem = LIMITED[name]()
+    env = DiscreteRatios(make(problem), n=7)
+    projected = ProjectionWrapper(make(problem))
     generator = np.random.default_rng(0)
     for _ in range(5):
-        env.reset(seed=0)
+        for one in (env, projected):
+            one.reset(seed=0)
         ended = False
         while not ended:
             masks = env.action_masks()
-            moved = [env.env.project(env.action(index))[1] for index in range(7)]
+            moved = [projected.project(env.action(index))[1] for index in range(7)]
             assert masks.tolist() == [not m for m in moved]
-            *_, ended, _, info = env.step(int(generator.integers(7)))
+            action = env.action(int(generator.integers(7)))
+            *_, ended, _, info = projected.step(action)
+            env.env.step(info["executed"])
         assert info["feasible"]
+
+
+@pytest.mark.parametrize("mode", ["clip", "scale"])
+def test_nothing_is_masked_where_all_is_projected(mode):
+    problem = LIMITED["tight"]()
+    env = DiscreteRatios(RecordBest(ProjectionWrapper(make(problem), mode=mode)), n=5)
+    assert not DiscreteRatios(make(problem), n=5).action_masks().all()
+    for choice in range(5):
+        env.reset(seed=0)
+        ended = False
+        while not ended:
+            assert env.action_masks().tolist() == [True] * 5
+            *_, ended, _, info = env.step(choice)
+        assert info["feasible"]
+        assert env.action_masks().all()
 
 
 # -- black boxes -----------------------------------------------------------------------------------
