@@ -26,7 +26,8 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     An action is let through as it is where the floor it leaves (the cost if all groups after it
     were cut to their minimum) is within every limit. Else it is moved as little as possible:
 
-    * granularity ``"layer"``: to the smallest prune ratio that is safe;
+    * granularity ``"layer"``: to a prune ratio that keeps as many filters as is safe. (Which of the
+      ratios that keep so many depends on the action; ``last_ratio`` of the observation tells it);
     * ``"filter"``: the fewest further filters go, those with the lowest entries first. Where even
       the one with the highest entry costs too much (a black box may depend on which filters stay),
       the criterion's most important filters stay instead, as few as can be: the floor's own, which
@@ -54,9 +55,10 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     Args:
         env: a pruning environment that takes a box of numbers.
         mode: ``"clip"`` moves unsafe actions only. ``"scale"`` (granularity ``"layer"``) moves all
-            of them: -1 is the smallest prune ratio that is safe, 1 the largest, so that no two
-            actions come to the same and a policy always learns from what it does. It is easier to
-            learn with where limits are tight.
+            of them: -1 becomes what ``"clip"`` makes of it, 1 is the largest prune ratio, and what
+            is between is spread evenly, so that no two actions come to the same prune ratio and a
+            policy always learns from what it does. It is easier to learn with where limits are
+            tight.
 
     Raises:
         ValueError: a budget that is not monotone, another action space, or an unknown mode.

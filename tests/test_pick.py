@@ -232,6 +232,11 @@ def test_hard(options, tmp_path):
     call("prune", "--resume", run, "--timesteps", 90)
     assert all(row["feasible"] == "1" for row in rows_of(run))
     assert len(rows_of(run)) == 30
+    ours = "each within the limits of the run (--hard)"
+    assert ours in " ".join(call("prune", "--resume", run).split())
+    picked = call("pick", run, "--budget", "params=0.25")
+    assert "networks evaluated" in picked
+    assert ours not in " ".join(picked.split())  # they were kept within other limits
     said = call("prune", "--resume", run, "--hard", code=2)
     assert "--hard cannot go with --resume" in said
 

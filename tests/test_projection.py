@@ -26,7 +26,7 @@ from prune_gym import (
     RecordEpisodeCost,
 )
 from prune_gym.envs.vector import PruneVectorEnv
-from prune_gym.safety import Costs, first_safe, safe_ratios
+from prune_gym.safety import Costs, first_safe, safe_ratios, with_fewer
 
 CALLS: list[int] = []
 
@@ -275,6 +275,20 @@ def test_actions_are_moved_as_little_as_possible(case):
                 assert projected or kept[0] == kept[1]
             moved += projected
     assert moved
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**31), kept=st.sets(st.integers(0, 9), min_size=1))
+def test_filters_are_moved_no_further_than_they_must_be(seed, kept):
+    """To the nearest number that says the same; entries that say it already stay."""
+    action = np.random.default_rng(seed).uniform(-1.0, 1.0, 10).astype(np.float32)
+    moved = with_fewer(action, sorted(kept))
+    assert set(np.flatnonzero(moved >= 0.0).tolist()) == kept
+    for index in range(10):
+        if (action[index] >= 0.0) == (index in kept):
+            assert moved[index] == action[index]
+        else:
+            assert abs(moved[index]) < 1e-30
 
 
 def test_safe_actions_change_nothing(tiny_problem):

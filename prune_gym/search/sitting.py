@@ -246,7 +246,8 @@ def print_result(metrics: dict[str, Any], console: Console) -> None:
         console.print(f"{said}{budget_in_words(metrics, name)}", markup=False)
     remembered = metrics["remembered_evaluations"]
     known = f" ({remembered} of them known from before)" if remembered else ""
-    kept = ", each within the limits of the run (--hard)" if metrics["hard"] else ""
+    by_hard = metrics["hard"] and "picked_from" not in metrics  # a pick has limits of its own
+    kept = ", each within the limits of the run (--hard)" if by_hard else ""
     console.print(
         f"{metrics['evaluations']} networks evaluated{known}{kept} in {metrics['wall_s']:.0f} s"
     )

@@ -11,10 +11,11 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents import AGENTS
 from prune_gym import Budget
 from prune_gym.search.archive import Archive, Front, NothingFeasibleError, further_costs
 from prune_gym.search.controls import masks_of_ratios
-from prune_gym.search.drive import Search
+from prune_gym.search.drive import Search, make_config_env
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
 
 MASKS = (np.array([True, False, True]), np.array([False, True]))
@@ -231,6 +232,34 @@ def test_a_hard_search_evaluates_nothing_over_a_limit(tmp_path, algo, env):
     assert len(runs[True]) == 24
     assert all(runs[True])
     assert not all(runs[False])
+
+
+@pytest.mark.parametrize("algo", ["ppo_lag", "p3o", "cpo", "sac_lag"])
+def test_agents_of_a_hard_search_pay_nothing(tmp_path, algo):
+    """Limits hold anyway, and after a resume, too. CPO has no multiplier that could be set."""
+    problem = tiny.make_tiny(budgets={"params": 0.3})
+    for networks in (8, 16):
+        config = config_of(algo, networks, hard=True)
+        search = search_in(tmp_path / "run", problem, config)
+        search.run()
+        model = AGENTS[algo].constructor.load(search.folder.agent)
+        assert type(model.multiplier).__name__ == (
+            "SolvedMultiplier" if algo == "cpo" else "FixedMultiplier"
+        )
+        assert model.multiplier.value == search.multiplier == 0.0
+        assert len(search.archive.episodes) == networks
+        assert all(row.feasible for row in search.archive.episodes)
+    soft = search_in(tmp_path / "soft", problem, config_of(algo, 8))
+    soft.run()
+    assert type(AGENTS[algo].constructor.load(soft.folder.agent).multiplier).__name__ != (
+        "FixedMultiplier"
+    )
+
+
+def test_ratios_of_a_hard_search_are_scaled(tiny_problem):
+    for env, mode in (("PruneVGG-v0", "scale"), ("PruneVGGFilters-v0", "clip")):
+        config = replace(config_of("ppo_lag", 8, hard=True), env=env)
+        assert make_config_env(config, tiny_problem).get_wrapper_attr("mode") == mode
 
 
 def test_a_hard_search_asks_for_monotone_budgets(tmp_path):
