@@ -150,6 +150,16 @@ def test_nothing_that_was_tried_is_within(copy, over):
     assert sorted(copy.iterdir()) == before
 
 
+def test_what_is_certain_is_measured_later(copy):
+    said = call("pick", copy, "--budget", "activation_bytes=0.9", "--finetune-steps", 0)
+    metrics = metrics_of(copy / "picked-activation_bytes=0.9")
+    front = Front.load(copy / "front.npz", RunFolderError)
+    assert f"measuring the {len(front)} networks of the front: activation_bytes" in said
+    assert metrics["limits"] == {"activation_bytes": 0.9}
+    assert 0.0 < metrics["costs"]["activation_bytes"] <= 0.9
+    assert metrics["picked_network"] in [one.number for one in front]
+
+
 def test_folders_are_named_as_they_should_be(copy):
     """Names of budgets may hold what separates folders; a folder of the user's is left alone."""
     out = copy.parent / "a:b" / "c"
@@ -177,7 +187,9 @@ def test_an_unfinished_run_is_enough(options, tmp_path):
         ),
         (["params=0.001"], 2, "limit 0.001 is below the floor"),
         (["params=200%"], 2, "the limit of 'params' is 2.0; it must be a number in (0, 1]"),
-        (["latency_ms=0.5"], 2, "--budget 'latency_ms': its cost was not kept"),
+        (["latency_ms=0.5"], 2, "--budget 'latency_ms': its cost was not kept of the networks"),
+        (["latency_ms=0.5"], 2, "of this run. Known: params, widest,"),
+        (["parms=0.5"], 2, "of this run. Did you mean 'params'? Known: params, widest,"),
         (["tiny:cli_lavish=0.5"], 2, "Known: params, widest,"),
         ([f"{SHRINKS}=0.5", "widest=0.6"], 2, "is given twice; give one limit for it."),
         (["params"], 2, "--budget 'params': expected NAME=LIMIT"),

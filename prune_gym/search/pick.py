@@ -12,16 +12,16 @@ from typing import Any
 
 from rich.console import Console
 
-from prune_gym.budgets import as_budget
+from prune_gym.budgets import BUDGETS, as_budget
 from prune_gym.console import progress_bar
-from prune_gym.make import make_problem
 from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
-from prune_gym.search.archive import Front, NothingFeasibleError
+from prune_gym.registry import suggest
+from prune_gym.search.archive import Front, NothingFeasibleError, measured_later
 from prune_gym.search.confirm import CANDIDATES
 from prune_gym.search.finish import complete
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
-from prune_gym.search.sitting import finetuning_bar, print_result
+from prune_gym.search.sitting import finetuning_bar, print_result, problem_of
 
 
 def pick(
@@ -38,7 +38,8 @@ def pick(
 
     Args:
         path: the run folder.
-        limits: by budget; those that are not named are not limited.
+        limits: by budget; those that are not named are not limited. Registered budgets that give
+            equal networks equal numbers are measured now where the search did not.
         finetune_steps: None = those of the run.
         out: the folder to make; None = ``picked-NAME=LIMIT`` in the run folder.
         console: where to report.
@@ -56,10 +57,11 @@ def pick(
             "of a version that kept the best network only."
         )
     front = Front.load(folder.front, RunFolderError)
+    front = _with_measured(front, limits, folder, config, console)
     config = _with_limits(config, limits, front)
     if finetune_steps is not None:
         config = replace(config, finetune_steps=finetune_steps)
-    problem = make_problem(**config.problem)
+    problem = problem_of(folder, config)
     _check_fit(front, problem, folder)
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
     named = path / _folder_name(problem.names, limits.values())
@@ -106,6 +108,30 @@ def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:
     return re.sub(r"[/:\\]", ".", f"picked-{','.join(parts)}")
 
 
+def _with_measured(
+    front: Front,
+    limits: Mapping[str, Any],
+    folder: RunFolder,
+    config: SearchConfig,
+    console: Console,
+) -> Front:
+    """The front, measured by what a search does not measure of each network, but what is certain.
+
+    A network that another one beat in all that was known of it is not there any more, even if it is
+    the better one by this.
+    """
+    names = [name for name in limits if name in BUDGETS and name not in front.names]
+    if not names:
+        return front
+    problem = problem_of(folder, config)
+    further = measured_later(problem, names)
+    if further is None:
+        return front
+    _check_fit(front, problem, folder)
+    console.print(f"measuring the {len(front)} networks of the front: {', '.join(names)}")
+    return front.with_costs(further)
+
+
 def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) -> SearchConfig:
     """The configuration with other limits; raises for a budget that the front does not know.
 
@@ -118,7 +144,8 @@ def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) 
         known = name in front.names or key in given.values()
         if not known:
             raise ValueError(
-                f"--budget {name!r}: its cost was not kept of the networks of this run. Known: "
+                f"--budget {name!r}: its cost was not kept of the networks of this run."
+                f"{'' if name in BUDGETS else suggest(name, list(front.names))} Known: "
                 f"{', '.join(front.names)}. For others, start a search: prune-gym prune --budget."
             )
         if key in budgets:

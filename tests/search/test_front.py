@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from agents import AGENTS
 from prune_gym import Budget
-from prune_gym.search.archive import Archive, Front, NothingFeasibleError, further_costs
+from prune_gym.search.archive import (
+    Archive,
+    Front,
+    NothingFeasibleError,
+    further_costs,
+    measured_later,
+)
 from prune_gym.search.controls import masks_of_ratios
 from prune_gym.search.drive import Search, make_config_env
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
@@ -141,6 +147,21 @@ def test_the_best_feasible_network_is_on_the_front(tiny_problem):
     assert best.accuracy == archive.best.accuracy
     assert best.costs["params"] == archive.best.cost
     tiny.assert_identical(best.masks, archive.feasible_masks())
+
+
+def test_costs_that_are_certain_can_be_measured_later(tiny_problem):
+    front = archive_of(tiny_problem).front
+    assert measured_later(tiny_problem, ["params", "latency_ms", "tiny:cli_lavish"]) is None
+    further = measured_later(tiny_problem, ["activation_bytes", "macs"])
+    measured = front.with_costs(further)
+    assert measured.names == (*front.names, "activation_bytes")
+    other = tiny.make_tiny(budgets={"activation_bytes": 1.0})
+    for one, before in zip(measured, front, strict=True):
+        assert one.costs["activation_bytes"] == other.costs(one.masks)[0]
+        assert (one.number, one.accuracy) == (before.number, before.accuracy)
+    limit = float(np.median([one.costs["activation_bytes"] for one in measured]))
+    found = measured.best_within({"activation_bytes": limit})
+    assert other.evaluate(found.masks).cost <= limit
 
 
 def test_single_weights_have_one_cost_only():
