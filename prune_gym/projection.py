@@ -26,8 +26,12 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     An action is let through as it is where the floor it leaves (the cost if all groups after it
     were cut to their minimum) is within every limit. Else it is moved as little as possible:
 
-    * granularity ``"layer"``: to the smallest prune ratio that is safe;
-    * ``"filter"``: the fewest further filters go, those with the lowest entries first;
+    * granularity ``"layer"``: to a prune ratio that keeps as many filters as is safe. (Which of the
+      ratios that keep so many depends on the action; ``last_ratio`` of the observation tells it);
+    * ``"filter"``: the fewest further filters go, those with the lowest entries first. Where even
+      the one with the highest entry costs too much (a black box may depend on which filters stay),
+      the criterion's most important filters stay instead, as few as can be: the floor's own, which
+      were found safe before;
     * ``"network"``: all prune ratios move towards the largest by the same, smallest fraction of
       what is left to it.
 
@@ -37,7 +41,9 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     Budgets that are counted cost microseconds. A black box has to be declared monotone; it then
     measures some compact networks, not recovered, before each decision (about log2 of the group's
     filters where the action is moved, else one), and keeps its limit if it gives equal networks
-    equal numbers. Put it inside `DiscreteRatios` and `BinaryFilters`.
+    equal numbers and is monotone by the structure of a network, not by the values of weights that a
+    recovery changes: the floor is measured before the recovery, the finished network after it.
+    Put it inside `DiscreteRatios` and `BinaryFilters`.
 
     >>> env = ProjectionWrapper(gym.make("PruneVGG-v0", budgets={"params": 0.1}))
     >>> _ = env.reset(seed=0)
@@ -49,9 +55,10 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     Args:
         env: a pruning environment that takes a box of numbers.
         mode: ``"clip"`` moves unsafe actions only. ``"scale"`` (granularity ``"layer"``) moves all
-            of them: -1 is the smallest prune ratio that is safe, 1 the largest, so that no two
-            actions come to the same and a policy always learns from what it does. It is easier to
-            learn with where limits are tight.
+            of them: -1 becomes what ``"clip"`` makes of it, 1 is the largest prune ratio, and what
+            is between is spread evenly, so that no two actions come to the same prune ratio and a
+            policy always learns from what it does. It is easier to learn with where limits are
+            tight.
 
     Raises:
         ValueError: a budget that is not monotone, another action space, or an unknown mode.
@@ -109,6 +116,8 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         given = np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
         if self._base.granularity == "filter":
             moved, last = self._fewer_filters(given, kept), kept - 1
+            if not self._look(moved(last))[0]:
+                return self._filters_of_floor(given), True
         else:
             moved, last = partial(along_line, given), STEPS
         return moved(first_safe(lambda step: self._look(moved(step)), last)), True
@@ -130,3 +139,10 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         n_filters = len(self._base.would_keep(action)[0])
         ranked = np.argsort(-action[:n_filters], kind="stable")
         return lambda step: with_fewer(action, ranked[: kept - step].tolist())
+
+    def _filters_of_floor(self, action: Action) -> Action:
+        """The action that keeps what the floor keeps of the group: the floor stays where it is."""
+        base = self._base
+        index = len(base.problem.groups) - base.steps_left
+        n_kept = int(np.count_nonzero(base.floor_masks()[index]))
+        return with_fewer(action, range(n_kept))  # entries are in order of importance

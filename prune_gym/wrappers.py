@@ -67,7 +67,8 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         A ratio is masked where a cost would exceed its limit even if all groups after this one
         were cut to their minimum. That can be told of budgets that are counted and monotone; others
         mask nothing, nor does granularity "network", whose groups are decided at once. If no ratio
-        is left, the largest one stays allowed.
+        is left, the largest one stays allowed. With a `ProjectionWrapper` inside nothing is masked:
+        what it makes of a ratio is safe.
 
         Returns:
             (n,) bool, True = allowed; (n * n_groups,) with granularity "network".
@@ -76,7 +77,7 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         problem = base.problem
         if isinstance(self.action_space, spaces.MultiDiscrete):
             return np.ones(self.action_space.nvec.sum(), dtype=np.bool_)
-        if base.steps_left == 0:
+        if base.steps_left == 0 or self.env.has_wrapper_attr("project"):
             return np.ones(self.n, dtype=np.bool_)
         actions = [self.action(index) for index in range(self.n)]
         counts = np.array([base.floor_counts(base.would_keep(a)) for a in actions])
@@ -148,7 +149,8 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         archive: where outcomes go; share one among several environments of a process.
 
     Attributes:
-        archive: every episode's outcome, the best feasible one (``archive.best``), and the front:
+        archive: every episode's outcome, the best feasible one (``archive.best``; with
+            ``limit_range`` each was judged by a limit of its own), and the front:
             ``archive.best_within({"params": 0.05}).masks`` answers for other limits.
     """
 
@@ -167,14 +169,26 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             self.archive.add(base.last_masks(), base.last_outcome())
         return observation, reward, terminated, truncated, info
 
-    def best_network(self) -> nn.Module:
-        """The best feasible compact network so far, built and recovered anew.
+    def best_network(self, limits: Mapping[str, float] | None = None) -> nn.Module:
+        """The best compact network so far within the limits, built and recovered anew.
+
+        Args:
+            limits: by budget, e.g. ``{"params": 0.05}``; None = the environment's. One whose limit
+                is another in every episode (``limit_range``) has none.
 
         Raises:
             NothingFeasibleError: no episode met every limit.
+            ValueError: None with ``limit_range``, or a budget whose cost is not known.
         """
-        problem: Any = self.env.unwrapped.problem  # type: ignore[attr-defined]
-        network: nn.Module = problem.recover(problem.compact(self.archive.feasible_masks()))
+        base: Any = self.env.unwrapped
+        if limits is None and base.limit_range is not None:
+            raise ValueError(
+                "best_network() of an environment with limit_range: each episode has a limit of "
+                f"its own. Say within which: best_network({{{base.cost_names[0]!r}: 0.1}})."
+            )
+        archive = self.archive
+        masks = archive.feasible_masks() if limits is None else archive.best_within(limits).masks
+        network: nn.Module = base.problem.recover(base.problem.compact(masks))
         return network
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,10 @@ from typer.testing import CliRunner
 import prune_gym
 from prune_gym.cli import app
 from prune_gym.pretrained import save_weights
+from prune_gym.search import finish as finishing
 from prune_gym.search import pick as picking
+from prune_gym.search.archive import Front
+from prune_gym.search.folder import RunFolderError
 
 SHRINKS = "tiny:CLI_SHRINKS"  # its name is "widest"
 
@@ -66,7 +71,7 @@ def metrics_of(folder: Path) -> dict:
 
 def test_the_same_limits_give_the_network_of_the_run(copy):
     said = call("pick", copy, "--budget", "params=0.5", "--budget", f"{SHRINKS}=0.9")
-    picked = copy / f"picked-params=0.5,{SHRINKS.replace(':', '.')}=0.9"
+    picked = copy / "picked-params=0.5,widest=0.9"
     ours, theirs = metrics_of(picked), metrics_of(copy)
     for key in ("costs", "limits", "accuracy", "pruned", "finetune_steps", "seed", "evaluations"):
         assert ours[key] == theirs[key], key
@@ -99,8 +104,69 @@ def test_other_limits(copy, tmp_path, limits, measured):
     row = rows[metrics["picked_network"] - 1]
     assert metrics["accuracy"]["recovered_validation"] == float(row["accuracy"])
     assert "within every limit" in call("evaluate", out)
-    said = call("prune", "--resume", out, code=2)
+    config = (out / "config.json").read_bytes()
+    said = call("prune", "--resume", out, "--timesteps", 999, code=2)
+    assert (out / "config.json").read_bytes() == config
     assert "was picked from another run, it holds no search; resume that one." in said
+
+
+@pytest.fixture
+def over(monkeypatch):
+    """How many times from now on a network is found to be over a limit when it is confirmed."""
+    left = [0]
+
+    def confirm(*arguments):
+        left[0] -= 1
+        found = really(*arguments)
+        return replace(found, feasible=False) if left[0] >= 0 else found
+
+    really = finishing.confirm
+    monkeypatch.setattr(finishing, "confirm", confirm)
+    return left
+
+
+def test_what_noise_had_let_in_is_passed_over(copy, over):
+    """The next networks of the front come in turn, as at the end of a search."""
+    (one, *_) = Front.load(copy / "front.npz", RunFolderError)
+    in_turn = [7, 3, 5, 2]
+    front = Front(replace(one, number=n, accuracy=0.9 - i / 10) for i, n in enumerate(in_turn))
+    front.save(copy / "front.npz")
+    over[0] = 2
+    said = call("pick", copy, "--budget", f"{SHRINKS}=0.8")
+    assert metrics_of(copy / "picked-widest=0.8")["picked_network"] == in_turn[2]
+    assert [int(n) for n in re.findall(r"network (\d+): validation", said)] == in_turn[:3]
+
+
+def test_nothing_that_was_tried_is_within(copy, over):
+    (one, *_) = Front.load(copy / "front.npz", RunFolderError)
+    Front(replace(one, number=number) for number in range(1, 30)).save(copy / "front.npz")
+    before = sorted(copy.iterdir())
+    over[0] = 99
+    said = call("pick", copy, "--budget", f"{SHRINKS}=0.8", code=1)
+    assert "measured anew, the best network is over a limit" in said
+    assert "so are the next 9 of the best" in said  # ten are measured, no more
+    assert "No network was picked. Raise the limit, or search for it anew." in said
+    assert "is kept in the run folder" not in said
+    assert sorted(copy.iterdir()) == before
+
+
+def test_what_is_certain_is_measured_later(copy):
+    said = call("pick", copy, "--budget", "activation_bytes=0.9", "--finetune-steps", 0)
+    metrics = metrics_of(copy / "picked-activation_bytes=0.9")
+    front = Front.load(copy / "front.npz", RunFolderError)
+    assert f"measuring the {len(front)} networks of the front: activation_bytes" in said
+    assert metrics["limits"] == {"activation_bytes": 0.9}
+    assert 0.0 < metrics["costs"]["activation_bytes"] <= 0.9
+    assert metrics["picked_network"] in [one.number for one in front]
+
+
+def test_folders_are_named_as_they_should_be(copy):
+    """Names of budgets may hold what separates folders; a folder of the user's is left alone."""
+    out = copy.parent / "a:b" / "c"
+    call("pick", copy, "--budget", f"{SHRINKS}=0.8", "--finetune-steps", 0, "--out", out)
+    assert metrics_of(out)["limits"] == {"widest": 0.8}
+    named = picking._folder_name(["./a.sh", "m:f", "c\\d"], [0.5, "10%", "3"])
+    assert named == "picked-..a.sh=0.5,m.f=10%,c.d=3"
 
 
 def test_an_unfinished_run_is_enough(options, tmp_path):
@@ -121,7 +187,9 @@ def test_an_unfinished_run_is_enough(options, tmp_path):
         ),
         (["params=0.001"], 2, "limit 0.001 is below the floor"),
         (["params=200%"], 2, "the limit of 'params' is 2.0; it must be a number in (0, 1]"),
-        (["latency_ms=0.5"], 2, "--budget 'latency_ms': its cost was not kept"),
+        (["latency_ms=0.5"], 2, "--budget 'latency_ms': its cost was not kept of the networks"),
+        (["latency_ms=0.5"], 2, "of this run. Known: params, widest,"),
+        (["parms=0.5"], 2, "of this run. Did you mean 'params'? Known: params, widest,"),
         (["tiny:cli_lavish=0.5"], 2, "Known: params, widest,"),
         ([f"{SHRINKS}=0.5", "widest=0.6"], 2, "is given twice; give one limit for it."),
         (["params"], 2, "--budget 'params': expected NAME=LIMIT"),
@@ -148,7 +216,8 @@ def test_folders_without_an_answer(copy, tmp_path):
 
 
 def test_ctrl_c_leaves_no_half_folder(copy, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(problem, config, in_turn, *others):
+        next(in_turn)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(picking, "complete", interrupted)
@@ -175,6 +244,11 @@ def test_hard(options, tmp_path):
     call("prune", "--resume", run, "--timesteps", 90)
     assert all(row["feasible"] == "1" for row in rows_of(run))
     assert len(rows_of(run)) == 30
+    ours = "each within the limits of the run (--hard)"
+    assert ours in " ".join(call("prune", "--resume", run).split())
+    picked = call("pick", run, "--budget", "params=0.25")
+    assert "networks evaluated" in picked
+    assert ours not in " ".join(picked.split())  # they were kept within other limits
     said = call("prune", "--resume", run, "--hard", code=2)
     assert "--hard cannot go with --resume" in said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -25,7 +26,7 @@ from prune_gym import (
     RecordEpisodeCost,
 )
 from prune_gym.envs.vector import PruneVectorEnv
-from prune_gym.safety import Costs, first_safe, safe_ratios
+from prune_gym.safety import Costs, first_safe, safe_ratios, with_fewer
 
 CALLS: list[int] = []
 
@@ -101,6 +102,8 @@ def play(env, generator, options=None):
 )
 def test_no_episode_breaks_a_limit(case, seed, max_ratio, cost_mode):
     problem, granularity = case
+    if granularity == "filter" and any(budget.counted is None for budget in problem.budgets):
+        cost_mode = "terminal"
     env = ProjectionWrapper(make(problem, granularity, cost_mode=cost_mode))
     generator = np.random.default_rng(seed)
     for options in (None, {"max_ratio": max_ratio}):
@@ -145,6 +148,52 @@ def test_scaled_actions_choose_among_what_is_safe(case, seed):
 def test_unknown_modes_are_named(tiny_problem):
     with pytest.raises(ValueError, match=r"unknown mode 'scal'. Did you mean 'scale'"):
         ProjectionWrapper(make(tiny_problem), mode="scal")
+
+
+def magnitude(network):
+    """Monotone, but it depends on which filters stay: the sum of all sizes of weights."""
+    return float(sum(parameter.detach().abs().sum() for parameter in network.parameters()))
+
+
+@pytest.fixture(scope="module")
+def heavy():
+    """Hardly more than its floor is allowed, and the floor keeps light filters."""
+    budget = Budget("magnitude", measure=magnitude, monotone=True, deterministic=True)
+    problem = tiny.make_tiny(budgets={budget: 1.0}, recovery="none")
+    problem = replace(problem, scores=tuple(-scores for scores in problem.scores))
+    return replace(problem, limits=(1.001 * float(problem.costs(problem.masks_of([1, 1, 1]))[0]),))
+
+
+@settings(deadline=None, max_examples=12)
+@given(seed=st.integers(0, 2**31))
+def test_limits_on_which_filters_stay_are_kept(heavy, seed):
+    env = ProjectionWrapper(make(heavy, "filter"))
+    assert play(env, np.random.default_rng(seed))[-1]["feasible"]
+
+
+def test_the_filters_of_the_floor_are_the_last_resort(heavy):
+    """They stay just where the agent's favourite alone would be over the limit."""
+    env = ProjectionWrapper(make(heavy, "filter"))
+    floor = heavy.masks_of([1, 1, 1])
+    instead = []
+    for favourites in itertools.product(range(4), range(6), range(8)):
+        env.reset(seed=0)
+        expected: tuple = ()
+        for index, favourite in enumerate(favourites):
+            action = np.linspace(-0.1, -0.2, 8, dtype=np.float32)
+            action[favourite] = 0.9
+            own = np.arange(len(floor[index])) == heavy.orders[index][favourite]
+            own_costs = heavy.costs((*expected, own, *floor[index + 1 :]))
+            expected += (own if heavy.feasible(own_costs) else floor[index],)
+            *_, info = env.step(action)
+            assert info["projected"] == (not heavy.feasible(own_costs))
+            if info["projected"]:  # moved no further than it must be
+                kept = np.arange(8) == 0
+                np.testing.assert_array_equal(info["executed"] >= 0.0, kept)
+                instead.append(favourite)
+        assert info["feasible"]
+        tiny.assert_identical(env.unwrapped.last_masks(), expected)
+    assert set(instead) > {1, 2, 3}
 
 
 def test_without_it_limits_are_broken(case):
@@ -228,6 +277,20 @@ def test_actions_are_moved_as_little_as_possible(case):
     assert moved
 
 
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**31), kept=st.sets(st.integers(0, 9), min_size=1))
+def test_filters_are_moved_no_further_than_they_must_be(seed, kept):
+    """To the nearest number that says the same; entries that say it already stay."""
+    action = np.random.default_rng(seed).uniform(-1.0, 1.0, 10).astype(np.float32)
+    moved = with_fewer(action, sorted(kept))
+    assert set(np.flatnonzero(moved >= 0.0).tolist()) == kept
+    for index in range(10):
+        if (action[index] >= 0.0) == (index in kept):
+            assert moved[index] == action[index]
+        else:
+            assert abs(moved[index]) < 1e-30
+
+
 def test_safe_actions_change_nothing(tiny_problem):
     """The wrapped environment is the bare one, step for step, where all actions are safe."""
     for granularity in ("layer", "filter", "network"):
@@ -275,18 +338,38 @@ def test_the_floor_is_what_it_says(tiny_problem):
 
 @pytest.mark.parametrize("name", ["params", "three", "weights", "multiples", "tight"])
 def test_masks_of_ratios_agree(name):
-    """Just the ratios that `action_masks` allows pass unchanged."""
-    env = DiscreteRatios(ProjectionWrapper(make(LIMITED[name]())), n=7)
+    """Just the ratios that `action_masks` allows, where nothing is projected, pass unchanged."""
+    problem = LIMITED[name]()
+    env = DiscreteRatios(make(problem), n=7)
+    projected = ProjectionWrapper(make(problem))
     generator = np.random.default_rng(0)
     for _ in range(5):
-        env.reset(seed=0)
+        for one in (env, projected):
+            one.reset(seed=0)
         ended = False
         while not ended:
             masks = env.action_masks()
-            moved = [env.env.project(env.action(index))[1] for index in range(7)]
+            moved = [projected.project(env.action(index))[1] for index in range(7)]
             assert masks.tolist() == [not m for m in moved]
-            *_, ended, _, info = env.step(int(generator.integers(7)))
+            action = env.action(int(generator.integers(7)))
+            *_, ended, _, info = projected.step(action)
+            env.env.step(info["executed"])
         assert info["feasible"]
+
+
+@pytest.mark.parametrize("mode", ["clip", "scale"])
+def test_nothing_is_masked_where_all_is_projected(mode):
+    problem = LIMITED["tight"]()
+    env = DiscreteRatios(RecordBest(ProjectionWrapper(make(problem), mode=mode)), n=5)
+    assert not DiscreteRatios(make(problem), n=5).action_masks().all()
+    for choice in range(5):
+        env.reset(seed=0)
+        ended = False
+        while not ended:
+            assert env.action_masks().tolist() == [True] * 5
+            *_, ended, _, info = env.step(choice)
+        assert info["feasible"]
+        assert env.action_masks().all()
 
 
 # -- black boxes -----------------------------------------------------------------------------------

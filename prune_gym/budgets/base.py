@@ -30,7 +30,9 @@ class Budget:
             with ``cost_mode="terminal"`` once for each new decision, at the end of its episode
             (a repeated one is remembered where the recovery draws nothing).
         unit: of the number, e.g. ``"ms"``.
-        monotone: whether removing filters never raises the number; ``cost_mode="dense"`` needs it.
+        monotone: whether removing filters, whichever, never raises the number: by the structure of
+            the network, not by the values of weights that a recovery changes.
+            ``cost_mode="dense"`` and `ProjectionWrapper` need it.
         counted: for budgets that are weighted counts of tensor elements: the weight of one element
             of each tensor, by name. They are evaluated without building a network.
         deterministic: whether equal networks give equal numbers (``counted`` ones do). What is

@@ -38,7 +38,8 @@ def gibbs(evidence: Evidence) -> Scores:
     sum of squares of all that produces it, divided by the mean of its group, so that beta means the
     same in every layer. A filter that is off is cut where it is used, so that shifts of norms do
     not outlive it. The score is the energy at the end: at zero temperature the mask keeps the
-    filters of the highest energy, for every p. With ``structure="weight"`` masks and energies are
+    filters of the highest energy, for every p. The filter of the highest energy in a group is on in
+    every mask, so that no layer is ever cut off. With ``structure="weight"`` masks and energies are
     the paper's, of single weights, but for the same division.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def draw_limit(limit_range: LimitRange, generator: np.random.Generator) -> float
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)  # those of NumPy, too
 
 
 def _is_ascending(low: float, high: float) -> bool:

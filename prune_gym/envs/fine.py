@@ -9,6 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from prune_gym.envs.base import PruneEnv
+from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Mask, kept_count
 
 
@@ -25,7 +26,8 @@ class FilterPruneEnv(PruneEnv):
     entry i means the same in every group: the i-th most important filter.
 
     Observation, reward, cost, info and arguments are those of `LayerPruneEnv`; ``last_ratio`` is
-    the fraction that was removed. ``structure="weight"`` is refused.
+    the fraction that was removed. ``structure="weight"`` is refused, and ``cost_mode="dense"`` for
+    budgets that are not counted: they may depend on which filters stay.
 
     ## Version history
     * v0: first version.
@@ -36,6 +38,7 @@ class FilterPruneEnv(PruneEnv):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        _check_dense(self.problem, self.cost_mode)
         self.action_space = spaces.Box(-1.0, 1.0, (int(self.problem.sizes.max()),), np.float32)
 
     def _decide(self, action: NDArray[np.float32]) -> list[tuple[Mask, float]]:
@@ -52,3 +55,15 @@ class FilterPruneEnv(PruneEnv):
         mask = np.zeros(len(order), dtype=np.bool_)
         mask[order[chosen]] = True
         return [(mask, 1.0 - float(mask.mean()))]
+
+
+def _check_dense(problem: PruningProblem, cost_mode: str) -> None:
+    """Raise where a dense cost could fall: a decision may drop the filters that the floor keeps."""
+    measured = [budget.name for budget in problem.budgets if budget.counted is None]
+    if cost_mode == "dense" and measured:
+        raise ValueError(
+            f"cost_mode='dense' with granularity='filter' and budget {measured[0]!r}: it is "
+            "measured, so it may depend on which filters stay, and the floor, which keeps the most "
+            "important ones, can fall when others are chosen. Use granularity='layer', or "
+            "cost_mode='terminal'."
+        )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_gym.budgets import BUDGETS, as_budget
+from prune_gym.budgets import BUDGETS, Budget, as_budget
 from prune_gym.files import replacing
 from prune_gym.outcome import Outcome
 from prune_gym.problem import PruningProblem
@@ -126,7 +126,13 @@ class Front:
         return True
 
     def best_within(self, limits: Mapping[str, float]) -> Candidate:
-        """The most accurate candidate within other limits; of equal ones the one furthest within.
+        """The first of `within`."""
+        return self.within(limits)[0]
+
+    def within(self, limits: Mapping[str, float]) -> list[Candidate]:
+        """The candidates within other limits, one at least: from the most accurate on.
+
+        Of equally accurate ones the one furthest within comes first.
 
         Args:
             limits: by budget name, as fractions of the unpruned network's budget.
@@ -145,7 +151,7 @@ class Front:
             )
         within = [one for one in self._candidates if one.is_within(limits)]
         if within:
-            return max(within, key=lambda one: (one.accuracy, -one.distance(limits), -one.number))
+            return sorted(within, key=lambda c: (-c.accuracy, c.distance(limits), c.number))
         nearest = min(self._candidates, key=lambda one: one.distance(limits))
         raise NothingFeasibleError(
             f"no evaluated network is within {_words(limits)}. The nearest is network "
@@ -153,6 +159,10 @@ class Front:
             f"{_words({name: nearest.costs[name] for name in limits})}. Raise the limit, or search "
             "for it anew."
         )
+
+    def with_costs(self, further: Callable[[Masks], dict[str, float]]) -> Front:
+        """The same candidates, with more costs."""
+        return Front(replace(c, costs={**c.costs, **further(c.masks)}) for c in self._candidates)
 
     def until(self, number: int) -> Front:
         """The candidates of the evaluations up to ``number``."""
@@ -206,6 +216,25 @@ def further_costs(problem: PruningProblem) -> Callable[[Masks], dict[str, float]
     )
     if not budgets or problem.structure == "weight":
         return None
+    return _costs_by(budgets, problem)
+
+
+def measured_later(
+    problem: PruningProblem, names: Iterable[str]
+) -> Callable[[Masks], dict[str, float]] | None:
+    """Gives the costs of masks by those of ``names`` that may be measured after a search.
+
+    These are registered budgets that are no count, but give equal networks equal numbers. None
+    where no name is of such a one.
+    """
+    asked = [as_budget(name) for name in names if name in BUDGETS]
+    budgets = tuple(budget for budget in asked if budget.deterministic and budget.counted is None)
+    return _costs_by(budgets, problem) if budgets else None
+
+
+def _costs_by(
+    budgets: tuple[Budget, ...], problem: PruningProblem
+) -> Callable[[Masks], dict[str, float]]:
     return partial(_costs_by_name, replace(problem, budgets=budgets, limits=(1.0,) * len(budgets)))
 
 

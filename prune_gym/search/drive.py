@@ -188,7 +188,7 @@ class Search:
             venv.close()
 
     def _agent(self, venv: ThreadVecEnv) -> Constrained:
-        from agents import AGENTS, make_agent
+        from agents import AGENTS, FixedMultiplier, make_agent
 
         if self.folder.agent.is_file():
             try:
@@ -206,16 +206,23 @@ class Search:
                 ) from error
             model.set_random_seed(self.config.seed + len(self.archive.episodes))
         else:
-            model = make_agent(self.config.algo, venv, seed=self.config.seed, device="cpu")
+            free: dict[str, Any] = {}
+            if self.config.hard and AGENTS[self.config.algo].multiplier is not None:
+                free["multiplier"] = FixedMultiplier(
+                    0.0
+                )  # limits are kept anyway: no price on cost
+            model = make_agent(self.config.algo, venv, seed=self.config.seed, device="cpu", **free)
         self.multiplier = float(model.multiplier.value)
         return model
 
     def _save_agent(self, model: Any) -> None:
-        with replacing(self.folder.agent) as partial, partial.open("wb") as file:
-            model.save(file)
+        # the buffer first: if this is cut off between both, an agent goes on with steps that it has
+        # not learned from yet, and never with a buffer that lacks what it counts as collected
         if getattr(model, "replay_buffer", None) is not None:
             with replacing(self.folder.replay_buffer) as partial, partial.open("wb") as file:
                 model.save_replay_buffer(file)
+        with replacing(self.folder.agent) as partial, partial.open("wb") as file:
+            model.save(file)
 
     def _callback(self) -> Any:
         """An SB3 callback that records finished episodes in the order of the environments."""
@@ -246,8 +253,6 @@ def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[An
     """The environment of a search, around a problem that is built already."""
     from prune_gym import ENVIRONMENTS
 
-    dense = all(budget.monotone for budget in problem.budgets)
-    cost_mode = "dense" if dense else "terminal"
     named = ENVIRONMENTS[config.env]
     if "limit_range" in named:
         raise ValueError(
@@ -256,8 +261,14 @@ def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[An
             f"all of them: python -m agents.train --env prune_gym:{config.env}."
         )
     granularity = named["granularity"]
+    by_filter = granularity == "filter"  # then only what is counted has a dense cost
+    dense = all(
+        budget.monotone and not (by_filter and budget.counted is None) for budget in problem.budgets
+    )
+    cost_mode = "dense" if dense else "terminal"
     env = gym.make("Prune-v0", granularity=granularity, problem=problem, cost_mode=cost_mode)
-    return ProjectionWrapper(env) if config.hard else env
+    mode = "scale" if granularity == "layer" else "clip"
+    return ProjectionWrapper(env, mode) if config.hard else env
 
 
 def network_name(config: SearchConfig) -> str | None:

@@ -52,7 +52,12 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         "feasible_evaluations": feasible,
         "infeasible_evaluations": len(episodes) - feasible,
     }
-    return complete(problem, config, in_turn, search.folder.path, told, wall_s, on_step)
+    try:
+        return complete(problem, config, in_turn, search.folder.path, told, wall_s, on_step)
+    except NothingFeasibleError as error:
+        raise NothingFeasibleError(
+            f"{error} The network as searched is kept in the run folder."
+        ) from error
 
 
 def complete(
@@ -74,6 +79,9 @@ def complete(
         told: what else the metrics are to hold.
         wall_s: see `finish`.
         on_step: see `finish`.
+
+    Raises:
+        NothingFeasibleError: none of them keeps the limits when it is measured anew.
     """
     searched_s = wall_s()
     masks, network, scores, confirmed = _first_confirmed(problem, config, in_turn, on_step)
@@ -142,10 +150,7 @@ def _first_confirmed(
         if tuned == TUNED:
             break
     others = f"; so are the next {len(refused) - 1} of the best" if len(refused) > 1 else ""
-    raise NothingFeasibleError(
-        f"{refused[0]}{others}. A budget is noisy, or depends on weights. The network as searched "
-        "is kept in the run folder."
-    )
+    raise NothingFeasibleError(f"{refused[0]}{others}. A budget is noisy, or depends on weights.")
 
 
 def fine_tune(

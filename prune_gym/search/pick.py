@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from prune_gym.budgets import as_budget
+from prune_gym.budgets import BUDGETS, as_budget
 from prune_gym.console import progress_bar
-from prune_gym.make import make_problem
 from prune_gym.problem import PruningProblem
-from prune_gym.search.archive import Front
+from prune_gym.pruning.masks import Masks
+from prune_gym.registry import suggest
+from prune_gym.search.archive import Front, NothingFeasibleError, measured_later
+from prune_gym.search.confirm import CANDIDATES
 from prune_gym.search.finish import complete
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
-from prune_gym.search.sitting import finetuning_bar, print_result
+from prune_gym.search.sitting import finetuning_bar, print_result, problem_of
 
 
 def pick(
@@ -35,7 +38,8 @@ def pick(
 
     Args:
         path: the run folder.
-        limits: by budget; those that are not named are not limited.
+        limits: by budget; those that are not named are not limited. Registered budgets that give
+            equal networks equal numbers are measured now where the search did not.
         finetune_steps: None = those of the run.
         out: the folder to make; None = ``picked-NAME=LIMIT`` in the run folder.
         console: where to report.
@@ -53,38 +57,79 @@ def pick(
             "of a version that kept the best network only."
         )
     front = Front.load(folder.front, RunFolderError)
+    front = _with_measured(front, limits, folder, config, console)
     config = _with_limits(config, limits, front)
     if finetune_steps is not None:
         config = replace(config, finetune_steps=finetune_steps)
-    problem = make_problem(**config.problem)
+    problem = problem_of(folder, config)
     _check_fit(front, problem, folder)
-    chosen = front.best_within(dict(zip(problem.names, problem.limits, strict=True)))
-    out = path / f"picked-{','.join(f'{n}={x}' for n, x in limits.items())}" if out is None else out
-    made = RunFolder.create(Path(str(out).replace(":", ".")), config)
+    within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
+    named = path / _folder_name(problem.names, limits.values())
+    made = RunFolder.create(named if out is None else out, config)
     state = folder.read_json("state.json")
     told = {
         "picked_from": str(path),
-        "picked_network": chosen.number,
         "evaluations": len(folder.read_episodes()),
         "remembered_evaluations": int(state.get("remembered", 0)),
     }
-    console.print(f"network {chosen.number}: validation accuracy {chosen.accuracy:.4f} as searched")
+
+    def in_turn() -> Iterator[Masks]:
+        for one in within[:CANDIDATES]:  # the one that stays is the last that was asked for
+            told["picked_network"] = one.number
+            said = f"validation accuracy {one.accuracy:.4f} as searched"
+            console.print(f"network {one.number}: {said}")
+            yield one.masks
+
     try:
         with progress_bar(console) as progress:
             metrics = complete(
                 problem,
                 config,
-                [chosen.masks],
+                in_turn(),
                 made.path,
                 told,
                 lambda: time.monotonic() - began,
                 finetuning_bar(progress, config.finetune_steps),
             )
-    except BaseException:  # Ctrl-C as well: half a folder would be in the way of the next try
+    except BaseException as error:  # Ctrl-C, too: half a folder would be in the way of the next try
         shutil.rmtree(made.path)
+        if isinstance(error, NothingFeasibleError):
+            raise NothingFeasibleError(
+                f"{error} No network was picked. Raise the limit, or search for it anew."
+            ) from error
         raise
     print_result(metrics, console)
     console.print(f"network: prune_gym.load_pruned({str(made.path)!r})")
+
+
+def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:
+    """``picked-params=0.05``; names of budgets may hold what separates folders."""
+    parts = (f"{name}={limit}" for name, limit in zip(names, limits, strict=True))
+    return re.sub(r"[/:\\]", ".", f"picked-{','.join(parts)}")
+
+
+def _with_measured(
+    front: Front,
+    limits: Mapping[str, Any],
+    folder: RunFolder,
+    config: SearchConfig,
+    console: Console,
+) -> Front:
+    """The front, measured by what a search does not measure of each network, but what is certain.
+
+    A network that another one beat in all that was known of it is not there any more, even if it is
+    the better one by this.
+    """
+    names = [name for name in limits if name in BUDGETS and name not in front.names]
+    if not names:
+        return front
+    problem = problem_of(folder, config)
+    further = measured_later(problem, names)
+    if further is None:
+        return front
+    _check_fit(front, problem, folder)
+    console.print(f"measuring the {len(front)} networks of the front: {', '.join(names)}")
+    return front.with_costs(further)
 
 
 def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) -> SearchConfig:
@@ -99,7 +144,8 @@ def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) 
         known = name in front.names or key in given.values()
         if not known:
             raise ValueError(
-                f"--budget {name!r}: its cost was not kept of the networks of this run. Known: "
+                f"--budget {name!r}: its cost was not kept of the networks of this run."
+                f"{'' if name in BUDGETS else suggest(name, list(front.names))} Known: "
                 f"{', '.join(front.names)}. For others, start a search: prune-gym prune --budget."
             )
         if key in budgets:

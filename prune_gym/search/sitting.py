@@ -81,12 +81,13 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
                 "new run with --out."
             )
         config = replace(config, timesteps=timesteps)
-        write_json(folder.path / "config.json", vars(config))
     if "picked_from" in folder.read_json("metrics.json"):
         raise RunFolderError(
             f"{path} was picked from another run, it holds no search; resume that one."
         )
     problem = problem_of(folder, config)
+    if timesteps is not None:  # for good, now that nothing is refused any more
+        write_json(folder.path / "config.json", vars(config))
     folder.note_command()
     _sit(problem, config, folder, began, console, finish_now=finish_now)
 
@@ -245,7 +246,8 @@ def print_result(metrics: dict[str, Any], console: Console) -> None:
         console.print(f"{said}{budget_in_words(metrics, name)}", markup=False)
     remembered = metrics["remembered_evaluations"]
     known = f" ({remembered} of them known from before)" if remembered else ""
-    kept = ", each within the limits of the run (--hard)" if metrics["hard"] else ""
+    by_hard = metrics["hard"] and "picked_from" not in metrics  # a pick has limits of its own
+    kept = ", each within the limits of the run (--hard)" if by_hard else ""
     console.print(
         f"{metrics['evaluations']} networks evaluated{known}{kept} in {metrics['wall_s']:.0f} s"
     )

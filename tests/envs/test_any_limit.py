@@ -17,6 +17,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from prune_gym import Budget, InfeasibleLimitError, ProjectionWrapper, RecordBest
 from prune_gym.envs.observation import feature_names
+from prune_gym.search.archive import NothingFeasibleError
 
 RANGE = (0.2, 0.8)
 
@@ -164,6 +165,39 @@ def test_the_archive_judges_by_the_episodes_limit(tiny_problem):
     assert rows[0].cost * 0.8 == pytest.approx(rows[1].cost * 0.2)
     assert rows[0].costs == rows[1].costs
     assert env.archive.best_within({"params": 0.2}).costs["params"] == rows[2].costs["params"]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, float])
+def test_limits_are_numbers_of_any_kind(tiny_problem, kind):
+    env = make(tiny_problem, limit_range=(kind(0.2), kind(0.8)))
+    for limit in (0.2, 0.3, 0.8):
+        observation, info = env.reset(seed=0, options={"limit": kind(limit)})
+        assert info["limit"] == pytest.approx(limit, abs=1e-7)
+        assert observation in env.observation_space
+        assert type(info["limit"]) is float
+    whole = make(tiny_problem, limit_range=(0.2, 1))
+    assert whole.reset(seed=0, options={"limit": np.int64(1)})[1]["limit"] == 1.0
+    with pytest.raises(ValueError, match=r"limit=.*True.* must be a number in"):
+        whole.reset(options={"limit": np.True_})
+
+
+def test_the_best_network_is_one_within_limits(tiny_problem):
+    """Without them it would be the best within another episode's limit."""
+    env = RecordBest(make(tiny_problem, "network"))
+    for action in (-0.4, 0.4, 0.8):
+        env.reset(seed=0, options={"limit": 0.8})
+        env.step(np.full(3, action, dtype=np.float32))
+    with pytest.raises(ValueError, match=r"Say within which: best_network\(\{'params': 0\.1\}\)"):
+        env.best_network()
+    costs = {row.costs["params"] for row in env.archive.episodes}
+    for limit in sorted(costs):
+        masks = env.archive.best_within({"params": limit}).masks
+        expected = tiny_problem.recover(tiny_problem.compact(masks))
+        tiny.assert_unchanged(env.best_network({"params": limit}), tiny.snapshot(expected))
+    with pytest.raises(ValueError, match=r"expected limits by budget"):
+        env.best_network({"parms": 0.2})
+    with pytest.raises(NothingFeasibleError, match="The nearest is network 3"):
+        env.best_network({"params": min(costs) / 2})
 
 
 def test_vectors(tiny_problem):

@@ -91,6 +91,20 @@ def test_dense_cost_needs_a_monotone_budget():
     assert LayerPruneEnv(problem).cost_names == ("strange",)
 
 
+def test_a_dense_cost_of_filters_is_counted():
+    """A measured budget may depend on which filters stay: its floor can fall."""
+    measured = Budget("tensors", lambda network: 1.0, monotone=True, deterministic=True)
+    problem = tiny.make_tiny(budgets={"params": 0.5, measured: 1.0})
+    with pytest.raises(
+        ValueError,
+        match=r"cost_mode='dense' with granularity='filter' and budget 'tensors': it is measured.*"
+        r"Use granularity='layer', or cost_mode='terminal'",
+    ):
+        FilterPruneEnv(problem, cost_mode="dense")
+    FilterPruneEnv(problem)
+    LayerPruneEnv(problem, cost_mode="dense")
+
+
 @pytest.mark.parametrize("env_class", [LayerPruneEnv, FilterPruneEnv, NetworkPruneEnv])
 @pytest.mark.parametrize(
     ("action", "message"),

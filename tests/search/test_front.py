@@ -11,10 +11,17 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents import AGENTS
 from prune_gym import Budget
-from prune_gym.search.archive import Archive, Front, NothingFeasibleError, further_costs
+from prune_gym.search.archive import (
+    Archive,
+    Front,
+    NothingFeasibleError,
+    further_costs,
+    measured_later,
+)
 from prune_gym.search.controls import masks_of_ratios
-from prune_gym.search.drive import Search
+from prune_gym.search.drive import Search, make_config_env
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
 
 MASKS = (np.array([True, False, True]), np.array([False, True]))
@@ -98,6 +105,22 @@ def test_words_of_the_front():
     assert [one.number for one in front.until(1)] == [1]
 
 
+def test_candidates_come_in_order_of_merit():
+    """From the most accurate on, of equals the one furthest within, then the oldest."""
+    rows = [
+        (0.5, 0.05, 0.4),
+        (0.75, 0.2, 0.1),
+        (0.75, 0.1, 0.19),
+        (0.5, 0.3, 0.05),
+        (1.0, 0.9, 0.9),
+    ]
+    limits = {"params": 0.4, "macs": 0.4}
+    front = front_of(rows)
+    assert [one.number for one in front.within(limits)] == [3, 2, 4, 1]
+    assert front.best_within(limits).number == 3
+    assert front.best_within({"params": 0.4, "macs": 0.2}).number == 2
+
+
 def archive_of(problem, n=60):
     archive = Archive(further=further_costs(problem))
     generator = np.random.default_rng(0)
@@ -124,6 +147,21 @@ def test_the_best_feasible_network_is_on_the_front(tiny_problem):
     assert best.accuracy == archive.best.accuracy
     assert best.costs["params"] == archive.best.cost
     tiny.assert_identical(best.masks, archive.feasible_masks())
+
+
+def test_costs_that_are_certain_can_be_measured_later(tiny_problem):
+    front = archive_of(tiny_problem).front
+    assert measured_later(tiny_problem, ["params", "latency_ms", "tiny:cli_lavish"]) is None
+    further = measured_later(tiny_problem, ["activation_bytes", "macs"])
+    measured = front.with_costs(further)
+    assert measured.names == (*front.names, "activation_bytes")
+    other = tiny.make_tiny(budgets={"activation_bytes": 1.0})
+    for one, before in zip(measured, front, strict=True):
+        assert one.costs["activation_bytes"] == other.costs(one.masks)[0]
+        assert (one.number, one.accuracy) == (before.number, before.accuracy)
+    limit = float(np.median([one.costs["activation_bytes"] for one in measured]))
+    found = measured.best_within({"activation_bytes": limit})
+    assert other.evaluate(found.masks).cost <= limit
 
 
 def test_single_weights_have_one_cost_only():
@@ -215,6 +253,34 @@ def test_a_hard_search_evaluates_nothing_over_a_limit(tmp_path, algo, env):
     assert len(runs[True]) == 24
     assert all(runs[True])
     assert not all(runs[False])
+
+
+@pytest.mark.parametrize("algo", ["ppo_lag", "p3o", "cpo", "sac_lag"])
+def test_agents_of_a_hard_search_pay_nothing(tmp_path, algo):
+    """Limits hold anyway, and after a resume, too. CPO has no multiplier that could be set."""
+    problem = tiny.make_tiny(budgets={"params": 0.3})
+    for networks in (8, 16):
+        config = config_of(algo, networks, hard=True)
+        search = search_in(tmp_path / "run", problem, config)
+        search.run()
+        model = AGENTS[algo].constructor.load(search.folder.agent)
+        assert type(model.multiplier).__name__ == (
+            "SolvedMultiplier" if algo == "cpo" else "FixedMultiplier"
+        )
+        assert model.multiplier.value == search.multiplier == 0.0
+        assert len(search.archive.episodes) == networks
+        assert all(row.feasible for row in search.archive.episodes)
+    soft = search_in(tmp_path / "soft", problem, config_of(algo, 8))
+    soft.run()
+    assert type(AGENTS[algo].constructor.load(soft.folder.agent).multiplier).__name__ != (
+        "FixedMultiplier"
+    )
+
+
+def test_ratios_of_a_hard_search_are_scaled(tiny_problem):
+    for env, mode in (("PruneVGG-v0", "scale"), ("PruneVGGFilters-v0", "clip")):
+        config = replace(config_of("ppo_lag", 8, hard=True), env=env)
+        assert make_config_env(config, tiny_problem).get_wrapper_attr("mode") == mode
 
 
 def test_a_hard_search_asks_for_monotone_budgets(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import AGENTS as ZOO
+from prune_gym import Budget
 from prune_gym.parallel import Workers, one_thread
 from prune_gym.pruning.masks import kept_count
 from prune_gym.registry import UnknownNameError
@@ -217,3 +220,8 @@ def test_the_environment_of_a_search_is_dense_where_it_can_be(tiny_problem):
     assert make_config_env(config, tiny_problem).unwrapped.cost_mode == "dense"
     strange = tiny.make_tiny(budgets={(lambda network: 1.0): 1.0})
     assert make_config_env(config, strange).unwrapped.cost_mode == "terminal"
+    measured = tiny.make_tiny(budgets={Budget("m", lambda network: 1.0, monotone=True): 1.0})
+    assert make_config_env(config, measured).unwrapped.cost_mode == "dense"
+    filters = replace(config, env="PruneVGGFilters-v0")
+    assert make_config_env(filters, measured).unwrapped.cost_mode == "terminal"
+    assert make_config_env(filters, tiny_problem).unwrapped.cost_mode == "dense"
