@@ -65,6 +65,23 @@ def check_budgets(budgets: Any, structure: str) -> dict[Budget, Limit]:
     return checked
 
 
+def check_unpruned_values(values: Any) -> None:
+    """Raise unless these are None, or numbers above 0 by name."""
+    if values is None:
+        return
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"unpruned_values={values!r}: expected a number by budget, e.g. {{'latency_ms': 2.5}}."
+        )
+    for name, value in values.items():
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not number or not 0.0 < float(value) < float("inf"):
+            raise ValueError(
+                f"unpruned_values: that of {name!r} is {value!r}; it must be a finite number "
+                "above 0, in the budget's unit."
+            )
+
+
 def check_ignore(ignore: Any) -> None:
     """Raise for one name where names are expected."""
     if isinstance(ignore, str):

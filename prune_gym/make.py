@@ -13,7 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune_gym.arguments import check_budgets, check_ignore, check_structure, whole
+from prune_gym.arguments import (
+    check_budgets,
+    check_ignore,
+    check_structure,
+    check_unpruned_values,
+    whole,
+)
 from prune_gym.budgets import Limit, fractions
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, as_split, check_splits, load_dataset
@@ -33,7 +39,7 @@ from prune_gym.pruning.groups import (
 from prune_gym.pruning.inference import check_precision, find_form, trains_channels_last
 from prune_gym.pruning.skeleton import rebuild
 from prune_gym.recovery import RECOVERIES
-from prune_gym.registry import Registry
+from prune_gym.registry import Registry, unknown_name
 
 OWN = "custom"  # the name of data that is given as tensors
 
@@ -57,6 +63,7 @@ def make_problem(
     validation: Any = None,
     test: Any = None,
     ignore: Collection[str] = (),
+    unpruned_values: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> PruningProblem:
     """Build a pruning problem from names or from objects.
@@ -92,6 +99,9 @@ def make_problem(
         validation: likewise, held out of training.
         test: likewise, for reports only; may be left out.
         ignore: names of layers whose outputs stay whole; a container stands for all in it.
+        unpruned_values: budgets of the unpruned network, by name and in their units, as they were
+            measured before (``problem.dense_values``): costs and limits stay relative to them, so
+            that ``"2ms"`` is one fraction in every process. What is not there is measured now.
         seed: of criteria that draw random numbers, or train.
 
     Raises:
@@ -107,6 +117,7 @@ def make_problem(
     """
     check_structure(structure, round_to)
     check_ignore(ignore)
+    check_unpruned_values(unpruned_values)
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
     place = resolve_device(device)
@@ -140,14 +151,22 @@ def make_problem(
         batch_size=batch_size,
     )
     _check_cuts(problem)
-    problem = _limited_to(problem, list(chosen.values()))
-    problem.check_reachable(problem.kept_counts(np.ones(len(groups))))
+    problem = _limited_to(problem, list(chosen.values()), unpruned_values or {})
+    if unpruned_values is None or all(budget.is_deterministic for budget in chosen):
+        # else it was checked when they were measured; noise is not to refuse what ran then
+        problem.check_reachable(problem.kept_counts(np.ones(len(groups))))
     return problem
 
 
-def _limited_to(problem: PruningProblem, limits: list[Limit]) -> PruningProblem:
+def _limited_to(
+    problem: PruningProblem, limits: list[Limit], known: Mapping[str, float]
+) -> PruningProblem:
     """The problem with its limits, amounts as fractions of the unpruned network's budgets."""
-    values = problem.dense_values
+    for name in known:
+        if name not in problem.names:
+            raise unknown_name("budget in unpruned_values", name, list(problem.names))
+    alone = (replace(problem, budgets=(budget,), limits=(1.0,)) for budget in problem.budgets)
+    values = np.array([known.get(p.names[0]) or p.dense_values[0] for p in alone], dtype=float)
     limited = replace(problem, limits=fractions(problem.budgets, limits, values))
     vars(limited)["dense_values"] = values  # measured once
     return limited

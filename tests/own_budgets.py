@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import torch
@@ -34,3 +35,11 @@ def fragile(network: nn.Module) -> float:
 
 
 watched = Budget("watched", fragile, timeout_s=0.3, deterministic=True)
+
+
+def drifting(network: nn.Module) -> float:
+    """Parameters, by a machine whose speed is what the environment variable DRIFT says."""
+    return size(network) * float(os.environ.get("DRIFT", "1"))
+
+
+clock = Budget("clock", drifting, unit="ms")

@@ -156,3 +156,29 @@ def test_limits_that_cannot_be_reached_are_all_named_in_their_units(tiny_options
     assert f"(10 parameters; floor {floors[0]:.0f} parameters)" in said
     assert f"(100 bytes; floor {floors[1]:.0f} bytes)" in said
     assert "'macs'" not in said
+
+
+@pytest.mark.parametrize("drift", ["0.4", "1.6"])
+def test_an_amount_is_one_limit_in_every_sitting(tiny_options, tmp_path, monkeypatch, drift):  # noqa: F811
+    """The machine becomes faster or slower between the sittings."""
+    run = tmp_path / "run"
+    options = ["--budget", "own_budgets:clock=700ms", "--algo", "random"]
+    call("prune", *tiny_options, *options, "--timesteps", 30, "--out", run)
+    config = json.loads((run / "config.json").read_text())["problem"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    dense = metrics["unpruned_values"]["clock"]
+    assert config["unpruned_values"] == {"clock": dense}
+    before = rows_of(run)
+    monkeypatch.setenv("DRIFT", drift)
+    call("prune", "--resume", run, "--timesteps", 60)
+    after = rows_of(run)
+    assert after[: len(before)] == before
+    assert len(after) == 20
+    fraction = 700 / dense
+    for number, row in enumerate(after):
+        assert (float(row["cost"]) <= fraction) == (row["feasible"] == "1"), number
+    assert f"{fraction:g}" in call("evaluate", run)
+    call("pick", run, "--budget", "clock=600ms", "--out", tmp_path / "picked")
+    picked = json.loads((tmp_path / "picked" / "metrics.json").read_text())
+    assert picked["limits"] == {"clock": pytest.approx(600 / dense)}
+    assert picked["unpruned_values"] == {"clock": dense}

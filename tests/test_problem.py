@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import prune_gym
-from prune_gym import make_problem
+from prune_gym import Budget, make_problem
 from prune_gym.make import shared_problem
 
 
@@ -146,3 +146,31 @@ def test_the_default_problem_needs_no_arguments(default_problem):
     assert default_problem.limits == (0.1,)
     assert isinstance(default_problem.network, nn.Module)
     assert not default_problem.network.training
+
+
+def test_unpruned_values_that_are_known_are_not_measured_again():
+    calls = []
+
+    def clock(network):
+        calls.append(network)
+        return 10.0 * len(calls)
+
+    budgets = {Budget("clock", clock, unit="ms"): "2ms", "params": 0.9}
+    problem = tiny.make_tiny(budgets=budgets, unpruned_values={"clock": 8.0})
+    assert calls == []
+    assert problem.limits == (0.25, 0.9)
+    assert problem.dense_values.tolist() == [8.0, 765.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ([3.0], TypeError, r"unpruned_values=\[3.0\]: expected a number by budget"),
+        ({"params": 0.0}, ValueError, "unpruned_values: that of 'params' is 0.0; it must be a fin"),
+        ({"params": "9"}, ValueError, "unpruned_values: that of 'params' is '9'; it must be a fin"),
+        ({"parms": 9.0}, ValueError, "unknown budget in unpruned_values 'parms'. Did you mean 'p"),
+    ],
+)
+def test_unpruned_values_that_are_none(values, kind, message):
+    with pytest.raises(kind, match=message):
+        tiny.make_tiny(unpruned_values=values)

@@ -105,7 +105,11 @@ def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) 
         if key in budgets:
             raise ValueError(f"--budget {name!r} is given twice; give one limit for it.")
         budgets[key] = limit
-    return replace(config, problem={**config.problem, "budgets": budgets})
+    problem = {**config.problem, "budgets": budgets}
+    names = {as_budget(key).name for key in budgets}
+    unpruned = config.problem.get("unpruned_values", {})  # older versions wrote none
+    problem["unpruned_values"] = {n: value for n, value in unpruned.items() if n in names}
+    return replace(config, problem=problem)
 
 
 def _check_fit(front: Front, problem: PruningProblem, folder: RunFolder) -> None:

@@ -36,8 +36,10 @@ def start(config: SearchConfig, path: Path, console: Console) -> None:
     problem = make_problem(**config.problem)
     make_config_env(config, problem).close()
     _say_unpruned(problem, console)
-    # whoever goes on with the run judges in the same batches
-    config = replace(config, problem={**config.problem, "batch_size": problem.exam.batch_size})
+    # whoever goes on with the run judges in the same batches, and by the same limits
+    unpruned = dict(zip(problem.names, problem.dense_values.tolist(), strict=True))
+    fixed = {"batch_size": problem.exam.batch_size, "unpruned_values": unpruned}
+    config = replace(config, problem={**config.problem, **fixed})
     folder = RunFolder.create(path, config)
     _sit(problem, config, folder, began, console)
 
