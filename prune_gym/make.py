@@ -19,6 +19,7 @@ from prune_gym.arguments import (
     check_structure,
     check_unpruned_values,
     whole,
+    with_folders,
 )
 from prune_gym.budgets import Limit, fractions
 from prune_gym.criteria import CRITERIA, score_groups
@@ -39,7 +40,7 @@ from prune_gym.pruning.groups import (
 from prune_gym.pruning.inference import check_precision, find_form, trains_channels_last
 from prune_gym.pruning.skeleton import rebuild
 from prune_gym.recovery import RECOVERIES
-from prune_gym.registry import Registry, unknown_name
+from prune_gym.registry import Registry
 
 OWN = "custom"  # the name of data that is given as tensors
 
@@ -76,8 +77,8 @@ def make_problem(
         budgets: limits by budget, ``{"params": 0.1}`` (the default), as fractions in (0, 1] of the
             unpruned network, or as text, amounts with a unit: ``{"latency_ms": "2ms"}``,
             ``"500KB"`` (1000 bytes each; KiB has 1024), ``"10M"``, ``"20%"``. A key is a registered
-            name, a ``"module:function"``, a ``"command:./measure.sh {onnx}"`` (see
-            `command_budget`), a callable ``(network) -> number``, or a `Budget`.
+            name, a ``"module:function"``, a ``"command:./measure.sh {onnx}"`` (``command[ms]:`` if
+            it prints ms; see `command_budget`), a callable ``(network) -> number``, or a `Budget`.
         criterion: scores filters, higher = more important: a registered name, a
             ``"module:function"``, or a callable ``(evidence) -> scores`` that gets an `Evidence`
             and gives one array (n_filters,) per filter group; see `prune_gym.criteria.base`.
@@ -117,9 +118,9 @@ def make_problem(
     """
     check_structure(structure, round_to)
     check_ignore(ignore)
-    check_unpruned_values(unpruned_values)
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
+    check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
     place = resolve_device(device)
     check_precision(precision, place)
     score = _function("criterion", CRITERIA, criterion)
@@ -162,9 +163,6 @@ def _limited_to(
     problem: PruningProblem, limits: list[Limit], known: Mapping[str, float]
 ) -> PruningProblem:
     """The problem with its limits, amounts as fractions of the unpruned network's budgets."""
-    for name in known:
-        if name not in problem.names:
-            raise unknown_name("budget in unpruned_values", name, list(problem.names))
     alone = (replace(problem, budgets=(budget,), limits=(1.0,)) for budget in problem.budgets)
     values = np.array([known.get(p.names[0]) or p.dense_values[0] for p in alone], dtype=float)
     limited = replace(problem, limits=fractions(problem.budgets, limits, values))
@@ -241,6 +239,7 @@ def shared_problem(**arguments: Any) -> PruningProblem:
 
     A problem is frozen and pure, so many environments can stand on one.
     """
+    arguments = with_folders(arguments)
     try:
         key = json.dumps(dict(sorted(arguments.items())))  # the order of budgets matters
     except TypeError:  # objects among the arguments

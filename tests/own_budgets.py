@@ -26,6 +26,8 @@ def fragile(network: nn.Module) -> float:
     how = BROKEN[0] if BROKEN and len(CALLS) > 5 else ""
     if how == "raises":
         raise OSError("device lost")
+    if how == "exits":
+        raise SystemExit(3)
     if how == "hangs":
         WAKE.wait(60)
     if how == "meddles":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 
 import own_budgets
 import pytest
@@ -69,6 +70,7 @@ def test_the_environment_brings_its_budget_and_the_spread_is_told(tiny_options, 
     ("how", "message"),
     [
         ("raises", "budget 'own_budgets:fragile' raised OSError: device lost"),
+        ("exits", "budget 'own_budgets:fragile' raised SystemExit: 3"),
         ("nonsense", "budget 'own_budgets:fragile' returned nan; expected a finite number"),
         ("meddles", "budget 'own_budgets:fragile' changed the network it was given: tensor"),
         ("hangs", "budget 'watched': no number after timeout_s=0.3 s; it goes on in the"),
@@ -88,8 +90,9 @@ def test_a_search_goes_on_once_its_budget_is_mended(tiny_options, tmp_path, how,
         own_budgets.WAKE.set()
     assert said.startswith("error: ")
     assert message in said
-    assert f"Mend the budget, then: prune-gym prune --resume {run}" in said
     before = rows_of(run)
+    words = f"The {len(before)} networks evaluated so far are kept. Mend the budget, then: "
+    assert f"{words}prune-gym prune --resume {run}" in said
     assert 0 < len(before) < 20
     assert not (run / "metrics.json").exists()
     call("prune", "--resume", run)
@@ -182,3 +185,49 @@ def test_an_amount_is_one_limit_in_every_sitting(tiny_options, tmp_path, monkeyp
     picked = json.loads((tmp_path / "picked" / "metrics.json").read_text())
     assert picked["limits"] == {"clock": pytest.approx(600 / dense)}
     assert picked["unpruned_values"] == {"clock": dense}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the programs are for /bin/sh")
+def test_programs_with_units_and_other_limits_from_another_folder(
+    tiny_options,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    for folder in ("here", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("size", "half"):
+        (tmp_path / "here" / f"{name}.sh").write_text('wc -c < "$1"\n')
+    one, other = ("command[bytes]:sh ./size.sh {safetensors}", "command:sh half.sh {safetensors}")
+    options = [*tiny_options, "--algo", "random", "--timesteps", 60, "--out", tmp_path / "run"]
+    said = call("prune", *options, "--budget", f"{one}=4.5KB", "--budget", f"{other}=0.95")
+    assert re.search(r"size: 0\.\d+, within the limit .* bytes of at most 4,500 bytes", said)
+    assert "half: 0." in said
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    call("pick", tmp_path / "run", "--budget", "command:sh ./size.sh {safetensors}=4KB")
+    picked = tmp_path / "run" / "picked-size=4KB"
+    metrics = json.loads((picked / "metrics.json").read_text())
+    assert metrics["costs"]["size"] * metrics["unpruned_values"]["size"] <= 4000.0
+
+
+def test_a_module_that_is_not_found_elsewhere(tiny_options, tmp_path, monkeypatch):  # noqa: F811
+    here, run = tmp_path / "here", tmp_path / "run"
+    here.mkdir()
+    (here / "weighing.py").write_text(
+        "def weigh(network):\n    return float(sum(p.numel() for p in network.parameters()))\n"
+    )
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(str(here))
+    options = [*tiny_options, "--algo", "random", "--timesteps", 30, "--out", run]
+    call("prune", *options, "--budget", "weighing:weigh=0.9")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.undo()
+    sys.modules.pop("weighing")
+    for arguments in (
+        ("prune", "--resume", run),
+        ("evaluate", run),
+        ("pick", run, "--budget", "weigh=0.8"),
+    ):
+        said = call(*arguments, code=2)
+        assert "'weighing:weigh' cannot be imported: No module named 'weighing'" in said
+        assert f"The run began in {here}: go on in that folder, or put it on PYTHONPATH." in said

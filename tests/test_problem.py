@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -174,3 +175,17 @@ def test_unpruned_values_that_are_known_are_not_measured_again():
 def test_unpruned_values_that_are_none(values, kind, message):
     with pytest.raises(kind, match=message):
         tiny.make_tiny(unpruned_values=values)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the program is for /bin/sh")
+def test_a_shared_problem_runs_the_program_of_its_folder(tmp_path, monkeypatch):
+    values = []
+    for number in (3, 4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "measure.sh").write_text(f"#!/bin/sh\necho {number}\n")
+        (folder / "measure.sh").chmod(0o755)
+        monkeypatch.chdir(folder)
+        problem = shared_problem(budgets={"command:./measure.sh {safetensors}": 1.0})
+        values.append(float(problem.dense_values[0]))
+    assert values == [3.0, 4.0]

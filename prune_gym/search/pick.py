@@ -12,13 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from prune_gym.budgets import as_budget
+from prune_gym.budgets.base import is_command
+from prune_gym.budgets.command import bare
 from prune_gym.console import progress_bar
-from prune_gym.make import make_problem
 from prune_gym.problem import PruningProblem
 from prune_gym.search.archive import Front
 from prune_gym.search.finish import complete
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
-from prune_gym.search.sitting import finetuning_bar, print_result
+from prune_gym.search.sitting import finetuning_bar, importing, print_result, problem_of
 
 
 def pick(
@@ -56,10 +57,13 @@ def pick(
     config = _with_limits(config, limits, front)
     if finetune_steps is not None:
         config = replace(config, finetune_steps=finetune_steps)
-    problem = make_problem(**config.problem)
+    problem = problem_of(folder, config)
     _check_fit(front, problem, folder)
     chosen = front.best_within(dict(zip(problem.names, problem.limits, strict=True)))
-    out = path / f"picked-{','.join(f'{n}={x}' for n, x in limits.items())}" if out is None else out
+    if out is None:
+        words = [n if is_command(k) else k for k, n in zip(limits, problem.names, strict=True)]
+        limited = zip(words, limits.values(), strict=True)
+        out = path / f"picked-{','.join(f'{word}={limit}' for word, limit in limited)}"
     made = RunFolder.create(Path(str(out).replace(":", ".")), config)
     state = folder.read_json("state.json")
     told = {
@@ -92,10 +96,12 @@ def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) 
 
     A budget may be named as in the run's command (``module:function``) or as in its reports.
     """
-    given = {as_budget(key).name: key for key in config.problem["budgets"]}
+    with importing(config):
+        given = {as_budget(key).name: key for key in config.problem["budgets"]}
+    programs = {bare(key): key for key in given.values() if is_command(key)}
     budgets: dict[str, Any] = {}
     for name, limit in limits.items():
-        key = given.get(name, name)
+        key = given.get(name, programs.get(bare(name), name))  # a program, from any folder
         known = name in front.names or key in given.values()
         if not known:
             raise ValueError(
