@@ -50,12 +50,12 @@ class Stoppable(Protocol):
 
 
 @contextmanager
-def stopping(work: Stoppable, words: str) -> Iterator[None]:
+def stopping(work: Stoppable, piece: str) -> Iterator[None]:
     """The first Ctrl-C sets ``work.stop``, so that the piece in hand is finished; a second stops.
 
     Args:
         work: what is to be stopped.
-        words: what to say at the first, on standard error.
+        piece: what is then finished, for a line on standard error.
     """
 
     def stop(signum: int, frame: Any) -> None:
@@ -63,7 +63,7 @@ def stopping(work: Stoppable, words: str) -> Iterator[None]:
             raise KeyboardInterrupt
         work.stop = True
         with contextlib.suppress(OSError):  # print() may be interrupted in the middle of itself
-            os.write(2, f"\n{words}\n".encode())
+            os.write(2, f"\nfinishing {piece}; Ctrl-C again stops at once\n".encode())
 
     try:
         before = signal.signal(signal.SIGINT, stop)

@@ -152,21 +152,22 @@ def make_problem(
         batch_size=batch_size,
     )
     _check_cuts(problem)
-    problem = _limited_to(problem, list(chosen.values()), unpruned_values or {})
-    if unpruned_values is None or all(budget.is_deterministic for budget in chosen):
-        # else it was checked when they were measured; noise is not to refuse what ran then
-        problem.check_reachable(problem.kept_counts(np.ones(len(groups))))
-    return problem
+    return _limited_to(problem, list(chosen.values()), unpruned_values)
 
 
 def _limited_to(
-    problem: PruningProblem, limits: list[Limit], known: Mapping[str, float]
+    problem: PruningProblem, limits: list[Limit], known: Mapping[str, float] | None
 ) -> PruningProblem:
-    """The problem with its limits, amounts as fractions of the unpruned network's budgets."""
+    """The problem with its limits, amounts as fractions; raises where they cannot be reached.
+
+    Noise is not to refuse later what could be reached when the known values were measured.
+    """
     alone = (replace(problem, budgets=(budget,), limits=(1.0,)) for budget in problem.budgets)
-    values = np.array([known.get(p.names[0]) or p.dense_values[0] for p in alone], dtype=float)
+    values = np.array([(known or {}).get(p.names[0]) or p.dense_values[0] for p in alone], float)
     limited = replace(problem, limits=fractions(problem.budgets, limits, values))
     vars(limited)["dense_values"] = values  # measured once
+    if known is None or all(budget.is_deterministic for budget in problem.budgets):
+        limited.check_reachable(limited.kept_counts(np.ones(len(problem.groups))))
     return limited
 
 

@@ -136,8 +136,7 @@ def _sit(
         with progress_bar(console) as progress:
             display = SearchDisplay(search, progress, console)
             search.on_progress = display.update
-            words = "finishing the networks in hand; Ctrl-C again stops at once"
-            with stopping(search, words):
+            with stopping(search, "the networks in hand"):
                 if not finish_now:
                     search.run()
             if not search.stop:
