@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 import prune_gym
 from prune_gym import Budget, make_problem
 from prune_gym.make import shared_problem
+from prune_gym.problem import InfeasibleLimitError
 
 
 def test_a_problem_is_frozen(tiny_problem):
@@ -189,3 +190,23 @@ def test_a_shared_problem_runs_the_program_of_its_folder(tmp_path, monkeypatch):
         problem = shared_problem(budgets={"command:./measure.sh {safetensors}": 1.0})
         values.append(float(problem.dense_values[0]))
     assert values == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_noise_does_not_refuse_what_could_be_reached_before(deterministic):
+    """A machine that has become slower: every network is now over the limit."""
+
+    def clock(network):
+        return 100.0
+
+    budget = Budget("clock", clock, unit="ms", deterministic=deterministic)
+    with pytest.raises(
+        InfeasibleLimitError, match=r"budget 'clock': limit 0.25 is below the floor 1"
+    ):
+        tiny.make_tiny(budgets={budget: 0.25})
+    known = {"clock": 8.0}
+    if deterministic:
+        with pytest.raises(InfeasibleLimitError, match=r"below the floor 12.5"):
+            tiny.make_tiny(budgets={budget: "2ms"}, unpruned_values=known)
+    else:
+        assert tiny.make_tiny(budgets={budget: "2ms"}, unpruned_values=known).limits == (0.25,)
