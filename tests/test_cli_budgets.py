@@ -91,7 +91,7 @@ def test_a_search_goes_on_once_its_budget_is_mended(tiny_options, tmp_path, how,
     assert said.startswith("error: ")
     assert message in said
     before = rows_of(run)
-    words = f"The {len(before)} networks evaluated so far are kept. Mend the budget, then: "
+    words = f"The {len(before)} networks recorded so far are kept. Mend the budget, then: "
     assert f"{words}prune-gym prune --resume {run}" in said
     assert 0 < len(before) < 20
     assert not (run / "metrics.json").exists()
@@ -100,6 +100,22 @@ def test_a_search_goes_on_once_its_budget_is_mended(tiny_options, tmp_path, how,
     assert after[: len(before)] == before
     assert len(after) == 20
     assert json.loads((run / "metrics.json").read_text())["feasible"] is True
+
+
+def test_an_agent_that_stops_in_its_first_round_has_recorded_nothing(tiny_options, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    options = ["--budget", "own_budgets:fragile=0.9", "--timesteps", 60, "--out", run]
+    own_budgets.CALLS.clear()
+    own_budgets.BROKEN[:] = ["raises"]
+    try:
+        said = call("prune", *tiny_options, *options, "--algo", "ppo_lag", code=2)
+    finally:
+        own_budgets.BROKEN.clear()
+    assert "device lost" in said
+    assert f"None is recorded yet. Mend the budget, then: prune-gym prune --resume {run}" in said
+    assert not (run / "episodes.csv").exists()
+    call("prune", "--resume", run)
+    assert len(rows_of(run)) == 20
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the program is for /bin/sh")

@@ -146,7 +146,7 @@ def _sit(
         search.stop = True
     except BudgetError as error:
         kept = len(search.archive.episodes)
-        words = f"The {kept} networks evaluated so far are kept" if kept else "Nothing is lost yet"
+        words = f"The {kept} networks recorded so far are kept" if kept else "None is recorded yet"
         raise BudgetError(
             f"{error}\n{words}. Mend the budget, then: prune-gym prune --resume {folder.path}"
         ) from error
