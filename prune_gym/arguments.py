@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prune_gym.budgets import Budget, Limit, as_budget, parse_limit
+from prune_gym.budgets.command import settled
+from prune_gym.registry import unknown_name
 
 STRUCTURES = ("filter", "weight")
 _TAKEN = (
@@ -60,9 +62,41 @@ def check_budgets(budgets: Any, structure: str) -> dict[Budget, Limit]:
                 f"budgets: the name {budget.name!r} is taken by the environments' info; rename it."
             )
         if budget.name in {other.name for other in checked}:
-            raise ValueError(f"budgets: two of them are named {budget.name!r}; rename one.")
+            raise ValueError(
+                f"budgets: two of them are named {budget.name!r}; rename one (a program that is "
+                "named by text goes by its file's name; command_budget(..., name=...) can have "
+                "another)."
+            )
         checked[budget] = limit
     return checked
+
+
+def with_folders(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, with the folder in which each program of the budgets is to run."""
+    budgets = arguments.get("budgets")
+    if not isinstance(budgets, Mapping):
+        return arguments
+    here = {settled(k) if isinstance(k, str) else k: limit for k, limit in budgets.items()}
+    return {**arguments, "budgets": here}
+
+
+def check_unpruned_values(values: Any, names: Sequence[str]) -> None:
+    """Raise unless these are None, or numbers above 0 by some of the ``names``."""
+    if values is None:
+        return
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"unpruned_values={values!r}: expected a number by budget, e.g. {{'latency_ms': 2.5}}."
+        )
+    for name, value in values.items():
+        if name not in names:
+            raise unknown_name("budget in unpruned_values", name, list(names))
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not number or not 0.0 < float(value) < float("inf"):
+            raise ValueError(
+                f"unpruned_values: that of {name!r} is {value!r}; it must be a finite number "
+                "above 0, in the budget's unit."
+            )
 
 
 def check_ignore(ignore: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -48,17 +50,20 @@ class Stoppable(Protocol):
 
 
 @contextmanager
-def stopping(work: Stoppable) -> Iterator[None]:
+def stopping(work: Stoppable, piece: str) -> Iterator[None]:
     """The first Ctrl-C sets ``work.stop``, so that the piece in hand is finished; a second stops.
 
     Args:
         work: what is to be stopped.
+        piece: what is then finished, for a line on standard error.
     """
 
     def stop(signum: int, frame: Any) -> None:
         if work.stop:
             raise KeyboardInterrupt
         work.stop = True
+        with contextlib.suppress(OSError):  # print() may be interrupted in the middle of itself
+            os.write(2, f"\nfinishing {piece}; Ctrl-C again stops at once\n".encode())
 
     try:
         before = signal.signal(signal.SIGINT, stop)

@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune_gym.arguments import check_budgets, check_ignore, check_structure, whole
+from prune_gym.arguments import (
+    check_budgets,
+    check_ignore,
+    check_structure,
+    check_unpruned_values,
+    whole,
+    with_folders,
+)
 from prune_gym.budgets import Limit, fractions
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, as_split, check_splits, load_dataset
@@ -57,6 +64,7 @@ def make_problem(
     validation: Any = None,
     test: Any = None,
     ignore: Collection[str] = (),
+    unpruned_values: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> PruningProblem:
     """Build a pruning problem from names or from objects.
@@ -69,8 +77,8 @@ def make_problem(
         budgets: limits by budget, ``{"params": 0.1}`` (the default), as fractions in (0, 1] of the
             unpruned network, or as text, amounts with a unit: ``{"latency_ms": "2ms"}``,
             ``"500KB"`` (1000 bytes each; KiB has 1024), ``"10M"``, ``"20%"``. A key is a registered
-            name, a ``"module:function"``, a ``"command:./measure.sh {onnx}"`` (see
-            `command_budget`), a callable ``(network) -> number``, or a `Budget`.
+            name, a ``"module:function"``, a ``"command:./measure.sh {onnx}"`` (``command[ms]:`` if
+            it prints ms; see `command_budget`), a callable ``(network) -> number``, or a `Budget`.
         criterion: scores filters, higher = more important: a registered name, a
             ``"module:function"``, or a callable ``(evidence) -> scores`` that gets an `Evidence`
             and gives one array (n_filters,) per filter group; see `prune_gym.criteria.base`.
@@ -92,6 +100,9 @@ def make_problem(
         validation: likewise, held out of training.
         test: likewise, for reports only; may be left out.
         ignore: names of layers whose outputs stay whole; a container stands for all in it.
+        unpruned_values: budgets of the unpruned network, by name and in their units, as they were
+            measured before (``problem.dense_values``): costs and limits stay relative to them, so
+            that ``"2ms"`` is one fraction in every process. What is not there is measured now.
         seed: of criteria that draw random numbers, or train.
 
     Raises:
@@ -109,6 +120,7 @@ def make_problem(
     check_ignore(ignore)
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
+    check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
     place = resolve_device(device)
     check_precision(precision, place)
     score = _function("criterion", CRITERIA, criterion)
@@ -140,16 +152,22 @@ def make_problem(
         batch_size=batch_size,
     )
     _check_cuts(problem)
-    problem = _limited_to(problem, list(chosen.values()))
-    problem.check_reachable(problem.kept_counts(np.ones(len(groups))))
-    return problem
+    return _limited_to(problem, list(chosen.values()), unpruned_values)
 
 
-def _limited_to(problem: PruningProblem, limits: list[Limit]) -> PruningProblem:
-    """The problem with its limits, amounts as fractions of the unpruned network's budgets."""
-    values = problem.dense_values
+def _limited_to(
+    problem: PruningProblem, limits: list[Limit], known: Mapping[str, float] | None
+) -> PruningProblem:
+    """The problem with its limits, amounts as fractions; raises where they cannot be reached.
+
+    Noise is not to refuse later what could be reached when the known values were measured.
+    """
+    alone = (replace(problem, budgets=(budget,), limits=(1.0,)) for budget in problem.budgets)
+    values = np.array([(known or {}).get(p.names[0]) or p.dense_values[0] for p in alone], float)
     limited = replace(problem, limits=fractions(problem.budgets, limits, values))
     vars(limited)["dense_values"] = values  # measured once
+    if known is None or all(budget.is_deterministic for budget in problem.budgets):
+        limited.check_reachable(limited.kept_counts(np.ones(len(problem.groups))))
     return limited
 
 
@@ -222,6 +240,7 @@ def shared_problem(**arguments: Any) -> PruningProblem:
 
     A problem is frozen and pure, so many environments can stand on one.
     """
+    arguments = with_folders(arguments)
     try:
         key = json.dumps(dict(sorted(arguments.items())))  # the order of budgets matters
     except TypeError:  # objects among the arguments

@@ -285,7 +285,7 @@ class _Sitting:
 
     def run(self) -> bool:
         """Train to the end, or until a stop is asked for; whether the end was reached."""
-        with progress_bar(self.console) as bar, stopping(self):
+        with progress_bar(self.console) as bar, stopping(self, "the step in hand"):
             task = bar.add_task("training", total=self.training.steps, detail="")
             while self.training.step_number < self.training.steps and not self.stop:
                 loss = float(self.training.step())

@@ -29,12 +29,14 @@ def check_keepable(problem: PruningProblem, who: str) -> None:
         problem: whose budgets are looked at.
         who: asks for it, for the message.
     """
-    unknown = [budget.name for budget in problem.budgets if not budget.monotone]
+    unknown = [budget for budget in problem.budgets if not budget.monotone]
     if unknown:
+        noise = ", and by noise a smaller network can cost more here"
         raise ValueError(
-            f"{who} with budget {unknown[0]!r}: limits are kept by the floor of what can still be "
-            "reached, which holds for budgets that removing filters never raises. If this one is "
-            f"so, declare it: Budget({unknown[0]!r}, ..., monotone=True)."
+            f"{who} with budget {unknown[0].name!r}: limits are kept by the floor of what can "
+            "still be reached, which holds for budgets that removing filters never raises"
+            f"{'' if unknown[0].is_deterministic else noise}. A budget of yours that never rises "
+            f"can be declared: Budget({unknown[0].name!r}, ..., monotone=True)."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import torch
@@ -25,6 +26,8 @@ def fragile(network: nn.Module) -> float:
     how = BROKEN[0] if BROKEN and len(CALLS) > 5 else ""
     if how == "raises":
         raise OSError("device lost")
+    if how == "exits":
+        raise SystemExit(3)
     if how == "hangs":
         WAKE.wait(60)
     if how == "meddles":
@@ -34,3 +37,11 @@ def fragile(network: nn.Module) -> float:
 
 
 watched = Budget("watched", fragile, timeout_s=0.3, deterministic=True)
+
+
+def drifting(network: nn.Module) -> float:
+    """Parameters, by a machine whose speed is what the environment variable DRIFT says."""
+    return size(network) * float(os.environ.get("DRIFT", "1"))
+
+
+clock = Budget("clock", drifting, unit="ms")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 
 import own_budgets
 import pytest
@@ -69,6 +70,7 @@ def test_the_environment_brings_its_budget_and_the_spread_is_told(tiny_options, 
     ("how", "message"),
     [
         ("raises", "budget 'own_budgets:fragile' raised OSError: device lost"),
+        ("exits", "budget 'own_budgets:fragile' raised SystemExit: 3"),
         ("nonsense", "budget 'own_budgets:fragile' returned nan; expected a finite number"),
         ("meddles", "budget 'own_budgets:fragile' changed the network it was given: tensor"),
         ("hangs", "budget 'watched': no number after timeout_s=0.3 s; it goes on in the"),
@@ -88,8 +90,9 @@ def test_a_search_goes_on_once_its_budget_is_mended(tiny_options, tmp_path, how,
         own_budgets.WAKE.set()
     assert said.startswith("error: ")
     assert message in said
-    assert f"Mend the budget, then: prune-gym prune --resume {run}" in said
     before = rows_of(run)
+    words = f"The {len(before)} networks recorded so far are kept. Mend the budget, then: "
+    assert f"{words}prune-gym prune --resume {run}" in said
     assert 0 < len(before) < 20
     assert not (run / "metrics.json").exists()
     call("prune", "--resume", run)
@@ -97,6 +100,22 @@ def test_a_search_goes_on_once_its_budget_is_mended(tiny_options, tmp_path, how,
     assert after[: len(before)] == before
     assert len(after) == 20
     assert json.loads((run / "metrics.json").read_text())["feasible"] is True
+
+
+def test_an_agent_that_stops_in_its_first_round_has_recorded_nothing(tiny_options, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    options = ["--budget", "own_budgets:fragile=0.9", "--timesteps", 60, "--out", run]
+    own_budgets.CALLS.clear()
+    own_budgets.BROKEN[:] = ["raises"]
+    try:
+        said = call("prune", *tiny_options, *options, "--algo", "ppo_lag", code=2)
+    finally:
+        own_budgets.BROKEN.clear()
+    assert "device lost" in said
+    assert f"None is recorded yet. Mend the budget, then: prune-gym prune --resume {run}" in said
+    assert not (run / "episodes.csv").exists()
+    call("prune", "--resume", run)
+    assert len(rows_of(run)) == 20
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the program is for /bin/sh")
@@ -156,3 +175,75 @@ def test_limits_that_cannot_be_reached_are_all_named_in_their_units(tiny_options
     assert f"(10 parameters; floor {floors[0]:.0f} parameters)" in said
     assert f"(100 bytes; floor {floors[1]:.0f} bytes)" in said
     assert "'macs'" not in said
+
+
+@pytest.mark.parametrize("drift", ["0.4", "1.6"])
+def test_an_amount_is_one_limit_in_every_sitting(tiny_options, tmp_path, monkeypatch, drift):  # noqa: F811
+    """The machine becomes faster or slower between the sittings."""
+    run = tmp_path / "run"
+    options = ["--budget", "own_budgets:clock=700ms", "--algo", "random"]
+    call("prune", *tiny_options, *options, "--timesteps", 30, "--out", run)
+    config = json.loads((run / "config.json").read_text())["problem"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    dense = metrics["unpruned_values"]["clock"]
+    assert config["unpruned_values"] == {"clock": dense}
+    before = rows_of(run)
+    monkeypatch.setenv("DRIFT", drift)
+    call("prune", "--resume", run, "--timesteps", 60)
+    after = rows_of(run)
+    assert after[: len(before)] == before
+    assert len(after) == 20
+    fraction = 700 / dense
+    for number, row in enumerate(after):
+        assert (float(row["cost"]) <= fraction) == (row["feasible"] == "1"), number
+    assert f"{fraction:g}" in call("evaluate", run)
+    call("pick", run, "--budget", "clock=600ms", "--out", tmp_path / "picked")
+    picked = json.loads((tmp_path / "picked" / "metrics.json").read_text())
+    assert picked["limits"] == {"clock": pytest.approx(600 / dense)}
+    assert picked["unpruned_values"] == {"clock": dense}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the programs are for /bin/sh")
+def test_programs_with_units_and_other_limits_from_another_folder(
+    tiny_options,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    for folder in ("here", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("size", "half"):
+        (tmp_path / "here" / f"{name}.sh").write_text('wc -c < "$1"\n')
+    one, other = ("command[bytes]:sh ./size.sh {safetensors}", "command:sh half.sh {safetensors}")
+    options = [*tiny_options, "--algo", "random", "--timesteps", 60, "--out", tmp_path / "run"]
+    said = call("prune", *options, "--budget", f"{one}=4.5KB", "--budget", f"{other}=0.95")
+    assert re.search(r"size: 0\.\d+, within the limit .* bytes of at most 4,500 bytes", said)
+    assert "half: 0." in said
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    call("pick", tmp_path / "run", "--budget", "command:sh ./size.sh {safetensors}=4KB")
+    picked = tmp_path / "run" / "picked-size=4KB"
+    metrics = json.loads((picked / "metrics.json").read_text())
+    assert metrics["costs"]["size"] * metrics["unpruned_values"]["size"] <= 4000.0
+
+
+def test_a_module_that_is_not_found_elsewhere(tiny_options, tmp_path, monkeypatch):  # noqa: F811
+    here, run = tmp_path / "here", tmp_path / "run"
+    here.mkdir()
+    (here / "weighing.py").write_text(
+        "def weigh(network):\n    return float(sum(p.numel() for p in network.parameters()))\n"
+    )
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(str(here))
+    options = [*tiny_options, "--algo", "random", "--timesteps", 30, "--out", run]
+    call("prune", *options, "--budget", "weighing:weigh=0.9")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.undo()
+    sys.modules.pop("weighing")
+    for arguments in (
+        ("prune", "--resume", run),
+        ("evaluate", run),
+        ("pick", run, "--budget", "weigh=0.8"),
+    ):
+        said = call(*arguments, code=2)
+        assert "'weighing:weigh' cannot be imported: No module named 'weighing'" in said
+        assert f"The run began in {here}: go on in that folder, or put it on PYTHONPATH." in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import prune_gym
-from prune_gym import make_problem
+from prune_gym import Budget, make_problem
 from prune_gym.make import shared_problem
+from prune_gym.problem import InfeasibleLimitError
 
 
 def test_a_problem_is_frozen(tiny_problem):
@@ -146,3 +148,65 @@ def test_the_default_problem_needs_no_arguments(default_problem):
     assert default_problem.limits == (0.1,)
     assert isinstance(default_problem.network, nn.Module)
     assert not default_problem.network.training
+
+
+def test_unpruned_values_that_are_known_are_not_measured_again():
+    calls = []
+
+    def clock(network):
+        calls.append(network)
+        return 10.0 * len(calls)
+
+    budgets = {Budget("clock", clock, unit="ms"): "2ms", "params": 0.9}
+    problem = tiny.make_tiny(budgets=budgets, unpruned_values={"clock": 8.0})
+    assert calls == []
+    assert problem.limits == (0.25, 0.9)
+    assert problem.dense_values.tolist() == [8.0, 765.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ([3.0], TypeError, r"unpruned_values=\[3.0\]: expected a number by budget"),
+        ({"params": 0.0}, ValueError, "unpruned_values: that of 'params' is 0.0; it must be a fin"),
+        ({"params": "9"}, ValueError, "unpruned_values: that of 'params' is '9'; it must be a fin"),
+        ({"parms": 9.0}, ValueError, "unknown budget in unpruned_values 'parms'. Did you mean 'p"),
+    ],
+)
+def test_unpruned_values_that_are_none(values, kind, message):
+    with pytest.raises(kind, match=message):
+        tiny.make_tiny(unpruned_values=values)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the program is for /bin/sh")
+def test_a_shared_problem_runs_the_program_of_its_folder(tmp_path, monkeypatch):
+    values = []
+    for number in (3, 4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "measure.sh").write_text(f"#!/bin/sh\necho {number}\n")
+        (folder / "measure.sh").chmod(0o755)
+        monkeypatch.chdir(folder)
+        problem = shared_problem(budgets={"command:./measure.sh {safetensors}": 1.0})
+        values.append(float(problem.dense_values[0]))
+    assert values == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_noise_does_not_refuse_what_could_be_reached_before(deterministic):
+    """A machine that has become slower: every network is now over the limit."""
+
+    def clock(network):
+        return 100.0
+
+    budget = Budget("clock", clock, unit="ms", deterministic=deterministic)
+    with pytest.raises(
+        InfeasibleLimitError, match=r"budget 'clock': limit 0.25 is below the floor 1"
+    ):
+        tiny.make_tiny(budgets={budget: 0.25})
+    known = {"clock": 8.0}
+    if deterministic:
+        with pytest.raises(InfeasibleLimitError, match=r"below the floor 12.5"):
+            tiny.make_tiny(budgets={budget: "2ms"}, unpruned_values=known)
+    else:
+        assert tiny.make_tiny(budgets={budget: "2ms"}, unpruned_values=known).limits == (0.25,)

@@ -505,9 +505,13 @@ def test_budgets_that_are_not_monotone_are_refused():
     problem = tiny.make_tiny(budgets={"params": 0.5, Budget("odd", widest): 0.9})
     with pytest.raises(
         ValueError,
-        match=r"ProjectionWrapper with budget 'odd': .*declare it: Budget\('odd', .*monotone=True",
+        match=r"ProjectionWrapper with budget 'odd': .* never raises, and by noise a smaller "
+        r"network can cost more here. .* can be declared: Budget\('odd', .*monotone=True",
     ):
         ProjectionWrapper(make(problem))
+    exact = tiny.make_tiny(budgets={Budget("odd", widest, deterministic=True): 0.9})
+    with pytest.raises(ValueError, match=r"which holds for budgets that .* never raises. A budget"):
+        ProjectionWrapper(make(exact))
 
 
 def test_other_action_spaces_are_refused(tiny_problem):

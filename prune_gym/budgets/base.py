@@ -20,7 +20,7 @@ MeasureOn = Callable[[nn.Module, torch.Tensor], float]
 Compare = Callable[[nn.Module, nn.Module, torch.Tensor], float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Budget:
     """A function network -> number, and what is known about it.
 
@@ -129,7 +129,7 @@ class Budget:
         before = [fingerprint(network) for network in networks]
         try:
             value = measure() if self.timeout_s is None else within(self.timeout_s, measure)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() in a measurement ends no search
             if isinstance(error, BudgetError):
                 raise BudgetError(f"budget {self.name!r}: {error}") from error
             raise BudgetError(
@@ -161,7 +161,12 @@ class Budget:
 
 
 BUDGETS: Registry[Callable[..., Any]] = Registry("budget")
-COMMAND = "command"  # "command:./measure.sh {onnx}"
+COMMAND = "command"  # "command:./measure.sh {onnx}", "command[ms]:./measure.sh {onnx}"
+
+
+def is_command(key: str) -> bool:
+    """Whether a budget's key names a program."""
+    return key.startswith(tuple(COMMAND + mark for mark in ":[@"))
 
 
 def as_budget(budget: str | Budget | Measure) -> Budget:
@@ -175,7 +180,7 @@ def as_budget(budget: str | Budget | Measure) -> Budget:
     if isinstance(budget, Budget):
         return budget
     if isinstance(budget, str):
-        if budget.startswith((f"{COMMAND}:", f"{COMMAND}@")):
+        if is_command(budget):
             from prune_gym.budgets.command import parse_command
 
             return parse_command(budget)

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from prune_gym.budgets.base import COMMAND, Budget
+from prune_gym.budgets.base import COMMAND, Budget, is_command
 from prune_gym.budgets.guard import BudgetError
 from prune_gym.formats import export_network
 
@@ -48,7 +48,8 @@ def command_budget(
 
     Args:
         command: e.g. ``"./measure.sh {onnx}"``.
-        name: of the budget; None = the program's name without its ending.
+        name: of the budget; None = the program's name without its ending, or that of the first
+            file of ``folder`` among the command's words (``measure`` of ``sh ./measure.sh``).
         unit: of the number, e.g. ``"ms"``.
         timeout_s: seconds a run may take; then it is killed, with what it started.
         retries: how often to run it again after an exit status other than 0.
@@ -71,7 +72,7 @@ def command_budget(
     words = _words(command)
     program = _program(words[0], command, place)
     return Budget(
-        name or Path(words[0]).stem,
+        name or _name(words, place),
         unit=unit,
         monotone=monotone,
         deterministic=deterministic,
@@ -81,31 +82,50 @@ def command_budget(
 
 
 def parse_command(key: str) -> Budget:
-    """A budget from ``"command:PROGRAM {onnx}"`` or ``"command@FOLDER:PROGRAM {onnx}"``.
+    """A budget from ``"command:PROGRAM {onnx}"``, ``"command[UNIT]@FOLDER:PROGRAM {onnx}"``.
 
-    FOLDER is where to run it; without one, the working directory.
+    UNIT is that of the number which is printed; FOLDER is where to run it, without one, the
+    working directory.
     """
-    folder, command = _split(key)
-    return command_budget(command, folder=folder)
+    unit, folder, command = _split(key)
+    return command_budget(command, unit=unit, folder=folder)
 
 
 def settled(key: str) -> str:
     """The key with its folder, so that a run can go on from any other."""
-    if not key.startswith(f"{COMMAND}:"):
+    if not is_command(key):
         return key
-    return f"{COMMAND}@{Path.cwd()}:{_split(key)[1]}"
+    unit, folder, command = _split(key)
+    return f"{COMMAND}{f'[{unit}]' if unit else ''}@{folder or Path.cwd()}:{command}"
 
 
-def _split(key: str) -> tuple[str | None, str]:
-    if key.startswith(f"{COMMAND}:"):
-        return None, key.removeprefix(f"{COMMAND}:")
-    folder, separator, command = key.removeprefix(f"{COMMAND}@").partition(":")
+def bare(key: str) -> str:
+    """The key without unit and folder."""
+    return f"{COMMAND}:{_split(key)[2]}" if is_command(key) else key
+
+
+def _split(key: str) -> tuple[str, str | None, str]:
+    unit, rest = "", key.removeprefix(COMMAND)
+    if rest.startswith("["):
+        unit, _, rest = rest[1:].partition("]")
+    if rest.startswith(":"):
+        return unit.strip(), None, rest[1:]
+    folder, separator, command = rest.removeprefix("@").partition(":")
     if re.fullmatch("[A-Za-z]", folder) and command[:1] in ("\\", "/"):  # a drive of Windows
         rest, separator, command = command.partition(":")
         folder = f"{folder}:{rest}"
-    if not separator:
-        raise BudgetError(f"budget {key!r}: expected command@FOLDER:PROGRAM {{onnx}}.")
-    return folder, command
+    if not separator or not rest.startswith("@"):
+        raise BudgetError(
+            f"budget {key!r}: expected command:PROGRAM {{onnx}}, command[UNIT]:PROGRAM {{onnx}} or "
+            "command@FOLDER:PROGRAM {onnx}."
+        )
+    return unit.strip(), folder, command
+
+
+def _name(words: list[str], folder: Path) -> str:
+    """``measure`` of ``./measure.sh``, and of ``sh ./measure.sh``."""
+    own = (w for w in words if not os.path.isabs(w) and os.path.isfile(os.path.join(folder, w)))
+    return Path(next(own, words[0])).stem
 
 
 def _words(command: str) -> list[str]:

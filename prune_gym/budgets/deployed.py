@@ -19,7 +19,9 @@ def onnx_latency_ms(
     """Milliseconds of one forward in onnxruntime on this machine's CPU: one image, one thread.
 
     Each network is exported to ONNX first, which takes about a second. Needs
-    ``pip install "prune-gym[export]"``. Not monotone, as `latency_ms`.
+    ``pip install "prune-gym[export]"``. Not monotone, as `latency_ms`: onnxruntime computes
+    channels in blocks, and a network with other numbers of them can be slower than the unpruned
+    one. Use ``round_to=8``, or 16, whichever its blocks are.
 
     Args:
         batch_size: images a forward.

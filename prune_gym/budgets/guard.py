@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import nn
 
 Fingerprint = dict[str, tuple[Any, ...]]
 
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
+_CHUNK = 2**15  # words of 8 bytes; their weights fit into a cache
+_SIMPLE = (bool, int, float, str, tuple, type(None))
 
 
 class BudgetError(ValueError):
@@ -52,27 +54,60 @@ def within(timeout_s: float, function: Callable[[], Any]) -> Any:
 
 
 def fingerprint(network: nn.Module) -> Fingerprint:
-    """What a budget must leave as it is, cheap to take: identities, versions and sums of bits."""
+    """What a budget must leave as it is, cheap to take: identities, versions and sums of bits.
+
+    Of what modules hold beside tensors, it sees the settings that their classes list as constants
+    (``__constants__``, as torch's layers do), ``forward``, and functions: other attributes may be
+    what a forward of theirs notes down.
+    """
     found: Fingerprint = {}
     for name, module in network.named_modules():
         hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-        found[f"module {name or '(the network)'!r}"] = id(module), module.training, hooks
+        place = f"module {name or '(the network)'!r}"
+        found[place] = id(module), module.training, hooks, module.forward
+        found.update({f"{key!r} of {place}": (value,) for key, value in _settings(module).items()})
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         version = 0 if tensor.is_inference() else tensor._version
         form = (tuple(tensor.shape), tensor.dtype, tensor.device, tensor.requires_grad)
-        found[f"tensor {name!r}"] = (id(tensor), *form, _bits(tensor), version)
+        has_gradient = tensor.is_leaf and tensor.grad is not None
+        found[f"tensor {name!r}"] = (id(tensor), *form, _bits(tensor), version, has_gradient)
     return found
 
 
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Constants of a module by their words (NaN equals itself there), functions by identity."""
+    constants = getattr(type(module), "__constants__", ())
+    held = vars(module)
+    simple = {k: repr(held[k]) for k in constants if isinstance(held.get(k, ...), _SIMPLE)}
+    functions = {k: id(value) for k, value in held.items() if callable(value) and k != "forward"}
+    return simple | functions
+
+
+@lru_cache(maxsize=4)
+def _weights(device: torch.device) -> torch.Tensor:
+    """(_CHUNK,) odd int64, one for each place of a chunk."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(-(2**62), 2**62, (_CHUNK,), generator=generator)
+    return (2 * drawn + 1).to(device)
+
+
 def _bits(tensor: torch.Tensor) -> int:
-    """A sum over the bits of a tensor: writing through ``.data`` changes no version."""
+    """A sum over the bits of a tensor, weighted by place.
+
+    Writing through ``.data`` changes no version, and swapping elements no plain sum.
+    """
     held = tensor.detach()
     if held.layout != torch.strided or held.is_meta or held.is_quantized:
         return 0
-    if held.is_complex():
-        held = torch.view_as_real(held)
-    bits = held.view(_BITS[held.element_size()])
-    return int(bits.sum(dtype=torch.int64))
+    octets = held.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
+    if octets.storage_offset() % 8:  # of a view; words begin at multiples
+        octets = octets.clone()
+    end = len(octets) // 8 * 8
+    weights = _weights(held.device)
+    total = (octets[end:] * weights[: len(octets) - end]).sum()
+    for chunk in torch.split(octets[:end].view(torch.int64), _CHUNK):
+        total = total * 3 + (chunk * weights[: len(chunk)]).sum()  # it wraps around
+    return int(total)
 
 
 def differences(before: Fingerprint, after: Fingerprint) -> str:
@@ -83,13 +118,22 @@ def differences(before: Fingerprint, after: Fingerprint) -> str:
             return f"{place} is {'new' if old is None else 'gone'}"
         if old == new:
             continue
+        if place.startswith("'"):
+            return f"{place} is another"
         if place.startswith("module"):
-            what = ("another module", "in another mode (train/eval)", "left with other hooks")
+            what = (
+                "another module",
+                "in another mode (train/eval)",
+                "left with other hooks",
+                "left with another forward",
+            )
             return f"{place} is {what[_first_difference(old, new)]}"
         if old[0] != new[0]:
             return f"{place} was replaced"
         if old[1:5] != new[1:5]:
             return f"{place} has another shape, type, device or requires_grad"
+        if old[:-1] == new[:-1]:
+            return f"{place} {'lost its gradient' if old[-1] else 'is left with a gradient'}"
         return f"{place} was written to"
     return ""
 

@@ -142,7 +142,8 @@ def _factor(unit: str, given: str, budget: Budget) -> Fraction:
     if not budget.unit:
         raise ValueError(
             f"budgets: {budget.name} has no unit, so {given!r} cannot be compared with it; write "
-            "the number alone (above 1), or give the budget a unit: Budget(..., unit='ms')."
+            "the number alone (above 1), or give the budget a unit: Budget(..., unit='ms'), "
+            "'command[ms]:PROGRAM {onnx}'."
         )
     fitting = ", ".join(name for name in (units or {budget.unit: 1}) if name)
     article = "an" if kind == "energy" else "a"

@@ -60,7 +60,9 @@ class LayerPruneEnv(PruneEnv):
     (``info["costs"]``, ``cost_names`` and ``cost_limits`` have them apart).
     ``cost_mode="terminal"`` charges it at the last step, ``"dense"`` as the floor grows.
     A budget that is measured, as ``latency_ms``, is measured once for a decision and remembered
-    (with recoveries ``none`` and ``bn``); another process measures another cost.
+    (with recoveries ``none`` and ``bn``); another process measures another cost. Use
+    ``PruneVGGLatency-v0`` for such a budget, or register an id of your own with
+    ``nondeterministic=True``: the other ids promise that equal seeds give equal episodes.
 
     With ``limit_range=(low, high)`` every episode has a limit of its own, drawn at reset (each
     doubling is as likely) or given, ``reset(options={"limit": 0.1})``. ``cost_limits`` and

@@ -45,6 +45,7 @@ class SearchConfig:
         problem: arguments of `prune_gym.make_problem`.
         distillation: share of the fine-tuning loss that follows the unpruned network.
         hard: whether every network is kept within the limits (`prune_gym.ProjectionWrapper`).
+        folder: working directory in which it began; modules of the user's may lie there.
     """
 
     env: str
@@ -55,6 +56,7 @@ class SearchConfig:
     problem: dict[str, Any]
     distillation: float = 0.0
     hard: bool = False
+    folder: str = ""
 
 
 @dataclass(frozen=True)

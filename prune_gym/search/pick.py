@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from prune_gym.budgets import BUDGETS, as_budget
+from prune_gym.budgets.base import is_command
+from prune_gym.budgets.command import bare
 from prune_gym.console import progress_bar
 from prune_gym.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
@@ -21,7 +23,7 @@ from prune_gym.search.archive import Front, NothingFeasibleError, measured_later
 from prune_gym.search.confirm import CANDIDATES
 from prune_gym.search.finish import complete
 from prune_gym.search.folder import RunFolder, RunFolderError, SearchConfig
-from prune_gym.search.sitting import finetuning_bar, print_result, problem_of
+from prune_gym.search.sitting import finetuning_bar, importing, print_result, problem_of
 
 
 def pick(
@@ -137,10 +139,12 @@ def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) 
 
     A budget may be named as in the run's command (``module:function``) or as in its reports.
     """
-    given = {as_budget(key).name: key for key in config.problem["budgets"]}
+    with importing(config):
+        given = {as_budget(key).name: key for key in config.problem["budgets"]}
+    programs = {bare(key): key for key in given.values() if is_command(key)}
     budgets: dict[str, Any] = {}
     for name, limit in limits.items():
-        key = given.get(name, name)
+        key = given.get(name, programs.get(bare(name), name))  # a program, from any folder
         known = name in front.names or key in given.values()
         if not known:
             raise ValueError(
@@ -151,7 +155,11 @@ def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) 
         if key in budgets:
             raise ValueError(f"--budget {name!r} is given twice; give one limit for it.")
         budgets[key] = limit
-    return replace(config, problem={**config.problem, "budgets": budgets})
+    problem = {**config.problem, "budgets": budgets}
+    names = {as_budget(key).name for key in budgets}
+    unpruned = config.problem.get("unpruned_values", {})  # older versions wrote none
+    problem["unpruned_values"] = {n: value for n, value in unpruned.items() if n in names}
+    return replace(config, problem=problem)
 
 
 def _check_fit(front: Front, problem: PruningProblem, folder: RunFolder) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from prune_gym.evaluation import accuracy
 from prune_gym.export import load_pruned, masks_of_plan, write_json
 from prune_gym.make import make_problem
 from prune_gym.problem import PruningProblem
-from prune_gym.registry import unknown_name
+from prune_gym.registry import UnknownNameError, unknown_name
 from prune_gym.report import budget_in_words, table_rows, write_report
 from prune_gym.search.archive import NothingFeasibleError
 from prune_gym.search.confirm import confirm, spread_in_words
@@ -36,8 +37,10 @@ def start(config: SearchConfig, path: Path, console: Console) -> None:
     problem = make_problem(**config.problem)
     make_config_env(config, problem).close()
     _say_unpruned(problem, console)
-    # whoever goes on with the run judges in the same batches
-    config = replace(config, problem={**config.problem, "batch_size": problem.exam.batch_size})
+    # whoever goes on with the run judges in the same batches, and by the same limits
+    unpruned = dict(zip(problem.names, problem.dense_values.tolist(), strict=True))
+    fixed = {"batch_size": problem.exam.batch_size, "unpruned_values": unpruned}
+    config = replace(config, problem={**config.problem, **fixed}, folder=str(Path.cwd()))
     folder = RunFolder.create(path, config)
     _sit(problem, config, folder, began, console)
 
@@ -95,9 +98,24 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
 def problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
     """The problem of a run's configuration (raises RunFolderError where that is damaged)."""
     try:
-        return make_problem(**config.problem)
+        with importing(config):
+            return make_problem(**config.problem)
     except TypeError as error:
         raise RunFolderError(f"{folder.path / 'config.json'} is damaged: {error}") from error
+
+
+@contextmanager
+def importing(config: SearchConfig) -> Iterator[None]:
+    """Where a name is not found here, the error says where the run began."""
+    try:
+        yield
+    except UnknownNameError as error:
+        if config.folder in ("", str(Path.cwd())):
+            raise
+        raise UnknownNameError(
+            f"{error} The run began in {config.folder}: go on in that folder, or put it on "
+            "PYTHONPATH."
+        ) from error
 
 
 def _sit(
@@ -119,7 +137,7 @@ def _sit(
         with progress_bar(console) as progress:
             display = SearchDisplay(search, progress, console)
             search.on_progress = display.update
-            with stopping(search):
+            with stopping(search, "the networks in hand"):
                 if not finish_now:
                     search.run()
             if not search.stop:
@@ -128,9 +146,10 @@ def _sit(
     except KeyboardInterrupt:
         search.stop = True
     except BudgetError as error:
+        kept = len(search.archive.episodes)
+        words = f"The {kept} networks recorded so far are kept" if kept else "None is recorded yet"
         raise BudgetError(
-            f"{error}\nWhat was found so far is kept. Mend the budget, then: "
-            f"prune-gym prune --resume {folder.path}"
+            f"{error}\n{words}. Mend the budget, then: prune-gym prune --resume {folder.path}"
         ) from error
     except NothingFeasibleError as error:
         raise NothingFeasibleError(

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 import types
+from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
@@ -245,3 +246,31 @@ def test_a_limit_at_the_floor_can_be_reached():
     at_floor = tiny.make_tiny(budgets={"params": floor})
     assert at_floor.evaluate(at_floor.masks_of([1, 1, 1])).feasible
     assert not at_floor.evaluate(at_floor.masks_of([1, 1, 2])).feasible
+
+
+def test_a_measure_that_cannot_be_hashed():
+    @dataclass
+    class Table:
+        scale: float
+
+        def __call__(self, network):
+            return self.scale * sum(p.numel() for p in network.parameters())
+
+    budget = Budget("table", Table(2.0))
+    problem = tiny.make_tiny(budgets={budget: 0.5})
+    assert problem.dense_values[0] == 2.0 * 765
+
+
+def test_one_that_exits_ends_no_search():
+    def leave(network):
+        sys.exit(3)
+
+    for timeout_s in (None, 30.0):
+        with pytest.raises(BudgetError, match=r"budget 'leaves' raised SystemExit: 3"):
+            Budget("leaves", leave, timeout_s=timeout_s)(tiny.build("vgg"), tiny.images_of(1))
+
+    def stop(network):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Budget("stops", stop)(tiny.build("vgg"), tiny.images_of(1))

@@ -13,7 +13,7 @@ import torch
 
 from prune_gym import BudgetError, command_budget
 from prune_gym.budgets import as_budget
-from prune_gym.budgets.command import settled
+from prune_gym.budgets.command import bare, settled
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs here are for /bin/sh")
 
@@ -97,8 +97,12 @@ def test_there_is_no_shell(program):
     assert measured("./measure.sh {safetensors} '*' '$HOME' ; rm -rf {safetensors}.no") == 7.0
 
 
-def test_names():
+def test_names(program):
+    program("echo 3")
     assert as_budget("command:/bin/cat {onnx}").name == "cat"
+    assert as_budget("command:sh ./measure.sh {onnx}").name == "measure"
+    assert as_budget("command:sh -x ./measure.sh {onnx}").name == "measure"
+    assert as_budget("command:sh ./gone.sh {onnx}").name == "sh"
     assert command_budget("cat {onnx}", name="joules", unit="J").unit == "J"
     assert command_budget("cat {onnx}", name="joules").name == "joules"
 
@@ -214,8 +218,22 @@ def test_programs_that_cannot_be_run(program, tmp_path, monkeypatch):
 def test_commands_that_are_none(command, message):
     with pytest.raises(BudgetError, match=message):
         command_budget(command)
-    with pytest.raises(BudgetError, match="expected command@FOLDER:PROGRAM"):
-        as_budget("command@somewhere")
+    for key in ("command@somewhere", "command[ms", "command[ms]x"):
+        with pytest.raises(BudgetError, match=r"or command@FOLDER:PROGRAM {onnx}\.$"):
+            as_budget(key)
+
+
+def test_the_unit_of_what_is_printed(program, tmp_path):
+    program("echo 3")
+    assert as_budget("command:./measure.sh {onnx}").unit == ""
+    for key in ("command[ms]:./measure.sh {onnx}", f"command[ms]@{tmp_path}:./measure.sh {{onnx}}"):
+        budget = as_budget(key)
+        assert (budget.unit, budget.name) == ("ms", "measure")
+        assert settled(key) == f"command[ms]@{tmp_path}:./measure.sh {{onnx}}"
+        assert bare(key) == "command:./measure.sh {onnx}"
+    assert bare("params") == "params"
+    with pytest.raises(ValueError, match=r"measure has no unit, .*'command\[ms\]:PROGRAM {onnx}'"):
+        tiny.make_tiny(budgets={"command:./measure.sh {onnx}": "2ms"})
 
 
 @pytest.mark.parametrize(

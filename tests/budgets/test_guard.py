@@ -54,9 +54,37 @@ def freeze(network) -> None:
         parameter.requires_grad_(False)
 
 
+def turn_behind(network) -> None:
+    """The same bits in another order."""
+    network.classifier.weight.data = network.classifier.weight.data.flip(0)
+
+
+def turn_average_behind(network) -> None:
+    mean = next(buffer for name, buffer in network.named_buffers() if "running_mean" in name)
+    mean.data[:] = mean.data.flip(0)
+
+
+def set_epsilon(network) -> None:
+    next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d)).eps = 10
+
+
+def set_forward(network) -> None:
+    network.forward = lambda images: images.flatten(1)[:, :3]
+
+
+def leave_gradients(network) -> None:
+    with torch.enable_grad():
+        network(tiny.images_of(2)).sum().backward()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (turn_behind, "tensor 'classifier.weight' was written to"),
+        (turn_average_behind, r"tensor 'features\.\d+\.running_mean' was written to"),
+        (set_epsilon, r"'eps' of module 'features\.\d+' is another"),
+        (set_forward, r"module '\(the network\)' is left with another forward"),
+        (leave_gradients, r"tensor '.*' is left with a gradient"),
         (scale, "tensor 'classifier.weight' was written to"),
         (scale_behind, "tensor 'classifier.weight' was written to"),
         (write_in_inference, "tensor 'classifier.bias' was written to"),
@@ -86,6 +114,50 @@ def test_a_budget_that_changes_the_network_is_named(change, words):
         Budget("meddling", meddling)(tiny.build("vgg"), tiny.images_of(1))
 
 
+def test_order_is_seen_across_the_chunks_of_a_large_tensor():
+    network = nn.Module()
+    network.register_buffer("held", torch.arange(600_000, dtype=torch.float32))
+    before = fingerprint(network)
+    assert differences(before, fingerprint(network)) == ""
+    swapped = network.held.data.clone()
+    swapped[[5, 2**17 + 5]] = swapped[[2**17 + 5, 5]]
+    network.held.data.copy_(swapped)
+    assert "'held' was written to" in differences(before, fingerprint(network))
+
+
+def test_what_a_forward_notes_down_is_no_change():
+    class Noting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.seen, self.act = nn.Linear(2, 2), 0, torch.relu
+
+        def forward(self, images):
+            self.seen += 1
+            self.shape = tuple(images.shape)
+            return self.act(self.layer(images))
+
+    network = Noting().eval()
+    images = torch.zeros(1, 2)
+    assert Budget("runs", lambda n: float(n(images).detach().sum()))(network, images) >= 0.0
+
+    def swap(network):
+        network.act = torch.tanh
+        return 1.0
+
+    with pytest.raises(BudgetError, match=r"'act' of module '\(the network\)' is another"):
+        Budget("swaps", swap)(network, images)
+
+
+def test_a_forward_that_is_put_back_is_no_change():
+    def spy(network):
+        kept = network.forward
+        network.forward = lambda images: kept(images)
+        network.forward = kept
+        return 1.0
+
+    assert Budget("spy", spy)(tiny.build("vgg"), tiny.images_of(1)) == 1.0
+
+
 def test_looking_is_no_change():
     def look(network):
         network.eval()
@@ -108,6 +180,9 @@ def test_looking_is_no_change():
         torch.tensor(True),
         torch.ones(3, 4).t(),
         torch.ones(3, 4).to_sparse(),
+        torch.ones(5, dtype=torch.complex64).conj(),
+        torch.arange(7, dtype=torch.int16)[1:],
+        torch.empty(0, 3),
         torch.ones(2, device="meta"),
     ],
     ids=lambda tensor: f"{tensor.dtype} {tensor.layout} {tensor.device}",

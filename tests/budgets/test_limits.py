@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prune_gym import BUDGETS, Budget, make_problem
@@ -101,6 +101,7 @@ def test_whole_numbers_meet_an_amount_exactly(one, other, step):
     assert (value / dense <= fraction) == (value <= limit)
 
 
+@example(0.1, 5.3, 1)  # the quotient of the next larger value is the same
 @given(st.floats(1e-9, 1e9), st.floats(1e-9, 1e9), st.integers(0, 3))
 def test_what_is_within_an_amount_is_so_to_the_last_bit(one, other, steps):
     limit, dense = sorted((one, other))
