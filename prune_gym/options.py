@@ -28,7 +28,7 @@ Budget = Annotated[
         metavar="NAME=LIMIT",
         help="Limit as a fraction of the unpruned network's budget, e.g. params=0.1, or an amount "
         "with a unit: latency_ms=2ms, size_bytes=500KB, params=10M; repeat for several. NAME may "
-        "be module:function, 'command:./measure.sh {onnx}', or 'command[ms]:./measure.sh {onnx}' "
+        "be module:function, 'command:./measure.sh {onnx}', or 'command\\[ms]:./measure.sh {onnx}' "
         "for a program that prints milliseconds.",
     ),
 ]

@@ -35,8 +35,8 @@ def check_keepable(problem: PruningProblem, who: str) -> None:
         raise ValueError(
             f"{who} with budget {unknown[0].name!r}: limits are kept by the floor of what can "
             "still be reached, which holds for budgets that removing filters never raises"
-            f"{'' if unknown[0].is_deterministic else noise}. A budget of yours that never rises "
-            f"can be declared: Budget({unknown[0].name!r}, ..., monotone=True)."
+            f"{'' if unknown[0].is_deterministic else noise}. Do without it here; a budget of "
+            "yours that never rises can be declared: Budget(..., monotone=True)."
         )
 
 

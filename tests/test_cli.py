@@ -539,6 +539,11 @@ def test_weights_that_know_nothing_are_noticed(image_folder, tmp_path):
     assert "warning: that is hardly better than guessing among 3 classes" in said
 
 
+def test_the_help_names_programs_and_their_unit(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "'command[ms]:./measure.sh" in call("prune", "--help")
+
+
 def test_python_dash_m():
     done = subprocess.run(
         [sys.executable, "-m", "prune_gym", "list", "networks"], capture_output=True, text=True
