@@ -22,7 +22,8 @@ from prune_gym.pretrained import (
     read_tensors,
     save_weights,
 )
-from prune_gym.search.drive import _save_agent
+from prune_gym.search.drive import save_agent
+from prune_gym.search.folder import RunFolder
 
 
 def saved(problem, folder, seed=0, name=None):
@@ -238,6 +239,6 @@ def test_an_agent_is_saved_whole(tmp_path):
 
     (tmp_path / "agent.zip").write_bytes(b"old")
     with pytest.raises(OSError, match="disk full"):
-        _save_agent(Model(), tmp_path / "agent.zip")
+        save_agent(Model(), RunFolder(tmp_path))
     assert (tmp_path / "agent.zip").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["agent.zip"]

@@ -183,7 +183,7 @@ class Search:
                 try:
                     model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
                 finally:  # a budget that raises must not cost what was learned
-                    self._save_agent(model)
+                    save_agent(model, self.folder)
         finally:
             venv.close()
 
@@ -215,15 +215,6 @@ class Search:
         self.multiplier = float(model.multiplier.value)
         return model
 
-    def _save_agent(self, model: Any) -> None:
-        # the buffer first: if this is cut off between both, an agent goes on with steps that it has
-        # not learned from yet, and never with a buffer that lacks what it counts as collected
-        if getattr(model, "replay_buffer", None) is not None:
-            with replacing(self.folder.replay_buffer) as partial, partial.open("wb") as file:
-                model.save_replay_buffer(file)
-        with replacing(self.folder.agent) as partial, partial.open("wb") as file:
-            model.save(file)
-
     def _callback(self) -> Any:
         """An SB3 callback that records finished episodes in the order of the environments."""
         from stable_baselines3.common.callbacks import BaseCallback
@@ -243,7 +234,7 @@ class Search:
 
             def _on_rollout_start(self) -> None:
                 if time.monotonic() - self.saved > SAVE_EVERY_S:
-                    search._save_agent(self.model)
+                    save_agent(self.model, search.folder)
                     self.saved = time.monotonic()
 
         return Record()
@@ -282,3 +273,14 @@ def _tell(proposer: Proposer, judged: Judged) -> Any:
         return proposer.send(judged)
     except StopIteration:
         return None
+
+
+def save_agent(model: Any, folder: RunFolder) -> None:
+    """Save an agent and what it learns from, each file whole or not at all."""
+    # the buffer first: if this is cut off between both, an agent goes on with steps that it has
+    # not learned from yet, and never with a buffer that lacks what it counts as collected
+    if getattr(model, "replay_buffer", None) is not None:
+        with replacing(folder.replay_buffer) as partial, partial.open("wb") as file:
+            model.save_replay_buffer(file)
+    with replacing(folder.agent) as partial, partial.open("wb") as file:
+        model.save(file)
