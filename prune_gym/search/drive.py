@@ -208,9 +208,8 @@ class Search:
         else:
             free: dict[str, Any] = {}
             if self.config.hard and AGENTS[self.config.algo].multiplier is not None:
-                free["multiplier"] = FixedMultiplier(
-                    0.0
-                )  # limits are kept anyway: no price on cost
+                # limits are kept anyway: no price on cost
+                free["multiplier"] = FixedMultiplier(0.0)
             model = make_agent(self.config.algo, venv, seed=self.config.seed, device="cpu", **free)
         self.multiplier = float(model.multiplier.value)
         return model
