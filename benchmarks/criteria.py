@@ -9,7 +9,7 @@ perceptron on digits whose first group of filters are the pixels, pruned to so m
 fine-tuned, by the criterion that was made for it, by magnitude and by chance. All rows go to
 ``benchmarks/results/criteria.json``; tables and which criterion to use are printed. For a try:
 
-    python benchmarks/criteria.py --folder /tmp/try --evaluations 16 --seeds 0 --only-run
+    python benchmarks/criteria.py --folder TRY --evaluations 16 --seeds 0 --only-run
 """
 
 from __future__ import annotations

@@ -21,17 +21,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from compare_agents import origin
 
 import prune_gym
 from agents import FixedMultiplier, make_agent
@@ -133,16 +129,9 @@ def judge(
 def write_results(folder: Path, seeds: list[int]) -> None:
     paths = [folder / f"{name}-{seed}.json" for name in AGENTS for seed in seeds]
     rows = [json.loads(path.read_text()) for path in paths if path.is_file()]
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
-    packages = ("torch", "stable-baselines3", "gymnasium", "numpy")
     summary = {f"{limit:g}": compare(rows, f"{limit:g}") for limit in LIMITS}
     content = {
-        "command": " ".join(["python", "benchmarks/every_limit.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in packages},
+        **origin(),
         "note": "one agent for every limit against one agent per limit; it evaluated as many "
         "networks as those of the four limits together; validation accuracy",
         "summary": summary,

@@ -18,23 +18,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from typer.testing import CliRunner
+from tiny import call
 
 import prune_gym
-from prune_gym.cli import app, parse_budgets
+from prune_gym.cli import parse_budgets
 from prune_gym.evaluation import accuracy
 from prune_gym.pretrained import save_weights
 
 MAIN = [sys.executable, "-c", "from prune_gym.cli import main; main()"]
-
-
-def call(*arguments, code=0):
-    """Run the command in this process; its standard output, or its standard error if it failed."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.stdout if code in (0, 130) else result.stderr
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import tiny
-from typer.testing import CliRunner
+from tiny import call
 
 import prune_gym
-from prune_gym.cli import app
 from prune_gym.pretrained import save_weights
 from prune_gym.search import finish as finishing
 from prune_gym.search import pick as picking
@@ -22,15 +21,6 @@ from prune_gym.search.archive import Front
 from prune_gym.search.folder import RunFolderError
 
 SHRINKS = "tiny:CLI_SHRINKS"  # its name is "widest"
-
-
-def call(*arguments, code=0):
-    """Run the command in this process; its standard output, or its standard error if it failed."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.stdout if code in (0, 130) else result.stderr
 
 
 @pytest.fixture(scope="module")

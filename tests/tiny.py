@@ -11,8 +11,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import prune_gym
+from prune_gym.cli import app
 from prune_gym.networks.residual import ResNet
 from prune_gym.networks.vgg import VGG
 
@@ -357,3 +359,12 @@ def _widest(network: nn.Module) -> float:
 
 
 CLI_SHRINKS = prune_gym.Budget("widest", _widest)  # a black box that goes by another name
+
+
+def call(*arguments, code=0):
+    """Run ``prune-gym`` in this process; its standard output, or standard error if it failed."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stdout if code in (0, 130) else result.stderr
