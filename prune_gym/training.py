@@ -18,6 +18,7 @@ from torch.nn import functional
 from prune_gym.datasets import Split
 from prune_gym.datasets.base import Augment
 from prune_gym.memory import memory_bound
+from prune_gym.onednn import SoundConvolutions
 from prune_gym.pruning.trace import output_tensors
 
 MANY = 5_000  # training images from which on SGD, as in the CIFAR papers, is better than Adam
@@ -167,7 +168,7 @@ class Training:
             images = self.augment(images, self.generator)
         images = self.train.lay(images)
         taught = None
-        with self._precision(images):
+        with self._precision(images), SoundConvolutions():
             if self.teacher is not None:
                 with torch.no_grad():
                     taught = self.teacher(images).float()

@@ -14,6 +14,7 @@ from torch import nn
 from prune_gym.criteria.base import Evidence
 from prune_gym.datasets import Split
 from prune_gym.memory import memory_bound
+from prune_gym.onednn import SoundConvolutions
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.trace import own_randomness
 
@@ -44,7 +45,8 @@ def score_groups(
     device = train.images.device
     with torch.inference_mode(False), torch.enable_grad(), own_randomness(device):
         evidence = Evidence.of(name, network, groups, train, seed)
-        with memory_bound(f"criterion {name!r} needs too much; use 'l1', or a smaller network"):
+        cure = f"criterion {name!r} needs too much; use 'l1', or a smaller network"
+        with memory_bound(cure), SoundConvolutions():
             found = criterion(evidence)
     return _checked(name, groups, found)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prune_gym.onednn import SoundConvolutions
 from prune_gym.pruning.check import agree, lively_copy, outputs_of
 from prune_gym.pruning.skeleton import rebuild, shallow_copy
 from prune_gym.pruning.trace import output_tensors, own_randomness
@@ -112,15 +113,18 @@ def check_precision(precision: Any, device: torch.device) -> None:
 def trains_channels_last(network: nn.Module, example: torch.Tensor) -> bool:
     """Whether a network can also be trained with images and weights that lie channels-last.
 
-    It may take other ways in training mode, which a view() there would show.
+    It may take other ways in training mode, which a view() there would show. Scripted layers are
+    left out: nothing keeps oneDNN's fault from them.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        return False
     copied = rebuild(network, {}).train()
     trained = [p for p in copied.parameters() if p.is_floating_point()]
     try:
         copied.to(memory_format=torch.channels_last)
         for parameter in trained:
             parameter.requires_grad_(True)
-        with own_randomness(example.device), torch.enable_grad():
+        with own_randomness(example.device), torch.enable_grad(), SoundConvolutions():
             images = example.contiguous(memory_format=torch.channels_last)
             outputs = output_tensors(copied(images))
             loss = torch.stack([output.float().sum() for output in outputs]).sum()

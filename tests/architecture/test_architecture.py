@@ -32,6 +32,7 @@ LEVELS = [
         "devices",
         "files",
         "memory",
+        "onednn",
         "options",
         "parallel",
         "registry",
