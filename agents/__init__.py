@@ -9,15 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agents.callbacks import ConstrainedEvalCallback
-    from agents.checkpoint import Checkpoint, Checkpoints
-    from agents.constraint import Constrained
-    from agents.cost_critic import CostCriticPolicy
+    from agents.algorithms.constrained import Constrained
+    from agents.algorithms.cost_critic import CostCriticPolicy
+    from agents.algorithms.focops import FOCOPS
+    from agents.algorithms.lagrangian import constrain, constrained
+    from agents.algorithms.replay_buffer import CostReplayBuffer
+    from agents.algorithms.trust_region import CPO, TRPOLagrangian
+    from agents.algorithms.two_critics import A2CLagrangian, PPOLagrangian, TwoCritics
     from agents.costs import read_cost_limit, read_costs
     from agents.evaluation import Evaluation, evaluate
-    from agents.focops import FOCOPS
-    from agents.lagrangian import constrain, constrained
-    from agents.multipliers import (
+    from agents.multipliers.penalties import BarrierMultiplier, PenaltyMultiplier
+    from agents.multipliers.rules import (
         AdamMultiplier,
         FixedMultiplier,
         GradientMultiplier,
@@ -25,17 +27,15 @@ if TYPE_CHECKING:
         PIDMultiplier,
         VectorMultiplier,
     )
-    from agents.penalties import BarrierMultiplier, PenaltyMultiplier
-    from agents.replay import CostReplayBuffer
-    from agents.replayable import Replayable
-    from agents.runs import RunConfig
-    from agents.table import AGENTS, AgentSpec
+    from agents.runs.checkpoint import Checkpoint, Checkpoints
+    from agents.runs.eval_callback import ConstrainedEvalCallback
+    from agents.runs.folder import RunConfig
+    from agents.runs.replayable import Replayable
+    from agents.runs.training import Training
     from agents.toy import BudgetToyEnv
-    from agents.training import Training
-    from agents.trust_region import CPO, TRPOLagrangian
-    from agents.two_critics import A2CLagrangian, PPOLagrangian, TwoCritics
     from agents.wrappers import AddCost, FixedPenalty, SauteBudget
-    from agents.zoo import make_agent
+    from agents.zoo.make import make_agent
+    from agents.zoo.table import AGENTS, AgentSpec
 
 __all__ = [
     "AGENTS",
@@ -77,15 +77,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "callbacks": ("ConstrainedEvalCallback",),
-    "checkpoint": ("Checkpoint", "Checkpoints"),
-    "constraint": ("Constrained",),
-    "cost_critic": ("CostCriticPolicy",),
+    "runs.eval_callback": ("ConstrainedEvalCallback",),
+    "runs.checkpoint": ("Checkpoint", "Checkpoints"),
+    "algorithms.constrained": ("Constrained",),
+    "algorithms.cost_critic": ("CostCriticPolicy",),
     "costs": ("read_cost_limit", "read_costs"),
     "evaluation": ("Evaluation", "evaluate"),
-    "focops": ("FOCOPS",),
-    "lagrangian": ("constrain", "constrained"),
-    "multipliers": (
+    "algorithms.focops": ("FOCOPS",),
+    "algorithms.lagrangian": ("constrain", "constrained"),
+    "multipliers.rules": (
         "AdamMultiplier",
         "FixedMultiplier",
         "GradientMultiplier",
@@ -93,17 +93,17 @@ _MODULES = {
         "PIDMultiplier",
         "VectorMultiplier",
     ),
-    "penalties": ("BarrierMultiplier", "PenaltyMultiplier"),
-    "replay": ("CostReplayBuffer",),
-    "replayable": ("Replayable",),
-    "runs": ("RunConfig",),
-    "table": ("AGENTS", "AgentSpec"),
+    "multipliers.penalties": ("BarrierMultiplier", "PenaltyMultiplier"),
+    "algorithms.replay_buffer": ("CostReplayBuffer",),
+    "runs.replayable": ("Replayable",),
+    "runs.folder": ("RunConfig",),
+    "zoo.table": ("AGENTS", "AgentSpec"),
     "toy": ("BudgetToyEnv",),
-    "training": ("Training",),
-    "trust_region": ("CPO", "TRPOLagrangian"),
-    "two_critics": ("A2CLagrangian", "PPOLagrangian", "TwoCritics"),
+    "runs.training": ("Training",),
+    "algorithms.trust_region": ("CPO", "TRPOLagrangian"),
+    "algorithms.two_critics": ("A2CLagrangian", "PPOLagrangian", "TwoCritics"),
     "wrappers": ("AddCost", "FixedPenalty", "SauteBudget"),
-    "zoo": ("make_agent",),
+    "zoo.make": ("make_agent",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

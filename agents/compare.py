@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.comparison import ALL_TASKS, Comparison, FloatArray, compare_columns
-from agents.run_folders import Run, check_lengths, read_runs, task_names
+from agents.comparison.finished_runs import Run, check_lengths, read_runs, task_names
+from agents.comparison.statistics import ALL_TASKS, Comparison, FloatArray, compare_columns
 
 SCORES = ("best_feasible", "final")
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agents.command import say, user_errors
+from agents.runs.console import say, user_errors
 from agents.train import describe
 
 if TYPE_CHECKING:
     from agents.evaluation import Evaluation
-    from agents.runs import RunConfig, RunFolder
+    from agents.runs.folder import RunConfig, RunFolder
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -36,7 +36,7 @@ def enjoy(
 ) -> None:
     """Play episodes with the policy of a run; print what they earn and cost."""
     with user_errors():
-        from agents.runs import RunFolder
+        from agents.runs.folder import RunFolder
 
         folder, config = RunFolder.open(run)
         result = play(folder, config, model, episodes, not stochastic, seed, render)
@@ -77,8 +77,8 @@ def play(
     from stable_baselines3.common.vec_env import VecNormalize
 
     from agents.evaluation import evaluate
-    from agents.runs import EVALUATION_SEED, make_env, make_envs
-    from agents.zoo import find_agent
+    from agents.runs.folder import EVALUATION_SEED, make_env, make_envs
+    from agents.zoo.make import find_agent
 
     path = _model_path(folder, which)
     if render:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agents import options
-from agents.command import console, fail, parse_values, say, stopping, user_errors
+from agents.runs.console import console, fail, parse_values, say, stopping, user_errors
 
 if TYPE_CHECKING:
     from agents.evaluation import Evaluation
-    from agents.runs import RunConfig
-    from agents.training import Training
+    from agents.runs.folder import RunConfig
+    from agents.runs.training import Training
 
 _MAY_CHANGE = ("resume", "timesteps", "progress", "checkpoint_every", "new_episodes")
 
@@ -53,7 +53,7 @@ def train(
         if show_list:
             _list()
             return
-        from agents.training import Training
+        from agents.runs.training import Training
 
         sitting = {
             "checkpoint_every_s": checkpoint_every,
@@ -81,8 +81,8 @@ def _config(
     overrides: list[str] | None,
     **given: Any,
 ) -> RunConfig:
-    from agents.runs import RunConfig
-    from agents.zoo import find_agent
+    from agents.runs.folder import RunConfig
+    from agents.zoo.make import find_agent
 
     if algo is None or env is None:
         missing = "--algo" if algo is None else "--env"
@@ -102,7 +102,7 @@ def _config(
 
 
 def _run(training: Training) -> None:
-    from agents.checkpoint import TrainingStopped
+    from agents.runs.checkpoint import TrainingStopped
 
     folder = training.folder
     folder.note_command()
@@ -147,7 +147,7 @@ def _list() -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from agents.table import AGENTS
+    from agents.zoo.table import AGENTS
 
     table = Table("agent", "what it is", "action spaces", box=None, title_justify="left")
     for name, spec in AGENTS.items():

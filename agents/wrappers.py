@@ -18,8 +18,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from agents.checks import check_number
 from agents.costs import check_cost_limit, read_cost, read_cost_limit
+from agents.multipliers.checks import check_number
 
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 # (observation, action, reward, info) -> cost

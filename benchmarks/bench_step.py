@@ -28,8 +28,8 @@ import torch
 from step_subjects import Paper, Subject, Times, data_of, in_turns
 
 import prune_gym
-from prune_gym.devices import has_bfloat16
-from prune_gym.search.folder import versions
+from prune_gym.searches.run_folder import versions
+from prune_gym.utils.devices import has_bfloat16
 
 NETWORKS = ("vgg11", "vgg16", "resnet18", "resnet50")
 SHARES = (0.1, 0.25, 0.5)

@@ -29,11 +29,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import prune_gym
 from agents import AGENTS, evaluate, make_agent
-from agents.table import named
-from prune_gym.parallel import Workers, one_thread
-from prune_gym.search.archive import Archive
-from prune_gym.search.controls import CONTROLS, masks_of_ratios
-from prune_gym.search.threads import ThreadVecEnv
+from agents.zoo.table import named
+from prune_gym.problem.archive import Archive
+from prune_gym.searches.baselines import CONTROLS, masks_of_ratios
+from prune_gym.searches.thread_vec_env import ThreadVecEnv
+from prune_gym.utils.threads import Workers, one_thread
 
 RESULTS = Path(__file__).parent / "results" / "agents.json"
 FINAL_EPISODES = 50  # of the sampled final policy

@@ -27,7 +27,7 @@ from torch import nn
 
 import prune_gym
 from prune_gym import CRITERIA
-from prune_gym.training import Recipe, fit
+from prune_gym.training.loop import Recipe, fit
 
 RESULTS = Path(__file__).parent / "results" / "criteria.json"
 SEARCHERS = ("ppo_lag", "uniform", "random")

@@ -31,9 +31,9 @@ from compare_agents import origin
 
 import prune_gym
 from agents import FixedMultiplier, make_agent
-from prune_gym.parallel import Workers, one_thread
-from prune_gym.search.archive import Archive
-from prune_gym.search.threads import ThreadVecEnv
+from prune_gym.problem.archive import Archive
+from prune_gym.searches.thread_vec_env import ThreadVecEnv
+from prune_gym.utils.threads import Workers, one_thread
 
 RESULTS = Path(__file__).parent / "results" / "every_limit.json"
 LIMITS = (0.05, 0.1, 0.2, 0.4)

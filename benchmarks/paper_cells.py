@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from prune_gym.datasets import load_dataset
-from prune_gym.devices import resolve_device
 from prune_gym.networks import build
 from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
-from prune_gym.search.drive import N_ENVS
-from prune_gym.search.folder import RunFolder
+from prune_gym.searches.run_folder import RunFolder
+from prune_gym.searches.search import N_ENVS
+from prune_gym.utils.devices import resolve_device
 
 ROWS = ("vgg11", "vgg16", "vgg19", "resnet18")
 ALGORITHMS = ("ppo_lag", "uniform", "random", "cem")

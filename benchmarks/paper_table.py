@@ -37,7 +37,7 @@ from typing import Any
 from paper_cells import ALGORITHMS, COLUMNS, KEY, ROWS, Task, table, tasks
 
 from prune_gym.networks import NETWORKS
-from prune_gym.pretrained import cache_dir, checkpoint_path
+from prune_gym.networks.checkpoints import cache_dir, checkpoint_path
 
 RESULTS = Path(__file__).parent / "results" / "paper_table.json"
 COMMAND = [sys.executable, "-m", "prune_gym"]

@@ -22,13 +22,14 @@ from torchvision import datasets, transforms
 
 import prune_gym
 from prune_gym.datasets import Dataset, Split, load_dataset
-from prune_gym.evaluation import wait_for
+from prune_gym.errors import CheckpointError
 from prune_gym.networks import build
-from prune_gym.outcome import OutcomeMemory
-from prune_gym.pretrained import CheckpointError, find_checkpoint, load_weights
-from prune_gym.problem import PruningProblem
+from prune_gym.networks.checkpoints import find_checkpoint, load_weights
+from prune_gym.problem.outcome import OutcomeMemory
+from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
-from prune_gym.recovery import BN_IMAGES, RECOVERIES
+from prune_gym.training.evaluation import wait_for
+from prune_gym.training.recovery import BN_IMAGES, RECOVERIES
 
 PAPER_BATCH = 60
 Times = dict[str, list[float]]

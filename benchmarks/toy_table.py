@@ -30,7 +30,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from agents import AGENTS, evaluate, make_agent
-from agents.table import named
+from agents.zoo.table import named
 
 RESULTS = Path(__file__).parent / "results" / "toy_table.json"
 COST_TOLERANCE, RETURN_TOLERANCE, PRICE_TOLERANCE = 0.10, 0.05, 0.25

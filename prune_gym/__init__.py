@@ -15,25 +15,30 @@ if TYPE_CHECKING:
     from prune_gym.budgets import (
         BUDGETS,
         Budget,
-        BudgetError,
         command_budget,
         count,
         latency_ms,
         onnx_latency_ms,
     )
-    from prune_gym.criteria import CRITERIA, CriterionError, Evidence
+    from prune_gym.criteria import CRITERIA, Evidence
     from prune_gym.datasets import DATASETS, Dataset, Split
-    from prune_gym.export import load_pruned, save_pruned
-    from prune_gym.formats import ExportError, export_network
-    from prune_gym.make import make_problem
+    from prune_gym.errors import (
+        BudgetError,
+        CheckpointError,
+        CriterionError,
+        ExportError,
+        InfeasibleLimitError,
+        UnsupportedNetworkError,
+    )
     from prune_gym.networks import NETWORKS
-    from prune_gym.outcome import Outcome
-    from prune_gym.pretrained import CheckpointError
-    from prune_gym.problem import InfeasibleLimitError, PruningProblem
-    from prune_gym.projection import ProjectionWrapper
-    from prune_gym.pruning.groups import FilterGroup, UnsupportedNetworkError
-    from prune_gym.recovery import RECOVERIES
-    from prune_gym.sharing import SharedProblem, share
+    from prune_gym.networks.formats import export_network
+    from prune_gym.problem.make import make_problem
+    from prune_gym.problem.outcome import Outcome
+    from prune_gym.problem.problem import PruningProblem
+    from prune_gym.problem.saving import load_pruned, save_pruned
+    from prune_gym.problem.sharing import SharedProblem, share
+    from prune_gym.pruning.groups import FilterGroup
+    from prune_gym.training.recovery import RECOVERIES
     from prune_gym.wrappers import (
         BinaryFilters,
         BinaryToBox,
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
         RecordEpisodeCost,
         RecordEpisodeCostVector,
     )
+    from prune_gym.wrappers.projection import ProjectionWrapper
 
 __version__ = "0.1.0"
 
@@ -52,39 +58,39 @@ _PUBLIC = {
     "BinaryFilters": ".wrappers",
     "BinaryToBox": ".wrappers",
     "Budget": ".budgets",
-    "BudgetError": ".budgets",
+    "BudgetError": ".errors",
     "CRITERIA": ".criteria",
-    "CheckpointError": ".pretrained",
-    "CriterionError": ".criteria",
+    "CheckpointError": ".errors",
+    "CriterionError": ".errors",
     "DATASETS": ".datasets",
     "Dataset": ".datasets",
     "DiscreteRatios": ".wrappers",
     "Evidence": ".criteria",
-    "ExportError": ".formats",
+    "ExportError": ".errors",
     "FilterGroup": ".pruning.groups",
     "FixedPenalty": "agents.wrappers",
-    "InfeasibleLimitError": ".problem",
+    "InfeasibleLimitError": ".errors",
     "NETWORKS": ".networks",
-    "Outcome": ".outcome",
-    "ProjectionWrapper": ".projection",
-    "PruningProblem": ".problem",
-    "RECOVERIES": ".recovery",
+    "Outcome": ".problem.outcome",
+    "ProjectionWrapper": ".wrappers.projection",
+    "PruningProblem": ".problem.problem",
+    "RECOVERIES": ".training.recovery",
     "RecordBest": ".wrappers",
     "RecordEpisodeCost": ".wrappers",
     "RecordEpisodeCostVector": ".wrappers",
     "SauteBudget": "agents.wrappers",
-    "SharedProblem": ".sharing",
+    "SharedProblem": ".problem.sharing",
     "Split": ".datasets",
-    "UnsupportedNetworkError": ".pruning.groups",
+    "UnsupportedNetworkError": ".errors",
     "command_budget": ".budgets",
     "count": ".budgets",
-    "export_network": ".formats",
+    "export_network": ".networks.formats",
     "latency_ms": ".budgets",
-    "load_pruned": ".export",
-    "make_problem": ".make",
+    "load_pruned": ".problem.saving",
+    "make_problem": ".problem.make",
     "onnx_latency_ms": ".budgets",
-    "save_pruned": ".export",
-    "share": ".sharing",
+    "save_pruned": ".problem.saving",
+    "share": ".problem.sharing",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prune_gym.cli import main
+from prune_gym.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -19,7 +19,7 @@ import tiny  # noqa: E402
 import torch  # noqa: E402
 
 import prune_gym  # noqa: E402
-from prune_gym.make import shared_problem  # noqa: E402
+from prune_gym.problem.make import shared_problem  # noqa: E402
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores; their threads would fight for them

@@ -10,9 +10,9 @@ import torch
 
 import prune_gym
 from prune_gym import count
-from prune_gym.evaluation import accuracy
-from prune_gym.pretrained import find_checkpoint
-from prune_gym.search.controls import masks_of_ratios
+from prune_gym.networks.checkpoints import find_checkpoint
+from prune_gym.searches.baselines import masks_of_ratios
+from prune_gym.training.evaluation import accuracy
 
 
 def test_sizes_of_small():

@@ -51,7 +51,7 @@ def test_readme_names_files_that_exist():
 
 
 def test_readme_names_every_command_and_no_other():
-    from prune_gym.cli import app
+    from prune_gym.cli.main import app
 
     table = re.findall(r"^\| `prune-gym (\w+)", README, re.MULTILINE)
     assert sorted(table) == sorted(get_command(app).commands)
@@ -61,7 +61,7 @@ def test_readme_names_every_command_and_no_other():
 
 def test_options_in_the_readme_exist():
     from agents.train import app as train
-    from prune_gym.cli import app
+    from prune_gym.cli.main import app
 
     known = {
         option

@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import prune_gym
-from prune_gym.cli import app
+from prune_gym.cli.main import app
 from prune_gym.networks.residual import ResNet
 from prune_gym.networks.vgg import VGG
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from prune_gym.errors import InvalidValueError
+
 ENTRY_POINT = "prune_gym.envs:make_env"
 
 
@@ -48,5 +50,5 @@ def cost_limit_of(env: gym.Env[Any, Any]) -> float:
     """
     limit = getattr(env.unwrapped, "cost_limit", None)
     if limit is None:
-        raise ValueError(f"{env} has no cost_limit; expected a constrained environment.")
+        raise InvalidValueError(f"{env} has no cost_limit; expected a constrained environment.")
     return float(limit)

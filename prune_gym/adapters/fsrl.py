@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium as gym
 
 from prune_gym.adapters.base import cost_limit_of, require
-from prune_gym.arguments import whole
+from prune_gym.problem.checks import whole
 
 __all__ = ["cost_limit_of", "vector_env"]
 

@@ -27,7 +27,8 @@ import torch
 
 from prune_gym.adapters.base import cost_limit_of, registered_ids, require
 from prune_gym.adapters.tensors import TensorEnvs
-from prune_gym.registry import unknown_name
+from prune_gym.errors import InvalidValueError
+from prune_gym.utils.registry import unknown_name
 
 INSTALL = (
     "--no-deps omnisafe && pip install gdown matplotlib moviepy pandas pyyaml rich scipy seaborn "
@@ -89,7 +90,7 @@ def configure(
     defaults = config.get_default_kwargs_yaml(algo, env_id, kinds[algo]).todict()
     configured = dict(custom_cfgs or {})
     if "env_cfgs" in configured and "env_cfgs" not in defaults:
-        raise ValueError(
+        raise InvalidValueError(
             f"OmniSafe's {algo} has no env_cfgs; give the arguments of the environment to "
             f"register({env_id!r}, ...)."
         )

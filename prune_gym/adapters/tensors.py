@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from prune_gym.arguments import whole
+from prune_gym.errors import InvalidValueError
+from prune_gym.problem.checks import whole
 
 Tensors = tuple[
     torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]
@@ -47,7 +48,9 @@ class TensorEnvs:
         self._metadata = dict(self.envs[0].metadata)
         for space in (self._observation_space, self._action_space):
             if not isinstance(space, spaces.Box):
-                raise ValueError(f"{env_id} has space {space}; OmniSafe deals with Box only.")
+                raise InvalidValueError(
+                    f"{env_id} has space {space}; OmniSafe deals with Box only."
+                )
 
     def step(self, action: torch.Tensor) -> Tensors:
         """Observation, reward, cost, terminated, truncated (tensors), info."""
@@ -56,7 +59,7 @@ class TensorEnvs:
             observation, reward, terminated, truncated, info = self.envs[0].step(actions)
             return (*self._tensors(observation, reward, info["cost"], terminated, truncated), info)
         if len(actions) != self._num_envs:
-            raise ValueError(
+            raise InvalidValueError(
                 f"actions of shape {actions.shape} for {self._num_envs} environments; OmniSafe's "
                 "off-policy algorithms draw one for all of them: use vector_env_nums=1."
             )

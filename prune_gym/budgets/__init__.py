@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from prune_gym.budgets.activations import activation_bytes
-from prune_gym.budgets.base import BUDGETS, Budget, as_budget
+from prune_gym.budgets.base import BUDGETS, Budget
 from prune_gym.budgets.command import command_budget
 from prune_gym.budgets.counted import count, energy_uj, macs, params, size_bytes
 from prune_gym.budgets.cuda import cuda_latency_ms, cuda_memory_bytes
-from prune_gym.budgets.deployed import onnx_latency_ms
-from prune_gym.budgets.guard import BudgetError
 from prune_gym.budgets.latency import latency_ms
 from prune_gym.budgets.limits import (
     Amount,
@@ -19,6 +17,9 @@ from prune_gym.budgets.limits import (
     parse_limit,
     relative,
 )
+from prune_gym.budgets.onnx_latency import onnx_latency_ms
+from prune_gym.budgets.resolve import as_budget
+from prune_gym.errors import BudgetError
 
 __all__ = [
     "BUDGETS",

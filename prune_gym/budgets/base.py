@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from prune_gym.budgets.guard import BudgetError, differences, fingerprint, within
-from prune_gym.registry import Registry
+from prune_gym.budgets.guard import differences, fingerprint, within
+from prune_gym.errors import BudgetError, InvalidValueError
+from prune_gym.utils.registry import Registry
 
 Measure = Callable[[nn.Module], float]
 CountedTensors = Callable[[nn.Module, torch.Tensor], Mapping[str, float]]
@@ -61,17 +62,17 @@ class Budget:
         """Exactly one way of evaluation is needed."""
         ways = (self.measure, self.counted, self.measure_on)
         if sum(way is not None for way in ways) != 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"budget {self.name!r}: give `measure` or `counted`, one of them (or `measure_on` "
                 "in their place)."
             )
         if self.counted is not None and (self.in_turns or self.compare or self.timeout_s):
-            raise ValueError(
+            raise InvalidValueError(
                 f"budget {self.name!r}: in_turns, compare and timeout_s are for budgets that are "
                 "measured; leave them out beside `counted`."
             )
         if self.timeout_s is not None and not self.timeout_s > 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"budget {self.name!r}: timeout_s={self.timeout_s!r} must be above 0, or None."
             )
 
@@ -161,38 +162,3 @@ class Budget:
 
 
 BUDGETS: Registry[Callable[..., Any]] = Registry("budget")
-COMMAND = "command"  # "command:./measure.sh {onnx}", "command[ms]:./measure.sh {onnx}"
-
-
-def is_command(key: str) -> bool:
-    """Whether a budget's key names a program."""
-    return key.startswith(tuple(COMMAND + mark for mark in ":[@"))
-
-
-def as_budget(budget: str | Budget | Measure) -> Budget:
-    """A budget from its name, ``"module:function"``, ``"command:..."``, a callable, or itself.
-
-    Raises:
-        UnknownNameError: no such name, or nothing to import.
-        BudgetError: a command that is not there.
-        TypeError: something that is no budget.
-    """
-    if isinstance(budget, Budget):
-        return budget
-    if isinstance(budget, str):
-        if is_command(budget):
-            from prune_gym.budgets.command import parse_command
-
-            return parse_command(budget)
-        found = BUDGETS.get(budget)
-        if budget in BUDGETS:
-            made: Budget = found()
-            return made
-        return found if isinstance(found, Budget) else Budget(budget, found)
-    if callable(budget):
-        name = getattr(budget, "__name__", type(budget).__name__)
-        return Budget("custom" if name == "<lambda>" else name, budget)
-    raise TypeError(
-        f"budget {budget!r}: expected one of {', '.join(BUDGETS)}, 'module:function', "
-        "'command:PROGRAM {onnx}', a callable (network) -> number, or a Budget."
-    )

@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from prune_gym.budgets.base import COMMAND, Budget, is_command
-from prune_gym.budgets.guard import BudgetError
-from prune_gym.formats import export_network
+from prune_gym.budgets.base import Budget
+from prune_gym.errors import BudgetError, InvalidValueError
+from prune_gym.networks.formats import export_network
 
+COMMAND = "command"  # "command:./measure.sh {onnx}", "command[ms]:./measure.sh {onnx}"
 FORMATS = ("onnx", "pt2", "safetensors")  # of the file; each is a placeholder and its ending
 _PLACE = re.compile(r"\{(" + "|".join(FORMATS) + r")\}")
 _TAIL = 500  # characters of a program's output that an error shows
@@ -66,9 +67,9 @@ def command_budget(
     """
     place = Path.cwd() if folder is None else Path(folder).resolve()
     if not timeout_s > 0:
-        raise ValueError(f"timeout_s={timeout_s!r} must be above 0, in seconds.")
+        raise InvalidValueError(f"timeout_s={timeout_s!r} must be above 0, in seconds.")
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise ValueError(f"retries={retries!r} must be a whole number, 0 or above.")
+        raise InvalidValueError(f"retries={retries!r} must be a whole number, 0 or above.")
     words = _words(command)
     program = _program(words[0], command, place)
     return Budget(
@@ -79,6 +80,11 @@ def command_budget(
         in_turns=in_turns,
         measure_on=_Program((program, *words[1:]), command, str(place), timeout_s, retries),
     )
+
+
+def is_command(key: str) -> bool:
+    """Whether a budget's key names a program."""
+    return key.startswith(tuple(COMMAND + mark for mark in ":[@"))
 
 
 def parse_command(key: str) -> Budget:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from prune_gym.budgets.base import BUDGETS, Budget
-from prune_gym.pruning.skeleton import rebuild
+from prune_gym.pruning.copying import rebuild
 
 
 @BUDGETS.register

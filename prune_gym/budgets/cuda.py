@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from prune_gym.budgets.base import BUDGETS, Budget
-from prune_gym.budgets.guard import BudgetError
 from prune_gym.budgets.latency import Run, Stopwatch, Timer, placed_on
+from prune_gym.errors import BudgetError
 
 
 @BUDGETS.register

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from prune_gym.errors import BudgetError
+
 Fingerprint = dict[str, tuple[Any, ...]]
 
 _CHUNK = 2**15  # words of 8 bytes; their weights fit into a cache
 _SIMPLE = (bool, int, float, str, tuple, type(None))
-
-
-class BudgetError(ValueError):
-    """A budget that raised, or returned something that cannot be a cost; names the budget."""
 
 
 def within(timeout_s: float, function: Callable[[], Any]) -> Any:

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from prune_gym.budgets.base import BUDGETS, Budget
-from prune_gym.budgets.guard import BudgetError
-from prune_gym.memory import memory_bound
-from prune_gym.parallel import torch_threads
+from prune_gym.errors import BudgetError, InvalidValueError
+from prune_gym.utils.memory import memory_bound
+from prune_gym.utils.threads import torch_threads
 
 Run = Callable[[], Any]
 Clock = Callable[[], float]
@@ -57,9 +57,11 @@ class Timer:
         for name, least in (("repeats", 2), ("warm_up", 0), ("attempts", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+                raise InvalidValueError(
+                    f"{name}={value!r} must be a whole number of at least {least}."
+                )
         if not self.error > 0:
-            raise ValueError(f"error={self.error!r} must be above 0, e.g. 0.05.")
+            raise InvalidValueError(f"error={self.error!r} must be above 0, e.g. 0.05.")
 
     def seconds(self, run: Run) -> float:
         """Median seconds of a run.
@@ -152,7 +154,7 @@ class Stopwatch:
         for name in ("batch_size", "threads"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+                raise InvalidValueError(f"{name}={value!r} must be a whole number of at least 1.")
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what was made ready in this process."""

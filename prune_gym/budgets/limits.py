@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from prune_gym.budgets.base import Budget
+from prune_gym.errors import InvalidValueError
 
 _KILO, _MEGA, _GIGA = 10**3, 10**6, 10**9
 _PREFIXES = {"": 1, "K": _KILO, "k": _KILO, "M": _MEGA, "G": _GIGA}
@@ -140,14 +141,14 @@ def _factor(unit: str, given: str, budget: Budget) -> Fraction:
     if not budget.unit and unit in _PREFIXES:
         return Fraction(_PREFIXES[unit])
     if not budget.unit:
-        raise ValueError(
+        raise InvalidValueError(
             f"budgets: {budget.name} has no unit, so {given!r} cannot be compared with it; write "
             "the number alone (above 1), or give the budget a unit: Budget(..., unit='ms'), "
             "'command[ms]:PROGRAM {onnx}'."
         )
     fitting = ", ".join(name for name in (units or {budget.unit: 1}) if name)
     article = "an" if kind == "energy" else "a"
-    raise ValueError(
+    raise InvalidValueError(
         f"budgets: {budget.name} is in {budget.unit}; {given!r} is not {article} "
         f"{kind or 'number of ' + budget.unit}. Units that fit: {fitting}."
     )
@@ -166,7 +167,7 @@ def relative(limit: Limit, dense_value: float, budget: Budget) -> float:
     if not isinstance(limit, Amount):
         return limit
     if limit.value > dense_value:
-        raise ValueError(
+        raise InvalidValueError(
             f"budgets: the limit of {budget.name!r} is {limit.text}, and the unpruned network "
             f"already meets it: {amount(dense_value, budget.unit)}. Leave this budget out, or "
             "choose a smaller limit ('50%' is half)."

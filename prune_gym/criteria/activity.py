@@ -12,9 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prune_gym.criteria.base import CRITERIA, CriterionError, Evidence, Scores
-from prune_gym.criteria.ends import LAYERS, End, by_filter, connections, consumers, like_weight
-from prune_gym.criteria.watch import channels_first, inflow, watched
+from prune_gym.criteria.base import CRITERIA, Evidence, Scores
+from prune_gym.criteria.connectivity import (
+    LAYERS,
+    End,
+    by_filter,
+    connections,
+    consumers,
+    like_weight,
+)
+from prune_gym.criteria.hooks import channels_first, inflow, watched
+from prune_gym.errors import CriterionError
 
 
 @CRITERIA.register

@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from prune_gym.criteria.ends import by_filter, producers
+from prune_gym.criteria.connectivity import by_filter, producers
 from prune_gym.datasets import Split
+from prune_gym.errors import CriterionError
+from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
-from prune_gym.pruning.skeleton import own_tensors, rebuild
 from prune_gym.pruning.trace import output_tensors
-from prune_gym.registry import Registry
+from prune_gym.utils.registry import Registry
 
 Scores: TypeAlias = Sequence[NDArray[np.float64]]  # (n_filters,) per group
 Rows: TypeAlias = tuple[NDArray[np.float64], ...]  # (n_filters, k) per group
@@ -40,10 +41,6 @@ CALIBRATION = 256  # images that gradients and activity are measured on
 ELEMENTS = 4_000_000  # numbers that they come to at most (then there are fewer images, ...
 FEWEST = 32  # ... but not below so many)
 CHUNK = 32  # images a pass: what is kept of their feature maps fits into memory
-
-
-class CriterionError(ValueError):
-    """A criterion that cannot score such a network; the message says what to do."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,9 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.criteria.base import CRITERIA, CriterionError, Evidence, Scores
-from prune_gym.criteria.ends import connections, consumers, like_weight, producers
-from prune_gym.criteria.watch import channels_first, inflow, watched
+from prune_gym.criteria.base import CRITERIA, Evidence, Scores
+from prune_gym.criteria.connectivity import connections, consumers, like_weight, producers
+from prune_gym.criteria.hooks import channels_first, inflow, watched
+from prune_gym.errors import CriterionError
 
 FAINT = 0.01  # edges below this share of a layer's mean strength are none
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from prune_gym.criteria.base import CRITERIA, Evidence, Scores
-from prune_gym.criteria.ends import LAYERS, connections
-from prune_gym.criteria.gates import Gates, norms_learn
+from prune_gym.criteria.connectivity import LAYERS, connections
+from prune_gym.criteria.masking import Gates, norms_learn
 
 STAGES = 3  # of `sbp`
 

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from prune_gym.criteria.base import CRITERIA, Evidence, Scores
-from prune_gym.criteria.ends import by_filter, consumers
-from prune_gym.criteria.gates import Gates, norms_learn
+from prune_gym.criteria.connectivity import by_filter, consumers
+from prune_gym.criteria.masking import Gates, norms_learn
 
 BATCH = 32  # images a step
 GIBBS_STEPS = 48

@@ -13,10 +13,11 @@ from torch import nn
 
 from prune_gym.criteria.base import Evidence
 from prune_gym.datasets import Split
-from prune_gym.memory import memory_bound
-from prune_gym.onednn import SoundConvolutions
+from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.trace import own_randomness
+from prune_gym.utils.memory import memory_bound
+from prune_gym.utils.onednn import SoundConvolutions
 
 
 def score_groups(
@@ -55,7 +56,7 @@ def _check_signature(name: str, criterion: Callable[..., Any]) -> None:
     try:
         inspect.signature(criterion).bind(None)
     except TypeError as error:
-        raise TypeError(
+        raise InvalidTypeError(
             f"criterion {name!r} must take one argument, the evidence ({error}). Write "
             "`def mine(evidence): return [np.abs(rows).sum(axis=1) for rows in evidence.weights]`."
         ) from error
@@ -69,23 +70,23 @@ def _checked(
     try:
         arrays = [np.asarray(scores, dtype=np.float64) for scores in found]
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"criterion {name!r} gave {type(found).__name__}; expected a list of {len(groups)} "
             "arrays of numbers, one per filter group."
         ) from error
     if len(arrays) != len(groups):
-        raise ValueError(
+        raise InvalidValueError(
             f"criterion {name!r} gave {len(arrays)} arrays of scores for {len(groups)} filter "
             "groups; expected one per group, in the order of evidence.groups."
         )
     for group, scores in zip(groups, arrays, strict=True):
         if scores.shape != (group.n_filters,):
-            raise ValueError(
+            raise InvalidValueError(
                 f"criterion {name!r} gave scores of shape {scores.shape} for group "
                 f"{group.name!r}; expected ({group.n_filters},), one per filter."
             )
         if not np.isfinite(scores).all():
-            raise ValueError(
+            raise InvalidValueError(
                 f"criterion {name!r} gave {np.count_nonzero(~np.isfinite(scores))} scores that are "
                 f"not finite for group {group.name!r}. Does the network hold, or compute, numbers "
                 "that are not finite?"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from prune_gym.criteria.base import CRITERIA, CriterionError, Evidence, Scores
+from prune_gym.criteria.base import CRITERIA, Evidence, Scores
+from prune_gym.errors import CriterionError
 
 
 @CRITERIA.register

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from prune_gym.datasets.base import DATASETS, Dataset, DatasetError, Split
+from prune_gym.datasets.base import DATASETS, Dataset, Split
 from prune_gym.datasets.digits import digits
 from prune_gym.datasets.folders import folder
 from prune_gym.datasets.load import file_name, load_dataset
 from prune_gym.datasets.own import as_split, check_splits
 from prune_gym.datasets.vision import TORCHVISION
+from prune_gym.errors import DatasetError
 
 __all__ = [
     "DATASETS",

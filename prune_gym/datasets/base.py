@@ -11,13 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from prune_gym.registry import Registry
+from prune_gym.utils.registry import Registry
 
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-
-
-class DatasetError(ValueError):
-    """A dataset that cannot be loaded: not there, not downloaded, or not what it should be."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prune_gym.datasets.base import DatasetError
+from prune_gym.errors import DatasetError, InvalidValueError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -104,7 +104,7 @@ def _try(file: Path, size: int | None, report: Report) -> np.ndarray | None:
         with Image.open(file) as image:
             mode = image.mode
             if mode[0] in "IF":
-                raise ValueError(f"pixels of mode {mode}; expected 8 bits a channel")
+                raise InvalidValueError(f"pixels of mode {mode}; expected 8 bits a channel")
             # by way of RGBA, or PIL warns of transparent colours in a palette
             pixels = (image.convert("RGBA") if mode[0] == "P" else image).convert("RGB")
     except Exception as error:  # PIL raises anything, SyntaxError and struct.error included

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from prune_gym.datasets.augment import flip_and_shift
-from prune_gym.datasets.base import DATASETS, Dataset, DatasetError
+from prune_gym.datasets.base import DATASETS, Dataset
 from prune_gym.datasets.decode import Report, decode, progress
 from prune_gym.datasets.listing import Files, Listing, list_images
 from prune_gym.datasets.store import (
@@ -21,6 +21,7 @@ from prune_gym.datasets.store import (
     write_facts,
     write_labels,
 )
+from prune_gym.errors import DatasetError
 
 _BROKEN = 0.01  # share of images that may be unreadable
 _SIZES = range(8, 1025)

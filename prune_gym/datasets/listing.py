@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prune_gym.datasets.base import DatasetError
 from prune_gym.datasets.holdout import hold_out
+from prune_gym.errors import DatasetError
 
 # what torchvision's ImageFolder takes
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prune_gym.datasets import folders
 from prune_gym.datasets.base import DATASETS, Dataset
 from prune_gym.datasets.own import check_dataset
+from prune_gym.errors import InvalidTypeError
 
 _FOLDER = "folder:"
 
@@ -30,7 +31,7 @@ def load_dataset(name: str | Dataset) -> Dataset:
         return folders.folder(name.removeprefix(_FOLDER))
     made = name if isinstance(name, Dataset) else DATASETS.get(name)()
     if not isinstance(made, Dataset):
-        raise TypeError(f"dataset {name!r} gave {type(made).__name__}; expected a Dataset.")
+        raise InvalidTypeError(f"dataset {name!r} gave {type(made).__name__}; expected a Dataset.")
     check_dataset(made)
     return made
 

@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 from prune_gym.datasets.base import Dataset, Split
 from prune_gym.datasets.holdout import hold_out
+from prune_gym.errors import InvalidValueError
 
 
 def as_split(name: str, data: Any) -> Split:
@@ -41,18 +42,18 @@ def as_split(name: str, data: Any) -> Split:
     elif isinstance(data, tuple | list) and len(data) == 2:
         given = data[0], data[1]
     else:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: expected a pair (images, labels) or a torch Dataset, got "
             f"{type(data).__name__}."
         )
     images, labels = _tensor(name, "images", given[0]), _tensor(name, "labels", given[1])
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.shape[:1] == images.shape[:1]:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: labels of shape {tuple(labels.shape)} look one-hot; expected the numbers of "
             "the classes, (n,), e.g. labels.argmax(1)."
         )
     if images.ndim < 2 or labels.shape != images.shape[:1] or len(labels) == 0:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: images of shape {tuple(images.shape)} and labels of shape "
             f"{tuple(labels.shape)} do not fit; expected (n, ...) and (n,) with n > 0."
         )
@@ -77,19 +78,19 @@ def check_splits(train: Split, validation: Split, test: Split | None) -> None:
             continue
         shape, expected = tuple(split.images.shape[1:]), tuple(train.images.shape[1:])
         if shape != expected:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name}: images of shape {shape}, but those of train are {expected}; prepare "
                 "both alike."
             )
         if split.images.dtype != train.images.dtype:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name}: images are {split.images.dtype}, but those of train are "
                 f"{train.images.dtype}; uint8 pixels are divided by 255 and floats are not: give "
                 "both alike."
             )
         strange = sorted(_classes(split) - known)
         if strange and strange[-1] > max(known):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name}: holds class {strange[-1]}, but the classes of train are 0 to "
                 f"{max(known)}; number both alike, and give images of every class to train."
             )
@@ -117,13 +118,13 @@ def check_dataset(data: Dataset) -> None:
         if split is None:
             continue
         if len(split.images) != len(split.labels) or len(split) == 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"dataset {data.name!r}: {name} holds {len(split.images)} images and "
                 f"{len(split.labels)} labels; expected as many of both, at least one."
             )
         least, most = int(split.labels.min()), int(split.labels.max())
         if least < 0 or most >= data.n_classes:
-            raise ValueError(
+            raise InvalidValueError(
                 f"dataset {data.name!r}: {name} holds label {least if least < 0 else most}, but "
                 f"n_classes={data.n_classes}; labels are 0 to {data.n_classes - 1}."
             )
@@ -134,7 +135,7 @@ def _collect(name: str, data: TorchDataset[Any]) -> tuple[torch.Tensor, list[Any
     try:
         n = len(data)  # type: ignore[arg-type]
     except TypeError as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: {type(data).__name__} has no length; expected a map-style torch Dataset, or "
             "a pair (images, labels)."
         ) from error
@@ -142,7 +143,7 @@ def _collect(name: str, data: TorchDataset[Any]) -> tuple[torch.Tensor, list[Any
     for row in range(n):
         item = data[row]
         if not isinstance(item, tuple | list) or len(item) != 2:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name}: item {row} of {type(data).__name__} is {_words(item)}; expected an "
                 "(image, label) pair."
             )
@@ -150,7 +151,7 @@ def _collect(name: str, data: TorchDataset[Any]) -> tuple[torch.Tensor, list[Any
         if row == 0:
             images = torch.empty((n, *image.shape), dtype=image.dtype)
         if image.shape != images.shape[1:] or image.dtype != images.dtype:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name}: image {row} is {image.dtype} of shape {tuple(image.shape)}, but image 0 "
                 f"is {images.dtype} of {tuple(images.shape[1:])}; make them equal, e.g. by "
                 "transforms.Resize and CenterCrop."
@@ -187,7 +188,7 @@ def _tensor(name: str, what: str, values: Any) -> torch.Tensor:
             array = array.astype(array.dtype.newbyteorder("="))
         return torch.from_numpy(np.require(array, requirements=["C", "W"]))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: {what} of type {type(values).__name__} cannot be made a tensor "
             f"({str(error).splitlines()[0]}); expected a tensor or an array of numbers."
         ) from error
@@ -197,15 +198,15 @@ def _images(name: str, images: torch.Tensor) -> torch.Tensor:
     if images.dtype != torch.uint8:
         images = images.float()
         if not torch.isfinite(images).all():
-            raise ValueError(f"{name}: images hold NaN or infinity; clean them first.")
+            raise InvalidValueError(f"{name}: images hold NaN or infinity; clean them first.")
         return images
     if images.ndim == 3:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: uint8 images of shape {tuple(images.shape)}; expected (n, channels, height, "
             "width), e.g. images[:, None] of grey ones."
         )
     if images.ndim == 4 and images.shape[1] > 4 and images.shape[3] <= 4:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: uint8 images of shape {tuple(images.shape)} have their channels last; "
             "expected (n, channels, height, width): images.transpose(0, 3, 1, 2) of an array, "
             "images.permute(0, 3, 1, 2) of a tensor."
@@ -220,7 +221,7 @@ def _labels(name: str, labels: torch.Tensor) -> torch.Tensor:
         wrong = wrong | (whole != labels)
     if bool(wrong.any()):
         row = int(wrong.int().argmax())
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: label {row} is {labels[row].item()!r}; expected whole numbers from 0."
         )
     return whole

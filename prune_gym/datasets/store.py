@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prune_gym.cache import cache_dir
-from prune_gym.datasets.base import DatasetError, Split
+from prune_gym.datasets.base import Split
+from prune_gym.errors import DatasetError
+from prune_gym.utils.cache import cache_dir
 
 PARTS = ("train", "validation", "test")
 _VERSION = 1  # of the files; another one makes them anew

@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from prune_gym.cache import cache_dir
 from prune_gym.datasets.augment import flip_and_shift, shift
-from prune_gym.datasets.base import DATASETS, Augment, Dataset, DatasetError
+from prune_gym.datasets.base import DATASETS, Augment, Dataset
 from prune_gym.datasets.holdout import hold_out, shares
 from prune_gym.datasets.store import Facts, images_file, stored, write_facts, write_labels
+from prune_gym.errors import DatasetError
+from prune_gym.utils.cache import cache_dir
 
 N_VALIDATION = 5000
 _SEED = 0  # of what is held out

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.envs.arguments import (
+from prune_gym.envs.checks import (
     check_action,
     check_choice,
     check_dense,
@@ -22,10 +22,10 @@ from prune_gym.envs.arguments import (
 )
 from prune_gym.envs.costs import Ledger, check_limit, check_limit_range, draw_limit
 from prune_gym.envs.observation import Observer
-from prune_gym.outcome import Outcome
-from prune_gym.problem import PruningProblem
+from prune_gym.problem.outcome import Outcome
+from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.sharing import SharedProblem
 from prune_gym.pruning.masks import Mask, Masks, kept_count, top_mask
-from prune_gym.sharing import SharedProblem
 
 COST_MODES = ("terminal", "dense")
 RENDER_MODES = ("ansi", "rgb_array", "human")
@@ -154,7 +154,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         Returns:
             str for ``"ansi"``; (height, width, 3) uint8 for ``"rgb_array"``; None for ``"human"``.
         """
-        from prune_gym import rendering
+        from prune_gym.envs import rendering
 
         if self.render_mode is None:
             gym.logger.warn("render() without render_mode: gym.make(..., render_mode='ansi').")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_gym.outcome import relative_cost
-from prune_gym.problem import PruningProblem
+from prune_gym.errors import InvalidValueError
+from prune_gym.problem.outcome import relative_cost
+from prune_gym.problem.problem import PruningProblem
 
 LimitRange = tuple[float, float]  # lowest and highest limit of an episode
 EXAMPLE: LimitRange = (0.05, 0.4)  # what error messages suggest
@@ -51,13 +52,13 @@ def check_limit_range(limit_range: Any, problem: PruningProblem) -> LimitRange |
     if limit_range is None:
         return None
     if len(problem.budgets) > 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"limit_range with {len(problem.budgets)} budgets ({', '.join(problem.names)}): one "
             "limit is drawn, so give one budget; or leave limit_range out."
         )
     is_pair = isinstance(limit_range, Sequence) and len(limit_range) == 2
     if not is_pair or not all(map(_is_number, limit_range)) or not _is_ascending(*limit_range):
-        raise ValueError(
+        raise InvalidValueError(
             f"limit_range={limit_range!r}: expected the lowest and the highest limit, two numbers "
             f"0 < low < high <= 1, e.g. {EXAMPLE}."
         )
@@ -69,13 +70,13 @@ def check_limit(limit: Any, limit_range: LimitRange | None) -> None:
     if limit is None:
         return
     if limit_range is None:
-        raise ValueError(
+        raise InvalidValueError(
             f"limit={limit!r}: the limits of this environment are those of its problem. Make one "
             f"whose limit may change from episode to episode: limit_range={EXAMPLE}."
         )
     low, high = limit_range
     if not _is_number(limit) or not low <= limit <= high:
-        raise ValueError(
+        raise InvalidValueError(
             f"limit={limit!r} must be a number in [{low:g}, {high:g}], this environment's "
             "limit_range."
         )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.problem import PruningProblem
+from prune_gym.problem.problem import PruningProblem
 
 # (feature, meaning); the tables in the environments' docstrings are held against this one.
 LAYER_FEATURES = (

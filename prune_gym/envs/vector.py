@@ -11,10 +11,11 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import iterate
 
-from prune_gym.arguments import whole
 from prune_gym.envs.base import PruneEnv
-from prune_gym.envs.coarse import make_env
-from prune_gym.parallel import Workers, usable_cores
+from prune_gym.envs.layer import make_env
+from prune_gym.errors import InvalidValueError
+from prune_gym.problem.checks import whole
+from prune_gym.utils.threads import Workers, usable_cores
 
 _OF_THE_ENV = ("granularity", "cost_mode", "max_ratio", "limit_range", "render_mode")
 
@@ -40,7 +41,7 @@ class PruneVectorEnv(SyncVectorEnv):
     def __init__(self, envs: Sequence[gym.Env[Any, Any]], threads: int | None = None) -> None:
         ahead = [_Ahead(env) for env in envs]
         if len({id(env.pruning.problem) for env in ahead}) != 1:
-            raise ValueError(f"envs={envs!r}: expected environments around one problem.")
+            raise InvalidValueError(f"envs={envs!r}: expected environments around one problem.")
         problem = ahead[0].pruning.problem
         if threads is None and any(budget.counted is None for budget in problem.budgets):
             threads = 1

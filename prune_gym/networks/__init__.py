@@ -6,6 +6,7 @@ import inspect
 
 from torch import nn
 
+from prune_gym.errors import InvalidTypeError
 from prune_gym.networks.residual import ResNet, small_resnet
 from prune_gym.networks.vgg import NETWORKS, VGG, small
 
@@ -33,10 +34,12 @@ def build(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
     try:
         module = builder(**{key: value for key, value in given.items() if key in wanted})
     except TypeError as error:
-        raise TypeError(
+        raise InvalidTypeError(
             f"network {name!r} cannot be built: {error}. Give a function without required "
             "arguments (other than in_channels and n_classes)."
         ) from error
     if not isinstance(module, nn.Module):
-        raise TypeError(f"network {name!r} gave {type(module).__name__}; expected an nn.Module.")
+        raise InvalidTypeError(
+            f"network {name!r} gave {type(module).__name__}; expected an nn.Module."
+        )
     return module

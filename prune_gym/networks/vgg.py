@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from prune_gym.registry import Registry
+from prune_gym.utils.registry import Registry
 
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network")
 

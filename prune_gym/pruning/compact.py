@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from prune_gym.pruning.copying import Skeleton, own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Mask
-from prune_gym.pruning.skeleton import Skeleton, own_tensors, rebuild
 
 
 def compact(network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]) -> nn.Module:

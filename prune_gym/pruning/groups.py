@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.pruning.layers import LayerError, axes, blocks
+from prune_gym.errors import InvalidValueError, LayerError, UnsupportedNetworkError
+from prune_gym.pruning.layer_rules import axes, blocks
 from prune_gym.pruning.masks import Mask
-from prune_gym.pruning.skeleton import UnsupportedNetworkError
 from prune_gym.pruning.trace import Reach, Traced, trace
-from prune_gym.registry import suggest
+from prune_gym.utils.registry import suggest
 
 __all__ = [
     "FilterGroup",
@@ -157,13 +157,13 @@ def _protected(network: nn.Module, ignore: Collection[str]) -> set[str]:
     protected: set[str] = set()
     for name in ignore:
         if name not in known:
-            raise ValueError(
+            raise InvalidValueError(
                 f"ignore: the network has no layer {name!r}.{suggest(str(name), list(known))} See "
                 "the names with `[name for name, _ in network.named_modules()]`."
             )
         inside = set(known[name].modules())
         if not any(True for module in inside for _ in module.parameters(recurse=False)):
-            raise ValueError(
+            raise InvalidValueError(
                 f"ignore: {name!r} ({type(known[name]).__name__}) has no weights to keep whole; "
                 "name the layer that feeds it."
             )

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from prune_gym.onednn import SoundConvolutions
-from prune_gym.pruning.check import agree, lively_copy, outputs_of
-from prune_gym.pruning.skeleton import rebuild, shallow_copy
+from prune_gym.errors import InvalidValueError
+from prune_gym.pruning.copying import rebuild, shallow_copy
+from prune_gym.pruning.equivalence import agree, lively_copy, outputs_of
 from prune_gym.pruning.trace import output_tensors, own_randomness
-from prune_gym.registry import unknown_name
+from prune_gym.utils.onednn import SoundConvolutions
+from prune_gym.utils.registry import unknown_name
 
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -94,7 +95,7 @@ def find_form(network: nn.Module, example: torch.Tensor, precision: str) -> Infe
     plain = InferenceForm(in_place=form.in_place, precision=precision, whole=True)
     if _runs(plain, network, example):
         return plain
-    raise ValueError(
+    raise InvalidValueError(
         f"precision={precision!r}: {type(network).__name__} does not run in it; use 'float32'."
     )
 
@@ -104,7 +105,7 @@ def check_precision(precision: Any, device: torch.device) -> None:
     if not isinstance(precision, str) or precision not in PRECISIONS:
         raise unknown_name("precision", precision, list(PRECISIONS))
     if precision == "tf32" and device.type != "cuda":
-        raise ValueError(
+        raise InvalidValueError(
             f"precision='tf32' on {device.type!r}: only NVIDIA GPUs have it; use 'float32' or "
             "'bfloat16'."
         )

@@ -12,6 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from prune_gym.errors import InvalidValueError
+
 Mask: TypeAlias = NDArray[np.bool_]  # (n_filters,) True = stays
 Masks: TypeAlias = tuple[Mask, ...]  # one per filter group
 
@@ -27,7 +29,9 @@ def kept_count(prune_ratio: float, n_filters: int, multiple: int = 1) -> int:
     [20, 16, 8, 8]
     """
     if not 0.0 <= prune_ratio <= 1.0:
-        raise ValueError(f"prune_ratio={prune_ratio!r} must lie in [0, 1]: the fraction to remove.")
+        raise InvalidValueError(
+            f"prune_ratio={prune_ratio!r} must lie in [0, 1]: the fraction to remove."
+        )
     kept = max(1, round((1.0 - prune_ratio) * n_filters))
     if multiple == 1 or kept == n_filters:
         return kept
@@ -61,16 +65,18 @@ def check_masks(masks: Sequence[NDArray[np.generic]], sizes: Sequence[int]) -> M
         ValueError: wrong number of masks, wrong shape or dtype, or a mask that keeps nothing.
     """
     if len(masks) != len(sizes):
-        raise ValueError(f"masks: got {len(masks)} of them for {len(sizes)} filter groups.")
+        raise InvalidValueError(f"masks: got {len(masks)} of them for {len(sizes)} filter groups.")
     checked = []
     for index, (mask, size) in enumerate(zip(masks, sizes, strict=True)):
         array = np.asarray(mask)
         if array.shape != (size,) or array.dtype != np.bool_:
-            raise ValueError(
+            raise InvalidValueError(
                 f"masks[{index}] has shape {array.shape} and dtype {array.dtype}; expected a bool "
                 f"array of shape ({size},), True = stays."
             )
         if not array.any():
-            raise ValueError(f"masks[{index}] keeps nothing; each group must keep one at least.")
+            raise InvalidValueError(
+                f"masks[{index}] keeps nothing; each group must keep one at least."
+            )
         checked.append(array)
     return tuple(checked)

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from prune_gym.pruning.skeleton import UnsupportedNetworkError, rebuild
+from prune_gym.errors import UnsupportedNetworkError
+from prune_gym.pruning.copying import rebuild
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
 

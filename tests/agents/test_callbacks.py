@@ -8,7 +8,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents import BudgetToyEnv
-from agents.callbacks import ConstrainedEvalCallback
+from agents.runs.eval_callback import ConstrainedEvalCallback
 from agents.wrappers import FixedPenalty
 
 LIMIT = 1.0

@@ -19,10 +19,10 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import BudgetToyEnv, constrain, constrained
-from agents.checkpoint import Checkpoint, Checkpoints, TrainingStopped
-from agents.replayable import EpisodeMismatchError, Replayable
-from agents.runs import RunConfig
-from agents.training import Training
+from agents.runs.checkpoint import Checkpoint, Checkpoints, TrainingStopped
+from agents.runs.folder import RunConfig
+from agents.runs.replayable import EpisodeMismatchError, Replayable
+from agents.runs.training import Training
 from agents.wrappers import AddCost
 
 TOY = "agents.toy:BudgetToy-v0"
@@ -381,7 +381,7 @@ def test_slow_checkpoints_are_taken_less_often(tmp_path, monkeypatch):
     callback = Checkpoints(tmp_path / "c.zip", every_s=10.0)
     constrain(TD3, env, seed=0, device="cpu", **REPLAY).learn(10, callback=callback)
     clock = iter([100.0, 102.0])
-    monkeypatch.setattr("agents.checkpoint.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("agents.runs.checkpoint.time.monotonic", lambda: next(clock))
     callback.save()
     assert callback._due == 102.0 + 19 * 2.0
 

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("rliable")
 
 from agents.compare import compare, compare_scores, main
-from agents.compare_report import plot_intervals, plot_return_cost
-from agents.comparison import interquartile_mean, probability_of_improvement
+from agents.comparison.report import plot_intervals, plot_return_cost
+from agents.comparison.statistics import interquartile_mean, probability_of_improvement
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from agents import (
     constrain,
     constrained,
 )
-from agents.origin import FORMAT, read_origin
+from agents.algorithms.model_file import FORMAT, read_origin
 
 ON = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "seed": 0, "device": "cpu"}
 OFF = {"learning_starts": 4, "batch_size": 8, "buffer_size": 64, "train_freq": 4}

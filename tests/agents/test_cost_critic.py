@@ -4,7 +4,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from agents.cost_critic import (
+from agents.algorithms.cost_critic import (
     CostCriticMultiInputPolicy,
     CostCriticPolicy,
     cost_gae,

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from agents.enjoy import app
-from agents.runs import RunConfig
-from agents.training import Training
+from agents.runs.folder import RunConfig
+from agents.runs.training import Training
 
 TOY = "agents.toy:BudgetToy-v0"
 

@@ -9,8 +9,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.distributions import Normal, kl_divergence
 
 from agents import BudgetToyEnv, FixedMultiplier, GradientMultiplier, PPOLagrangian, evaluate
-from agents.cost_critic import CostCriticPolicy
-from agents.focops import FOCOPS, FOCOPSCnnPolicy, FOCOPSPolicy
+from agents.algorithms.cost_critic import CostCriticPolicy
+from agents.algorithms.focops import FOCOPS, FOCOPSCnnPolicy, FOCOPSPolicy
 
 SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
 TOY = {

@@ -23,7 +23,7 @@ from agents import (
     constrain,
     constrained,
 )
-from agents.lagrangian import fitting_policy
+from agents.algorithms.lagrangian import fitting_policy
 
 NET = {"policy_kwargs": {"net_arch": [8]}}
 ON = {"n_steps": 16, **NET}

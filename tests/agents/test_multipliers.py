@@ -18,7 +18,7 @@ from agents import (
     PIDMultiplier,
     VectorMultiplier,
 )
-from agents.multipliers import check_multiplier
+from agents.multipliers.rules import check_multiplier
 
 MULTIPLIERS = [
     GradientMultiplier(initial=0.5),

@@ -22,7 +22,7 @@ from agents import (
     VectorMultiplier,
     constrain,
 )
-from agents.replay import CostDictReplayBuffer, CostNStepReplayBuffer, mix_rewards
+from agents.algorithms.replay_buffer import CostDictReplayBuffer, CostNStepReplayBuffer, mix_rewards
 
 BOX, ACTIONS = spaces.Box(0.0, 1.0, (2,)), spaces.Box(-1.0, 1.0, (1,))
 SIZE, N_ENVS = 10, 2  # the ring holds this many steps of every environment

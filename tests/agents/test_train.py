@@ -17,12 +17,12 @@ import torch as th
 from typer.testing import CliRunner
 
 from agents import AGENTS
-from agents.command import parse_values, stopping
-from agents.episode_log import ContinuedCSV, summarise
+from agents.algorithms.two_critics import PPOLagrangian
+from agents.comparison.finished_runs import read_runs
 from agents.files import keep_lines
-from agents.run_folders import read_runs
+from agents.runs.console import parse_values, stopping
+from agents.runs.episode_log import ContinuedCSV, summarise
 from agents.train import app
-from agents.two_critics import PPOLagrangian
 
 TOY = ["--env", "agents.toy:BudgetToy-v0"]
 QUICK = ["--n-envs", 2, "--set", "n_steps=60", "--set", "batch_size=60", "--set", "n_epochs=1"]
@@ -230,7 +230,7 @@ def test_progress_without_tqdm(tmp_path, monkeypatch):
 
 
 def test_without_tensorboard(tmp_path, monkeypatch):
-    monkeypatch.setattr("agents.episode_log.SummaryWriter", None)
+    monkeypatch.setattr("agents.runs.episode_log.SummaryWriter", None)
     call("--algo", "a2c_lag", *TOY, "--timesteps", 16, "--out", tmp_path / "run")
     assert (tmp_path / "run" / "progress.csv").exists()
     assert not list((tmp_path / "run").glob("events*"))

@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import BudgetToyEnv, FixedMultiplier, GradientMultiplier, evaluate
-from agents.trust_region import CPO, SolvedMultiplier, TRPOLagrangian, solve_dual
+from agents.algorithms.trust_region import CPO, SolvedMultiplier, TRPOLagrangian, solve_dual
 
 SMALL = {"n_steps": 16, "batch_size": 16, "seed": 0, "device": "cpu"}
 TOY = {

@@ -19,7 +19,7 @@ from agents import (
     PPOLagrangian,
     TRPOLagrangian,
 )
-from agents.cost_critic import CostCriticPolicy
+from agents.algorithms.cost_critic import CostCriticPolicy
 
 SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
 VALUES = {

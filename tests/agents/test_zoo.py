@@ -9,10 +9,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import AGENTS, BudgetToyEnv, FixedMultiplier, SauteBudget, make_agent
-from agents.constraint import Constrained
-from agents.multipliers import check_multiplier
-from agents.values import LinearSchedule
-from agents.zoo import check_fit, env_id, find_agent
+from agents.algorithms.constrained import Constrained
+from agents.multipliers.rules import check_multiplier
+from agents.zoo.make import check_fit, env_id, find_agent
+from agents.zoo.values import LinearSchedule
 
 CHEAP_ON = {"n_epochs": 1, "n_critic_updates": 1, "cost_n_epochs": 1}
 CHEAP_OFF = {"learning_starts": 16, "train_freq": 4, "gradient_steps": 1, "episodes_per_update": 1}
@@ -140,7 +140,7 @@ def tuned_row(monkeypatch):
         "rollout_size": 64,
     }
     row = dataclasses.replace(AGENTS["ppo_lag"], tuned={"Mine-v0": values})
-    monkeypatch.setattr("agents.zoo.AGENTS", MappingProxyType({"ppo_lag": row}))
+    monkeypatch.setattr("agents.zoo.make.AGENTS", MappingProxyType({"ppo_lag": row}))
     gym.register("Mine-v0", entry_point="agents.toy:BudgetToyEnv")
     yield row
     del gym.registry["Mine-v0"]
@@ -281,7 +281,7 @@ CONTRIB = [n for n, row in AGENTS.items() if "contrib" in row.algorithm or "trus
 def test_a_missing_sb3_contrib_says_how_to_install_it(name, monkeypatch):
     env = fitting_env(name)
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
-    monkeypatch.delitem(sys.modules, "agents.trust_region", raising=False)
+    monkeypatch.delitem(sys.modules, "agents.algorithms.trust_region", raising=False)
     with pytest.raises(
         ModuleNotFoundError, match=r"built on sb3-contrib, .*not installed. pip ins"
     ):

@@ -15,7 +15,7 @@ import prune_gym
 from prune_gym import BUDGETS, Budget, BudgetError, latency_ms
 from prune_gym.budgets.cuda import cuda_latency_ms, cuda_memory_bytes
 from prune_gym.budgets.latency import Stopwatch, Timer, placed_on
-from prune_gym.parallel import torch_threads
+from prune_gym.utils.threads import torch_threads
 
 
 class Machine:

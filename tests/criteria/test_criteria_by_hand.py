@@ -10,9 +10,9 @@ from torch import nn
 
 from prune_gym import CRITERIA, Split
 from prune_gym.criteria import Evidence, learning, score_groups
-from prune_gym.criteria.ends import connections, consumers, like_weight, producers
-from prune_gym.criteria.gates import Gates
+from prune_gym.criteria.connectivity import connections, consumers, like_weight, producers
 from prune_gym.criteria.gradients import _to_the_edge
+from prune_gym.criteria.masking import Gates
 from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import prune_gym
 from prune_gym import Dataset, Split
-from prune_gym.training import Recipe, fit
+from prune_gym.training.loop import Recipe, fit
 
 
 class PixelNet(nn.Module):

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 import prune_gym
-from prune_gym.datasets import DatasetError, decode, load_dataset
+from prune_gym.datasets import decode, load_dataset
 from prune_gym.datasets.augment import flip_and_shift
+from prune_gym.errors import DatasetError
 
 REAL = os.environ.get("PRUNE_GYM_CIFAR10_JPEG", "")
 

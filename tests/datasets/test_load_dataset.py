@@ -12,8 +12,7 @@ import tiny
 import torch
 
 import prune_gym
-from prune_gym.cache import cache_dir
-from prune_gym.datasets import Dataset, DatasetError, Split, file_name, load_dataset
+from prune_gym.datasets import Dataset, Split, file_name, load_dataset
 from prune_gym.datasets.store import (
     Facts,
     images_file,
@@ -22,6 +21,8 @@ from prune_gym.datasets.store import (
     write_facts,
     write_labels,
 )
+from prune_gym.errors import DatasetError
+from prune_gym.utils.cache import cache_dir
 
 PIXELS = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
 
@@ -59,7 +60,7 @@ def test_names_functions_and_datasets():
     assert made.name == "cli"
     assert load_dataset(made) is made
     with pytest.raises(
-        prune_gym.registry.UnknownNameError, match=r"unknown dataset 'digts'.* mean"
+        prune_gym.utils.registry.UnknownNameError, match=r"unknown dataset 'digts'.* mean"
     ):
         load_dataset("digts")
     with pytest.raises(ValueError, match="unknown dataset 3"):
@@ -106,7 +107,7 @@ def test_file_names():
 
 def test_the_cache_folder(cache, monkeypatch):
     assert cache_dir() == cache.parent
-    assert prune_gym.pretrained.cache_dir is cache_dir
+    assert prune_gym.networks.checkpoints.cache_dir is cache_dir
     monkeypatch.setenv("PRUNE_GYM_CACHE", "")
     assert cache_dir().name == "prune_gym"
 

@@ -19,8 +19,9 @@ import torchvision.datasets
 from scipy.io import savemat
 
 import prune_gym
-from prune_gym.datasets import TORCHVISION, DatasetError, load_dataset, vision
+from prune_gym.datasets import TORCHVISION, load_dataset, vision
 from prune_gym.datasets.augment import flip_and_shift, shift
+from prune_gym.errors import DatasetError
 
 N_TRAIN, N_TEST, N_VALIDATION = 600, 50, 100
 SIZES = {"cifar10": 10, "cifar100": 100, "mnist": 10, "fashion_mnist": 10, "svhn": 10}

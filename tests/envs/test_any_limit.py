@@ -17,7 +17,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from prune_gym import Budget, InfeasibleLimitError, ProjectionWrapper, RecordBest
 from prune_gym.envs.observation import feature_names
-from prune_gym.search.archive import NothingFeasibleError
+from prune_gym.errors import NothingFeasibleError
 
 RANGE = (0.2, 0.8)
 

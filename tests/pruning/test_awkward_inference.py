@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import prune_gym
-from prune_gym.evaluation import accuracy
+from prune_gym.errors import UnsupportedNetworkError
+from prune_gym.problem.sharing import _read
 from prune_gym.pruning.inference import find_form
-from prune_gym.pruning.skeleton import UnsupportedNetworkError
-from prune_gym.recovery import RECOVERIES
-from prune_gym.sharing import _read
-from prune_gym.training import Recipe, fit
+from prune_gym.training.evaluation import accuracy
+from prune_gym.training.loop import Recipe, fit
+from prune_gym.training.recovery import RECOVERIES
 
 
 class Awkward(nn.Module):

@@ -19,11 +19,11 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import prune_gym
 from prune_gym import UnsupportedNetworkError, make_problem
-from prune_gym.pruning.check import check_compaction
 from prune_gym.pruning.compact import compact
+from prune_gym.pruning.copying import rebuild
+from prune_gym.pruning.equivalence import check_compaction
 from prune_gym.pruning.groups import find_filter_groups
 from prune_gym.pruning.sizes import TensorSizes
-from prune_gym.pruning.skeleton import rebuild
 
 
 class Awkward(nn.Module):

@@ -13,8 +13,8 @@ import torch_pruning as tp
 from torch import nn
 
 import prune_gym
-from prune_gym.pruning.check import check_compaction
 from prune_gym.pruning.compact import compact, zero_weights
+from prune_gym.pruning.equivalence import check_compaction
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups
 
 NETWORKS = [*tiny.BUILDERS, *prune_gym.NETWORKS.names()]

@@ -10,8 +10,8 @@ from torchvision.models import shufflenet_v2_x0_5
 
 import prune_gym
 from prune_gym import UnsupportedNetworkError
-from prune_gym.pruning.check import check_compaction
 from prune_gym.pruning.compact import compact
+from prune_gym.pruning.equivalence import check_compaction
 from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
 
 

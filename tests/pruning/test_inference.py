@@ -12,10 +12,10 @@ from torch import nn
 
 import prune_gym
 from prune_gym.datasets import Split
-from prune_gym.evaluation import Exam
+from prune_gym.errors import UnknownNameError
 from prune_gym.pruning.compact import compact
 from prune_gym.pruning.inference import InferenceForm, find_form
-from prune_gym.registry import UnknownNameError
+from prune_gym.training.evaluation import Exam
 
 EXAMPLE = tiny.images_of(1)
 

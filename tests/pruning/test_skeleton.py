@@ -10,13 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from prune_gym.pruning.skeleton import (
-    Skeleton,
-    UnsupportedNetworkError,
-    own_tensors,
-    rebuild,
-    shallow_copy,
-)
+from prune_gym.errors import UnsupportedNetworkError
+from prune_gym.pruning.copying import Skeleton, own_tensors, rebuild, shallow_copy
 
 
 class Rich(nn.Module):

@@ -1,0 +1,1 @@
+"""Constrained algorithms on top of Stable-Baselines3."""

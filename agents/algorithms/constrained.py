@@ -1,0 +1,291 @@
+"""What every constrained algorithm has, whatever it does with its costs.
+
+A mixin for algorithms of Stable-Baselines3. It watches the environment through a callback of its
+own, keeps the multiplier on the model (so that it is saved), and moves it by the mean undiscounted
+cost of finished episodes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+
+from agents.algorithms.model_file import FORMAT, SavedModel, check_origin
+from agents.costs import (
+    EpisodeCosts,
+    FloatArray,
+    check_cost_limit,
+    check_cost_limits,
+    read_cost_limit,
+    read_cost_limits,
+    read_cost_names,
+    read_cost_vectors,
+    read_costs,
+)
+from agents.env_checks import check_truncation, reward_scaling, unfit
+from agents.multipliers.rules import VectorMultiplier, check_multiplier
+from agents.wrappers import FixedPenalty, SauteBudget
+
+
+class Constrained(BaseAlgorithm):
+    """Mixin: an algorithm that holds the mean episodic cost at or below a limit.
+
+    Args:
+        policy: As the algorithm takes it.
+        env: The environment, or a vector of them; it reports ``info["cost"]`` on every step.
+        *args: Further arguments of the algorithm.
+        multiplier: The multiplier; `GradientMultiplier` with its defaults if left out. A sequence
+            of them is one for each cost of ``info["costs"]``.
+        cost_limit: Limit on the mean episodic cost (one for every multiplier of a sequence); if
+            left out it is read from the environment, at every update of the multiplier.
+        cost_margin: Fraction of the limit kept in reserve, in [0, 1). The multiplier holds the
+            mean at ``cost_limit - cost_margin * |cost_limit|``; at the limit itself, about half
+            of the episodes of a policy that varies would cost more.
+        **kwargs: Further arguments of the algorithm.
+
+    Attributes:
+        multiplier: The multiplier.
+        episodes: Number of finished episodes of the training.
+        violations: How many of them cost more than the limit.
+        violation: Mean costs minus what they are held at, of the episodes by which the multiplier
+            last moved, shape (n_costs,); None before.
+    """
+
+    made_by: str  # names what a model file may be loaded by; the class, where it does not say
+    rewards_are_scaled: bool = False  # whether VecNormalize may divide rewards by their spread
+
+    def __init__(
+        self,
+        policy: Any,
+        env: GymEnv | str | None,
+        *args: Any,
+        multiplier: Any = None,
+        cost_limit: Any = None,
+        cost_margin: float = 0.0,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(env, gym.vector.VectorEnv):
+            raise TypeError(
+                f"env is a {type(env).__name__}, a vector of Gymnasium. Stable-Baselines3 takes "
+                "its own, which keep the last step's info and its cost (SAME_STEP autoreset hides "
+                "them): pass one environment, or DummyVecEnv([make_one, make_one])."
+            )
+        self.multiplier = check_multiplier(multiplier)
+        self.cost_limit = self._checked_limit(cost_limit)
+        if not 0.0 <= cost_margin < 1.0:
+            raise ValueError(
+                f"cost_margin is {cost_margin!r}; it must be in [0, 1): a fraction of the limit "
+                "kept in reserve. Try 0.05."
+            )
+        self.cost_margin = float(cost_margin)
+        self.violation: FloatArray | None = None
+        self.episodes = 0
+        self.violations = 0
+        self.cost_sum: FloatArray = np.zeros(self.n_costs)  # of the whole training
+        self._charged_steps = 0  # of the whole training: learn() may set num_timesteps to 0
+        self._finished: list[FloatArray] = []  # costs of episodes since the multiplier moved
+        self._episode_costs: EpisodeCosts | None = None
+        try:
+            super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
+        except AssertionError as error:  # Stable-Baselines3 checks its action spaces so
+            raise unfit(error) from error
+        if _init_setup_model:
+            self._setup_model()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A subclass is another algorithm: it loads its own models only."""
+        super().__init_subclass__(**kwargs)
+        if "made_by" not in vars(cls):
+            cls.made_by = cls.__name__
+
+    @property
+    def n_costs(self) -> int:
+        """How many costs are constrained."""
+        if isinstance(self.multiplier, VectorMultiplier):
+            return len(self.multiplier.multipliers)
+        return 1
+
+    @property
+    def prices(self) -> FloatArray:
+        """The multipliers, float64 of shape (n_costs,)."""
+        return np.atleast_1d(np.asarray(self.multiplier.value, dtype=np.float64))
+
+    # -- limits and costs ----------------------------------------------------------------------
+
+    def _checked_limit(self, cost_limit: Any) -> FloatArray | None:
+        if cost_limit is None:
+            return None
+        if isinstance(self.multiplier, VectorMultiplier):
+            return check_cost_limits(cost_limit, self.n_costs)
+        return np.array([check_cost_limit(cost_limit)])
+
+    def limits(self) -> FloatArray:
+        """Return the limits that hold now, shape (n_costs,): those given, or the environment's.
+
+        Raises:
+            ValueError: If there is no environment, or it has no limits.
+        """
+        if self.env is None:
+            raise ValueError(
+                "env is None: the model was loaded without an environment. Call set_env(env) "
+                "before learn, or load(path, env=env)."
+            )
+        if self.cost_limit is not None:
+            return self.cost_limit
+        if isinstance(self.multiplier, VectorMultiplier):
+            return read_cost_limits(self.env, self.n_costs)
+        return np.array([read_cost_limit(self.env)])
+
+    def _read(self, infos: Any) -> FloatArray:
+        """Return the costs of a step, shape (n_envs, n_costs)."""
+        if isinstance(self.multiplier, VectorMultiplier):
+            return read_cost_vectors(infos, self.n_costs)
+        return read_costs(infos)[:, None]
+
+    # -- Stable-Baselines3's hooks -------------------------------------------------------------
+
+    def _setup_model(self) -> None:
+        if self.env is not None:  # a model may be loaded without one
+            self._check_env()
+        super()._setup_model()  # type: ignore[safe-super]
+
+    def _check_env(self) -> None:
+        self.limits()
+        for wrapper in (FixedPenalty, SauteBudget):
+            if self.env is not None and any(self.env.env_is_wrapped(wrapper)):
+                raise ValueError(
+                    f"env is penalised by {wrapper.__name__} already; the multiplier would charge "
+                    "the same cost twice. Pass the environment without that wrapper."
+                )
+        scaling = None if self.env is None else reward_scaling(self.env)
+        if scaling is not None and not self.rewards_are_scaled:
+            raise ValueError(
+                f"env is in a {scaling}: rewards would be divided by a spread that drifts, costs "
+                "would not, and the multiplier, a price of cost in units of reward, would have no "
+                "unit. Use VecNormalize(..., norm_reward=False)."
+            )
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        if self.env is None:
+            self.limits()  # says what to do
+        self._check_env()  # set_env may have brought another one
+        reset = kwargs.get("reset_num_timesteps", args[2] if len(args) > 2 else True)
+        if reset or self._last_obs is None or self._episode_costs is None:
+            self._episode_costs = EpisodeCosts(self.n_envs, self.n_costs)
+        return super()._setup_learn(*args, **kwargs)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        callbacks: list[BaseCallback] = [_Watch()]
+        if isinstance(callback, list):
+            callbacks += callback
+        elif isinstance(callback, BaseCallback):
+            callbacks.append(callback)
+        elif callback is not None:
+            callbacks.append(ConvertCallback(callback))
+        return super()._init_callback(callbacks, progress_bar)
+
+    # -- what happens during a rollout ---------------------------------------------------------
+
+    def _begin_rollout(self) -> None:
+        """Is called before the first step of a rollout."""
+
+    def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
+        """Charge a step; ``scope`` holds the local variables of SB3's loop."""
+        costs = self._read(scope["infos"])
+        check_truncation(getattr(self, "gamma", 0.0), scope["infos"])
+        self.cost_sum = self.cost_sum + costs.sum(axis=0)
+        self._charged_steps += len(costs)
+        if self._episode_costs is None:  # learn() makes it; only its inner loop may be called alone
+            self._episode_costs = EpisodeCosts(self.n_envs, self.n_costs)
+        finished = self._episode_costs.add(costs, scope["dones"])
+        if finished:
+            limits = self.limits()
+            self.episodes += len(finished)
+            self.violations += sum(bool((total > limits).any()) for total in finished)
+            self._finished += finished
+        return costs
+
+    def _end_rollout(self, scope: dict[str, Any]) -> None:
+        """Is called after the last step of a rollout, before the policy is updated."""
+
+    def _move_multiplier(self) -> None:
+        """Move the multiplier by the episodes that finished since it last moved, and log.
+
+        Nothing moves when none finished.
+        """
+        names = [""]
+        if isinstance(self.multiplier, VectorMultiplier) and self.env is not None:
+            names = [f"_{name}" for name in read_cost_names(self.env, self.n_costs)]
+        if self._finished:
+            costs, limits = np.array(self._finished), self.limits()
+            self._finished = []
+            held_at = limits - self.cost_margin * np.abs(limits)
+            self.violation = costs.mean(axis=0) - held_at
+            self._update_multiplier(self.violation)
+            for name, cost in zip(names, costs.mean(axis=0), strict=True):
+                self.logger.record(f"lagrange/cost{name}", float(cost))
+            rate = float((costs > limits).any(axis=1).mean())
+            self.logger.record("lagrange/violation_rate", rate)
+        for name, price in zip(names, self.prices, strict=True):
+            self.logger.record(f"lagrange/multiplier{name}", float(price))
+        self.logger.record("lagrange/violations", self.violations)
+        for name, total in zip(names, self.cost_sum, strict=True):
+            rate = float(total) / max(1, self._charged_steps)
+            self.logger.record(f"lagrange/cost_rate{name}", rate)
+
+    def _update_multiplier(self, violation: FloatArray) -> None:
+        """Move the multiplier by a violation of shape (n_costs,)."""
+        if isinstance(self.multiplier, VectorMultiplier):
+            self.multiplier.update(violation)
+        else:
+            self.multiplier.update(float(violation[0]))
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """Save the model, its multiplier, and who can load it; see SB3's ``save``."""
+        self._made_by, self._format = type(self).made_by, FORMAT
+        super().save(path, exclude=exclude, include=include)
+
+    @classmethod
+    def load(cls, path: SavedModel, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; see SB3's ``load``.
+
+        Raises:
+            ValueError: If the file was made by another algorithm or a later version, or for another
+                number of costs.
+        """
+        check_origin(path, cls.made_by)
+        if "multiplier" in kwargs:
+            kwargs["multiplier"] = check_multiplier(kwargs["multiplier"])
+        model = super().load(path, *args, **kwargs)
+        if model.n_costs != len(model.cost_sum):
+            raise ValueError(
+                f"multiplier is for {model.n_costs} costs, but the model in path={str(path)!r} was "
+                f"trained with {len(model.cost_sum)}. Give one for each of them."
+            )
+        if "cost_limit" in kwargs:
+            model.cost_limit = model._checked_limit(kwargs["cost_limit"])
+        return model
+
+
+class _Watch(BaseCallback):
+    """Hands what happens in SB3's loop to the model."""
+
+    model: Constrained
+
+    def _on_rollout_start(self) -> None:
+        self.model._begin_rollout()
+
+    def _on_step(self) -> bool:
+        self.model._watch_step(self.locals)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.model._end_rollout(self.locals)

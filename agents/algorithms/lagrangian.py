@@ -1,0 +1,291 @@
+"""Any algorithm of Stable-Baselines3, made constrained.
+
+>>> from stable_baselines3 import PPO
+>>> from agents import BudgetToyEnv, GradientMultiplier, constrain
+>>> model = constrain(PPO, BudgetToyEnv(), multiplier=GradientMultiplier(), n_steps=64, seed=0)
+>>> model = model.learn(512)
+>>> model.multiplier.value > 1.0  # the first policy is too expensive, so the price of cost rose
+True
+
+The model is an ordinary model of its algorithm: ``learn``, ``save``, ``predict``, ``set_env`` are
+those of Stable-Baselines3, and ``type(model).load(path)`` or ``constrained(PPO).load(path)`` loads
+it again, multiplier included.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import obs_as_tensor
+
+from agents.algorithms.constrained import Constrained
+from agents.algorithms.replay_buffer import CostReplayBuffer, buffer_class
+from agents.costs import FloatArray
+from agents.evaluation import check_env
+
+
+class PenalisedRollouts(Constrained, OnPolicyAlgorithm):
+    """Mixin for on-policy algorithms: the rollout's rewards are penalised before they are learned.
+
+    When a rollout is complete the multiplier moves by the episodes that finished in it; then all
+    its rewards become ``(reward - multiplier * cost) / (1 + multiplier)`` with that one multiplier,
+    and the buffer computes returns and advantages again. The environment, ``Monitor`` and every
+    logged return stay unpenalised.
+    """
+
+    def _begin_rollout(self) -> None:
+        self._rollout: list[tuple[Any, FloatArray]] = []  # rewards and costs of every step
+
+    def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
+        costs = super()._watch_step(scope)
+        self._rollout.append((scope["rewards"].copy(), costs))  # SB3 adds to it in place
+        return costs
+
+    def _end_rollout(self, scope: dict[str, Any]) -> None:
+        self._move_multiplier()
+        prices = self.prices
+        rewards = np.array([reward for reward, _ in self._rollout], dtype=np.float32)
+        costs = np.array([cost for _, cost in self._rollout])  # (n_steps, n_envs, n_costs)
+        self._rollout = []
+        total = prices.sum()
+        # The buffer's rewards hold bootstrapped values of truncated episodes too, which are in
+        # penalised units already: take away the difference between raw and penalised rewards.
+        difference = (total * rewards + costs @ prices) / (1.0 + total)
+        self.rollout_buffer.rewards -= difference.astype(np.float32)
+        self.rollout_buffer.compute_returns_and_advantage(self._last_values(), scope["dones"])
+
+    def _last_values(self) -> th.Tensor:
+        """Return the values of the states after the rollout; not every loop of SB3 shares them."""
+        policy: Any = self.policy
+        arguments: list[Any] = [obs_as_tensor(self._last_obs, self.device)]  # type: ignore[arg-type]
+        if hasattr(self, "_last_lstm_states"):  # RecurrentPPO
+            starts = th.tensor(self._last_episode_starts, dtype=th.float32, device=self.device)
+            arguments += [self._last_lstm_states.vf, starts]
+        with th.no_grad():
+            values: th.Tensor = policy.predict_values(*arguments)
+        return values
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_rollout"]
+
+
+class PenalisedReplay(Constrained, OffPolicyAlgorithm):
+    """Mixin for off-policy algorithms: a replay buffer that mixes reward and cost when sampled.
+
+    The multiplier moves once per ``episodes_per_update`` finished episodes, by their mean cost, not
+    before ``learning_starts``: episodes of random actions say nothing about the policy.
+
+    Args:
+        policy: As the algorithm takes it.
+        env: The environment, or a vector of them.
+        *args: Further arguments of the algorithm.
+        episodes_per_update: Finished episodes between two moves of the multiplier, at least 1.
+        **kwargs: Further arguments of `Constrained` and of the algorithm.
+    """
+
+    replay_buffer: CostReplayBuffer | None
+
+    def __init__(
+        self,
+        policy: Any,
+        env: GymEnv | str | None,
+        *args: Any,
+        episodes_per_update: int = 8,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(episodes_per_update, int) or episodes_per_update < 1:
+            raise ValueError(
+                f"episodes_per_update is {episodes_per_update!r}; it must be an integer >= 1. "
+                "Try 8."
+            )
+        self.episodes_per_update = episodes_per_update
+        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)
+        given = self.replay_buffer_class
+        if given is not None and not issubclass(given, CostReplayBuffer):
+            raise TypeError(
+                f"replay_buffer_class is {given.__name__}, which has no place for costs. Leave it "
+                "out, or subclass agents.CostReplayBuffer. (Hindsight replay invents rewards for "
+                "other goals, but cannot invent their costs.)"
+            )
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        chosen = self.replay_buffer_class
+        if self.n_steps > 1 and chosen is not None and not issubclass(chosen, NStepReplayBuffer):
+            raise ValueError(
+                f"n_steps is {self.n_steps}, but replay_buffer_class={chosen.__name__} samples "
+                "single steps. Subclass CostNStepReplayBuffer (agents.algorithms.replay_buffer), or "
+                "use n_steps=1."
+            )
+        if chosen is None and self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
+            raise ValueError(
+                f"n_steps is {self.n_steps}, but Stable-Baselines3 replays Dict observations in "
+                "single steps only. Use n_steps=1."
+            )
+        if self.replay_buffer is None:
+            kind: Any = chosen or buffer_class(self.observation_space, self.n_steps)
+            kwargs = dict(self.replay_buffer_kwargs)
+            if chosen is None and self.n_steps > 1:
+                kwargs.update({"n_steps": self.n_steps, "gamma": self.gamma})
+            self.replay_buffer = kind(
+                self.buffer_size,
+                self.observation_space,
+                self.action_space,
+                device=self.device,
+                n_envs=self.n_envs,
+                optimize_memory_usage=self.optimize_memory_usage,
+                multiplier=self.multiplier,
+                **kwargs,
+            )
+        super()._setup_model()
+        self.replay_buffer_class = chosen  # what SB3 chose in its place is not used
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """Load a saved buffer; its samples are mixed with this model's multiplier.
+
+        Raises:
+            ValueError: If it holds no costs, or not so many; the model keeps the buffer it had.
+        """
+        kept = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        loaded, self.replay_buffer = self.replay_buffer, kept
+        if not isinstance(loaded, CostReplayBuffer):
+            raise ValueError(
+                f"path={str(path)!r} is a {type(loaded).__name__} without costs. Load "
+                "a buffer that a constrained model saved."
+            )
+        if loaded.costs.shape[-1] != self.n_costs:
+            raise ValueError(
+                f"path={str(path)!r} holds {loaded.costs.shape[-1]} costs per step, "
+                f"the model {self.n_costs}. Load a buffer of the same number of multipliers."
+            )
+        loaded.multiplier = self.multiplier
+        self.replay_buffer = loaded
+
+    def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
+        costs = super()._watch_step(scope)
+        if self.replay_buffer is not None:  # whatever the model was given since
+            self.replay_buffer.multiplier = self.multiplier
+        if self.num_timesteps <= self.learning_starts:
+            self._finished = []
+        elif len(self._finished) >= self.episodes_per_update:
+            self._move_multiplier()
+        return costs
+
+
+def constrained(algorithm: type[BaseAlgorithm]) -> type[Any]:
+    """Return the constrained class of an algorithm: `constrain` makes models of it.
+
+    Args:
+        algorithm: An on-policy or off-policy algorithm of Stable-Baselines3 or sb3-contrib.
+
+    Raises:
+        TypeError: If it is neither, or constrained already.
+    """
+    if not isinstance(algorithm, type) or not issubclass(algorithm, BaseAlgorithm):
+        raise TypeError(
+            f"algorithm is {algorithm!r}; it must be a class of Stable-Baselines3, such as PPO."
+        )
+    if issubclass(algorithm, Constrained):
+        raise TypeError(f"algorithm is {algorithm.__name__}, which is constrained already.")
+    return _constrained(algorithm)
+
+
+@cache
+def _constrained(algorithm: Any) -> type[Any]:
+    """Make the class, once per algorithm, so that ``isinstance`` holds."""
+    if issubclass(algorithm, OnPolicyAlgorithm):
+        mixin: type[Constrained] = PenalisedRollouts
+    elif issubclass(algorithm, OffPolicyAlgorithm):
+        mixin = PenalisedReplay
+    else:
+        raise TypeError(
+            f"algorithm is {algorithm.__name__}, which cannot be made constrained: it is neither "
+            "on-policy nor off-policy, so that neither rollouts nor a replay buffer show the costs "
+            "of single steps (ARS only sums up whole episodes). Use PPO, A2C, TRPO, RecurrentPPO, "
+            "MaskablePPO, SAC, TD3, DDPG, DQN, TQC, CrossQ or QRDQN, or the wrapper "
+            "agents.FixedPenalty, which needs nothing from the algorithm."
+        )
+    name = f"constrained({algorithm.__name__})"
+    body = {
+        "made_by": name,
+        "__module__": __name__,
+        "__doc__": f"{algorithm.__name__} under a cost limit; see `{mixin.__name__}`.",
+    }
+    return type(f"Constrained{algorithm.__name__}", (mixin, algorithm), body)
+
+
+def constrain(
+    algorithm: type[BaseAlgorithm],
+    env: GymEnv | str,
+    policy: Any = None,
+    *,
+    multiplier: Any = None,
+    cost_limit: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """Make a model of any algorithm that keeps the mean episodic cost at or below a limit.
+
+    One critic learns the penalised reward ``(r - multiplier * c) / (1 + multiplier)``; the division
+    keeps the size of a policy step bounded however large the multiplier grows. On-policy algorithms
+    move the multiplier once per rollout, off-policy ones once per ``episodes_per_update`` finished
+    episodes. For two critics see `PPOLagrangian`, `A2CLagrangian` and `TRPOLagrangian`.
+
+    Args:
+        algorithm: PPO, A2C, SAC, TD3, DDPG, DQN, or TRPO, RecurrentPPO, MaskablePPO, TQC, CrossQ,
+            QRDQN of sb3-contrib, or one built like them.
+        env: The environment, a vector of them, or the id of one; it reports ``info["cost"]`` on
+            every step and has a ``cost_limit``.
+        policy: As the algorithm takes it; if left out the one that fits the observations.
+        multiplier: The multiplier, or a list of one for each cost of ``info["costs"]``;
+            `GradientMultiplier` with its defaults if left out.
+        cost_limit: Limit on the mean episodic cost; read from the environment if left out.
+        **kwargs: ``cost_margin``, the fraction of the limit kept in reserve; for off-policy
+            algorithms ``episodes_per_update``, finished episodes between two moves of the
+            multiplier; and all other arguments of the algorithm.
+
+    Returns:
+        A model of the algorithm, ready to ``learn``.
+
+    Raises:
+        TypeError: If the algorithm cannot be made constrained (names the reason).
+        ValueError: If environment and algorithm do not fit (names what makes them fit).
+    """
+    kind = constrained(algorithm)
+    if isinstance(env, str):
+        env = gym.make(env)
+    check_env(env)
+    if policy is None:
+        policy = fitting_policy(kind, env)
+    return kind(policy, env, multiplier=multiplier, cost_limit=cost_limit, **kwargs)
+
+
+def fitting_policy(algorithm: type[BaseAlgorithm], env: Any) -> str:
+    """Return the name of the algorithm's policy for the observations of ``env``."""
+    space = getattr(env, "observation_space", None)
+    if isinstance(space, spaces.Dict):
+        kind = "MultiInput"
+    else:
+        kind = "Cnn" if space is not None and is_image_space(space) else "Mlp"
+    recurrent = "MlpLstmPolicy" in algorithm.policy_aliases
+    name = f"{kind}{'Lstm' if recurrent else ''}Policy"
+    if name not in algorithm.policy_aliases:
+        known = ", ".join(sorted(algorithm.policy_aliases))
+        raise ValueError(
+            f"env: {algorithm.__name__} has no policy for observations of {space} (it has {known})."
+            " Wrap each environment in gymnasium.wrappers.FlattenObservation."
+        )
+    return name

@@ -1,0 +1,1 @@
+"""Lagrange multipliers and the rules that move them."""

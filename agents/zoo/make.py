@@ -1,0 +1,143 @@
+"""The agents by name, with values to start from.
+
+>>> from agents import AGENTS, BudgetToyEnv, make_agent
+>>> [name for name in AGENTS if name.startswith("ppo")]
+['ppo_lag', 'ppo_pid', 'ppo_adam', 'ppo_penalised', 'ppo_saute']
+>>> model = make_agent("ppo_pid", BudgetToyEnv(), seed=1, device="cpu")
+>>> model.n_steps, type(model.multiplier).__name__
+(128, 'PIDMultiplier')
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Collection
+from copy import deepcopy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.algorithms.lagrangian import fitting_policy
+from agents.evaluation import check_env
+from agents.zoo.table import AGENTS, AgentSpec, named
+
+
+def make_agent(
+    name: str, env: gym.Env[Any, Any] | VecEnv, *, seed: int | None = 0, **overrides: Any
+) -> Any:
+    """Make an agent of `AGENTS`, ready to ``learn``.
+
+    Args:
+        name: A key of `AGENTS`.
+        env: The environment, or a vector of them; ``n_steps`` of on-policy agents follows from
+            their number.
+        seed: Seed of the agent; None for a random one.
+        **overrides: Arguments of the algorithm that replace the values of the row, for example
+            ``learning_rate=3e-4`` or ``multiplier=GradientMultiplier(initial=3.0)``.
+
+    Raises:
+        ValueError: If there is no agent of this name, or it does not fit the environment.
+        TypeError: If the algorithm has no argument of an override's name.
+        ModuleNotFoundError: If it needs a package that is not installed.
+    """
+    row = find_agent(name)
+    check_env(env)
+    spec = row.tuned_for(env_id(env))
+    constructor = spec.constructor
+    arguments = _arguments(constructor)
+    for key in overrides:
+        if key not in arguments:
+            raise TypeError(f"{key!r} is no argument of {name}; {_known(key, arguments)}")
+    check_fit(name, env)
+    n_envs = env.num_envs if isinstance(env, VecEnv) else 1
+    chosen: dict[str, Any] = {"policy": fitting_policy(constructor, env)}
+    if spec.rollout_size is not None:
+        chosen["n_steps"] = max(1, spec.rollout_size // n_envs)
+    if spec.multiplier is not None:
+        chosen["multiplier"] = spec.multiplier(**spec.multiplier_kwargs)
+    if spec.noise is not None and isinstance(env.action_space, gym.spaces.Box):
+        shape = env.action_space.shape
+        chosen["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, spec.noise))
+    chosen.update(deepcopy(dict(spec.kwargs)))
+    if spec.rollout_size is None and isinstance(env.observation_space, gym.spaces.Dict):
+        chosen["n_steps"] = 1  # Stable-Baselines3 replays Dict observations in single steps only
+    chosen.update(overrides)
+    if spec.rollout_size is not None and "batch_size" in set(chosen) - set(overrides):
+        chosen["batch_size"] = _dividing(chosen["n_steps"] * n_envs, chosen["batch_size"])
+    return constructor(env=env, seed=seed, **chosen)
+
+
+def _dividing(rollout_size: int, batch_size: int) -> int:
+    """Return the batch size that divides a rollout and is nearest to ``batch_size``, by ratio."""
+    divisors = [size for size in range(2, rollout_size + 1) if rollout_size % size == 0]
+    return min(divisors, key=lambda size: max(size / batch_size, batch_size / size), default=1)
+
+
+def find_agent(name: str) -> AgentSpec:
+    """Return the row of this name; an unknown one is a ValueError that lists those there are."""
+    if name not in AGENTS:
+        raise ValueError(f"name is {name!r}; {_known(name, AGENTS)}")
+    return AGENTS[name]
+
+
+def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
+    """Raise a ValueError, with the cure, unless the agent takes the environment."""
+    spec, space = find_agent(name), env.action_space
+    kind = type(space).__name__
+    if kind not in spec.action_spaces:
+        if kind == "Box":
+            cure = "Wrap each environment so that it has one; prune_gym.DiscreteRatios does."
+        elif "Box" in spec.action_spaces and kind == "MultiBinary":
+            cure = "Wrap each environment in prune_gym.BinaryToBox."
+        else:
+            fitting = [key for key, row in AGENTS.items() if kind in row.action_spaces]
+            cure = f"Agents that take it: {', '.join(fitting)}."
+        raise ValueError(
+            f"env: {name} takes an action space of {' or '.join(spec.action_spaces)}, not {space}. "
+            f"{cure}"
+        )
+    if spec.wrapper is not None:
+        wrapper = named(spec.wrapper)
+        if isinstance(env, VecEnv):
+            wrapped = all(env.env_is_wrapped(wrapper))
+        else:
+            wrapped = is_wrapped(env, wrapper)
+        if not wrapped:
+            module, cls = spec.wrapper.split(":")
+            raise ValueError(
+                f"env: {name} needs each environment wrapped: from {module} import {cls}; "
+                f"{cls}(env)."
+            )
+
+
+def env_id(env: gym.Env[Any, Any] | VecEnv) -> str:
+    """Return the id an environment was registered under, empty if it has none."""
+    if isinstance(env, VecEnv):
+        spec = env.get_attr("spec")[0] if env.has_attr("spec") else None
+    else:
+        spec = env.spec
+    return "" if spec is None else str(spec.id)
+
+
+def _arguments(constructor: type[Any]) -> set[str]:
+    """Return what can be overridden: the arguments of the algorithm and of all it is built on."""
+    names: set[str] = set()
+    for kind in constructor.__mro__:
+        if "__init__" in vars(kind):
+            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+            names.update(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+    hidden = {"self", "args", "env", "seed"}
+    hidden |= {"support_multi_env", "supported_action_spaces", "monitor_wrapper"}  # of base classes
+    return {name for name in names - hidden if not name.startswith("_")}
+
+
+def _known(name: str, names: Collection[str]) -> str:
+    """Say which names there are, the most similar first."""
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"it must be one of {sorted(names)}.{hint}"

@@ -1,0 +1,1 @@
+"""The command ``prune-gym``: a file per command."""

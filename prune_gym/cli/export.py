@@ -1,0 +1,92 @@
+"""A saved network, handed over in other formats: what ``prune-gym export`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prune_gym.errors import CheckpointError, ExportError
+from prune_gym.networks import NETWORKS
+from prune_gym.networks.checkpoints import read_tensors
+from prune_gym.networks.formats import check_installed, export_files, largest_difference
+from prune_gym.problem.saving import PLAN, TENSORS, load_pruned, read_plan
+from prune_gym.pruning.copying import rebuild
+from prune_gym.utils.files import replacing
+from prune_gym.utils.registry import unknown_name
+
+FORMATS = ("safetensors", "pt2", "onnx")  # each is the ending of its file, too
+
+
+def export_run(
+    folder: Path,
+    formats: Sequence[str],
+    out: Path | None = None,
+    network: str | None = None,
+) -> Iterator[tuple[Path, float]]:
+    """Write the pruned network of a run in other formats.
+
+    Args:
+        folder: a run folder, or any folder that `save_pruned` wrote.
+        formats: of `FORMATS`.
+        out: a folder, or the file of a single format; None = the run folder, where the
+            safetensors file lies already and is only checked.
+        network: name of the unpruned network, where the plan holds none.
+
+    Yields:
+        Each file once it is written and checked, with its largest difference (`export_network`).
+
+    Raises:
+        ExportError: formats or places that are not allowed; what `export_network` raises.
+        CheckpointError: a missing or damaged run, or one without an input shape.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown_name("format", name, list(FORMATS))
+        check_installed(name)
+    places = {name: _place(name, formats, folder, out) for name in formats}
+    plan = read_plan(folder)
+    if "input_shape" not in plan:
+        raise CheckpointError(
+            f"{folder}: the plan holds no input_shape; an older version wrote it. Call "
+            "prune_gym.export_network(prune_gym.load_pruned(folder), example, path)."
+        )
+    template = None if network is None else NETWORKS.get(network)(**plan["arguments"])
+    pruned = load_pruned(folder, template)
+    example = torch.zeros(1, *plan["input_shape"])
+    if "safetensors" in places:
+        place = places.pop("safetensors")
+        yield place, _copy_saved(pruned, example, folder, place.parent)
+    yield from zip(
+        places.values(), export_files(pruned, example, list(places.values())), strict=True
+    )
+
+
+def _place(name: str, formats: Sequence[str], folder: Path, out: Path | None) -> Path:
+    """Where a format goes: the run folder, ``out`` as a folder, or ``out`` as the file."""
+    if out is None or out.is_dir():
+        return (folder if out is None else out) / f"network.{name}"
+    alone = len(set(formats)) == 1 and name != "safetensors"
+    if alone and out.suffix == f".{name}":
+        return out
+    if out.exists() or out.suffix[1:2].isalpha():
+        wanted = f"a file that ends in .{name}, or a folder" if alone else "a folder"
+        raise ExportError(f"out={str(out)!r}: for {', '.join(formats)}, give {wanted}.")
+    return out / f"network.{name}"
+
+
+def _copy_saved(network: nn.Module, example: torch.Tensor, folder: Path, out: Path) -> float:
+    """Copy tensors and plan; another run's are never overwritten."""
+    if out.resolve() == folder.resolve():
+        place = folder / TENSORS
+        return largest_difference(network, rebuild(network, read_tensors(place)), example, place)
+    if (out / "config.json").exists():
+        raise ExportError(f"out={str(out)!r} holds another run; choose another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / TENSORS) as tensors, replacing(out / PLAN) as plan:
+        tensors.write_bytes((folder / TENSORS).read_bytes())
+        plan.write_bytes((folder / PLAN).read_bytes())
+        copied = rebuild(network, read_tensors(tensors))
+        return largest_difference(network, copied, example, out / TENSORS)

@@ -1,0 +1,170 @@
+"""Another answer out of a finished search: the best network it saw within other limits."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from prune_gym.budgets import BUDGETS, as_budget
+from prune_gym.budgets.command import bare, is_command
+from prune_gym.cli.console import progress_bar
+from prune_gym.cli.prune import finetuning_bar, importing, print_result, problem_of
+from prune_gym.errors import InvalidValueError, NothingFeasibleError, RunFolderError
+from prune_gym.problem.archive import Front, measured_later
+from prune_gym.problem.problem import PruningProblem
+from prune_gym.pruning.masks import Masks
+from prune_gym.searches.finalize import complete
+from prune_gym.searches.remeasure import CANDIDATES
+from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.utils.registry import suggest
+
+
+def pick(
+    path: Path,
+    limits: Mapping[str, Any],
+    finetune_steps: int | None,
+    out: Path | None,
+    console: Console,
+) -> None:
+    """Take the most accurate network of a run that is within other limits, and finish it.
+
+    It is built, recovered, fine-tuned and tested as at the end of a search, and written to a folder
+    that `prune_gym.load_pruned` reads.
+
+    Args:
+        path: the run folder.
+        limits: by budget; those that are not named are not limited. Registered budgets that give
+            equal networks equal numbers are measured now where the search did not.
+        finetune_steps: None = those of the run.
+        out: the folder to make; None = ``picked-NAME=LIMIT`` in the run folder.
+        console: where to report.
+
+    Raises:
+        RunFolderError: no run, a run without a front, or a folder that is taken.
+        ValueError: a budget whose cost is not known of the networks.
+        NothingFeasibleError: no evaluated network is within the limits; names the nearest.
+    """
+    began = time.monotonic()
+    folder, config = RunFolder.open(path)
+    if not folder.front.is_file():
+        raise RunFolderError(
+            f"{path} holds no {folder.front.name}: nothing was evaluated in it yet, or the run is "
+            "of a version that kept the best network only."
+        )
+    front = Front.load(folder.front, RunFolderError)
+    front = _with_measured(front, limits, folder, config, console)
+    config = _with_limits(config, limits, front)
+    if finetune_steps is not None:
+        config = replace(config, finetune_steps=finetune_steps)
+    problem = problem_of(folder, config)
+    _check_fit(front, problem, folder)
+    within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
+    named = path / _folder_name(problem.names, limits.values())
+    made = RunFolder.create(named if out is None else out, config)
+    state = folder.read_json("state.json")
+    told = {
+        "picked_from": str(path),
+        "evaluations": len(folder.read_episodes()),
+        "remembered_evaluations": int(state.get("remembered", 0)),
+    }
+
+    def in_turn() -> Iterator[Masks]:
+        for one in within[:CANDIDATES]:  # the one that stays is the last that was asked for
+            told["picked_network"] = one.number
+            said = f"validation accuracy {one.accuracy:.4f} as searched"
+            console.print(f"network {one.number}: {said}")
+            yield one.masks
+
+    try:
+        with progress_bar(console) as progress:
+            metrics = complete(
+                problem,
+                config,
+                in_turn(),
+                made.path,
+                told,
+                lambda: time.monotonic() - began,
+                finetuning_bar(progress, config.finetune_steps),
+            )
+    except BaseException as error:  # Ctrl-C, too: half a folder would be in the way of the next try
+        shutil.rmtree(made.path)
+        if isinstance(error, NothingFeasibleError):
+            raise NothingFeasibleError(
+                f"{error} No network was picked. Raise the limit, or search for it anew."
+            ) from error
+        raise
+    print_result(metrics, console)
+    console.print(f"network: prune_gym.load_pruned({str(made.path)!r})")
+
+
+def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:
+    """``picked-params=0.05``; names of budgets may hold what separates folders."""
+    parts = (f"{name}={limit}" for name, limit in zip(names, limits, strict=True))
+    return re.sub(r"[/:\\]", ".", f"picked-{','.join(parts)}")
+
+
+def _with_measured(
+    front: Front,
+    limits: Mapping[str, Any],
+    folder: RunFolder,
+    config: SearchConfig,
+    console: Console,
+) -> Front:
+    """The front, measured by what a search does not measure of each network, but what is certain.
+
+    A network that another one beat in all that was known of it is not there any more, even if it is
+    the better one by this.
+    """
+    names = [name for name in limits if name in BUDGETS and name not in front.names]
+    if not names:
+        return front
+    problem = problem_of(folder, config)
+    further = measured_later(problem, names)
+    if further is None:
+        return front
+    _check_fit(front, problem, folder)
+    console.print(f"measuring the {len(front)} networks of the front: {', '.join(names)}")
+    return front.with_costs(further)
+
+
+def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) -> SearchConfig:
+    """The configuration with other limits; raises for a budget that the front does not know.
+
+    A budget may be named as in the run's command (``module:function``) or as in its reports.
+    """
+    with importing(config):
+        given = {as_budget(key).name: key for key in config.problem["budgets"]}
+    programs = {bare(key): key for key in given.values() if is_command(key)}
+    budgets: dict[str, Any] = {}
+    for name, limit in limits.items():
+        key = given.get(name, programs.get(bare(name), name))  # a program, from any folder
+        known = name in front.names or key in given.values()
+        if not known:
+            raise InvalidValueError(
+                f"--budget {name!r}: its cost was not kept of the networks of this run."
+                f"{'' if name in BUDGETS else suggest(name, list(front.names))} Known: "
+                f"{', '.join(front.names)}. For others, start a search: prune-gym prune --budget."
+            )
+        if key in budgets:
+            raise InvalidValueError(f"--budget {name!r} is given twice; give one limit for it.")
+        budgets[key] = limit
+    problem = {**config.problem, "budgets": budgets}
+    names = {as_budget(key).name for key in budgets}
+    unpruned = config.problem.get("unpruned_values", {})  # older versions wrote none
+    problem["unpruned_values"] = {n: value for n, value in unpruned.items() if n in names}
+    return replace(config, problem=problem)
+
+
+def _check_fit(front: Front, problem: PruningProblem, folder: RunFolder) -> None:
+    sizes = {one.sizes for one in front}
+    if sizes != {tuple(problem.sizes.tolist())}:
+        raise RunFolderError(
+            f"{folder.front} is of another network: its masks do not fit the groups of this one."
+        )

@@ -1,0 +1,278 @@
+"""One sitting at a run, as the command line has it: progress, Ctrl-C, finish, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from prune_gym.budgets import amount
+from prune_gym.cli.console import LINE_EVERY_S, progress_bar, stopping
+from prune_gym.cli.report import budget_in_words, table_rows, write_report
+from prune_gym.errors import (
+    BudgetError,
+    InvalidValueError,
+    NothingFeasibleError,
+    RunFolderError,
+    UnknownNameError,
+)
+from prune_gym.problem.make import make_problem
+from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.saving import load_pruned, masks_of_plan, write_json
+from prune_gym.searches.finalize import OnStep, finish
+from prune_gym.searches.remeasure import confirm, spread_in_words
+from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.search import Search, check_algorithm, make_config_env
+from prune_gym.training.evaluation import accuracy
+from prune_gym.utils.registry import unknown_name
+
+
+def start(config: SearchConfig, path: Path, console: Console) -> None:
+    """Run a new search into a folder. Everything is checked before the folder is made."""
+    began = time.monotonic()
+    check_algorithm(config.algo)
+    console.print(f"loading {config.problem['network']} and {config.problem['dataset']} ...")
+    problem = make_problem(**config.problem)
+    make_config_env(config, problem).close()
+    _say_unpruned(problem, console)
+    # whoever goes on with the run judges in the same batches, and by the same limits
+    unpruned = dict(zip(problem.names, problem.dense_values.tolist(), strict=True))
+    fixed = {"batch_size": problem.exam.batch_size, "unpruned_values": unpruned}
+    config = replace(config, problem={**config.problem, **fixed}, folder=str(Path.cwd()))
+    folder = RunFolder.create(path, config)
+    _sit(problem, config, folder, began, console)
+
+
+def _say_unpruned(problem: PruningProblem, console: Console) -> None:
+    score, n_classes = problem.accuracy(problem.network), problem.data.n_classes
+    console.print(f"unpruned network: validation accuracy {score:.4f}")
+    if score < 1.5 / n_classes:
+        console.print(
+            f"[yellow]warning[/]: that is hardly better than guessing among {n_classes} classes. "
+            "Do the weights belong to this data, its classes in this order, its normalisation? (A "
+            "folder's images are normalised by its own mean and standard deviation; a Dataset of "
+            "yours, as module:function, can have others.)"
+        )
+
+
+def environment(env_id: str) -> dict[str, Any]:
+    """Default arguments of a registered environment (raises UnknownNameError)."""
+    from prune_gym import ENVIRONMENTS
+
+    if env_id not in ENVIRONMENTS:
+        raise unknown_name("environment", env_id, list(ENVIRONMENTS))
+    return ENVIRONMENTS[env_id]
+
+
+def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console) -> None:
+    """Continue a run.
+
+    Args:
+        path: its folder.
+        timesteps: other timesteps than before lengthen or shorten it for good.
+        finish_now: search no longer; fine-tune and test what was found.
+        console: where to report.
+    """
+    began = time.monotonic()
+    folder, config = RunFolder.open(path)
+    if timesteps is not None and timesteps != config.timesteps:
+        if config.algo == "uniform":
+            raise InvalidValueError(
+                "--timesteps cannot change for algo='uniform': it would be another grid. Start a "
+                "new run with --out."
+            )
+        config = replace(config, timesteps=timesteps)
+    if "picked_from" in folder.read_json("metrics.json"):
+        raise RunFolderError(
+            f"{path} was picked from another run, it holds no search; resume that one."
+        )
+    problem = problem_of(folder, config)
+    if timesteps is not None:  # for good, now that nothing is refused any more
+        write_json(folder.path / "config.json", vars(config))
+    folder.note_command()
+    _sit(problem, config, folder, began, console, finish_now=finish_now)
+
+
+def problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
+    """The problem of a run's configuration (raises RunFolderError where that is damaged)."""
+    try:
+        with importing(config):
+            return make_problem(**config.problem)
+    except TypeError as error:
+        raise RunFolderError(f"{folder.path / 'config.json'} is damaged: {error}") from error
+
+
+@contextmanager
+def importing(config: SearchConfig) -> Iterator[None]:
+    """Where a name is not found here, the error says where the run began."""
+    try:
+        yield
+    except UnknownNameError as error:
+        if config.folder in ("", str(Path.cwd())):
+            raise
+        raise UnknownNameError(
+            f"{error} The run began in {config.folder}: go on in that folder, or put it on "
+            "PYTHONPATH."
+        ) from error
+
+
+def _sit(
+    problem: PruningProblem,
+    config: SearchConfig,
+    folder: RunFolder,
+    began: float,
+    console: Console,
+    *,
+    finish_now: bool = False,
+) -> None:
+    before = float(folder.read_json("state.json").get("wall_s", 0.0))
+
+    def wall_s() -> float:
+        return before + time.monotonic() - began
+
+    search = Search(problem, config, folder)
+    try:
+        with progress_bar(console) as progress:
+            display = SearchDisplay(search, progress, console)
+            search.on_progress = display.update
+            with stopping(search, "the networks in hand"):
+                if not finish_now:
+                    search.run()
+            if not search.stop:
+                metrics = _finish(search, wall_s, progress)
+                page = write_report(folder, config)
+    except KeyboardInterrupt:
+        search.stop = True
+    except BudgetError as error:
+        kept = len(search.archive.episodes)
+        words = f"The {kept} networks recorded so far are kept" if kept else "None is recorded yet"
+        raise BudgetError(
+            f"{error}\n{words}. Mend the budget, then: prune-gym prune --resume {folder.path}"
+        ) from error
+    except NothingFeasibleError as error:
+        raise NothingFeasibleError(
+            f"{error}\nGo on: prune-gym prune --resume {folder.path} "
+            f"--timesteps {2 * config.timesteps}"
+        ) from error
+    finally:
+        state = {"wall_s": wall_s(), "remembered": search.remembered}
+        write_json(folder.path / "state.json", state)
+    if search.stop:
+        _say_stopped(search, console)
+        raise SystemExit(130)
+    metrics["wall_s"] = wall_s()
+    write_json(folder.path / "metrics.json", metrics)
+    print_result(metrics, console)
+    console.print(f"report:  {page}")
+    console.print(f"network: prune_gym.load_pruned({str(folder.path)!r})")
+
+
+def _finish(search: Search, wall_s: Callable[[], float], progress: Progress) -> dict[str, Any]:
+    search.archive.feasible_masks()  # an error here must not wait for the bar below
+    on_step = finetuning_bar(progress, search.config.finetune_steps)
+    return finish(search, wall_s=wall_s, on_step=on_step)
+
+
+def finetuning_bar(progress: Progress, steps: int) -> OnStep:
+    """Add a bar for so many optimizer steps; returns what moves it."""
+    task = progress.add_task("fine-tuning", total=steps, detail="")
+
+    def on_step(step: int, loss: float) -> None:
+        progress.update(task, completed=step, detail=f"loss {loss:.3f}")
+
+    return on_step
+
+
+class SearchDisplay:
+    """Live progress of a search: a bar in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, search: Search, progress: Progress, console: Console) -> None:
+        self.progress, self.console = progress, console
+        self.total = search.evaluations
+        self.task = progress.add_task("searching", total=self.total, detail="")
+        self.began = self.said = time.monotonic()
+        self.already = len(search.archive.episodes)
+        progress.update(self.task, completed=self.already)
+
+    def update(self, search: Search) -> None:
+        """Show the state after one more evaluated network."""
+        done = len(search.archive.episodes)
+        recent = search.archive.episodes[-50:]
+        best = search.archive.best
+        cost = sum(episode.cost for episode in recent) / len(recent)
+        detail = (
+            f"best feasible {'none yet' if best is None else f'{best.accuracy:.3f}'}  "
+            f"cost {cost:.3f} (limit {search.problem.cost_limit:g})"
+        )
+        if search.multiplier == search.multiplier:
+            detail += f"  multiplier {search.multiplier:.2f}"
+        if search.remembered:
+            detail += f"  known {search.remembered}"
+        self.progress.update(self.task, completed=done, detail=detail)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
+            self.said = now
+            left = (self.total - done) * (now - self.began) / max(1, done - self.already)
+            self.console.print(f"{done}/{self.total}  {detail}  {max(0.0, left):.0f} s left")
+
+
+def _say_stopped(search: Search, console: Console) -> None:
+    best, path = search.archive.best, search.folder.path
+    found = "no feasible network yet"
+    if best is not None:
+        found = f"best feasible {best.accuracy:.3f}, saved in {path} (not fine-tuned)"
+    console.print(f"\nstopped after {len(search.archive.episodes)} networks; {found}.")
+    console.print(f"go on:      prune-gym prune --resume {path}")
+    if best is not None:
+        console.print(f"finish now: prune-gym prune --resume {path} --finish")
+
+
+def evaluate(path: Path, console: Console) -> None:
+    """Load a run's network and judge it anew."""
+    folder, config = RunFolder.open(path)
+    problem = problem_of(folder, config)
+    template = None if isinstance(config.problem["network"], str) else problem.network
+    network = load_pruned(folder.path, template).to(problem.example.device)
+    masks = masks_of_plan(folder.path, problem)
+    found = confirm(problem, masks, network)
+    table = Table("", "cost", "limit", "value", "", title=str(path), title_justify="left")
+    values = found.costs * problem.dense_values
+    for budget, cost, limit, value in zip(
+        problem.budgets, found.costs, problem.limits, values, strict=True
+    ):
+        measured = found.measured.get(budget.name)
+        spread = "" if measured is None else spread_in_words(measured)
+        said = escape(amount(value, budget.unit))
+        table.add_row(escape(budget.name), f"{cost:.4f}", f"{limit:g}", said, spread)
+    console.print(table)
+    console.print("within every limit" if found.feasible else "OVER A LIMIT")
+    console.print(f"validation accuracy {problem.accuracy(network):.4f}")
+    if problem.data.test is not None:
+        console.print(f"test accuracy {accuracy(network, problem.data.test):.4f}")
+
+
+def print_result(metrics: dict[str, Any], console: Console) -> None:
+    """Print what a finished run came to."""
+    table = Table("", "unpruned", "pruned", "ratio", box=None)
+    for row in table_rows(metrics):
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
+    for name, limit in metrics["limits"].items():
+        word = "within" if metrics["costs"][name] <= limit else "OVER"
+        said = f"{name}: {metrics['costs'][name]:.4f}, {word} the limit {limit:g}"
+        console.print(f"{said}{budget_in_words(metrics, name)}", markup=False)
+    remembered = metrics["remembered_evaluations"]
+    known = f" ({remembered} of them known from before)" if remembered else ""
+    by_hard = metrics["hard"] and "picked_from" not in metrics  # a pick has limits of its own
+    kept = ", each within the limits of the run (--hard)" if by_hard else ""
+    console.print(
+        f"{metrics['evaluations']} networks evaluated{known}{kept} in {metrics['wall_s']:.0f} s"
+    )

@@ -1,0 +1,154 @@
+"""Coarse environments: one prune ratio per filter group."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from prune_gym.envs.base import PruneEnv
+from prune_gym.envs.filter import FilterPruneEnv
+from prune_gym.errors import InvalidValueError
+from prune_gym.pruning.masks import Mask
+from prune_gym.utils.registry import unknown_name
+
+
+class LayerPruneEnv(PruneEnv):
+    """One prune ratio per filter group, first layer to last.
+
+    ## Description
+    A trained network is pruned group by group. After the last group the compact network is built,
+    repaired (``recovery``) and judged on the validation split. The paper's coarse variant
+    (arXiv 2110.08558) is ``structure="weight"``; the default removes whole filters.
+
+    ## Action space
+    ``Box(-1, 1, (1,), float32)``: mapped to a prune ratio in [0, ``max_ratio``], the fraction of
+    the group that is removed. The criterion decides which filters stay; at least one does.
+
+    ## Observation space
+    ``Box(0, 1, (9 + 5 * n_budgets,), float32)``; 9 to 13 repeat for each budget. With
+    ``limit_range``, which goes with one budget, 14 follows.
+
+    | index | feature | meaning | min | max |
+    |---|---|---|---|---|
+    | 0 | position | groups decided so far / groups | 0 | 1 |
+    | 1 | filters | filters of the group / largest group | 0 | 1 |
+    | 2 | in_channels | input channels of its first layer / largest | 0 | 1 |
+    | 3 | kernel | kernel size of its first layer / largest | 0 | 1 |
+    | 4 | stride | stride of its first layer / largest | 0 | 1 |
+    | 5 | padding | padding of its first layer / largest | 0 | 1 |
+    | 6 | last_ratio | prune ratio of the last action | 0 | 1 |
+    | 7 | last_kept | fraction kept in the last group | 0 | 1 |
+    | 8 | sum_ratios | sum of prune ratios so far / groups | 0 | 1 |
+    | 9 | floor | cost if all undecided groups are cut to their minimum | 0 | 1 |
+    | 10 | floor_of_limit | floor / limit, at most 1 | 0 | 1 |
+    | 11 | ceiling | cost if all undecided groups stay whole | 0 | 1 |
+    | 12 | undecided | ceiling - floor: what is still in the agent's hands | 0 | 1 |
+    | 13 | weight | cost that the group itself decides about, at the others' present state | 0 | 1 |
+    | 14 | limit | this episode's limit, log(limit / low) / log(high / low) | 0 | 1 |
+
+    For a black-box budget the share of parameters stands in for it in features 9 to 13.
+
+    ## Reward
+    0.0 until the last step, then the validation accuracy in [0, 1].
+
+    ## Cost and limit
+    ``info["cost"]`` is there in reset and at every step. Its undiscounted episodic sum is to stay
+    at or below ``env.unwrapped.cost_limit``. With one budget it sums to budget / budget of the
+    unpruned network; with several, to the worst of costs / limits, with the limit 1.0
+    (``info["costs"]``, ``cost_names`` and ``cost_limits`` have them apart).
+    ``cost_mode="terminal"`` charges it at the last step, ``"dense"`` as the floor grows.
+    A budget that is measured, as ``latency_ms``, is measured once for a decision and remembered
+    (with recoveries ``none`` and ``bn``); another process measures another cost. Use
+    ``PruneVGGLatency-v0`` for such a budget, or register an id of your own with
+    ``nondeterministic=True``: the other ids promise that equal seeds give equal episodes.
+
+    With ``limit_range=(low, high)`` every episode has a limit of its own, drawn at reset (each
+    doubling is as likely) or given, ``reset(options={"limit": 0.1})``. ``cost_limits`` and
+    ``feasible`` follow it. What agents are constrained by stays the same: ``info["cost"]`` is then
+    cost / limit, and ``cost_limit`` 1.0.
+
+    ## Info
+    ``cost`` float; ``costs`` (n_budgets,) float32; ``cost_<budget>`` float; ``<budget>`` float, the
+    raw value in its unit; ``accuracy`` float; ``feasible`` bool; ``kept`` (n_groups,) float32;
+    with ``limit_range`` also ``limit`` float.
+    The same keys at every step; results are zero until the last one.
+
+    ## Episode end
+    ``terminated`` after the last filter group; ``truncated`` is always False.
+
+    ## Arguments
+    ``problem``, ``cost_mode``, ``max_ratio``, ``limit_range``, ``render_mode`` (see `PruneEnv`)
+    and everything that `prune_gym.make_problem` takes: ``network``, ``dataset``, ``budgets``,
+    ``criterion``, ``recovery``, ``structure``, ``evaluation_samples``, ``device``, ...
+    ``reset(options={"max_ratio": ..., "recovery_steps": ..., "limit": ...})`` sets them for one
+    episode.
+
+    ## Version history
+    * v0: first version.
+    """
+
+    granularity: ClassVar[str] = "layer"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def _decide(self, action: NDArray[np.float32]) -> list[tuple[Mask, float]]:
+        return [self._by_ratio(len(self._ratios), action[0])]
+
+
+class NetworkPruneEnv(PruneEnv):
+    """All prune ratios in one step: a bandit.
+
+    ## Action space
+    ``Box(-1, 1, (n_groups,), float32)``: a prune ratio for every filter group at once.
+
+    Observation, reward, cost, info and arguments are those of `LayerPruneEnv`; every episode has
+    one step, so terminal and dense cost are the same.
+
+    ## Version history
+    * v0: first version.
+    """
+
+    granularity: ClassVar[str] = "network"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.action_space = spaces.Box(-1.0, 1.0, (len(self.problem.groups),), np.float32)
+
+    @property
+    def steps_left(self) -> int:
+        """1, or 0 once the episode has ended."""
+        return min(1, super().steps_left)
+
+    def _decide(self, action: NDArray[np.float32]) -> list[tuple[Mask, float]]:
+        return [self._by_ratio(index, value) for index, value in enumerate(action)]
+
+
+GRANULARITIES: dict[str, type[PruneEnv]] = {
+    env.granularity: env for env in (LayerPruneEnv, FilterPruneEnv, NetworkPruneEnv)
+}
+
+
+def make_env(granularity: str = "layer", own: bool = False, **kwargs: Any) -> PruneEnv:
+    """The environment of a granularity: ``"layer"``, ``"filter"`` or ``"network"``.
+
+    The entry point of the registered ids, so that ``gym.make("PruneVGG-v0",
+    granularity="network")`` works.
+
+    Args:
+        granularity: what one step decides.
+        own: whether the user must say what is pruned (``Prune-v0``).
+        kwargs: of the environment.
+    """
+    if granularity not in GRANULARITIES:
+        raise unknown_name("granularity", granularity, list(GRANULARITIES))
+    if own and not {"problem", "network"} & set(kwargs):
+        raise InvalidValueError(
+            "Prune-v0 prunes what you bring: gym.make('Prune-v0', problem=prune_gym.make_problem("
+            "network=..., train=..., validation=...)), or network='vgg11', dataset='cifar10'."
+        )
+    return GRANULARITIES[granularity](**kwargs)

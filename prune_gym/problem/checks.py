@@ -1,0 +1,110 @@
+"""Validation of what `prune_gym.make_problem` is given; errors name argument, value and cure."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prune_gym.budgets import Budget, Limit, as_budget, parse_limit
+from prune_gym.budgets.command import settled
+from prune_gym.errors import InvalidTypeError, InvalidValueError
+from prune_gym.utils.registry import unknown_name
+
+STRUCTURES = ("filter", "weight")
+_TAKEN = (
+    "accuracy",
+    "cost",
+    "costs",
+    "episode_cost",
+    "executed",
+    "feasible",
+    "kept",
+    "limit",
+    "multiplier",
+    "projected",
+    "reward",
+)
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least ``least`` (raises ValueError)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise InvalidValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+    return int(value)
+
+
+def check_structure(structure: str, round_to: int) -> None:
+    """Raise unless the structure is known and goes with multiples."""
+    if structure not in STRUCTURES:
+        raise InvalidValueError(f"structure={structure!r} must be one of {', '.join(STRUCTURES)}.")
+    if structure == "weight" and round_to != 1:
+        raise InvalidValueError(
+            f"round_to={round_to!r} with structure='weight': single weights have no use for "
+            "multiples; leave it at 1, or use structure='filter'."
+        )
+
+
+def check_budgets(budgets: Any, structure: str) -> dict[Budget, Limit]:
+    """Limits by budget from what the user gave (raises ValueError, TypeError)."""
+    if not isinstance(budgets, Mapping) or not budgets:
+        raise InvalidValueError(
+            f"budgets={budgets!r}: expected limits by budget, e.g. {{'params': 0.1}}."
+        )
+    checked: dict[Budget, Limit] = {}
+    for key, given in budgets.items():
+        budget = as_budget(key)
+        limit = parse_limit(given, budget)
+        if structure == "weight" and budget.name != "params":
+            raise InvalidValueError(
+                f"budgets: {budget.name!r} with structure='weight'; single weights set to zero "
+                "make no network smaller, so only 'params' can be limited. Use structure='filter'."
+            )
+        if budget.name in _TAKEN:
+            raise InvalidValueError(
+                f"budgets: the name {budget.name!r} is taken by the environments' info; rename it."
+            )
+        if budget.name in {other.name for other in checked}:
+            raise InvalidValueError(
+                f"budgets: two of them are named {budget.name!r}; rename one (a program that is "
+                "named by text goes by its file's name; command_budget(..., name=...) can have "
+                "another)."
+            )
+        checked[budget] = limit
+    return checked
+
+
+def with_folders(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, with the folder in which each program of the budgets is to run."""
+    budgets = arguments.get("budgets")
+    if not isinstance(budgets, Mapping):
+        return arguments
+    here = {settled(k) if isinstance(k, str) else k: limit for k, limit in budgets.items()}
+    return {**arguments, "budgets": here}
+
+
+def check_unpruned_values(values: Any, names: Sequence[str]) -> None:
+    """Raise unless these are None, or numbers above 0 by some of the ``names``."""
+    if values is None:
+        return
+    if not isinstance(values, Mapping):
+        raise InvalidTypeError(
+            f"unpruned_values={values!r}: expected a number by budget, e.g. {{'latency_ms': 2.5}}."
+        )
+    for name, value in values.items():
+        if name not in names:
+            raise unknown_name("budget in unpruned_values", name, list(names))
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not number or not 0.0 < float(value) < float("inf"):
+            raise InvalidValueError(
+                f"unpruned_values: that of {name!r} is {value!r}; it must be a finite number "
+                "above 0, in the budget's unit."
+            )
+
+
+def check_ignore(ignore: Any) -> None:
+    """Raise for one name where names are expected."""
+    if isinstance(ignore, str):
+        raise InvalidTypeError(
+            f"ignore={ignore!r}: expected a list of layer names, e.g. [{ignore!r}]."
+        )

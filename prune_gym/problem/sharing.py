@@ -1,0 +1,214 @@
+"""One problem for many processes: its arrays lie in one file that all of them map."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+from torch import nn
+
+from prune_gym.errors import InvalidTypeError, SharingError
+from prune_gym.problem.checks import whole
+from prune_gym.problem.problem import PruningProblem
+
+_SMALL = 4096  # bytes; below, an array travels with the rest
+_ALIGNED = 64
+
+
+class SharedProblem:
+    """A handle on a problem that other processes open without copying its arrays.
+
+    It can be pickled, so that it goes wherever a problem goes: ``gym.make("PruneVGG-v0",
+    problem=shared)`` in a worker of ``SubprocVecEnv`` or ``AsyncVectorEnv`` on the same machine.
+    The arrays (images as they are judged, training data, unpruned weights, scores) are mapped
+    there from one temporary file, ``prune_gym-*``, which is removed when this handle, and with it
+    the process that made it, is gone (a process that is killed leaves it behind).
+
+    Args:
+        problem: on the CPU.
+        threads: of torch in a process that opens it; workers with more than their share of the
+            cores wait for each other.
+
+    Raises:
+        TypeError: ``problem`` is none; build one with `prune_gym.make_problem`.
+        SharingError: the problem is on an accelerator, or holds what cannot be pickled.
+    """
+
+    def __init__(self, problem: PruningProblem, threads: int = 1) -> None:
+        whole("threads", threads, 1)
+        if not isinstance(problem, PruningProblem):
+            raise InvalidTypeError(
+                f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
+            )
+        if problem.example.device.type != "cpu":
+            raise SharingError(
+                f"the problem is on {problem.example.device}; processes share it on the CPU only. "
+                "Use gym.make_vec(), whose environments share it within one process."
+            )
+        problem.prepare()
+        self.threads = threads
+        self._problem: PruningProblem | None = problem
+        descriptor, name = tempfile.mkstemp(prefix="prune_gym-")
+        self._path, self._owner = Path(name), os.getpid()
+        self._close = weakref.finalize(self, _remove, self._path, self._owner)
+        with os.fdopen(descriptor, "wb") as file:
+            self._rest, self._n_bytes = _write(problem, file)
+        _OPENED[name] = problem
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the problem, and what removes the file, which is up to the process here."""
+        return {**vars(self), "_problem": None, "_close": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedProblem:
+        """Itself: whoever holds it keeps the file."""
+        return self
+
+    def open(self) -> PruningProblem:
+        """The problem: itself where it was made, elsewhere around the mapped arrays.
+
+        In another process, torch gets ``threads`` threads.
+
+        Raises:
+            SharingError: the process that made the handle has ended, or let go of it, or ran on
+                another machine.
+        """
+        if os.getpid() != self._owner:
+            torch.set_num_threads(self.threads)
+        if self._problem is not None:
+            return self._problem
+        name = str(self._path)
+        problem = _OPENED.get(name)
+        if problem is None:
+            if not self._path.is_file():
+                raise SharingError(
+                    f"{name} is gone: the process that shared the problem has ended, holds the "
+                    "handle no longer, or runs on another machine. Keep the handle as long as "
+                    "there are workers."
+                )
+            problem = _OPENED[name] = _read(self._rest, self._path, self._n_bytes)
+        return problem
+
+
+# by file, in this process, as long as something here uses it
+_OPENED: weakref.WeakValueDictionary[str, PruningProblem] = weakref.WeakValueDictionary()
+
+
+def share(problem: PruningProblem, threads: int = 1) -> SharedProblem:
+    """A handle on a problem for other processes; see `SharedProblem`.
+
+    >>> import prune_gym
+    >>> shared = prune_gym.share(prune_gym.make_problem())
+    >>> shared.open().limits
+    (0.1,)
+    """
+    return SharedProblem(problem, threads)
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked worker ends like its parent
+        _OPENED.pop(str(path), None)
+        with contextlib.suppress(OSError):  # Windows keeps a file that a worker still maps
+            path.unlink()
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+    """Writes arrays to the file; in the pickle stands where they lie."""
+
+    def __init__(self, stream: Any, file: Any) -> None:
+        super().__init__(stream)
+        self._file = file
+        self._storages: dict[tuple[int, int], int] = {}  # offset by address and length
+        self._held: dict[int, tuple[int, Any]] = {}  # number and object by id
+
+    def persistent_id(self, value: Any) -> Any:
+        if type(value) is np.ndarray and value.nbytes >= _SMALL and value.dtype.kind in "biufc":
+            array = np.ascontiguousarray(value)
+            place = (self._put(array.__array_interface__["data"][0], array), array.dtype.str)
+            return "array", self._number(value, array), (*place, array.shape)
+        if type(value) not in (torch.Tensor, nn.Parameter) or value.layout != torch.strided:
+            return None
+        if value.is_conj() or value.is_neg():
+            return None
+        storage = value.untyped_storage()
+        if storage.nbytes() < _SMALL:
+            return None
+        raw = torch.empty(0, dtype=torch.uint8).set_(storage)
+        start = self._put(storage.data_ptr(), raw.numpy())
+        offset = start + value.storage_offset() * value.element_size()
+        layout = (offset, value.dtype, tuple(value.shape), value.stride())
+        learns = value.requires_grad if isinstance(value, nn.Parameter) else None
+        return "tensor", self._number(value, raw), (*layout, learns)
+
+    def _put(self, address: int, raw: Any) -> int:
+        content = memoryview(raw).cast("B")
+        key = address, len(content)
+        if key not in self._storages:
+            self._file.seek(-(-self._file.tell() // _ALIGNED) * _ALIGNED)
+            self._storages[key] = self._file.tell()
+            self._file.write(content)
+        return self._storages[key]
+
+    def _number(self, value: Any, raw: Any) -> int:
+        """A number for each object; it is held, so that its id and address stay its own."""
+        return self._held.setdefault(id(value), (len(self._held), (value, raw)))[0]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts views of the mapped file where arrays stood."""
+
+    def __init__(self, stream: Any, path: Path, n_bytes: int) -> None:
+        super().__init__(stream)
+        storage: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=n_bytes)
+        self._bytes = torch.empty(0, dtype=torch.uint8).set_(storage)
+        self._made: dict[int, Any] = {}
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, number, place = pid
+        if number not in self._made:
+            self._made[number] = (self._tensor if kind == "tensor" else self._array)(*place)
+        return self._made[number]
+
+    def _array(self, offset: int, kind: str, shape: tuple[int, ...]) -> Any:
+        array: Any = np.frombuffer(self._bytes.numpy(), np.dtype(kind), int(np.prod(shape)), offset)
+        return array.reshape(shape)
+
+    def _tensor(
+        self,
+        offset: int,
+        dtype: torch.dtype,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        requires_grad: bool | None,
+    ) -> torch.Tensor:
+        tensor = torch.empty(0, dtype=dtype).set_(
+            self._bytes.untyped_storage(), offset // dtype.itemsize, shape, stride
+        )
+        return tensor if requires_grad is None else nn.Parameter(tensor, requires_grad)
+
+
+def _write(problem: PruningProblem, file: Any) -> tuple[bytes, int]:
+    """Write the arrays of a problem to a file; the rest comes back, and the file's length."""
+    stream = io.BytesIO()
+    try:
+        _Pickler(stream, file).dump(problem)
+    except (pickle.PicklingError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise SharingError(
+            f"the problem cannot be shared, as something in it cannot be pickled: {error}. Is a "
+            "budget, a recovery or the network made of something that belongs to this process?"
+        ) from error
+    file.write(b"\0")
+    return stream.getvalue(), file.tell()
+
+
+def _read(rest: bytes, path: Path, n_bytes: int) -> PruningProblem:
+    problem: PruningProblem = _Unpickler(io.BytesIO(rest), path, n_bytes).load()
+    return problem

@@ -1,1 +1,0 @@
-"""Searches: agents and controls, the archive of what they saw, the run folder."""

@@ -1,0 +1,1 @@
+"""Searches: agents and baselines, what they find, and the run folder."""

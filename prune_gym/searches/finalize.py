@@ -1,0 +1,239 @@
+"""After the search: take the best feasible network, fine-tune it, test it, write it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_gym.budgets import count
+from prune_gym.errors import NothingFeasibleError
+from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.saving import save_pruned, write_json
+from prune_gym.pruning.masks import Mask, Masks
+from prune_gym.searches.remeasure import Confirmation, candidates, confirm
+from prune_gym.searches.run_folder import SearchConfig
+from prune_gym.searches.search import Search, network_name
+from prune_gym.training.evaluation import accuracy, paired_latency_ms
+from prune_gym.training.loop import MANY, Recipe, fit
+from prune_gym.utils.devices import has_bfloat16
+
+LATENCY_BATCH = 100
+TUNED = 3  # networks are fine-tuned at most before a search gives up
+SMALL_MACS = 5e6  # below, threads wait for each other longer than they work
+OnStep = Callable[[int, float], None]
+
+
+def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> dict[str, Any]:
+    """Fine-tune the best feasible network, test it, and write network and ``metrics.json``.
+
+    Args:
+        search: a search that has ended.
+        wall_s: gives the seconds spent on the run so far, all sittings together.
+        on_step: called with (steps done, loss) while fine-tuning.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        NothingFeasibleError: no evaluated network meets every limit, or none of the best still
+            does when it is measured anew; the run folder keeps the network as it was searched.
+    """
+    problem, config, episodes = search.problem, search.config, search.archive.episodes
+    in_turn = candidates(search.archive, problem, search.by_ratio)
+    feasible = sum(episode.feasible for episode in episodes)
+    told = {
+        "evaluations": len(episodes),
+        "remembered_evaluations": search.remembered,
+        "feasible_evaluations": feasible,
+        "infeasible_evaluations": len(episodes) - feasible,
+    }
+    try:
+        return complete(problem, config, in_turn, search.folder.path, told, wall_s, on_step)
+    except NothingFeasibleError as error:
+        raise NothingFeasibleError(
+            f"{error} The network as searched is kept in the run folder."
+        ) from error
+
+
+def complete(
+    problem: PruningProblem,
+    config: SearchConfig,
+    in_turn: Iterable[Masks],
+    path: Path,
+    told: dict[str, Any],
+    wall_s: Callable[[], float],
+    on_step: OnStep,
+) -> dict[str, Any]:
+    """Build, recover, fine-tune, measure and test a network; see `finish`.
+
+    Args:
+        problem: whose limits it is to meet.
+        config: how it is fine-tuned.
+        in_turn: keep masks of networks; the first that keeps the limits is taken.
+        path: folder for network and ``metrics.json``.
+        told: what else the metrics are to hold.
+        wall_s: see `finish`.
+        on_step: see `finish`.
+
+    Raises:
+        NothingFeasibleError: none of them keeps the limits when it is measured anew.
+    """
+    searched_s = wall_s()
+    masks, network, scores, confirmed = _first_confirmed(problem, config, in_turn, on_step)
+    scores.update(_exact_scores(network, problem))
+    scores["finetuned_test"] = _test_accuracy(network, problem)
+    save_pruned(path, network, problem, masks, network_name(config))
+    metrics = {
+        "feasible": confirmed.feasible,
+        "costs": dict(zip(problem.names, confirmed.costs.tolist(), strict=True)),
+        "limits": dict(zip(problem.names, problem.limits, strict=True)),
+        "measured": confirmed.measured,
+        "unpruned_values": dict(zip(problem.names, problem.dense_values.tolist(), strict=True)),
+        "units": {budget.name: budget.unit for budget in problem.budgets},
+        "accuracy": scores,
+        **told,
+        "hard": config.hard,
+        "algo": config.algo,
+        "timesteps": config.timesteps,
+        "seed": config.seed,
+        "structure": problem.structure,
+        "precision": problem.form.precision,
+        "batch_size": problem.exam.batch_size,
+        "dense": _sizes(problem.network, problem),
+        "pruned": _sizes(network, problem, masks),
+        **_latencies(network, problem),
+        "finetune_steps": config.finetune_steps,
+        "distillation": config.distillation,
+        "search_s": searched_s,
+        "wall_s": wall_s(),
+    }
+    write_json(path / "metrics.json", metrics)
+    return metrics
+
+
+def _first_confirmed(
+    problem: PruningProblem, config: SearchConfig, in_turn: Iterable[Masks], on_step: OnStep
+) -> tuple[Masks, nn.Module, dict[str, float | None], Confirmation]:
+    """The best network that is within every limit when it is measured anew, fine-tuned."""
+    noisy = not all(budget.is_deterministic for budget in problem.budgets)
+    refused: list[str] = []
+    tuned = 0
+    for masks in in_turn:
+        network = problem.compact(masks)
+        scores = _dense_scores(problem)
+        scores["raw_validation"] = problem.accuracy(network)
+        problem.recover(network, seed=config.seed)
+        scores["recovered_validation"] = problem.accuracy(network)
+        found = confirm(problem, masks, network) if noisy else None
+        if found is not None and not found.feasible:
+            refused.append(f"measured anew, the best network is over a limit: {found}")
+            continue
+        tuned += 1
+        fine_tune(
+            network,
+            problem,
+            steps=config.finetune_steps,
+            seed=config.seed,
+            distillation=config.distillation,
+            on_step=on_step,
+        )
+        scores["finetuned_validation"] = problem.accuracy(network)
+        found = confirm(problem, masks, network)
+        if found.feasible:
+            return masks, network, scores, found
+        refused.append(f"after fine-tuning the best network is over a limit: {found}")
+        if tuned == TUNED:
+            break
+    others = f"; so are the next {len(refused) - 1} of the best" if len(refused) > 1 else ""
+    raise NothingFeasibleError(f"{refused[0]}{others}. A budget is noisy, or depends on weights.")
+
+
+def fine_tune(
+    network: nn.Module,
+    problem: PruningProblem,
+    *,
+    steps: int,
+    seed: int,
+    distillation: float = 0.0,
+    on_step: OnStep | None = None,
+) -> None:
+    """Train a compact network in place on the training split, augmented, in one cycle.
+
+    The recipe was tuned once, on the validation accuracy of uniformly pruned networks, for all
+    searches: Adam on small sets, Nesterov SGD from 5,000 images on.
+
+    Args:
+        network: trained in place.
+        problem: its training split and, as the teacher, its unpruned network are used.
+        steps: optimizer steps.
+        seed: of the batches' order and of augmentation.
+        distillation: share of the loss that follows the teacher's outputs, in [0, 1].
+        on_step: called with (steps done, loss).
+    """
+    recipe = Recipe()
+    if len(problem.data.train) >= MANY:
+        bfloat16 = has_bfloat16(problem.example.device)
+        recipe = Recipe("sgd", 128, peak_lr=0.05, weight_decay=5e-4, bfloat16=bfloat16)
+    threads = torch.get_num_threads()
+    if count("macs", network, problem.example) < SMALL_MACS:
+        torch.set_num_threads(1)
+    try:
+        fit(
+            network,
+            problem.data.train,
+            replace(recipe, distillation=distillation, keep_zeros=problem.structure == "weight"),
+            steps=steps,
+            teacher=problem.network,
+            generator=torch.Generator().manual_seed(seed),
+            augment=problem.data.augment,
+            on_step=on_step,
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:
+    return {
+        "dense_validation": problem.accuracy(problem.network),
+        "dense_test": _test_accuracy(problem.network, problem),
+    }
+
+
+def _exact_scores(network: nn.Module, problem: PruningProblem) -> dict[str, float | None]:
+    """Both networks in float32, where they are judged in another precision."""
+    if problem.form.precision == "float32":
+        return {}
+    return {
+        f"{name}_validation_float32": problem.accuracy(judged, problem.data.validation)
+        for name, judged in (("dense", problem.network), ("finetuned", network))
+    }
+
+
+def _test_accuracy(network: nn.Module, problem: PruningProblem) -> float | None:
+    return None if problem.data.test is None else accuracy(network, problem.data.test)
+
+
+def _sizes(
+    network: nn.Module, problem: PruningProblem, masks: Sequence[Mask] | None = None
+) -> dict[str, float]:
+    """Parameters, MACs and bytes; with ``structure="weight"`` only parameters can shrink."""
+    sizes = {
+        name: count(name, network, problem.example) for name in ("params", "macs", "size_bytes")
+    }
+    if problem.structure == "weight" and masks is not None:
+        sizes["params"] -= float(sum((~mask).sum() for mask in masks))
+    return sizes
+
+
+def _latencies(network: nn.Module, problem: PruningProblem) -> dict[str, Any]:
+    images = problem.data.validation.batch(slice(LATENCY_BATCH))
+    return {
+        "latency_ms": paired_latency_ms({"dense": problem.network, "pruned": network}, images),
+        "latency_batch": LATENCY_BATCH,
+        "latency_device": problem.example.device.type,
+    }

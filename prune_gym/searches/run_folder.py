@@ -1,0 +1,240 @@
+"""The run folder: what a search writes, so that nothing is lost and it can go on."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prune_gym.errors import InvalidValueError, RunFolderError
+from prune_gym.problem.archive import Archive, Episode, Front
+from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.saving import write_json
+
+_PACKAGES = (
+    "prune-gym",
+    "torch",
+    "torchvision",
+    "gymnasium",
+    "stable-baselines3",
+    "torch-pruning",
+    "numpy",
+    "scikit-learn",
+)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Everything that a search needs to be repeated; saved as ``config.json``.
+
+    Attributes:
+        env: id of the environment.
+        algo: a name of `prune_gym.searches.search.algorithms`.
+        timesteps: environment steps of an agent; controls get as many network evaluations.
+        seed: of the search.
+        finetune_steps: optimizer steps of the returned network's fine-tuning.
+        problem: arguments of `prune_gym.make_problem`.
+        distillation: share of the fine-tuning loss that follows the unpruned network.
+        hard: whether every network is kept within the limits (`prune_gym.ProjectionWrapper`).
+        folder: working directory in which it began; modules of the user's may lie there.
+    """
+
+    env: str
+    algo: str
+    timesteps: int
+    seed: int
+    finetune_steps: int
+    problem: dict[str, Any]
+    distillation: float = 0.0
+    hard: bool = False
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path | str, config: SearchConfig) -> RunFolder:
+        """Make a folder for a new run.
+
+        Raises:
+            RunFolderError: the folder is not empty.
+        """
+        folder = cls(Path(path))
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            if (folder.path / "config.json").is_file():
+                cure = f"a run already; choose another folder, or continue it: --resume {path}"
+            else:
+                cure = "other files; choose another folder"
+            raise RunFolderError(f"out={str(path)!r} holds {cure}.")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_json(folder.path / "config.json", asdict(config))
+        folder.note_command()
+        write_json(folder.path / "versions.json", versions())
+        return folder
+
+    @classmethod
+    def open(cls, path: Path | str) -> tuple[RunFolder, SearchConfig]:
+        """An existing run and its configuration.
+
+        Raises:
+            RunFolderError: there is no run, or its files are damaged.
+        """
+        file = Path(path) / "config.json"
+        if not file.is_file():
+            raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
+        try:
+            config = SearchConfig(**json.loads(file.read_text()))
+            kinds = {"timesteps": int, "seed": int, "finetune_steps": int, "problem": dict}
+            kinds["hard"] = bool
+            for name, kind in kinds.items():
+                if not isinstance(getattr(config, name), kind):
+                    raise InvalidValueError(f"{name} is no {kind.__name__}")
+        except (ValueError, TypeError) as error:
+            raise RunFolderError(f"{file} is damaged: {error}") from error
+        return cls(Path(path)), config
+
+    def note_command(self) -> None:
+        """Add the command line of this sitting to ``command.txt``."""
+        with (self.path / "command.txt").open("a", encoding="utf-8") as file:
+            file.write(shlex.join(["prune-gym", *sys.argv[1:]]) + "\n")
+
+    def drop_results(self) -> None:
+        """Remove what a finished search wrote: it no longer fits once the search goes on."""
+        for name in ("metrics.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
+
+    @property
+    def agent(self) -> Path:
+        """The trained agent."""
+        return self.path / "agent.zip"
+
+    @property
+    def replay_buffer(self) -> Path:
+        """What an off-policy agent learns from."""
+        return self.path / "replay_buffer.pkl"
+
+    @property
+    def front(self) -> Path:
+        """The networks that no other one beats, masks included."""
+        return self.path / "front.npz"
+
+    @property
+    def episodes(self) -> Path:
+        """One row per evaluated network."""
+        return self.path / "episodes.csv"
+
+    def append(
+        self, episode: Episode, number: int, multiplier: float, problem: PruningProblem
+    ) -> None:
+        """Add one row to the log of episodes."""
+        row: dict[str, Any] = {
+            "episode": number,
+            "accuracy": repr(episode.accuracy),
+            "cost": repr(episode.cost),
+            "feasible": int(episode.feasible),
+            "multiplier": repr(multiplier),
+            **{f"cost_{name}": repr(cost) for name, cost in episode.costs.items()},
+            **{
+                f"kept_{group.name}": f"{share:.6g}"
+                for group, share in zip(problem.groups, episode.kept, strict=True)
+            },
+        }
+        new = not self.episodes.exists()
+        with self.episodes.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def read_episodes(self) -> list[dict[str, str]]:
+        """Rows of the log; a last line that was cut off is left out.
+
+        Raises:
+            RunFolderError: the log is damaged.
+        """
+        if not self.episodes.exists():
+            return []
+        try:
+            with self.episodes.open(newline="", encoding="utf-8") as file:
+                lines = [line for line in file if line.endswith("\n")]
+            rows = list(csv.DictReader(lines, strict=True))
+            for row in rows:
+                if None in row or None in row.values():
+                    raise InvalidValueError(
+                        f"row {row.get('episode')!r} has too many or too few columns"
+                    )
+                int(row["feasible"]), row["accuracy"], row["cost"], row["multiplier"]
+                for value in row.values():
+                    float(value)
+        except (KeyError, ValueError, TypeError, csv.Error) as error:
+            raise RunFolderError(f"{self.episodes} is damaged: {error}") from error
+        return rows
+
+    def _drop_cut_line(self) -> None:
+        """Remove a last line that was not written to its end."""
+        if self.episodes.exists():
+            content = self.episodes.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if whole and whole != content:
+                self.episodes.write_bytes(whole)
+            elif not whole and content.startswith(b"episode"):  # cut within the head line
+                self.episodes.unlink()
+
+    def restore(self, archive: Archive) -> None:
+        """Fill an empty archive with the log and the front (masks of the best come apart)."""
+        self._drop_cut_line()
+        for row in self.read_episodes():
+            archive.put(
+                Episode(
+                    accuracy=float(row["accuracy"]),
+                    cost=float(row["cost"]),
+                    costs={
+                        key.removeprefix("cost_"): float(value)
+                        for key, value in row.items()
+                        if key.startswith("cost_")
+                    },
+                    feasible=row["feasible"] == "1",
+                    kept=tuple(float(v) for key, v in row.items() if key.startswith("kept_")),
+                )
+            )
+        if self.front.is_file():
+            front = Front.load(self.front, RunFolderError)
+            archive.front = front.until(len(archive.episodes))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run; an empty dict where it is missing."""
+        file = self.path / name
+        if not file.is_file():
+            return {}
+        try:
+            content: dict[str, Any] = json.loads(file.read_text())
+        except ValueError as error:
+            raise RunFolderError(f"{file} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise RunFolderError(f"{file} is damaged: it holds no JSON object.")
+        return content
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the machine and the packages that matter."""
+    found = {"python": platform.python_version(), "machine": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,54 @@
+"""A vector environment for Stable-Baselines3 whose environments step in threads.
+
+Every environment has its own random numbers, so the results are those of ``DummyVecEnv``, bit for
+bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from prune_gym.utils.threads import Workers
+
+
+class ThreadVecEnv(DummyVecEnv):
+    """``DummyVecEnv`` whose environments step in parallel.
+
+    Args:
+        env_fns: functions that make one environment each.
+        workers: the pool that steps them.
+    """
+
+    def __init__(self, env_fns: list[Callable[[], gym.Env[Any, Any]]], workers: Workers) -> None:
+        super().__init__(env_fns)
+        self._workers = workers
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step all environments; a finished one starts its next episode."""
+        for _ in self._workers.map(self._step_one, list(range(self.num_envs))):
+            pass
+        return (
+            self._obs_from_buf(),
+            np.copy(self.buf_rews),
+            np.copy(self.buf_dones),
+            [dict(info) for info in self.buf_infos],
+        )
+
+    def _step_one(self, index: int) -> None:
+        env = self.envs[index]
+        observation, reward, terminated, truncated, info = env.step(self.actions[index])
+        done = terminated or truncated
+        info["TimeLimit.truncated"] = truncated and not terminated
+        if done:
+            info["terminal_observation"] = observation
+            observation, self.reset_infos[index] = env.reset()
+        self.buf_rews[index] = float(reward)
+        self.buf_dones[index] = done
+        self.buf_infos[index] = info
+        self._save_obs(index, observation)

@@ -1,0 +1,68 @@
+"""Recoveries: what repairs a freshly compacted network inside an episode, before it is judged.
+
+A recovery gets a network of its own, in evaluation mode, and may change it. Randomness comes from
+the generator handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from prune_gym.datasets import Split
+from prune_gym.training.loop import Recipe, fit, flat
+from prune_gym.utils.memory import memory_bound
+from prune_gym.utils.registry import Registry
+
+BN_IMAGES = 256  # enough for stable statistics on the default problem, milliseconds to run
+
+
+class Recovery(Protocol):
+    """``recovery(network, train, generator=..., steps=...)`` repairs ``network`` in place."""
+
+    def __call__(
+        self, network: nn.Module, train: Split, *, generator: torch.Generator, steps: int
+    ) -> None:
+        """Repair ``network`` in place."""
+
+
+RECOVERIES: Registry[Callable[..., None]] = Registry("recovery")
+
+
+@RECOVERIES.register
+def none(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
+    """Judge the compact network as it is."""
+
+
+@RECOVERIES.register
+def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
+    """Recompute BatchNorm statistics on 256 training images (milliseconds, no gradients).
+
+    The idea of adaptive BatchNorm in EagleEye (Li et al., ECCV 2020, arXiv 2007.02491): after
+    pruning, the stored statistics belong to another network.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # the one batch replaces what was stored
+        norm.training = True
+    with torch.inference_mode(), memory_bound("recovery='none' needs less, or smaller images"):
+        network(train.lay(train.batch(slice(BN_IMAGES))))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.training = False
+
+
+@RECOVERIES.register
+def finetune(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
+    """Train for a few steps with a fresh Adam, as the paper does (batch 60, learning rate 3e-4)."""
+    recipe = Recipe(batch_size=60, peak_lr=3e-4, schedule=flat, keep_zeros=True)
+    fit(network, train, recipe, steps=steps, generator=generator)
+
+
+def is_fixed(recovery: Callable[..., None]) -> bool:
+    """Whether a recovery is known to draw nothing and to take no steps: equal in, equal out."""
+    return recovery in (none, bn)

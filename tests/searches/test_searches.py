@@ -1,0 +1,227 @@
+"""Controls, agents and threads: reproducible, on budget, and able to go on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import tiny
+from stable_baselines3.common.save_util import load_from_pkl
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from agents import AGENTS as ZOO
+from prune_gym import Budget
+from prune_gym.errors import UnknownNameError
+from prune_gym.pruning.masks import kept_count
+from prune_gym.searches.baselines import CONTROLS, masks_of_ratios
+from prune_gym.searches.finalize import finish
+from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.search import Search, algorithms, check_algorithm, make_config_env
+from prune_gym.searches.thread_vec_env import ThreadVecEnv
+from prune_gym.utils.threads import Workers, one_thread
+
+AGENTS = sorted(set(algorithms()) - set(CONTROLS))
+
+
+def config_of(algo, timesteps, seed=0):
+    return SearchConfig("PruneVGG-v0", algo, timesteps, seed, 2, {"network": None})
+
+
+def search_in(path, problem, config, on_progress=lambda search: None):
+    folder = RunFolder.open(path)[0] if path.exists() else RunFolder.create(path, config)
+    return Search(problem, config, folder, on_progress)
+
+
+def proposals(name, n_groups, evaluations, seed):
+    proposer = CONTROLS.get(name)(n_groups, evaluations, np.random.default_rng(seed))
+    found = []
+    batch = next(proposer, None)
+    while batch is not None:
+        found.extend(batch)
+        judged = [(float(1 - r.mean()), float(r.mean()), bool(r.mean() > 0.5)) for r in batch]
+        try:
+            batch = proposer.send(judged)
+        except StopIteration:
+            batch = None
+    return np.array(found)
+
+
+@pytest.mark.parametrize("evaluations", [1, 7, 40, 95])
+@pytest.mark.parametrize("name", CONTROLS.names())
+def test_controls(name, evaluations):
+    ratios = proposals(name, 3, evaluations, 0)
+    assert ratios.shape == (evaluations, 3)
+    assert ((ratios >= 0.0) & (ratios <= 1.0)).all()
+    np.testing.assert_array_equal(ratios, proposals(name, 3, evaluations, 0))
+    other = proposals(name, 3, evaluations, 1)
+    assert (ratios != other).any() == (name != "uniform")
+
+
+def test_uniform_is_an_even_grid():
+    np.testing.assert_allclose(proposals("uniform", 2, 4, 0)[:, 0], [0.25, 0.5, 0.75, 1.0])
+
+
+def test_cem_moves_towards_feasible_accuracy():
+    ratios = proposals("cem", 4, 400, 0)  # the optimum is just above 0.5
+    assert abs(ratios[-40:].mean() - 0.5) < 0.06
+    assert ratios[-40:].std() < 0.5 * ratios[:40].std()
+
+
+def test_masks_of_ratios(tiny_problem):
+    masks = masks_of_ratios(tiny_problem, np.array([0.0, 0.5, 1.0]))
+    assert [int(mask.sum()) for mask in masks] == [4, kept_count(0.5, 6), 1]
+
+
+@pytest.mark.parametrize("name", [*CONTROLS.names(), *AGENTS])
+def test_every_search_spends_its_evaluations_and_can_be_repeated(tmp_path, tiny_problem, name):
+    logs = []
+    for run in ("one", "two"):
+        search = search_in(tmp_path / run, tiny_problem, config_of(name, 60))
+        search.run()
+        assert search.evaluations == len(search.archive.episodes) == 20
+        logs.append(search.folder.episodes.read_text())
+    assert logs[0] == logs[1]
+    assert search.archive.best is not None
+    best = tiny_problem.evaluate(search.archive.feasible_masks())
+    assert (best.accuracy, best.cost) == (search.archive.best.accuracy, search.archive.best.cost)
+    assert best.feasible
+
+
+def test_searches_say_what_they_are():
+    assert {"ppo_lag", "random", "uniform", "cem"} <= set(algorithms())
+    assert all(algorithms().values())
+    with pytest.raises(UnknownNameError, match=r"unknown algorithm 'ppo_lga'. Did you mean 'ppo_l"):
+        check_algorithm("ppo_lga")
+
+
+@pytest.mark.parametrize("stop_after", [1, 17, 43])
+@pytest.mark.parametrize("name", CONTROLS.names())
+def test_a_stopped_control_ends_as_if_it_had_not_been(tmp_path, tiny_problem, name, stop_after):
+    config = config_of(name, 3 * 60)
+    whole = search_in(tmp_path / "whole", tiny_problem, config)
+    whole.run()
+
+    def stop(search):
+        search.stop = len(search.archive.episodes) >= stop_after
+
+    first = search_in(tmp_path / "stopped", tiny_problem, config, stop)
+    first.run()
+    assert stop_after <= len(first.archive.episodes) < 60 or name == "cem"
+    second = search_in(tmp_path / "stopped", tiny_problem, config)
+    second.run()
+    assert second.folder.episodes.read_bytes() == whole.folder.episodes.read_bytes()
+    tiny.assert_identical(second.archive.feasible_masks(), whole.archive.feasible_masks())
+
+
+@pytest.mark.parametrize("cut", [3, 40])
+def test_a_control_whose_log_was_cut_off_ends_as_if_it_had_not_been(tmp_path, tiny_problem, cut):
+    """As after a crash: the last row is not whole. Rows before it are told again, not judged."""
+    config = config_of("cem", 3 * 50)
+    whole = search_in(tmp_path / "run", tiny_problem, config)
+    whole.run()
+    expected = whole.folder.episodes.read_bytes()
+    whole.folder.episodes.write_bytes(expected[:-cut])
+    again = search_in(tmp_path / "run", tiny_problem, config)
+    assert len(again.archive.episodes) == 49
+    again.run()
+    assert again.folder.episodes.read_bytes() == expected
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_stopped_agent_goes_on(tmp_path, tiny_problem, name):
+    def stop(search):
+        search.stop = len(search.archive.episodes) >= 10
+
+    config = config_of(name, 3 * 40)
+    first = search_in(tmp_path / "run", tiny_problem, config, stop)
+    first.run()
+    held = len(first.archive.episodes)
+    assert 10 <= held < 40
+    assert first.folder.agent.is_file()
+    learned_from = first.folder.replay_buffer
+    assert learned_from.is_file() == (ZOO[name].rollout_size is None)
+    before = load_from_pkl(learned_from) if learned_from.is_file() else None
+    second = search_in(tmp_path / "run", tiny_problem, config)
+    second.run()
+    if before is not None:  # it goes on with what it had
+        after, n = load_from_pkl(learned_from), before.size()
+        assert after.size() > n
+        np.testing.assert_array_equal(after.raw_rewards[:n], before.raw_rewards[:n])
+    assert len(second.archive.episodes) == 40
+    assert [row.accuracy for row in second.archive.episodes[:held]] == [
+        row.accuracy for row in first.archive.episodes
+    ]
+    assert second.archive.best.accuracy >= (first.archive.best or second.archive.best).accuracy
+    assert np.isfinite(second.multiplier)
+    third = search_in(tmp_path / "run", tiny_problem, config)
+    third.run()  # nothing is left to do
+    assert len(third.archive.episodes) == 40
+
+
+def test_finish(tmp_path):
+    problem = tiny.make_tiny(budgets={"params": 0.5, "macs": 0.9})
+    search = search_in(tmp_path / "run", problem, config_of("random", 60, seed=3))
+    search.run()
+    told = []
+    metrics = finish(search, wall_s=lambda: 1.5, on_step=lambda *step: told.append(step[0]))
+    assert told == [1, 2]
+    assert metrics["feasible"] is True
+    assert all(metrics["costs"][name] <= metrics["limits"][name] for name in ("params", "macs"))
+    assert metrics["evaluations"] == 20
+    assert metrics["accuracy"]["recovered_validation"] == search.archive.best.accuracy
+    assert metrics["accuracy"]["finetuned_test"] is None  # there is no test split
+    assert metrics["pruned"]["params"] == metrics["costs"]["params"] * metrics["dense"]["params"]
+    assert (metrics["seed"], metrics["wall_s"], metrics["finetune_steps"]) == (3, 1.5, 2)
+
+
+# -- threads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+@pytest.mark.parametrize("recovery", ["bn", "finetune"])
+def test_threads_are_the_dummy_step_for_step(n_workers, recovery):
+    problem = tiny.make_tiny(recovery=recovery, recovery_steps=2)
+
+    def make():
+        return gym.make("PruneVGG-v0", problem=problem, cost_mode="dense")
+
+    dummy = DummyVecEnv([make] * 4)
+    with Workers(n_workers) as workers:
+        threads = ThreadVecEnv([make] * 4, workers)
+        for venv in (dummy, threads):
+            venv.seed(7)
+        tiny.assert_identical(dummy.reset(), threads.reset())
+        generator = np.random.default_rng(0)
+        for _ in range(8):
+            actions = generator.uniform(-1, 1, (4, 1)).astype(np.float32)
+            tiny.assert_identical(dummy.step(actions), threads.step(actions))
+            tiny.assert_identical(dummy.reset_infos, threads.reset_infos)
+        threads.close()
+    dummy.close()
+
+
+def test_workers_leave_torch_its_threads():
+    import torch
+
+    before = torch.get_num_threads()
+    with one_thread(), Workers(2) as workers:
+        assert torch.get_num_threads() == 1
+        assert list(workers.map(lambda item: item * item, [3, 1, 2])) == [9, 1, 4]
+        assert set(workers.map(lambda _: torch.get_num_threads(), [0, 1])) == {1}
+        with pytest.raises(ZeroDivisionError):
+            list(workers.map(lambda item: 1 // item, [1, 0]))
+    assert torch.get_num_threads() == before
+
+
+def test_the_environment_of_a_search_is_dense_where_it_can_be(tiny_problem):
+    config = config_of("ppo_lag", 10)
+    assert make_config_env(config, tiny_problem).unwrapped.cost_mode == "dense"
+    strange = tiny.make_tiny(budgets={(lambda network: 1.0): 1.0})
+    assert make_config_env(config, strange).unwrapped.cost_mode == "terminal"
+    measured = tiny.make_tiny(budgets={Budget("m", lambda network: 1.0, monotone=True): 1.0})
+    assert make_config_env(config, measured).unwrapped.cost_mode == "dense"
+    filters = replace(config, env="PruneVGGFilters-v0")
+    assert make_config_env(filters, measured).unwrapped.cost_mode == "terminal"
+    assert make_config_env(filters, tiny_problem).unwrapped.cost_mode == "dense"
