@@ -31,7 +31,7 @@ import prune_gym
 from agents import AGENTS, evaluate, make_agent
 from agents.zoo.table import named
 from prune_gym.problem.archive import Archive
-from prune_gym.searches.baselines import CONTROLS, masks_of_ratios
+from prune_gym.searches.baselines import BASELINES, masks_of_ratios
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.threads import Workers, one_thread
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where rows are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--algorithms", nargs="+", default=[*AGENTS, *CONTROLS.names()])
+    parser.add_argument("--algorithms", nargs="+", default=[*AGENTS, *BASELINES.names()])
     parser.add_argument(
         "--evaluations", type=int, default=752, help="networks per run (whole rollouts of 16)"
     )
@@ -77,7 +77,7 @@ def run(
     began, used = time.monotonic(), time.process_time()
     archive = Archive()
     with one_thread(), Workers(threads) as workers:
-        if algo in CONTROLS:
+        if algo in BASELINES:
             search(algo, seed, problem, archive, evaluations, workers)
             final: dict[str, Any] = {}
         else:
@@ -139,7 +139,7 @@ def train(
 def search(
     algo: str, seed: int, problem: Any, archive: Archive, evaluations: int, workers: Workers
 ) -> None:
-    proposer = CONTROLS.get(algo)(len(problem.groups), evaluations, np.random.default_rng(seed))
+    proposer = BASELINES.get(algo)(len(problem.groups), evaluations, np.random.default_rng(seed))
     batch = next(proposer, None)
     while batch is not None:
         masks = [masks_of_ratios(problem, ratios) for ratios in batch]

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from prune_gym.problem.saving import load_pruned, save_pruned
     from prune_gym.problem.sharing import SharedProblem, share
     from prune_gym.pruning.groups import FilterGroup
+    from prune_gym.searches.result import PrunedNetwork, SearchResult
+    from prune_gym.searches.search import search
     from prune_gym.training.recovery import RECOVERIES
     from prune_gym.wrappers import (
         BinaryFilters,
@@ -73,12 +75,15 @@ _PUBLIC = {
     "NETWORKS": ".networks",
     "Outcome": ".problem.outcome",
     "ProjectionWrapper": ".wrappers.projection",
+    "PruneGymError": ".errors",
+    "PrunedNetwork": ".searches.result",
     "PruningProblem": ".problem.problem",
     "RECOVERIES": ".training.recovery",
     "RecordBest": ".wrappers",
     "RecordEpisodeCost": ".wrappers",
     "RecordEpisodeCostVector": ".wrappers",
     "SauteBudget": "agents.wrappers",
+    "SearchResult": ".searches.result",
     "SharedProblem": ".problem.sharing",
     "Split": ".datasets",
     "UnsupportedNetworkError": ".errors",
@@ -90,6 +95,7 @@ _PUBLIC = {
     "make_problem": ".problem.make",
     "onnx_latency_ms": ".budgets",
     "save_pruned": ".problem.saving",
+    "search": ".searches.search",
     "share": ".problem.sharing",
 }
 
@@ -114,11 +120,14 @@ __all__ = [
     "InfeasibleLimitError",
     "Outcome",
     "ProjectionWrapper",
+    "PruneGymError",
+    "PrunedNetwork",
     "PruningProblem",
     "RecordBest",
     "RecordEpisodeCost",
     "RecordEpisodeCostVector",
     "SauteBudget",
+    "SearchResult",
     "SharedProblem",
     "Split",
     "UnsupportedNetworkError",
@@ -131,6 +140,7 @@ __all__ = [
     "onnx_latency_ms",
     "register_envs",
     "save_pruned",
+    "search",
     "share",
 ]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import numbers
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from prune_gym.budgets import Budget, Limit, as_budget, parse_limit
@@ -32,6 +34,28 @@ def whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise InvalidValueError(f"{name}={value!r} must be a whole number of at least {least}.")
     return int(value)
+
+
+def written_down(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arguments as JSON holds them; None where one is an object that it cannot hold.
+
+    Paths become absolute, so that they mean the same in every folder.
+    """
+    plain = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in arguments.items()}
+    budgets = plain.get("budgets")
+    if isinstance(budgets, Mapping) and not all(isinstance(key, str) for key in budgets):
+        return None
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(with_folders(plain), default=_as_list))
+    except (TypeError, ValueError):
+        return None
+    return found
+
+
+def _as_list(value: Any) -> list[Any]:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def check_structure(structure: str, round_to: int) -> None:

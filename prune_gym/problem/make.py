@@ -27,6 +27,7 @@ from prune_gym.problem.checks import (
     check_unpruned_values,
     whole,
     with_folders,
+    written_down,
 )
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.copying import rebuild
@@ -112,6 +113,7 @@ def make_problem(
     >>> len(problem.groups), problem.limits
     (8, (0.25,))
     """
+    arguments = written_down(locals())
     check_structure(structure, round_to)
     check_ignore(ignore)
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
@@ -146,6 +148,7 @@ def make_problem(
         round_to=whole("round_to", round_to, 1),
         form=form,
         batch_size=batch_size,
+        arguments=arguments,
     )
     _check_cuts(problem)
     return _limited_to(problem, list(chosen.values()), unpruned_values)

@@ -12,9 +12,10 @@ the scalar cost is the worst of costs / limits and the scalar limit is 1.0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ class PruningProblem:
         round_to: kept filters of a group come in multiples of it (or all stay).
         form: how networks are judged.
         batch_size: images a forward when networks are judged; None = measured.
+        arguments: of `prune_gym.make_problem`, where all of them can be written down; else None.
     """
 
     network: nn.Module
@@ -67,6 +69,7 @@ class PruningProblem:
     round_to: int = 1
     form: InferenceForm = field(default_factory=InferenceForm)
     batch_size: int | None = None
+    arguments: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         """Short, so that an error message that holds a problem stays readable."""
