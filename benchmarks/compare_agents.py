@@ -14,17 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from origin import origin
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import prune_gym
@@ -151,20 +147,6 @@ def search(
             batch = proposer.send(judged)
         except StopIteration:
             batch = None
-
-
-def origin() -> dict[str, Any]:
-    """Where figures come from: command, commit, machine, versions."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
-    packages = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "rliable")
-    return {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in packages},
-    }
 
 
 def write_results(folder: Path, algorithms: list[str], seeds: list[int]) -> None:

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare_agents import origin, run
+from compare_agents import run
+from origin import origin
 from torch import nn
 
 import prune_gym
