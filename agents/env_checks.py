@@ -8,6 +8,8 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
+from agents.errors import InvalidValueError
+
 
 def check_truncation(gamma: float, infos: Sequence[Mapping[str, Any]]) -> None:
     """Raise a ValueError where values would be learned without bound.
@@ -20,7 +22,7 @@ def check_truncation(gamma: float, infos: Sequence[Mapping[str, Any]]) -> None:
         infos: Of one step of all environments.
     """
     if gamma == 1.0 and any(info.get("TimeLimit.truncated", False) for info in infos):
-        raise ValueError(
+        raise InvalidValueError(
             "gamma is 1.0 and an episode was truncated: values would grow without bound, as the "
             "value of its last state counts as reward. Use gamma=0.99, or an environment whose "
             "episodes end by `terminated`."
