@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from stable_baselines3.common.vec_env import VecEnv
 
 from agents.errors import CostError
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -198,9 +200,9 @@ def _floats(values: Any) -> FloatArray:
 
 def _attributes(env: gym.Env[Any, Any] | VecEnv, name: str) -> list[Any]:
     """Return an attribute of every environment, wrapped or not; nothing if there is none."""
-    if isinstance(env, VecEnv):
-        return list(env.get_attr(name)) if env.has_attr(name) else []
-    return [env.get_wrapper_attr(name)] if env.has_wrapper_attr(name) else []
+    if isinstance(env, gym.Env):
+        return [env.get_wrapper_attr(name)] if env.has_wrapper_attr(name) else []
+    return list(env.get_attr(name)) if env.has_attr(name) else []
 
 
 class EpisodeCosts:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agents.errors import InvalidValueError
 from agents.console import say, user_errors
+from agents.errors import InvalidValueError
 from agents.train import describe
 
 if TYPE_CHECKING:

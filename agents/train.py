@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agents import options
-from agents.errors import InvalidValueError
 from agents.console import console, fail, parse_values, say, stopping, user_errors
+from agents.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from agents.evaluation import Evaluation

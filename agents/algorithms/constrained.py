@@ -27,7 +27,7 @@ from agents.costs import (
     read_cost_vectors,
     read_costs,
 )
-from agents.env_checks import check_truncation, reward_scaling, unfit
+from agents.env_checks import check_reward_scaling, check_truncation, check_unpenalised, unfit
 from agents.errors import InvalidTypeError, InvalidValueError
 from agents.multipliers.rules import VectorMultiplier, check_multiplier
 from agents.wrappers import FixedPenalty, SauteBudget
@@ -158,19 +158,10 @@ class Constrained(BaseAlgorithm):
 
     def _check_env(self) -> None:
         self.limits()
-        for wrapper in (FixedPenalty, SauteBudget):
-            if self.env is not None and any(self.env.env_is_wrapped(wrapper)):
-                raise InvalidValueError(
-                    f"env is penalised by {wrapper.__name__} already; the multiplier would charge "
-                    "the same cost twice. Pass the environment without that wrapper."
-                )
-        scaling = None if self.env is None else reward_scaling(self.env)
-        if scaling is not None and not self.rewards_are_scaled:
-            raise InvalidValueError(
-                f"env is in a {scaling}: rewards would be divided by a spread that drifts, costs "
-                "would not, and the multiplier, a price of cost in units of reward, would have no "
-                "unit. Use VecNormalize(..., norm_reward=False)."
-            )
+        if self.env is not None:
+            check_unpenalised(self.env, FixedPenalty, SauteBudget)
+            if not self.rewards_are_scaled:
+                check_reward_scaling(self.env)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         if self.env is None:

@@ -32,8 +32,8 @@ from stable_baselines3.common.utils import obs_as_tensor
 from agents.algorithms.constrained import Constrained
 from agents.algorithms.replay_buffer import CostReplayBuffer, buffer_class
 from agents.costs import FloatArray
+from agents.env_checks import check_env
 from agents.errors import InvalidTypeError, InvalidValueError
-from agents.evaluation import check_env
 
 
 class PenalisedRollouts(Constrained, OnPolicyAlgorithm):
@@ -128,8 +128,8 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         if self.n_steps > 1 and chosen is not None and not issubclass(chosen, NStepReplayBuffer):
             raise InvalidValueError(
                 f"n_steps is {self.n_steps}, but replay_buffer_class={chosen.__name__} samples "
-                "single steps. Subclass CostNStepReplayBuffer (agents.algorithms.replay_buffer), or "
-                "use n_steps=1."
+                "single steps. Subclass agents.algorithms.replay_buffer.CostNStepReplayBuffer, or use "
+                "n_steps=1."
             )
         if chosen is None and self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
             raise InvalidValueError(

@@ -25,7 +25,8 @@ from stable_baselines3.common.vec_env import (
 )
 
 from agents.costs import check_cost_limit, read_cost_limit
-from agents.evaluation import Evaluation, as_vec_env, evaluate, innermost
+from agents.env_checks import as_vec_env, innermost
+from agents.evaluation import Evaluation, evaluate
 from agents.files import replacing
 from agents.errors import InvalidValueError
 

@@ -203,7 +203,7 @@ def imported(kind: str, name: str) -> Any:
     """
     module_name, separator, attribute = name.partition(":")
     if not separator:
-        raise InvalidValueError(f"{kind} {name!r}: expected MODULE:NAME, e.g. prune_gym:DiscreteRatios.")
+        raise InvalidValueError(f"{kind} {name!r}: expected MODULE:NAME, e.g. gymnasium.wrappers:ClipAction.")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -23,8 +23,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.algorithms.lagrangian import fitting_policy
+from agents.env_checks import check_env, env_id
 from agents.errors import InvalidTypeError, InvalidValueError
-from agents.evaluation import check_env
 from agents.zoo.table import AGENTS, AgentSpec, named
 
 
@@ -92,9 +92,9 @@ def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
     kind = type(space).__name__
     if kind not in spec.action_spaces:
         if kind == "Box":
-            cure = "Wrap each environment so that it has one; prune_gym.DiscreteRatios does."
+            cure = "Wrap each environment so that it has one; gymnasium.wrappers.TransformAction does."
         elif "Box" in spec.action_spaces and kind == "MultiBinary":
-            cure = "Wrap each environment in prune_gym.BinaryToBox."
+            cure = "Wrap each environment in gymnasium.wrappers.TransformAction, to a Box."
         else:
             fitting = [key for key, row in AGENTS.items() if kind in row.action_spaces]
             cure = f"Agents that take it: {', '.join(fitting)}."
@@ -114,15 +114,6 @@ def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
                 f"env: {name} needs each environment wrapped: from {module} import {cls}; "
                 f"{cls}(env)."
             )
-
-
-def env_id(env: gym.Env[Any, Any] | VecEnv) -> str:
-    """Return the id an environment was registered under, empty if it has none."""
-    if isinstance(env, VecEnv):
-        spec = env.get_attr("spec")[0] if env.has_attr("spec") else None
-    else:
-        spec = env.spec
-    return "" if spec is None else str(spec.id)
 
 
 def _arguments(constructor: type[Any]) -> set[str]:
