@@ -31,6 +31,7 @@ import numpy as np
 
 from agents.comparison.finished_runs import Run, check_lengths, read_runs, task_names
 from agents.comparison.statistics import ALL_TASKS, Comparison, FloatArray, compare_columns
+from agents.errors import InvalidValueError
 
 SCORES = ("best_feasible", "final")
 
@@ -66,7 +67,7 @@ def compare(
         ImportError: If rliable is not installed (says how to install it).
     """
     if score not in SCORES:
-        raise ValueError(f"score is {score!r}; it must be one of {', '.join(SCORES)}.")
+        raise InvalidValueError(f"score is {score!r}; it must be one of {', '.join(SCORES)}.")
     found = read_runs(runs)
     tasks = task_names(found)
     check_lengths(found, tasks)
@@ -75,7 +76,7 @@ def compare(
     for run, task in zip(found, tasks, strict=True):
         value = run.feasible_return(score)
         if value is not None and value < infeasible_score:
-            raise ValueError(
+            raise InvalidValueError(
                 f"run {run.folder} has a feasible return of {value:g}, below infeasible_score="
                 f"{infeasible_score:g}: finding nothing feasible would be the better score. Pass "
                 "an infeasible_score that is not above any feasible return."
@@ -118,12 +119,12 @@ def compare_scores(
         ImportError: If rliable is not installed (says how to install it).
     """
     if not scores:
-        raise ValueError("scores is empty; pass {'algorithm': [score of every run], ...}.")
+        raise InvalidValueError("scores is empty; pass {'algorithm': [score of every run], ...}.")
     matrices = {name: _matrix(name, values) for name, values in scores.items()}
     widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
     n_tasks = len(tasks) if tasks is not None else next(iter(widths.values()))
     if any(width != n_tasks for width in widths.values()):
-        raise ValueError(
+        raise InvalidValueError(
             f"scores have columns for {widths} tasks, expected {n_tasks}: all algorithms need a "
             "column for every task."
         )
@@ -140,13 +141,13 @@ def _matrix(name: str, values: Any) -> FloatArray:
     try:
         matrix = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"scores[{name!r}] are no numbers of equally long rows: {error}"
         ) from error
     if matrix.ndim == 1:
         matrix = matrix[:, None]
     if matrix.ndim != 2 or matrix.size == 0 or not np.isfinite(matrix).all():
-        raise ValueError(
+        raise InvalidValueError(
             f"scores[{name!r}] has shape {np.shape(values)}; it must be finite numbers, a list of "
             "one per run or an array of shape (n_runs, n_tasks)."
         )

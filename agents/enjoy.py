@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agents.runs.console import say, user_errors
+from agents.console import say, user_errors
+from agents.errors import InvalidValueError
 from agents.train import describe
 
 if TYPE_CHECKING:
@@ -84,12 +85,12 @@ def play(
     if render:
         modes = make_env(config).metadata.get("render_modes") or []
         if "human" not in modes:
-            raise ValueError(f"{config.env} cannot be shown: its render modes are {modes}.")
+            raise InvalidValueError(f"{config.env} cannot be shown: its render modes are {modes}.")
     envs: Any = make_envs(config, n_envs=1, training=False, render_mode="human" if render else None)
     if isinstance(envs, VecNormalize):
         statistics = folder.normaliser("best" if path == folder.model("best") else "final")
         if not statistics.exists():
-            raise ValueError(
+            raise InvalidValueError(
                 f"{path} needs the statistics that its observations were normalised by, and "
                 f"{statistics} is missing. Finish the run."
             )
@@ -118,7 +119,7 @@ def _model_path(folder: RunFolder, which: str) -> Path:
         cure = "the run was not evaluated while it trained: train with --eval-freq"
     else:
         cure = "pass final, best, or a file that save() wrote"
-    raise ValueError(f"model {which!r}: there is no {path}; {cure}.")
+    raise InvalidValueError(f"model {which!r}: there is no {path}; {cure}.")
 
 
 if __name__ == "__main__":

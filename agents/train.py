@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agents import options
-from agents.runs.console import console, fail, parse_values, say, stopping, user_errors
+from agents.console import console, fail, parse_values, say, stopping, user_errors
+from agents.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from agents.evaluation import Evaluation
@@ -65,7 +66,7 @@ def train(
             _refuse_beside_resume(context)
             _run(Training.resume(resume, timesteps, **sitting))
         elif new_episodes:
-            raise ValueError("--new-episodes goes with --resume FOLDER only.")
+            raise InvalidValueError("--new-episodes goes with --resume FOLDER only.")
         else:
             _run(Training.begin(_config(**context.params), out, **sitting))
 
@@ -86,7 +87,9 @@ def _config(
 
     if algo is None or env is None:
         missing = "--algo" if algo is None else "--env"
-        raise ValueError(f"{missing} is missing; --list names the agents, --help all options.")
+        raise InvalidValueError(
+            f"{missing} is missing; --list names the agents, --help all options."
+        )
     spec = find_agent(algo).tuned_for(env.rpartition(":")[2])
     same = ("seed", "cost_limit", "normalize", "eval_freq", "eval_episodes", "device")
     return RunConfig(
@@ -137,7 +140,7 @@ def _refuse_beside_resume(context: typer.Context) -> None:
         if source is None or source.name != "COMMANDLINE" or name in _MAY_CHANGE:
             continue
         option = {"overrides": "set", "show_list": "list"}.get(name, name.replace("_", "-"))
-        raise ValueError(
+        raise InvalidValueError(
             f"--{option} cannot go with --resume, which keeps the settings of the run; only the "
             "number of --timesteps may change. Start a new run with --out."
         )

@@ -27,7 +27,8 @@ from agents.costs import (
     read_cost_vectors,
     read_costs,
 )
-from agents.env_checks import check_truncation, reward_scaling, unfit
+from agents.env_checks import check_reward_scaling, check_truncation, check_unpenalised, unfit
+from agents.errors import InvalidTypeError, InvalidValueError
 from agents.multipliers.rules import VectorMultiplier, check_multiplier
 from agents.wrappers import FixedPenalty, SauteBudget
 
@@ -71,7 +72,7 @@ class Constrained(BaseAlgorithm):
         **kwargs: Any,
     ) -> None:
         if isinstance(env, gym.vector.VectorEnv):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"env is a {type(env).__name__}, a vector of Gymnasium. Stable-Baselines3 takes "
                 "its own, which keep the last step's info and its cost (SAME_STEP autoreset hides "
                 "them): pass one environment, or DummyVecEnv([make_one, make_one])."
@@ -79,7 +80,7 @@ class Constrained(BaseAlgorithm):
         self.multiplier = check_multiplier(multiplier)
         self.cost_limit = self._checked_limit(cost_limit)
         if not 0.0 <= cost_margin < 1.0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"cost_margin is {cost_margin!r}; it must be in [0, 1): a fraction of the limit "
                 "kept in reserve. Try 0.05."
             )
@@ -132,7 +133,7 @@ class Constrained(BaseAlgorithm):
             ValueError: If there is no environment, or it has no limits.
         """
         if self.env is None:
-            raise ValueError(
+            raise InvalidValueError(
                 "env is None: the model was loaded without an environment. Call set_env(env) "
                 "before learn, or load(path, env=env)."
             )
@@ -157,19 +158,10 @@ class Constrained(BaseAlgorithm):
 
     def _check_env(self) -> None:
         self.limits()
-        for wrapper in (FixedPenalty, SauteBudget):
-            if self.env is not None and any(self.env.env_is_wrapped(wrapper)):
-                raise ValueError(
-                    f"env is penalised by {wrapper.__name__} already; the multiplier would charge "
-                    "the same cost twice. Pass the environment without that wrapper."
-                )
-        scaling = None if self.env is None else reward_scaling(self.env)
-        if scaling is not None and not self.rewards_are_scaled:
-            raise ValueError(
-                f"env is in a {scaling}: rewards would be divided by a spread that drifts, costs "
-                "would not, and the multiplier, a price of cost in units of reward, would have no "
-                "unit. Use VecNormalize(..., norm_reward=False)."
-            )
+        if self.env is not None:
+            check_unpenalised(self.env, FixedPenalty, SauteBudget)
+            if not self.rewards_are_scaled:
+                check_reward_scaling(self.env)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         if self.env is None:
@@ -266,7 +258,7 @@ class Constrained(BaseAlgorithm):
             kwargs["multiplier"] = check_multiplier(kwargs["multiplier"])
         model = super().load(path, *args, **kwargs)
         if model.n_costs != len(model.cost_sum):
-            raise ValueError(
+            raise InvalidValueError(
                 f"multiplier is for {model.n_costs} costs, but the model in path={str(path)!r} was "
                 f"trained with {len(model.cost_sum)}. Give one for each of them."
             )

@@ -18,6 +18,7 @@ from agents.algorithms.cost_critic import (
     CostCriticPolicy,
 )
 from agents.algorithms.two_critics import CriticArray, TwoCritics
+from agents.errors import InvalidTypeError
 from agents.multipliers.checks import check_number
 
 NEVER = 1e6  # a clip range that no ratio of probabilities leaves
@@ -135,7 +136,7 @@ class FOCOPS(TwoCritics, PPO):
     ) -> None:
         for name, what in (("clip_range", "clips nothing"), ("ent_coef", "has no entropy bonus")):
             if name in kwargs:
-                raise TypeError(
+                raise InvalidTypeError(
                     f"{name} is not an argument of FOCOPS, which {what}: the KL divergence from "
                     "the last policy is in its place. Use temperature and target_kl."
                 )
@@ -152,7 +153,7 @@ class FOCOPS(TwoCritics, PPO):
             **kwargs,
         )
         if not issubclass(self.policy_class, FOCOPSPolicy):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"policy is {self.policy_class.__name__}, which does not know the policy before "
                 f"it. Name one of {sorted(self.policy_aliases)} or subclass FOCOPSPolicy."
             )

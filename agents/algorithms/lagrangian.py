@@ -32,7 +32,8 @@ from stable_baselines3.common.utils import obs_as_tensor
 from agents.algorithms.constrained import Constrained
 from agents.algorithms.replay_buffer import CostReplayBuffer, buffer_class
 from agents.costs import FloatArray
-from agents.evaluation import check_env
+from agents.env_checks import check_env
+from agents.errors import InvalidTypeError, InvalidValueError
 
 
 class PenalisedRollouts(Constrained, OnPolicyAlgorithm):
@@ -106,7 +107,7 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> None:
         if not isinstance(episodes_per_update, int) or episodes_per_update < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"episodes_per_update is {episodes_per_update!r}; it must be an integer >= 1. "
                 "Try 8."
             )
@@ -114,7 +115,7 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)
         given = self.replay_buffer_class
         if given is not None and not issubclass(given, CostReplayBuffer):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"replay_buffer_class is {given.__name__}, which has no place for costs. Leave it "
                 "out, or subclass agents.CostReplayBuffer. (Hindsight replay invents rewards for "
                 "other goals, but cannot invent their costs.)"
@@ -125,13 +126,13 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         chosen = self.replay_buffer_class
         if self.n_steps > 1 and chosen is not None and not issubclass(chosen, NStepReplayBuffer):
-            raise ValueError(
+            raise InvalidValueError(
                 f"n_steps is {self.n_steps}, but replay_buffer_class={chosen.__name__} samples "
-                "single steps. Subclass CostNStepReplayBuffer (agents.algorithms.replay_buffer), or "
-                "use n_steps=1."
+                "single steps. Subclass agents.algorithms.replay_buffer.CostNStepReplayBuffer, or use "
+                "n_steps=1."
             )
         if chosen is None and self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
-            raise ValueError(
+            raise InvalidValueError(
                 f"n_steps is {self.n_steps}, but Stable-Baselines3 replays Dict observations in "
                 "single steps only. Use n_steps=1."
             )
@@ -163,12 +164,12 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         super().load_replay_buffer(path, truncate_last_traj)
         loaded, self.replay_buffer = self.replay_buffer, kept
         if not isinstance(loaded, CostReplayBuffer):
-            raise ValueError(
+            raise InvalidValueError(
                 f"path={str(path)!r} is a {type(loaded).__name__} without costs. Load "
                 "a buffer that a constrained model saved."
             )
         if loaded.costs.shape[-1] != self.n_costs:
-            raise ValueError(
+            raise InvalidValueError(
                 f"path={str(path)!r} holds {loaded.costs.shape[-1]} costs per step, "
                 f"the model {self.n_costs}. Load a buffer of the same number of multipliers."
             )
@@ -196,11 +197,11 @@ def constrained(algorithm: type[BaseAlgorithm]) -> type[Any]:
         TypeError: If it is neither, or constrained already.
     """
     if not isinstance(algorithm, type) or not issubclass(algorithm, BaseAlgorithm):
-        raise TypeError(
+        raise InvalidTypeError(
             f"algorithm is {algorithm!r}; it must be a class of Stable-Baselines3, such as PPO."
         )
     if issubclass(algorithm, Constrained):
-        raise TypeError(f"algorithm is {algorithm.__name__}, which is constrained already.")
+        raise InvalidTypeError(f"algorithm is {algorithm.__name__}, which is constrained already.")
     return _constrained(algorithm)
 
 
@@ -212,7 +213,7 @@ def _constrained(algorithm: Any) -> type[Any]:
     elif issubclass(algorithm, OffPolicyAlgorithm):
         mixin = PenalisedReplay
     else:
-        raise TypeError(
+        raise InvalidTypeError(
             f"algorithm is {algorithm.__name__}, which cannot be made constrained: it is neither "
             "on-policy nor off-policy, so that neither rollouts nor a replay buffer show the costs "
             "of single steps (ARS only sums up whole episodes). Use PPO, A2C, TRPO, RecurrentPPO, "
@@ -284,7 +285,7 @@ def fitting_policy(algorithm: type[BaseAlgorithm], env: Any) -> str:
     name = f"{kind}{'Lstm' if recurrent else ''}Policy"
     if name not in algorithm.policy_aliases:
         known = ", ".join(sorted(algorithm.policy_aliases))
-        raise ValueError(
+        raise InvalidValueError(
             f"env: {algorithm.__name__} has no policy for observations of {space} (it has {known})."
             " Wrap each environment in gymnasium.wrappers.FlattenObservation."
         )

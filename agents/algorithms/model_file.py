@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 from stable_baselines3.common.save_util import open_path
 
+from agents.errors import ModelFileError
+
 FORMAT = 1  # of saved models; a larger one was written by a later version of this package
 SavedModel: TypeAlias = str | pathlib.Path | io.BufferedIOBase
 
@@ -26,7 +28,7 @@ def read_origin(path: str | pathlib.Path | io.BufferedIOBase) -> tuple[str, int]
         with zipfile.ZipFile(file) as archive:
             data = dict(json.loads(archive.read("data")))
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise ModelFileError(
             f"path={str(path)!r} is no saved model ({error}). Pass a file written by save()."
         ) from error
     finally:
@@ -42,9 +44,9 @@ def check_origin(path: SavedModel, made_by: str) -> None:
     origin, version = read_origin(path)
     if origin != made_by:
         whose = f"it was made by {origin}; load it with that" if origin else "it is not ours"
-        raise ValueError(f"path={str(path)!r} cannot be loaded by {made_by}: {whose}.")
+        raise ModelFileError(f"path={str(path)!r} cannot be loaded by {made_by}: {whose}.")
     if version > FORMAT:
-        raise ValueError(
+        raise ModelFileError(
             f"path={str(path)!r} has format {version}; this version knows up to {FORMAT}. "
             "Upgrade the package to load it."
         )

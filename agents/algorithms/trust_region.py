@@ -21,6 +21,7 @@ from agents.algorithms.cost_critic import mix_advantages
 from agents.algorithms.model_file import SavedModel
 from agents.algorithms.two_critics import CriticArray, TwoCritics
 from agents.costs import FloatArray
+from agents.errors import InvalidTypeError
 from agents.multipliers.checks import check_violation
 from agents.multipliers.rules import VectorMultiplier
 
@@ -150,7 +151,7 @@ class CPO(TwoCritics, TRPO):
         **kwargs: Any,
     ) -> None:
         if "multiplier" in kwargs:
-            raise TypeError(_refusal(kwargs["multiplier"]))
+            raise InvalidTypeError(_refusal(kwargs["multiplier"]))
         self._steps = 0  # since the violation was last measured
         self._episode_length = 1.0  # mean, in steps
         super().__init__(policy, env, *args, multiplier=SolvedMultiplier(), **kwargs)  # type: ignore[arg-type]
@@ -159,7 +160,7 @@ class CPO(TwoCritics, TRPO):
     def load(cls, path: SavedModel, *args: Any, **kwargs: Any) -> Any:
         """Load a model; see `Constrained.load`. There is no multiplier to choose."""
         if "multiplier" in kwargs:
-            raise TypeError(_refusal(kwargs["multiplier"]))
+            raise InvalidTypeError(_refusal(kwargs["multiplier"]))
         return super().load(path, *args, **kwargs)
 
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:

@@ -24,6 +24,7 @@ from agents.algorithms.cost_critic import (
     mix_advantages,
 )
 from agents.costs import FloatArray
+from agents.errors import InvalidTypeError, InvalidValueError
 
 CriticArray = npt.NDArray[np.float32]
 
@@ -88,14 +89,14 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
         **kwargs: Any,
     ) -> None:
         if "normalize_advantage" in kwargs:
-            raise TypeError(
+            raise InvalidTypeError(
                 f"normalize_advantage is not an argument of {type(self).__name__}: it would "
                 "rescale the cost too. Use normalize_reward_advantage=True or False."
             )
         _check_fraction("cost_gamma", cost_gamma)
         _check_fraction("cost_gae_lambda", cost_gae_lambda)
         if cost_n_epochs is not None and cost_n_epochs < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"cost_n_epochs is {cost_n_epochs!r}; it must be an integer >= 1, or None for "
                 "as many passes as the algorithm makes itself."
             )
@@ -103,7 +104,7 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
             policy, env, *args, normalize_advantage=False, _init_setup_model=False, **kwargs
         )
         if not issubclass(self.policy_class, CostCriticPolicy):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"policy is {self.policy_class.__name__}, which has no cost critic. Name "
                 f"one of {sorted(self.policy_aliases)} or subclass CostCriticPolicy."
             )
@@ -252,4 +253,4 @@ class A2CLagrangian(TwoCritics, A2C):
 
 def _check_fraction(name: str, value: float) -> None:
     if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} is {value!r}; it must be in [0, 1]. Try 1.0 or 0.95.")
+        raise InvalidValueError(f"{name} is {value!r}; it must be in [0, 1]. Try 1.0 or 0.95.")

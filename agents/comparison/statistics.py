@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.comparison.finished_runs import Run
+from agents.errors import InvalidValueError, MissingLibraryError
 
 ALL_TASKS = "all tasks"
 
@@ -123,7 +124,9 @@ def compare_columns(columns: Scores, settings: Mapping[str, Any]) -> Comparison:
     """
     bootstrap = {"reps": settings["reps"], "seed": settings["seed"]}
     if not isinstance(bootstrap["reps"], int) or bootstrap["reps"] < 1:
-        raise ValueError(f"reps is {bootstrap['reps']!r}; it must be an integer >= 1. Try 2000.")
+        raise InvalidValueError(
+            f"reps is {bootstrap['reps']!r}; it must be an integer >= 1. Try 2000."
+        )
     rows: list[Row] = []
     improvements: list[Improvement] = []
     for task, of_task in {**columns, **_all_tasks(columns)}.items():
@@ -221,7 +224,7 @@ def _metric(name: str) -> Callable[..., Any]:
     try:
         metric: Callable[..., Any] = getattr(import_module("rliable.metrics"), name)
     except ImportError as error:
-        raise ImportError(
+        raise MissingLibraryError(
             f'rliable cannot be imported ({error}). Install it: pip install "prune-gym[agents]".'
         ) from error
     return metric

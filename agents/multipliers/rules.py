@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from agents.costs import FloatArray
+from agents.errors import InvalidTypeError, InvalidValueError
 from agents.multipliers.checks import check_number, check_range, check_violation, clip
 
 
@@ -123,15 +124,15 @@ class PIDMultiplier:
         for name in ("kp", "ki", "kd"):
             check_number(name, getattr(self, name), low=0.0)
         if self.kp == self.ki == self.kd == 0.0:
-            raise ValueError(
+            raise InvalidValueError(
                 "kp, ki and kd are all 0; at least one must be positive, or the multiplier "
                 "never moves. Use FixedMultiplier for a constant."
             )
         check_range(self.initial, self.upper_bound)
         if not isinstance(self.ema, Real) or not 0.0 <= self.ema < 1.0:
-            raise ValueError(f"ema is {self.ema!r}; it must be in [0, 1). Try 0.5.")
+            raise InvalidValueError(f"ema is {self.ema!r}; it must be in [0, 1). Try 0.5.")
         if not isinstance(self.delay, int) or self.delay < 1:
-            raise ValueError(f"delay is {self.delay!r}; it must be an integer >= 1. Try 1.")
+            raise InvalidValueError(f"delay is {self.delay!r}; it must be an integer >= 1. Try 1.")
         self._value = self._integral = float(self.initial)
         self._smoothed = deque(maxlen=self.delay + 1)
 
@@ -183,7 +184,7 @@ class AdamMultiplier:
         check_range(self.initial, self.upper_bound)
         check_number("initial", self.initial, low=0.0, exclusive=True)
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ValueError(f"betas is {self.betas!r}; it must be two numbers in [0, 1).")
+            raise InvalidValueError(f"betas is {self.betas!r}; it must be two numbers in [0, 1).")
         self._x = self.initial + math.log(-math.expm1(-self.initial))  # softplus inverted
 
     @property
@@ -236,10 +237,10 @@ class VectorMultiplier:
 
     def __init__(self, multipliers: Sequence[Multiplier]) -> None:
         if not multipliers:
-            raise ValueError("multipliers is empty; give one for every cost.")
+            raise InvalidValueError("multipliers is empty; give one for every cost.")
         self.multipliers = tuple(_check_rule(rule) for rule in multipliers)
         if len({id(rule) for rule in self.multipliers}) < len(self.multipliers):
-            raise ValueError(
+            raise InvalidValueError(
                 "multipliers has the same object twice; it would follow two costs at once. Make "
                 "one object for every cost."
             )
@@ -256,7 +257,7 @@ class VectorMultiplier:
             ValueError: If there are not so many; none moves then.
         """
         if np.shape(violation) != (len(self.multipliers),):
-            raise ValueError(
+            raise InvalidValueError(
                 f"violation is {violation!r}; it must be {len(self.multipliers)} numbers, one for "
                 "every multiplier."
             )
@@ -290,7 +291,7 @@ def check_multiplier(multiplier: Any) -> AnyMultiplier:
 
 def _check_rule(multiplier: Any) -> Multiplier:
     if isinstance(multiplier, type) or not isinstance(multiplier, Multiplier):
-        raise TypeError(
+        raise InvalidTypeError(
             f"multiplier is {multiplier!r}; it must be an object with a `value` and an "
             "`update(violation)`. Pass for example GradientMultiplier() or FixedMultiplier(1.0), "
             "or a list with one for every cost."

@@ -26,6 +26,7 @@ from agents.files import write_json
 from agents.runs.replayable import Replayable
 from agents.zoo.table import AgentSpec, named
 from agents.zoo.make import find_agent, make_agent
+from agents.errors import InvalidTypeError, InvalidValueError
 
 EVALUATION_SEED = 1_000  # added to a run's seed: episodes that the training has not seen
 MULTIPLIER = "multiplier."  # begins overrides that are arguments of the multiplier
@@ -88,7 +89,7 @@ def make_env(config: RunConfig, render_mode: str | None = None) -> gym.Env[Any, 
     except gym.error.UnregisteredEnv as error:
         if ":" in config.env:
             raise
-        raise ValueError(
+        raise InvalidValueError(
             f"env={config.env!r} is not registered: {error} Name the module that registers it, "
             f"too: MODULE:{config.env}."
         ) from error
@@ -169,7 +170,7 @@ def _make_multiplier(spec: AgentSpec, config: RunConfig) -> Any:
         if key.startswith(MULTIPLIER)
     }
     if spec.multiplier is None:
-        raise TypeError(
+        raise InvalidTypeError(
             f"{config.algo} has no multiplier to choose: leave {MULTIPLIER}{next(iter(given))} out."
         )
     env_id = config.env.rpartition(":")[2]
@@ -177,7 +178,7 @@ def _make_multiplier(spec: AgentSpec, config: RunConfig) -> Any:
     try:
         return spec.multiplier(**{**spec.multiplier_kwargs, **tuned, **given})
     except TypeError as error:
-        raise TypeError(f"{MULTIPLIER[:-1]} of {config.algo}: {error}.") from error
+        raise InvalidTypeError(f"{MULTIPLIER[:-1]} of {config.algo}: {error}.") from error
 
 
 def _wrapped(name: str, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -185,12 +186,12 @@ def _wrapped(name: str, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     try:
         wrapped = wrapper(env)
     except TypeError as error:
-        raise TypeError(
+        raise InvalidTypeError(
             f"wrapper {name!r} cannot be put around the environment: {error}. It has to take the "
             "environment alone; for further arguments name a function of yours that does."
         ) from error
     if not isinstance(wrapped, gym.Env):
-        raise TypeError(f"wrapper {name!r} returned {wrapped!r}, which is no gymnasium.Env.")
+        raise InvalidTypeError(f"wrapper {name!r} returned {wrapped!r}, which is no gymnasium.Env.")
     return wrapped
 
 
@@ -202,18 +203,18 @@ def imported(kind: str, name: str) -> Any:
     """
     module_name, separator, attribute = name.partition(":")
     if not separator:
-        raise ValueError(f"{kind} {name!r}: expected MODULE:NAME, e.g. prune_gym:DiscreteRatios.")
+        raise InvalidValueError(f"{kind} {name!r}: expected MODULE:NAME, e.g. gymnasium.wrappers:ClipAction.")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"{kind} {name!r} cannot be imported: {error}. Its module has to be installed, or in "
             "the working directory."
         ) from error
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module), n=1)
         hint = f" Did you mean '{module_name}:{near[0]}'?" if near else ""
-        raise ValueError(f"{kind} {name!r}: {module_name} has no {attribute!r}.{hint}")
+        raise InvalidValueError(f"{kind} {name!r}: {module_name} has no {attribute!r}.{hint}")
     return getattr(module, attribute)
 
 

@@ -30,6 +30,7 @@ from agents.runs.folder import (
     make_model,
 )
 from agents.zoo.make import find_agent
+from agents.errors import MissingLibraryError
 
 _LATER = ("result.json", "model.zip", "vecnormalize.pkl")  # of a finished run
 
@@ -290,6 +291,6 @@ def _check_bar(options: dict[str, Any]) -> None:
         try:
             ProgressBarCallback()
         except ImportError as error:
-            raise ImportError(
+            raise MissingLibraryError(
                 'progress needs tqdm and rich: pip install "prune-gym[agents]".'
             ) from error

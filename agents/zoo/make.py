@@ -23,7 +23,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.algorithms.lagrangian import fitting_policy
-from agents.evaluation import check_env
+from agents.env_checks import check_env, env_id
+from agents.errors import InvalidTypeError, InvalidValueError
 from agents.zoo.table import AGENTS, AgentSpec, named
 
 
@@ -52,7 +53,7 @@ def make_agent(
     arguments = _arguments(constructor)
     for key in overrides:
         if key not in arguments:
-            raise TypeError(f"{key!r} is no argument of {name}; {_known(key, arguments)}")
+            raise InvalidTypeError(f"{key!r} is no argument of {name}; {_known(key, arguments)}")
     check_fit(name, env)
     n_envs = env.num_envs if isinstance(env, VecEnv) else 1
     chosen: dict[str, Any] = {"policy": fitting_policy(constructor, env)}
@@ -81,7 +82,7 @@ def _dividing(rollout_size: int, batch_size: int) -> int:
 def find_agent(name: str) -> AgentSpec:
     """Return the row of this name; an unknown one is a ValueError that lists those there are."""
     if name not in AGENTS:
-        raise ValueError(f"name is {name!r}; {_known(name, AGENTS)}")
+        raise InvalidValueError(f"name is {name!r}; {_known(name, AGENTS)}")
     return AGENTS[name]
 
 
@@ -91,13 +92,13 @@ def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
     kind = type(space).__name__
     if kind not in spec.action_spaces:
         if kind == "Box":
-            cure = "Wrap each environment so that it has one; prune_gym.DiscreteRatios does."
+            cure = "Wrap each environment so that it has one; gymnasium.wrappers.TransformAction does."
         elif "Box" in spec.action_spaces and kind == "MultiBinary":
-            cure = "Wrap each environment in prune_gym.BinaryToBox."
+            cure = "Wrap each environment in gymnasium.wrappers.TransformAction, to a Box."
         else:
             fitting = [key for key, row in AGENTS.items() if kind in row.action_spaces]
             cure = f"Agents that take it: {', '.join(fitting)}."
-        raise ValueError(
+        raise InvalidValueError(
             f"env: {name} takes an action space of {' or '.join(spec.action_spaces)}, not {space}. "
             f"{cure}"
         )
@@ -109,19 +110,10 @@ def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
             wrapped = is_wrapped(env, wrapper)
         if not wrapped:
             module, cls = spec.wrapper.split(":")
-            raise ValueError(
+            raise InvalidValueError(
                 f"env: {name} needs each environment wrapped: from {module} import {cls}; "
                 f"{cls}(env)."
             )
-
-
-def env_id(env: gym.Env[Any, Any] | VecEnv) -> str:
-    """Return the id an environment was registered under, empty if it has none."""
-    if isinstance(env, VecEnv):
-        spec = env.get_attr("spec")[0] if env.has_attr("spec") else None
-    else:
-        spec = env.spec
-    return "" if spec is None else str(spec.id)
 
 
 def _arguments(constructor: type[Any]) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from agents.algorithms.constrained import Constrained
 from agents.algorithms.lagrangian import constrained
+from agents.errors import MissingLibraryError
 from agents.multipliers.penalties import BarrierMultiplier, PenaltyMultiplier
 from agents.multipliers.rules import AdamMultiplier, GradientMultiplier, Multiplier, PIDMultiplier
 from agents.zoo import values
@@ -23,7 +24,7 @@ def named(path: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "sb3_contrib":
             raise
-        raise ModuleNotFoundError(
+        raise MissingLibraryError(
             f"{name} is built on sb3-contrib, which is not installed. "
             'pip install "prune-gym[agents]" installs it.',
             name=error.name,

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from agents import AGENTS
 from agents.algorithms.two_critics import PPOLagrangian
 from agents.comparison.finished_runs import read_runs
+from agents.console import parse_values, stopping
 from agents.files import keep_lines
-from agents.runs.console import parse_values, stopping
 from agents.runs.episode_log import ContinuedCSV, summarise
 from agents.train import app
 
