@@ -1,18 +1,15 @@
-"""Coarse environments: one prune ratio per filter group."""
+"""The environments of granularities ``"layer"`` and ``"network"``: a prune ratio per group."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from prune_gym.envs.base import PruneEnv
-from prune_gym.envs.filter import FilterPruneEnv
-from prune_gym.errors import InvalidValueError
-from prune_gym.pruning.masks import Mask
-from prune_gym.utils.registry import unknown_name
+from prune_gym.envs.episode import Decision, Episode
+from prune_gym.pruning.masks import kept_count, top_mask
 
 
 class LayerPruneEnv(PruneEnv):
@@ -92,12 +89,11 @@ class LayerPruneEnv(PruneEnv):
 
     granularity: ClassVar[str] = "layer"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    def _action_size(self) -> int:
+        return 1
 
-    def _decide(self, action: NDArray[np.float32]) -> list[tuple[Mask, float]]:
-        return [self._by_ratio(len(self._ratios), action[0])]
+    def _decide(self, episode: Episode, action: NDArray[np.float32]) -> list[Decision]:
+        return [decision_of_ratio(episode, episode.n_decided, action[0])]
 
 
 class NetworkPruneEnv(PruneEnv):
@@ -115,40 +111,27 @@ class NetworkPruneEnv(PruneEnv):
 
     granularity: ClassVar[str] = "network"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.action_space = spaces.Box(-1.0, 1.0, (len(self.problem.groups),), np.float32)
-
     @property
     def steps_left(self) -> int:
         """1, or 0 once the episode has ended."""
         return min(1, super().steps_left)
 
-    def _decide(self, action: NDArray[np.float32]) -> list[tuple[Mask, float]]:
-        return [self._by_ratio(index, value) for index, value in enumerate(action)]
+    def _action_size(self) -> int:
+        return len(self.problem.groups)
+
+    def _decide(self, episode: Episode, action: NDArray[np.float32]) -> list[Decision]:
+        return [decision_of_ratio(episode, index, value) for index, value in enumerate(action)]
 
 
-GRANULARITIES: dict[str, type[PruneEnv]] = {
-    env.granularity: env for env in (LayerPruneEnv, FilterPruneEnv, NetworkPruneEnv)
-}
-
-
-def make_env(granularity: str = "layer", own: bool = False, **kwargs: Any) -> PruneEnv:
-    """The environment of a granularity: ``"layer"``, ``"filter"`` or ``"network"``.
-
-    The entry point of the registered ids, so that ``gym.make("PruneVGG-v0",
-    granularity="network")`` works.
+def decision_of_ratio(episode: Episode, index: int, value: float) -> Decision:
+    """What becomes of a group whose prune ratio is asked for by a number of an action.
 
     Args:
-        granularity: what one step decides.
-        own: whether the user must say what is pruned (``Prune-v0``).
-        kwargs: of the environment.
+        episode: whose ``max_ratio`` is the prune ratio of 1.
+        index: of the group.
+        value: in [-1, 1]; -1 removes nothing.
     """
-    if granularity not in GRANULARITIES:
-        raise unknown_name("granularity", granularity, list(GRANULARITIES))
-    if own and not {"problem", "network"} & set(kwargs):
-        raise InvalidValueError(
-            "Prune-v0 prunes what you bring: gym.make('Prune-v0', problem=prune_gym.make_problem("
-            "network=..., train=..., validation=...)), or network='vgg11', dataset='cifar10'."
-        )
-    return GRANULARITIES[granularity](**kwargs)
+    problem = episode.problem
+    ratio = 0.5 * (float(value) + 1.0) * episode.max_ratio
+    count = kept_count(ratio, int(problem.sizes[index]), problem.round_to)
+    return Decision(top_mask(problem.orders[index], count), ratio)
