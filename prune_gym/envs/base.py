@@ -211,9 +211,14 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         rows = [(group.name, group.n_filters, mask) for group, mask in groups]
         costs = self.problem.counted_costs(episode.counts)
         accuracy = episode.outcome.accuracy if episode.outcome else None
-        title = rendering.title(self.cost_names, costs, episode.limits, accuracy)
-        picture, self._window = rendering.render(self.render_mode, rows, title, self._window)
-        return picture
+        title = rendering.caption(self.cost_names, costs, episode.limits, accuracy)
+        if self.render_mode == "ansi":
+            return rendering.as_text(rows, title)
+        if self.render_mode == "rgb_array":
+            return rendering.as_image(rows, title)
+        self._window = self._window or rendering.Window()
+        self._window.show(rows, title)
+        return None
 
     def close(self) -> None:
         """Free the last network and close the window."""

@@ -46,7 +46,15 @@ class LayerPruneEnv(PruneEnv):
     | 13 | weight | cost that the group itself decides about, at the others' present state | 0 | 1 |
     | 14 | limit | this episode's limit, log(limit / low) / log(high / low) | 0 | 1 |
 
-    For a black-box budget the share of parameters stands in for it in features 9 to 13.
+    With k - 1 of the groups 1 ... K decided, n_i filters kept of group i, m_i the fewest that can
+    be kept of it, N_i all of them, and c the cost by filters kept per group:
+
+        floor     = c(n_1, ..., n_(k-1), m_k, m_(k+1), ..., m_K)
+        ceiling   = c(n_1, ..., n_(k-1), N_k, N_(k+1), ..., N_K)
+        undecided = ceiling - floor
+        weight    = ceiling - c(n_1, ..., n_(k-1), m_k, N_(k+1), ..., N_K)
+
+    For a black-box budget the share of parameters stands in for c.
 
     ## Reward
     0.0 until the last step, then the validation accuracy in [0, 1].
@@ -68,10 +76,18 @@ class LayerPruneEnv(PruneEnv):
     cost / limit, and ``cost_limit`` 1.0.
 
     ## Info
-    ``cost`` float; ``costs`` (n_budgets,) float32; ``cost_<budget>`` float; ``<budget>`` float, the
-    raw value in its unit; ``accuracy`` float; ``feasible`` bool; ``kept`` (n_groups,) float32;
-    with ``limit_range`` also ``limit`` float.
-    The same keys at every step; results are zero until the last one.
+    The same keys in reset and at every step; results are 0.0 or False until the last one.
+
+    | key | type | meaning |
+    |---|---|---|
+    | cost | float | charged at this step, as one number |
+    | costs | (n_budgets,) float32 | charged at this step: budget / budget of the unpruned network |
+    | cost_<budget> | float | the same by name |
+    | accuracy | float | result: the reward, in [0, 1] |
+    | feasible | bool | result: whether every limit is met |
+    | <budget> | float | result: the finished network's budget, in its own unit |
+    | kept | (n_groups,) float32 | fraction of filters kept per group; 1 where undecided |
+    | limit | float | this episode's limit; with ``limit_range`` only |
 
     ## Episode end
     ``terminated`` after the last filter group; ``truncated`` is always False.

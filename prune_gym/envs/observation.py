@@ -2,6 +2,16 @@
 
 Every feature lies in [0, 1]. The layer facts are the paper's (arXiv 2110.08558), scaled by their
 largest value in the network; the budget features make the cost predictable (Markov).
+
+With groups 1 ... K, of which k - 1 are decided, let n_i be the filters kept of group i, m_i the
+fewest that can be kept of it, N_i all of them, and c the cost by filters kept per group:
+
+    floor     = c(n_1, ..., n_(k-1), m_k, m_(k+1), ..., m_K)
+    ceiling   = c(n_1, ..., n_(k-1), N_k, N_(k+1), ..., N_K)
+    undecided = ceiling - floor
+    weight    = ceiling - c(n_1, ..., n_(k-1), m_k, N_(k+1), ..., N_K)
+
+After the last group floor = ceiling = c(n_1, ..., n_K), and undecided = weight = 0.
 """
 
 from __future__ import annotations
