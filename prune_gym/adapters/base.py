@@ -7,9 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from prune_gym.envs.registration import ENTRY_POINT
 from prune_gym.errors import InvalidValueError
-
-ENTRY_POINT = "prune_gym.envs:make_env"
 
 
 def require(module: str, library: str, install: str) -> Any:

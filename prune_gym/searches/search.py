@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from agents.runs.console import stopping
+from agents.console import stopping
 from prune_gym.errors import InvalidTypeError, InvalidValueError, RunFolderError, UsageError
 from prune_gym.problem.archive import Archive, Episode, further_costs
 from prune_gym.problem.checks import whole

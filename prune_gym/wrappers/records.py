@@ -18,6 +18,7 @@ from torch import nn
 
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.problem.archive import Archive, further_costs
+from prune_gym.wrappers.base import pruning_env
 
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
@@ -38,16 +39,16 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(self, env: gym.Env[Any, Any], archive: Archive | None = None) -> None:
         RecordConstructorArgs.__init__(self, archive=archive, _disable_deepcopy=True)
         super().__init__(env)
+        self._pruning = pruning_env(env, "RecordBest")
         if archive is None:
-            archive = Archive(further=further_costs(env.unwrapped.problem))  # type: ignore[attr-defined]
+            archive = Archive(further=further_costs(self._pruning.problem))
         self.archive = archive
 
     def step(self, action: Any) -> Step:
         """Step; a finished episode goes to the archive."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated:
-            base: Any = self.env.unwrapped
-            self.archive.add(base.last_masks(), base.last_outcome())
+            self.archive.add(self._pruning.last_masks(), self._pruning.last_outcome())
         return observation, reward, terminated, truncated, info
 
     def best_network(self, limits: Mapping[str, float] | None = None) -> nn.Module:
@@ -61,16 +62,14 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             NothingFeasibleError: no episode met every limit.
             ValueError: None with ``limit_range``, or a budget whose cost is not known.
         """
-        base: Any = self.env.unwrapped
-        if limits is None and base.limit_range is not None:
+        env, archive = self._pruning, self.archive
+        if limits is None and env.limit_range is not None:
             raise InvalidValueError(
                 "best_network() of an environment with limit_range: each episode has a limit of "
-                f"its own. Say within which: best_network({{{base.cost_names[0]!r}: 0.1}})."
+                f"its own. Say within which: best_network({{{env.cost_names[0]!r}: 0.1}})."
             )
-        archive = self.archive
         masks = archive.feasible_masks() if limits is None else archive.best_within(limits).masks
-        network: nn.Module = base.problem.recover(base.problem.compact(masks))
-        return network
+        return env.problem.recover(env.problem.compact(masks))
 
 
 class RecordEpisodeCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

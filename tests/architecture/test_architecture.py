@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import prune_gym
-from prune_gym.envs.layer import GRANULARITIES
+from prune_gym.envs import GRANULARITIES
 from prune_gym.envs.observation import (
     BUDGET_FEATURES,
     LAYER_FEATURES,
