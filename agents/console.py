@@ -21,9 +21,9 @@ errors = Console(stderr=True, soft_wrap=True)
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
 
 
-def say(words: str) -> None:
+def say(words: str, to: Console = console) -> None:
     """Print words that hold paths or commands: as they are, without markup and line breaks."""
-    console.print(words, markup=False, highlight=False, soft_wrap=True)
+    to.print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 def fail(message: str, code: int) -> NoReturn:

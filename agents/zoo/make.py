@@ -92,7 +92,9 @@ def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
     kind = type(space).__name__
     if kind not in spec.action_spaces:
         if kind == "Box":
-            cure = "Wrap each environment so that it has one; gymnasium.wrappers.TransformAction does."
+            cure = (
+                "Wrap each environment so that it has one; gymnasium.wrappers.TransformAction does."
+            )
         elif "Box" in spec.action_spaces and kind == "MultiBinary":
             cure = "Wrap each environment in gymnasium.wrappers.TransformAction, to a Box."
         else:
