@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agents.console import say, user_errors
-from agents.errors import InvalidValueError
-from agents.train import describe
+from agents.errors import AgentsError, InvalidValueError
 
 if TYPE_CHECKING:
     from agents.evaluation import Evaluation
     from agents.runs.folder import RunConfig, RunFolder
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.command(no_args_is_help=True)
@@ -36,7 +39,7 @@ def enjoy(
     render: Annotated[bool, typer.Option("--render", help="Show the environment.")] = False,
 ) -> None:
     """Play episodes with the policy of a run; print what they earn and cost."""
-    with user_errors():
+    with user_errors(AgentsError):
         from agents.runs.folder import RunFolder
 
         folder, config = RunFolder.open(run)
@@ -49,7 +52,7 @@ def enjoy(
                 f"episode {number}: return {earned:.4g}, cost {cost:.4g} (limit "
                 f"{result.cost_limit:.4g}), {length} steps, {verdict}"
             )
-        describe(result)
+        say(result.summary())
 
 
 def play(
@@ -78,8 +81,8 @@ def play(
     from stable_baselines3.common.vec_env import VecNormalize
 
     from agents.evaluation import evaluate
-    from agents.runs.folder import EVALUATION_SEED, make_env, make_envs
-    from agents.zoo.make import find_agent
+    from agents.runs.folder import EVALUATION_SEED
+    from agents.runs.make import load_model, make_env, make_envs
 
     path = _model_path(folder, which)
     if render:
@@ -96,7 +99,7 @@ def play(
             )
         envs = VecNormalize.load(str(statistics), envs.venv)
         envs.training = False
-    model = find_agent(config.algo).constructor.load(path, device=config.device)
+    model = load_model(config, path)
     result = evaluate(
         model,
         envs,

@@ -95,6 +95,18 @@ class Evaluation:
         """Whether no episode cost more than the limit (so that the mean cost does not either)."""
         return self.violation_rate == 0.0
 
+    def summary(self) -> str:
+        """Say it in one line.
+
+        >>> print(Evaluation.of_episodes([1.0, 3.0], [0.2, 0.6], [8, 8], 0.5).summary())
+        2 episodes: return 2 ± 1, cost 0.4 (limit 0.5), 50% over the limit
+        """
+        verdict = "feasible" if self.feasible else f"{self.violation_rate:.0%} over the limit"
+        return (
+            f"{self.episodes} episodes: return {self.return_mean:.4g} ± {self.return_std:.2g}, "
+            f"cost {self.cost_mean:.4g} (limit {self.cost_limit:.4g}), {verdict}"
+        )
+
     @property
     def rank(self) -> tuple[bool, float, float]:
         """What policies are chosen by, larger is better.

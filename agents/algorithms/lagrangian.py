@@ -128,8 +128,8 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         if self.n_steps > 1 and chosen is not None and not issubclass(chosen, NStepReplayBuffer):
             raise InvalidValueError(
                 f"n_steps is {self.n_steps}, but replay_buffer_class={chosen.__name__} samples "
-                "single steps. Subclass agents.algorithms.replay_buffer.CostNStepReplayBuffer, or use "
-                "n_steps=1."
+                "single steps. Subclass CostNStepReplayBuffer of agents.algorithms.replay_buffer, "
+                "or use n_steps=1."
             )
         if chosen is None and self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
             raise InvalidValueError(

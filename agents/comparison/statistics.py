@@ -7,12 +7,10 @@ it is given, so that its intervals cannot be repeated.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,23 +90,6 @@ class Comparison:
     settings: Mapping[str, Any]
     runs: tuple[Run, ...] = ()
     tasks: tuple[str, ...] = ()
-
-    def table(self) -> str:
-        """Return the rows as a table in Markdown, and what to bear in mind with it."""
-        from agents.comparison.report import markdown
-
-        return markdown(self)
-
-    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write table (Markdown, CSV), everything as JSON, and the plots.
-
-        Returns:
-            The files: ``comparison.md``, ``comparison.csv``, ``comparison.json``,
-            ``intervals.png``, and ``return_cost.png`` if there are runs.
-        """
-        from agents.comparison.report import save
-
-        return save(self, Path(folder))
 
 
 def compare_columns(columns: Scores, settings: Mapping[str, Any]) -> Comparison:

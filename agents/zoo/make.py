@@ -18,13 +18,15 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.algorithms.lagrangian import fitting_policy
 from agents.env_checks import check_env, env_id
-from agents.errors import InvalidTypeError, InvalidValueError
+from agents.errors import InvalidTypeError, InvalidValueError, UnfitEnvError, UnknownNameError
 from agents.zoo.table import AGENTS, AgentSpec, named
 
 
@@ -55,6 +57,7 @@ def make_agent(
         if key not in arguments:
             raise InvalidTypeError(f"{key!r} is no argument of {name}; {_known(key, arguments)}")
     check_fit(name, env)
+    check_device(overrides.get("device", "auto"))
     n_envs = env.num_envs if isinstance(env, VecEnv) else 1
     chosen: dict[str, Any] = {"policy": fitting_policy(constructor, env)}
     if spec.rollout_size is not None:
@@ -82,8 +85,17 @@ def _dividing(rollout_size: int, batch_size: int) -> int:
 def find_agent(name: str) -> AgentSpec:
     """Return the row of this name; an unknown one is a ValueError that lists those there are."""
     if name not in AGENTS:
-        raise InvalidValueError(f"name is {name!r}; {_known(name, AGENTS)}")
+        raise UnknownNameError(f"name is {name!r}; {_known(name, AGENTS)}")
     return AGENTS[name]
+
+
+def check_device(device: Any) -> None:
+    """Raise an InvalidValueError unless torch can compute on ``device``."""
+    try:
+        th.zeros(1, device=get_device(device))
+    except (AssertionError, RuntimeError) as error:  # torch's, for what it was built without, too
+        words = str(error).splitlines()[0]
+        raise InvalidValueError(f"device is {device!r}: {words}. Use cpu, cuda or auto.") from error
 
 
 def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
@@ -92,13 +104,15 @@ def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
     kind = type(space).__name__
     if kind not in spec.action_spaces:
         if kind == "Box":
-            cure = "Wrap each environment so that it has one; gymnasium.wrappers.TransformAction does."
+            cure = (
+                "Wrap each environment so that it has one; gymnasium.wrappers.TransformAction does."
+            )
         elif "Box" in spec.action_spaces and kind == "MultiBinary":
             cure = "Wrap each environment in gymnasium.wrappers.TransformAction, to a Box."
         else:
             fitting = [key for key, row in AGENTS.items() if kind in row.action_spaces]
             cure = f"Agents that take it: {', '.join(fitting)}."
-        raise InvalidValueError(
+        raise UnfitEnvError(
             f"env: {name} takes an action space of {' or '.join(spec.action_spaces)}, not {space}. "
             f"{cure}"
         )
@@ -110,7 +124,7 @@ def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
             wrapped = is_wrapped(env, wrapper)
         if not wrapped:
             module, cls = spec.wrapper.split(":")
-            raise InvalidValueError(
+            raise UnfitEnvError(
                 f"env: {name} needs each environment wrapped: from {module} import {cls}; "
                 f"{cls}(env)."
             )
