@@ -9,10 +9,10 @@ import typer
 
 from agents.console import say, user_errors
 from agents.errors import AgentsError, InvalidValueError
+from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder
 
 if TYPE_CHECKING:
     from agents.evaluation import Evaluation
-    from agents.runs.folder import RunConfig, RunFolder
 
 app = typer.Typer(
     add_completion=False,
@@ -40,8 +40,6 @@ def enjoy(
 ) -> None:
     """Play episodes with the policy of a run; print what they earn and cost."""
     with user_errors(AgentsError):
-        from agents.runs.folder import RunFolder
-
         folder, config = RunFolder.open(run)
         result = play(folder, config, model, episodes, not stochastic, seed, render)
         for number, (earned, cost, length) in enumerate(
@@ -76,12 +74,11 @@ def play(
         render: Whether the environment shows itself.
 
     Raises:
-        ValueError: If there is no such model.
+        AgentsError: If there is no such model, or it cannot be shown.
     """
     from stable_baselines3.common.vec_env import VecNormalize
 
     from agents.evaluation import evaluate
-    from agents.runs.folder import EVALUATION_SEED
     from agents.runs.make import load_model, make_env, make_envs
 
     path = _model_path(folder, which)

@@ -7,6 +7,7 @@ latest checkpoint: with all that it has learned, and new episodes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +15,9 @@ import typer
 
 from agents.console import INTERRUPTED, console, fail, parse_values, say, stopping, user_errors
 from agents.errors import AgentsError, InvalidValueError
+from agents.runs.folder import RunConfig
 
 if TYPE_CHECKING:
-    from agents.runs.folder import RunConfig
     from agents.runs.training import Training
 
 _MAY_CHANGE = ("resume", "timesteps", "progress", "checkpoint_every")
@@ -112,39 +113,27 @@ def train(
             _refuse_beside_resume(context)
             _run(Training.resume(resume, timesteps, **how))
         else:
-            _run(Training.begin(_config(**context.params), out, **how))
+            _run(Training.begin(_config(context.params), out, **how))
 
 
-def _config(
-    *,
-    algo: str | None,
-    env: str | None,
-    env_kwargs: list[str] | None,
-    wrapper: list[str] | None,
-    timesteps: int | None,
-    n_envs: int | None,
-    overrides: list[str] | None,
-    **given: Any,
-) -> RunConfig:
-    from agents.runs.folder import RunConfig
+def _config(given: Mapping[str, Any]) -> RunConfig:
     from agents.zoo.make import find_agent
 
-    if algo is None or env is None:
-        missing = "--algo" if algo is None else "--env"
-        raise InvalidValueError(
-            f"{missing} is missing; --list names the agents, --help all options."
-        )
-    spec = find_agent(algo).tuned_for(env.rpartition(":")[2])
-    same = ("seed", "cost_limit", "normalize", "eval_freq", "eval_episodes", "device")
+    for name in ("algo", "env"):
+        if given[name] is None:
+            raise InvalidValueError(
+                f"--{name} is missing; --list names the agents, --help all options."
+            )
+    spec = find_agent(given["algo"]).tuned_for(given["env"].rpartition(":")[2])
+    same = ("algo", "env", "seed", "cost_limit", "normalize", "eval_freq", "eval_episodes")
     return RunConfig(
-        algo=algo,
-        env=env,
-        env_kwargs=parse_values("--env-kwargs", env_kwargs or []),
-        wrappers=tuple(wrapper or ()),
-        timesteps=timesteps or spec.timesteps,
-        n_envs=n_envs or spec.n_envs,
-        overrides=parse_values("--set", overrides or []),
         **{name: given[name] for name in same},
+        env_kwargs=parse_values("--env-kwargs", given["env_kwargs"] or []),
+        wrappers=tuple(given["wrapper"] or ()),
+        timesteps=given["timesteps"] or spec.timesteps,
+        n_envs=given["n_envs"] or spec.n_envs,
+        overrides=parse_values("--set", given["overrides"] or []),
+        device=given["device"],
     )
 
 

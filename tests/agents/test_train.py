@@ -286,9 +286,36 @@ WRONG = {
         "name a function of yours",
     ),
     "no wrapper": (["--algo", "a2c_lag", *TOY, "--wrapper", "builtins:id"], "no gymnasium.Env"),
+    "cuda": (["--algo", "a2c_lag", *TOY, "--device", "xla:0"], "device is 'xla:0': "),
+    "env value": (
+        ["--algo", "a2c_lag", *TOY, "--env-kwargs", "cost_limit=-1"],
+        "cost_limit is -1; it must be a finite number > 0",
+    ),
+    "env value elsewhere": (
+        ["--algo", "a2c_lag", "--env", "test_train:Picky-v0", "--env-kwargs", "size=-1"],
+        "env='test_train:Picky-v0' cannot be made: size must be positive",
+    ),
+    "override of another library": (
+        ["--algo", "ppo_lag", *TOY, "--set", "n_steps=1e3"],
+        "ppo_lag cannot be made with {'n_steps': 1000.0}: ",
+    ),
+    "no folder": (
+        ["--algo", "a2c_lag", *TOY, "--out", "/proc/nowhere/run"],
+        "/proc/nowhere/run cannot be written (",
+    ),
     "no run": (["--resume", "nowhere"], "nowhere is no run folder: it holds no config.json"),
     "beside resume": (["--resume", "x", "--set", "a=1"], "--set cannot go with --resume"),
 }
+
+
+class Picky(gym.Env):
+    """Somebody else's, with errors of its own."""
+
+    def __init__(self, size):
+        raise ValueError("size must be positive")
+
+
+gym.register("Picky-v0", Picky)
 
 
 class Masked(gym.Wrapper):
@@ -312,6 +339,13 @@ def test_wrong_input_makes_no_folder(name, tmp_path, monkeypatch):
     assert words in error
     assert error.startswith("error: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_diverged(tmp_path):
+    options = ["--algo", "ppo_lag", *TOY, *QUICK, "--set", "learning_rate=1e30"]
+    error = call(*options, "--timesteps", 600, "--out", tmp_path / "run", code=2)
+    assert "are no numbers any more after" in error
+    assert "lower learning_rate" in error
 
 
 def test_other_files_are_not_written_over(tmp_path):
