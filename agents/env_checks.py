@@ -44,7 +44,7 @@ def as_vec_env(env: gym.Env[Any, Any] | VecEnv, name: str = "env") -> VecEnv:
     return env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
 
 
-def innermost(env: VecEnv) -> set[int]:
+def unwrapped_ids(env: VecEnv) -> set[int]:
     """Return the identities of a vector and of the environments in it, freed of all wrappers."""
     vector = env.unwrapped
     envs = getattr(vector, "envs", [])  # those of other processes cannot be shared
@@ -127,7 +127,7 @@ def check_unpenalised(env: VecEnv, *wrappers: type[gym.Wrapper[Any, Any, Any, An
             )
 
 
-def unfit(error: AssertionError) -> Exception:
+def explain_misfit(error: AssertionError) -> Exception:
     """Say how an environment comes to fit, where Stable-Baselines3 only says that it does not."""
     text = str(error)
     if "action space" not in text.lower():

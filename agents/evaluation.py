@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from agents.costs import check_cost_limit, read_cost, read_cost_limit
-from agents.env_checks import as_vec_env, innermost
+from agents.env_checks import as_vec_env, unwrapped_ids
 from agents.errors import InvalidValueError
 
 
@@ -229,7 +229,7 @@ def evaluate(
         raise InvalidValueError(f"n_episodes is {n_episodes!r}; it must be at least 1. Try 20.")
     venv = as_vec_env(env)
     training: Any = getattr(model, "env", None)  # a policy alone has none
-    if isinstance(training, VecEnv) and innermost(training) & innermost(venv):
+    if isinstance(training, VecEnv) and unwrapped_ids(training) & unwrapped_ids(venv):
         raise InvalidValueError(
             "env is an environment that the model learns in (the same object, perhaps wrapped): "
             "the evaluation would break into episodes that are being learned from. Make a second "

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from agents.costs import check_cost_limit, read_cost_limit
-from agents.env_checks import as_vec_env, innermost
+from agents.env_checks import as_vec_env, unwrapped_ids
 from agents.evaluation import Evaluation, evaluate
 from agents.files import replacing
 from agents.errors import InvalidValueError
@@ -119,7 +119,7 @@ class ConstrainedEvalCallback(EvalCallback):
     # -- before the training -------------------------------------------------------------------
 
     def _init_callback(self) -> None:
-        if innermost(self.training_env) & innermost(self.eval_env):
+        if unwrapped_ids(self.training_env) & unwrapped_ids(self.eval_env):
             raise InvalidValueError(
                 "eval_env is an environment of the training (the same object, perhaps wrapped): "
                 "evaluations would break into the episodes that are being learned from. Make a "

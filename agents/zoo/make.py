@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.algorithms.lagrangian import fitting_policy
 from agents.env_checks import check_env, env_id
 from agents.errors import InvalidTypeError, InvalidValueError, UnfitEnvError, UnknownNameError
-from agents.zoo.table import AGENTS, AgentSpec, named
+from agents.zoo.table import AGENTS, AgentSpec, import_object
 
 
 def make_agent(
@@ -117,7 +117,7 @@ def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
             f"{cure}"
         )
     if spec.wrapper is not None:
-        wrapper = named(spec.wrapper)
+        wrapper = import_object(spec.wrapper)
         if isinstance(env, VecEnv):
             wrapped = all(env.env_is_wrapped(wrapper))
         else:
@@ -131,15 +131,9 @@ def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
 
 
 def _arguments(constructor: type[Any]) -> set[str]:
-    """Return what can be overridden: the arguments of the algorithm and of all it is built on."""
-    names: set[str] = set()
-    for kind in constructor.__mro__:
-        if "__init__" in vars(kind):
-            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
-            names.update(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
-    hidden = {"self", "args", "env", "seed"}
-    hidden |= {"support_multi_env", "supported_action_spaces", "monitor_wrapper"}  # of base classes
-    return {name for name in names - hidden if not name.startswith("_")}
+    """Return what can be overridden, and what the constructor refuses with a word of its own."""
+    names = {*inspect.signature(constructor).parameters, *getattr(constructor, "refused", ())}
+    return {name for name in names - {"env", "seed"} if not name.startswith("_")}
 
 
 def _known(name: str, names: Collection[str]) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 import agents
 from agents import AgentsError
+from agents.algorithms.lagrangian import PenalisedReplay, PenalisedRollouts
 
 MODULES = [module.name for module in pkgutil.walk_packages(agents.__path__, "agents.")]
 
@@ -59,6 +60,34 @@ def test_what_needs_no_algorithm_loads_none(name):
 def test_errors_are_of_the_built_in_types_too(kind):
     assert AgentsError.exit_code == kind.exit_code == 2
     assert kind.__mro__[2].__module__ == "builtins"
+
+
+@pytest.mark.parametrize("name", agents.AGENTS)
+def test_constructors_show_what_they_take(name):
+    constructor = agents.AGENTS[name].constructor
+    shown = inspect.signature(constructor).parameters
+    assert list(shown)[:2] == ["policy", "env"]
+    assert all(one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) for one in shown.values())
+    assert {"learning_rate", "gamma", "seed"} <= shown.keys()
+    if issubclass(constructor, agents.Constrained):
+        assert {"cost_limit", "cost_margin"} <= shown.keys()
+        assert ("multiplier" in shown) == (name != "cpo")
+        assert not constructor.refused & shown.keys()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(agents.PPOLagrangian, agents.A2CLagrangian, agents.TRPOLagrangian, agents.CPO),
+        *(agents.FOCOPS, PenalisedReplay, PenalisedRollouts),
+    ],
+)
+def test_algorithms_say_what_they_do(kind):
+    words = inspect.getdoc(kind)
+    for part in ("- Paper: ", "- Ours: ", "- Deviations: "):
+        assert part in words
+    assert "- Logs: " in words or "| logged | meaning |" in words
+    assert "``mean(" in words or " / " in words  # a formula
 
 
 @pytest.mark.parametrize("name", MODULES)
