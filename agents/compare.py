@@ -63,10 +63,10 @@ def compare(
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If a folder is none of a finished run, a seed occurs twice, runs of one
+        InvalidValueError: If a folder is none of a finished run, a seed occurs twice, runs of one
             algorithm differ in settings or those on one task in length, or a feasible return is
             below ``infeasible_score``.
-        ImportError: If rliable is not installed (says how to install it).
+        MissingLibraryError: If rliable is not installed (says how to install it).
     """
     if score not in SCORES:
         raise InvalidValueError(f"score is {score!r}; it must be one of {', '.join(SCORES)}.")
@@ -117,8 +117,8 @@ def compare_scores(
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If there are no scores, or not numbers of the same tasks.
-        ImportError: If rliable is not installed (says how to install it).
+        InvalidValueError: If there are no scores, or not numbers of the same tasks.
+        MissingLibraryError: If rliable is not installed (says how to install it).
     """
     if not scores:
         raise InvalidValueError("scores is empty; pass {'algorithm': [score of every run], ...}.")

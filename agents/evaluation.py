@@ -221,9 +221,9 @@ def evaluate(
         cost_limit: Limit on the episodic cost; read from the environment if left out.
 
     Raises:
-        ValueError: If ``n_episodes`` is not positive, cost or limit cannot be read, or the model
-            learns in ``env``.
-        TypeError: If ``env`` is no environment of Gymnasium or vector of Stable-Baselines3.
+        InvalidValueError: If ``n_episodes`` is not positive, cost or limit cannot be read, or the
+            model learns in ``env``.
+        InvalidTypeError: If ``env`` is no environment of Gymnasium or vector of Stable-Baselines3.
     """
     if n_episodes < 1:
         raise InvalidValueError(f"n_episodes is {n_episodes!r}; it must be at least 1. Try 20.")

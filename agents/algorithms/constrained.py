@@ -161,7 +161,7 @@ class Constrained(BaseAlgorithm):
         """Return the limits that hold now, shape (n_costs,): those given, or the environment's.
 
         Raises:
-            ValueError: If there is no environment, or it has no limits.
+            InvalidValueError: If there is no environment, or it has no limits.
         """
         if self.env is None:
             raise InvalidValueError(
@@ -281,8 +281,8 @@ class Constrained(BaseAlgorithm):
         """Load a model; see SB3's ``load``.
 
         Raises:
-            ValueError: If the file was made by another algorithm or a later version, or for another
-                number of costs.
+            InvalidValueError: If the file was made by another algorithm or a later version, or for
+                another number of costs.
         """
         check_origin(path, cls.made_by)
         if "multiplier" in kwargs:

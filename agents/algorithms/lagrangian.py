@@ -176,7 +176,8 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         """Load a saved buffer; its samples are mixed with this model's multiplier.
 
         Raises:
-            ValueError: If it holds no costs, or not so many; the model keeps the buffer it had.
+            InvalidValueError: If it holds no costs, or not so many; the model keeps the buffer it
+                had.
         """
         kept = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
@@ -212,7 +213,7 @@ def constrained(algorithm: type[BaseAlgorithm]) -> type[Any]:
         algorithm: An on-policy or off-policy algorithm of Stable-Baselines3 or sb3-contrib.
 
     Raises:
-        TypeError: If it is neither, or constrained already.
+        InvalidTypeError: If it is neither, or constrained already.
     """
     if not isinstance(algorithm, type) or not issubclass(algorithm, BaseAlgorithm):
         raise InvalidTypeError(
@@ -281,8 +282,8 @@ def constrain(
         A model of the algorithm, ready to ``learn``.
 
     Raises:
-        TypeError: If the algorithm cannot be made constrained (names the reason).
-        ValueError: If environment and algorithm do not fit (names what makes them fit).
+        InvalidTypeError: If the algorithm cannot be made constrained (names the reason).
+        InvalidValueError: If environment and algorithm do not fit (names what makes them fit).
     """
     kind = constrained(algorithm)
     if isinstance(env, str):

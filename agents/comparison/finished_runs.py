@@ -76,7 +76,7 @@ def read_runs(
             names, which replace those of the algorithms, to folders.
 
     Raises:
-        ValueError: If a folder is none of a finished run (names it and what is wrong), a seed
+        RunFolderError: If a folder is none of a finished run (names it and what is wrong), a seed
             of an algorithm occurs twice, or its settings differ.
     """
     if isinstance(runs, (str, os.PathLike)):
@@ -140,7 +140,7 @@ def check_lengths(runs: Sequence[Run], tasks: Sequence[str]) -> None:
     """Check that all runs of a task were equally long.
 
     Raises:
-        ValueError: If they were not (names a run of either length).
+        RunFolderError: If they were not (names a run of either length).
     """
     first: dict[str, Run] = {}
     for run, task in zip(runs, tasks, strict=True):

@@ -100,8 +100,8 @@ def compare_columns(columns: Scores, settings: Mapping[str, Any]) -> Comparison:
         settings: ``reps`` and ``seed`` of the bootstrap, and what else is to be recorded.
 
     Raises:
-        ValueError: If ``reps`` is no positive integer.
-        ImportError: If rliable is not installed (says how to install it).
+        InvalidValueError: If ``reps`` is no positive integer.
+        MissingLibraryError: If rliable is not installed (says how to install it).
     """
     bootstrap = {"reps": settings["reps"], "seed": settings["seed"]}
     if not isinstance(bootstrap["reps"], int) or bootstrap["reps"] < 1:
@@ -158,7 +158,7 @@ def interquartile_mean(
         seed: Seed of the bootstrap, which draws runs with replacement, in every task by itself.
 
     Raises:
-        ImportError: If rliable is not installed (says how to install it).
+        MissingLibraryError: If rliable is not installed (says how to install it).
     """
     value = _metric("aggregate_iqm")(scores)
     rng = np.random.default_rng(seed)
@@ -189,7 +189,7 @@ def probability_of_improvement(
         seed: As in `interquartile_mean`.
 
     Raises:
-        ImportError: If rliable is not installed (says how to install it).
+        MissingLibraryError: If rliable is not installed (says how to install it).
     """
     value = _metric("probability_of_improvement")(scores, others)
     # What rliable computes, without its p-values, which are most of the time it takes: the share

@@ -46,7 +46,7 @@ class Multiplier(Protocol):
             violation: Mean episodic cost minus its limit; positive when the limit is broken.
 
         Raises:
-            ValueError: If ``violation`` is not a finite number.
+            InvalidValueError: If ``violation`` is not a finite number.
         """
 
 
@@ -260,7 +260,7 @@ class VectorMultiplier:
         """Move every multiplier by its own violation, shape (n_costs,).
 
         Raises:
-            ValueError: If there are not so many; none moves then.
+            InvalidValueError: If there are not so many; none moves then.
         """
         if np.shape(violation) != (len(self.multipliers),):
             raise InvalidValueError(
@@ -284,7 +284,7 @@ def check_multiplier(multiplier: Any) -> AnyMultiplier:
     A sequence becomes a `VectorMultiplier`.
 
     Raises:
-        TypeError: If it is none of these.
+        InvalidTypeError: If it is none of these.
     """
     if multiplier is None:
         return GradientMultiplier()

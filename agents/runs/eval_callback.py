@@ -73,9 +73,9 @@ class ConstrainedEvalCallback(EvalCallback):
             what callbacks of Stable-Baselines3 that stop the training look at.
 
     Raises:
-        ValueError: If a number is out of range; from ``learn``, if ``eval_env`` is an environment
-            of the training, or normalises in another way.
-        TypeError: If ``eval_env`` is no environment.
+        InvalidValueError: If a number is out of range; from ``learn``, if ``eval_env`` is an
+            environment of the training, or normalises in another way.
+        InvalidTypeError: If ``eval_env`` is no environment.
     """
 
     def __init__(

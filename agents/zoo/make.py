@@ -44,9 +44,9 @@ def make_agent(
             ``learning_rate=3e-4`` or ``multiplier=GradientMultiplier(initial=3.0)``.
 
     Raises:
-        ValueError: If there is no agent of this name, or it does not fit the environment.
-        TypeError: If the algorithm has no argument of an override's name.
-        ModuleNotFoundError: If it needs a package that is not installed.
+        InvalidValueError: If there is no agent of this name, or it does not fit the environment.
+        InvalidTypeError: If the algorithm has no argument of an override's name.
+        MissingLibraryError: If it needs a package that is not installed.
     """
     row = find_agent(name)
     check_env(env)
@@ -83,7 +83,7 @@ def _dividing(rollout_size: int, batch_size: int) -> int:
 
 
 def find_agent(name: str) -> AgentSpec:
-    """Return the row of this name; an unknown one is a ValueError that lists those there are."""
+    """Return the row of this name; an unknown one is an error that lists those there are."""
     if name not in AGENTS:
         raise UnknownNameError(f"name is {name!r}; {_known(name, AGENTS)}")
     return AGENTS[name]
@@ -99,7 +99,7 @@ def check_device(device: Any) -> None:
 
 
 def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
-    """Raise a ValueError, with the cure, unless the agent takes the environment."""
+    """Raise an UnfitEnvError, with the cure, unless the agent takes the environment."""
     spec, space = find_agent(name), env.action_space
     kind = type(space).__name__
     if kind not in spec.action_spaces:

@@ -73,7 +73,7 @@ class AgentSpec:
         """The class of its models.
 
         Raises:
-            ModuleNotFoundError: If it needs a package that is not installed (says how to).
+            MissingLibraryError: If it needs a package that is not installed (says how to).
         """
         kind = import_object(self.algorithm)
         own = issubclass(kind, Constrained) or self.wrapper is not None  # the wrapper constrains
