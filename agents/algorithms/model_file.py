@@ -43,7 +43,7 @@ def read_origin(path: str | pathlib.Path | io.BufferedIOBase) -> tuple[str, int]
 
 
 def check_origin(path: SavedModel, made_by: str) -> None:
-    """Raise a ModelFileError unless a saved model was made by ``made_by``, in a format known here."""
+    """Raise a ModelFileError unless a model was made by ``made_by``, in a format known here."""
     origin, version = read_origin(path)
     if origin != made_by:
         whose = f"it was made by {origin}; load it with that" if origin else "it is not ours"

@@ -232,7 +232,7 @@ class Training:
                 self._bar.on_training_end()
             raise
         except ValueError as error:
-            if "nan" not in str(error):  # which torch's distributions refuse
+            if "Expected parameter" not in str(error):  # torch's distributions refuse NaN
                 raise
             raise TrainingDivergedError(
                 f"the policy's outputs are no numbers any more after {self.model.num_timesteps} "
