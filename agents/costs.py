@@ -33,7 +33,7 @@ def read_cost(info: Mapping[str, Any], env_index: int = 0) -> float:
         env_index: Which environment of the vector it came from; named in the error.
 
     Raises:
-        ValueError: If ``info`` has no ``"cost"`` or it is not a finite number.
+        CostError: If ``info`` has no ``"cost"`` or it is not a finite number.
     """
     if "cost" not in info:
         raise CostError(
@@ -61,7 +61,7 @@ def read_costs(infos: Sequence[Mapping[str, Any]]) -> FloatArray:
         Costs, float64 of shape (n_envs,).
 
     Raises:
-        ValueError: If an info has no ``"cost"`` or it is not a finite number.
+        CostError: If an info has no ``"cost"`` or it is not a finite number.
     """
     return np.array([read_cost(info, i) for i, info in enumerate(infos)], dtype=np.float64)
 
@@ -70,7 +70,7 @@ def check_cost_limit(cost_limit: Any) -> float:
     """Return ``cost_limit`` as a float.
 
     Raises:
-        ValueError: If it is not a finite number.
+        CostError: If it is not a finite number.
     """
     if not isinstance(cost_limit, Real) or not math.isfinite(cost_limit):
         raise CostError(
@@ -92,7 +92,7 @@ def read_cost_vectors(infos: Sequence[Mapping[str, Any]], n_costs: int) -> Float
         Costs, float64 of shape (n_envs, n_costs).
 
     Raises:
-        ValueError: If an info has no ``"costs"``, not so many, or they are not finite numbers.
+        CostError: If an info has no ``"costs"``, not so many, or they are not finite numbers.
     """
     rows = []
     for index, info in enumerate(infos):
@@ -119,7 +119,7 @@ def read_cost_limit(env: gym.Env[Any, Any] | VecEnv) -> float:
         env: An environment, or a vector of environments that agree on their limit; wrapped or not.
 
     Raises:
-        ValueError: If there is no ``cost_limit``, it is not a finite number, or a vector's
+        CostError: If there is no ``cost_limit``, it is not a finite number, or a vector's
             environments disagree.
     """
     values = _attributes(env, "cost_limit")
@@ -149,7 +149,7 @@ def read_cost_limits(env: gym.Env[Any, Any] | VecEnv, n_costs: int) -> FloatArra
         Limits, float64 of shape (n_costs,).
 
     Raises:
-        ValueError: If there are no ``cost_limits``, not so many, or a vector's environments
+        CostError: If there are no ``cost_limits``, not so many, or a vector's environments
             disagree.
     """
     values = _attributes(env, "cost_limits")
@@ -171,7 +171,7 @@ def check_cost_limits(cost_limits: Any, n_costs: int) -> FloatArray:
     """Return ``cost_limits`` as a float64 array of shape (n_costs,).
 
     Raises:
-        ValueError: If they are not so many finite numbers.
+        CostError: If they are not so many finite numbers.
     """
     limits = np.atleast_1d(_floats(cost_limits))
     if limits.shape != (n_costs,) or not np.isfinite(limits).all():

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agents.console import say, user_errors
-from agents.errors import InvalidValueError
-from agents.train import describe
+from agents.errors import AgentsError, InvalidValueError
+from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder
 
 if TYPE_CHECKING:
     from agents.evaluation import Evaluation
-    from agents.runs.folder import RunConfig, RunFolder
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.command(no_args_is_help=True)
@@ -36,9 +39,7 @@ def enjoy(
     render: Annotated[bool, typer.Option("--render", help="Show the environment.")] = False,
 ) -> None:
     """Play episodes with the policy of a run; print what they earn and cost."""
-    with user_errors():
-        from agents.runs.folder import RunFolder
-
+    with user_errors(AgentsError):
         folder, config = RunFolder.open(run)
         result = play(folder, config, model, episodes, not stochastic, seed, render)
         for number, (earned, cost, length) in enumerate(
@@ -49,7 +50,7 @@ def enjoy(
                 f"episode {number}: return {earned:.4g}, cost {cost:.4g} (limit "
                 f"{result.cost_limit:.4g}), {length} steps, {verdict}"
             )
-        describe(result)
+        say(result.summary())
 
 
 def play(
@@ -73,13 +74,12 @@ def play(
         render: Whether the environment shows itself.
 
     Raises:
-        ValueError: If there is no such model.
+        AgentsError: If there is no such model, or it cannot be shown.
     """
     from stable_baselines3.common.vec_env import VecNormalize
 
     from agents.evaluation import evaluate
-    from agents.runs.folder import EVALUATION_SEED, make_env, make_envs
-    from agents.zoo.make import find_agent
+    from agents.runs.make import load_model, make_env, make_envs
 
     path = _model_path(folder, which)
     if render:
@@ -96,7 +96,7 @@ def play(
             )
         envs = VecNormalize.load(str(statistics), envs.venv)
         envs.training = False
-    model = find_agent(config.algo).constructor.load(path, device=config.device)
+    model = load_model(config, path)
     result = evaluate(
         model,
         envs,

@@ -16,7 +16,7 @@ from agents.errors import InvalidTypeError, UnfitEnvError
 
 
 def check_env(env: Any, name: str = "env") -> None:
-    """Raise a TypeError unless ``env`` is an environment, or a vector of Stable-Baselines3."""
+    """Raise an InvalidTypeError unless ``env`` is an environment, or a vector of them of SB3."""
     if isinstance(env, gym.vector.VectorEnv):
         raise InvalidTypeError(
             f"{name} is a {type(env).__name__}, a vector of Gymnasium, whose infos and autoreset "
@@ -38,13 +38,13 @@ def as_vec_env(env: gym.Env[Any, Any] | VecEnv, name: str = "env") -> VecEnv:
         name: What to call it in an error.
 
     Raises:
-        TypeError: If it is neither; vectors of Gymnasium are not.
+        InvalidTypeError: If it is neither; vectors of Gymnasium are not.
     """
     check_env(env, name)
     return env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
 
 
-def innermost(env: VecEnv) -> set[int]:
+def unwrapped_ids(env: VecEnv) -> set[int]:
     """Return the identities of a vector and of the environments in it, freed of all wrappers."""
     vector = env.unwrapped
     envs = getattr(vector, "envs", [])  # those of other processes cannot be shared
@@ -127,7 +127,7 @@ def check_unpenalised(env: VecEnv, *wrappers: type[gym.Wrapper[Any, Any, Any, An
             )
 
 
-def unfit(error: AssertionError) -> Exception:
+def explain_misfit(error: AssertionError) -> Exception:
     """Say how an environment comes to fit, where Stable-Baselines3 only says that it does not."""
     text = str(error)
     if "action space" not in text.lower():

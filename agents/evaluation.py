@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from agents.costs import check_cost_limit, read_cost, read_cost_limit
-from agents.env_checks import as_vec_env, innermost
+from agents.env_checks import as_vec_env, unwrapped_ids
 from agents.errors import InvalidValueError
 
 
@@ -94,6 +94,18 @@ class Evaluation:
     def feasible(self) -> bool:
         """Whether no episode cost more than the limit (so that the mean cost does not either)."""
         return self.violation_rate == 0.0
+
+    def summary(self) -> str:
+        """Say it in one line.
+
+        >>> print(Evaluation.of_episodes([1.0, 3.0], [0.2, 0.6], [8, 8], 0.5).summary())
+        2 episodes: return 2 ± 1, cost 0.4 (limit 0.5), 50% over the limit
+        """
+        verdict = "feasible" if self.feasible else f"{self.violation_rate:.0%} over the limit"
+        return (
+            f"{self.episodes} episodes: return {self.return_mean:.4g} ± {self.return_std:.2g}, "
+            f"cost {self.cost_mean:.4g} (limit {self.cost_limit:.4g}), {verdict}"
+        )
 
     @property
     def rank(self) -> tuple[bool, float, float]:
@@ -209,15 +221,15 @@ def evaluate(
         cost_limit: Limit on the episodic cost; read from the environment if left out.
 
     Raises:
-        ValueError: If ``n_episodes`` is not positive, cost or limit cannot be read, or the model
-            learns in ``env``.
-        TypeError: If ``env`` is no environment of Gymnasium or vector of Stable-Baselines3.
+        InvalidValueError: If ``n_episodes`` is not positive, cost or limit cannot be read, or the
+            model learns in ``env``.
+        InvalidTypeError: If ``env`` is no environment of Gymnasium or vector of Stable-Baselines3.
     """
     if n_episodes < 1:
         raise InvalidValueError(f"n_episodes is {n_episodes!r}; it must be at least 1. Try 20.")
     venv = as_vec_env(env)
     training: Any = getattr(model, "env", None)  # a policy alone has none
-    if isinstance(training, VecEnv) and innermost(training) & innermost(venv):
+    if isinstance(training, VecEnv) and unwrapped_ids(training) & unwrapped_ids(venv):
         raise InvalidValueError(
             "env is an environment that the model learns in (the same object, perhaps wrapped): "
             "the evaluation would break into episodes that are being learned from. Make a second "

@@ -71,7 +71,7 @@ def check_writable(path: Path | str) -> None:
         ) from error
 
 
-def make_folder(path: Path | str) -> Path:
+def make_folder(path: str | os.PathLike[str]) -> Path:
     """Make a folder, and those above it, where it is not there yet.
 
     Raises:

@@ -50,8 +50,8 @@ class AddCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         cost_limit: As given.
 
     Raises:
-        TypeError: If ``cost`` cannot be called.
-        ValueError: If ``cost_limit``, or later a cost, is not a finite number.
+        InvalidTypeError: If ``cost`` cannot be called.
+        InvalidValueError: If ``cost_limit``, or later a cost, is not a finite number.
     """
 
     def __init__(self, env: gym.Env[Any, Any], cost: CostFunction, cost_limit: float) -> None:
@@ -145,8 +145,8 @@ class FixedPenalty(_Repaid, RecordConstructorArgs):
         multiplier: Price of cost in units of reward, 0 or above.
 
     Raises:
-        ValueError: If ``multiplier`` is not a finite number >= 0, the environment is penalised
-            already, or later if a step has no cost.
+        InvalidValueError: If ``multiplier`` is not a finite number >= 0, the environment is
+            penalised already, or later if a step has no cost.
     """
 
     def __init__(self, env: gym.Env[Any, Any], multiplier: float) -> None:
@@ -201,9 +201,9 @@ class SauteBudget(_Repaid, RecordConstructorArgs):
         cost_limit: The budget.
 
     Raises:
-        ValueError: If the limit is not positive, ``unsafe_reward`` is not finite, observations are
-            neither a flat ``Box`` nor a ``Dict``, the environment is penalised already, or later if
-            a step has no cost.
+        InvalidValueError: If the limit is not positive, ``unsafe_reward`` is not finite,
+            observations are neither a flat ``Box`` nor a ``Dict``, the environment is penalised
+            already, or later if a step has no cost.
     """
 
     def __init__(

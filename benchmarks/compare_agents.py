@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import prune_gym
 from agents import AGENTS, evaluate, make_agent
-from agents.zoo.table import named
+from agents.zoo.table import import_object
 from prune_gym.problem.archive import Archive
 from prune_gym.searches.baselines import BASELINES, masks_of_ratios
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
@@ -104,7 +104,7 @@ def train(
         env = gym.make("PruneVGG-v0", problem=problem, cost_mode="dense")
         if "Box" not in spec.action_spaces:
             env = prune_gym.DiscreteRatios(env)
-        return env if spec.wrapper is None else named(spec.wrapper)(env)
+        return env if spec.wrapper is None else import_object(spec.wrapper)(env)
 
     venv = ThreadVecEnv([make] * spec.n_envs, workers)
     venv.seed(seed)

@@ -27,7 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from agents import AGENTS, evaluate, make_agent
-from agents.zoo.table import named
+from agents.zoo.table import import_object
 
 RESULTS = Path(__file__).parent / "results" / "toy_table.json"
 COST_TOLERANCE, RETURN_TOLERANCE, PRICE_TOLERANCE = 0.10, 0.05, 0.25
@@ -65,7 +65,7 @@ def run(algo: str, cost_limit: float, seed: int) -> Row:
     """Train one agent and say what it came to."""
     spec = AGENTS[algo].tuned_for("BudgetToy-v0")
     discrete = "Box" not in spec.action_spaces
-    wrapper = None if spec.wrapper is None else named(spec.wrapper)
+    wrapper = None if spec.wrapper is None else import_object(spec.wrapper)
     kwargs = {"cost_limit": cost_limit, "n_actions": 9 if discrete else None}
 
     def make() -> gym.Env[Any, Any]:

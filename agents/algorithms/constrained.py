@@ -7,7 +7,8 @@ cost of finished episodes.
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -27,7 +28,12 @@ from agents.costs import (
     read_cost_vectors,
     read_costs,
 )
-from agents.env_checks import check_reward_scaling, check_truncation, check_unpenalised, unfit
+from agents.env_checks import (
+    check_reward_scaling,
+    check_truncation,
+    check_unpenalised,
+    explain_misfit,
+)
 from agents.errors import InvalidTypeError, InvalidValueError
 from agents.multipliers.rules import VectorMultiplier, check_multiplier
 from agents.wrappers import FixedPenalty, SauteBudget
@@ -35,6 +41,28 @@ from agents.wrappers import FixedPenalty, SauteBudget
 
 class Constrained(BaseAlgorithm):
     """Mixin: an algorithm that holds the mean episodic cost at or below a limit.
+
+    The problem is ``max J_r(pi)`` subject to ``J_c(pi) <= d``, and its Lagrangian
+    ``min over lambda >= 0, max over pi, of J_r(pi) - lambda * (J_c(pi) - d)``, with
+
+    - ``pi``: the policy;
+    - ``J_r``, ``J_c``: the expected undiscounted sums of reward and of cost in an episode;
+    - ``d``: the limit, held at ``d - cost_margin * |d|``;
+    - ``lambda``: the multiplier, a price of cost in units of reward. It moves by the violation,
+      the mean cost of the episodes that finished since it last moved minus what it is held at;
+      how, is the business of its rule, see `agents.multipliers.rules`.
+
+    With several costs there is one lambda for each, and ``lambda * J_c`` is a sum over them.
+
+    | logged | meaning |
+    |---|---|
+    | ``lagrange/cost`` | mean cost of the episodes that the multiplier moved by |
+    | ``lagrange/violation_rate`` | fraction of these episodes that cost more than a limit |
+    | ``lagrange/multiplier`` | the multiplier |
+    | ``lagrange/violations`` | episodes of the training so far that cost more than a limit |
+    | ``lagrange/cost_rate`` | mean cost of a step, of the training so far |
+
+    With several costs ``_NAME``, the name of the cost, follows all but the second and the fourth.
 
     Args:
         policy: As the algorithm takes it.
@@ -58,6 +86,8 @@ class Constrained(BaseAlgorithm):
     """
 
     made_by: str  # names what a model file may be loaded by; the class, where it does not say
+    refused: ClassVar[frozenset[str]] = frozenset()  # arguments of a parent that are none here
+    __signature__: ClassVar[inspect.Signature]  # with the arguments behind *args and **kwargs
     rewards_are_scaled: bool = False  # whether VecNormalize may divide rewards by their spread
 
     def __init__(
@@ -95,7 +125,7 @@ class Constrained(BaseAlgorithm):
         try:
             super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         except AssertionError as error:  # Stable-Baselines3 checks its action spaces so
-            raise unfit(error) from error
+            raise explain_misfit(error) from error
         if _init_setup_model:
             self._setup_model()
 
@@ -104,6 +134,7 @@ class Constrained(BaseAlgorithm):
         super().__init_subclass__(**kwargs)
         if "made_by" not in vars(cls):
             cls.made_by = cls.__name__
+        cls.__signature__ = _whole_signature(cls)
 
     @property
     def n_costs(self) -> int:
@@ -130,7 +161,7 @@ class Constrained(BaseAlgorithm):
         """Return the limits that hold now, shape (n_costs,): those given, or the environment's.
 
         Raises:
-            ValueError: If there is no environment, or it has no limits.
+            InvalidValueError: If there is no environment, or it has no limits.
         """
         if self.env is None:
             raise InvalidValueError(
@@ -250,8 +281,8 @@ class Constrained(BaseAlgorithm):
         """Load a model; see SB3's ``load``.
 
         Raises:
-            ValueError: If the file was made by another algorithm or a later version, or for another
-                number of costs.
+            InvalidValueError: If the file was made by another algorithm or a later version, or for
+                another number of costs.
         """
         check_origin(path, cls.made_by)
         if "multiplier" in kwargs:
@@ -265,6 +296,28 @@ class Constrained(BaseAlgorithm):
         if "cost_limit" in kwargs:
             model.cost_limit = model._checked_limit(kwargs["cost_limit"])
         return model
+
+
+def _whole_signature(cls: type[Constrained]) -> inspect.Signature:
+    """Return all that a class takes: its own arguments, and those it passes on to its parents.
+
+    `help` and editors show it; the constructors only pass on what they do not use themselves.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for kind in cls.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
+        for one in parameters:
+            known = one.name in found or one.name in cls.refused or one.name.startswith("_")
+            if known or one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+                continue
+            positional = one.name in ("policy", "env")
+            how = one.POSITIONAL_OR_KEYWORD if positional else one.KEYWORD_ONLY
+            found[one.name] = one.replace(kind=how)
+        if all(one.kind is not one.VAR_KEYWORD for one in parameters):
+            break  # nothing is passed on
+    return inspect.Signature(sorted(found.values(), key=lambda one: one.kind))
 
 
 class _Watch(BaseCallback):

@@ -29,8 +29,17 @@ from agents.multipliers.rules import VectorMultiplier
 class TRPOLagrangian(TwoCritics, TRPO):
     """TRPO with a Lagrangian and two critics; see `TwoCritics` for what it does.
 
-    The surrogate that the line search has to improve is that of
-    ``(A_r - multiplier * A_c) / (1 + multiplier)``.
+    Maximises ``mean(ratio * A)`` subject to ``mean KL <= target_kl``, with ``ratio`` the
+    probability of an action under the policy over that under the policy of the rollout, ``KL`` the
+    divergence between the two in a state, and ``A`` the mixed advantage of `TwoCritics`.
+
+    - Paper: TRPO-Lagrangian of Ray et al. 2019, "Benchmarking Safe Exploration in Deep
+      Reinforcement Learning": one natural gradient step on the surrogates' mixture
+      ``(L(A_r) - multiplier * L(A_c)) / (1 + multiplier)``, and a line search.
+    - Ours: TRPO of sb3-contrib on the surrogate of the mixed advantage, which is the same mixture,
+      as nothing is clipped.
+    - Deviations: A_c is centred; the multiplier follows whichever rule is handed in.
+    - Logs: what `TwoCritics` does, and TRPO's ``train/*``.
     """
 
     made_by = "TRPOLagrangian"
@@ -125,7 +134,13 @@ class CPO(TwoCritics, TRPO):
 
     There is nothing to tune and nothing that moves the multiplier; ``multiplier`` is no argument.
     ``model.multiplier.value`` is nu, a price in units of reward (as every multiplier here); while
-    no step keeps the constraint it stays as it was, and ``lagrange/recovery`` is 1. One cost.
+    no step keeps the constraint it stays as it was. One cost.
+
+    | logged | meaning |
+    |---|---|
+    | ``lagrange/recovery`` | 1 if no step keeps the constraint, so that the step lowers the cost |
+    | ``lagrange/multiplier`` | nu of the update before |
+    | the others of ``lagrange/*``, ``train/*`` | see `TwoCritics` and TRPO |
 
     Args:
         policy: As in `TwoCritics`.
@@ -141,6 +156,7 @@ class CPO(TwoCritics, TRPO):
     """
 
     made_by = "CPO"
+    refused = frozenset({*TwoCritics.refused, "multiplier"})
     multiplier: SolvedMultiplier
 
     def __init__(

@@ -46,7 +46,7 @@ class Multiplier(Protocol):
             violation: Mean episodic cost minus its limit; positive when the limit is broken.
 
         Raises:
-            ValueError: If ``violation`` is not a finite number.
+            InvalidValueError: If ``violation`` is not a finite number.
         """
 
 
@@ -158,6 +158,12 @@ class PIDMultiplier:
 class AdamMultiplier:
     """``softplus(x)``, where Adam moves ``x`` up the violation (arXiv 2110.08558).
 
+    The value is ``min(log(1 + exp(x)), upper_bound)``, and an update makes a step of Adam on ``x``
+    with the slope ``violation * sigmoid(x)``, the derivative of ``violation * softplus(x)``: ``x <-
+    x + learning_rate * m / (sqrt(v) + 1e-8)``, m and v being the bias-corrected moving averages,
+    with the weights ``betas``, of the slope and of its square. At the upper bound a broken limit
+    moves nothing.
+
     Adam divides a step by its usual size: ``x`` moves by about ``learning_rate`` per update
     whatever the violation, and lags behind when its sign turns. It is what the pruning paper and
     Safety Starter Agents (Ray et al. 2019) use; `GradientMultiplier` settles sooner where costs
@@ -254,7 +260,7 @@ class VectorMultiplier:
         """Move every multiplier by its own violation, shape (n_costs,).
 
         Raises:
-            ValueError: If there are not so many; none moves then.
+            InvalidValueError: If there are not so many; none moves then.
         """
         if np.shape(violation) != (len(self.multipliers),):
             raise InvalidValueError(
@@ -278,7 +284,7 @@ def check_multiplier(multiplier: Any) -> AnyMultiplier:
     A sequence becomes a `VectorMultiplier`.
 
     Raises:
-        TypeError: If it is none of these.
+        InvalidTypeError: If it is none of these.
     """
     if multiplier is None:
         return GradientMultiplier()

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from agents.costs import check_cost_limit, read_cost_limit
-from agents.env_checks import as_vec_env, innermost
+from agents.env_checks import as_vec_env, unwrapped_ids
 from agents.evaluation import Evaluation, evaluate
 from agents.files import replacing
 from agents.errors import InvalidValueError
@@ -73,9 +73,9 @@ class ConstrainedEvalCallback(EvalCallback):
             what callbacks of Stable-Baselines3 that stop the training look at.
 
     Raises:
-        ValueError: If a number is out of range; from ``learn``, if ``eval_env`` is an environment
-            of the training, or normalises in another way.
-        TypeError: If ``eval_env`` is no environment.
+        InvalidValueError: If a number is out of range; from ``learn``, if ``eval_env`` is an
+            environment of the training, or normalises in another way.
+        InvalidTypeError: If ``eval_env`` is no environment.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ConstrainedEvalCallback(EvalCallback):
     # -- before the training -------------------------------------------------------------------
 
     def _init_callback(self) -> None:
-        if innermost(self.training_env) & innermost(self.eval_env):
+        if unwrapped_ids(self.training_env) & unwrapped_ids(self.eval_env):
             raise InvalidValueError(
                 "eval_env is an environment of the training (the same object, perhaps wrapped): "
                 "evaluations would break into the episodes that are being learned from. Make a "

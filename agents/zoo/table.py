@@ -16,7 +16,7 @@ from agents.multipliers.rules import AdamMultiplier, GradientMultiplier, Multipl
 from agents.zoo import values
 
 
-def named(path: str) -> Any:
+def import_object(path: str) -> Any:
     """Import ``"module:name"``; where sb3-contrib is missing, say how to install it."""
     module, name = path.split(":")
     try:
@@ -73,9 +73,9 @@ class AgentSpec:
         """The class of its models.
 
         Raises:
-            ModuleNotFoundError: If it needs a package that is not installed (says how to).
+            MissingLibraryError: If it needs a package that is not installed (says how to).
         """
-        kind = named(self.algorithm)
+        kind = import_object(self.algorithm)
         own = issubclass(kind, Constrained) or self.wrapper is not None  # the wrapper constrains
         return kind if own else constrained(kind)
 

@@ -41,17 +41,15 @@ LEVELS = {
         {"__main__"},
     ],
     "agents": [
-        {"", "files"},
-        {"costs", "toy"},
-        {"multipliers", "evaluation"},
-        {"wrappers", "env_checks"},
+        {"", "errors"},
+        {"files", "console", "costs", "toy"},
+        {"multipliers", "env_checks"},
+        {"wrappers", "evaluation"},
         {"algorithms"},
         {"zoo"},
         {"runs"},
         {"comparison"},
-        {"compare", "options"},
-        {"train"},
-        {"enjoy"},
+        {"train", "enjoy", "compare"},
     ],
 }
 APPLICATION = ("searches", "cli")  # what may build on agents
