@@ -68,11 +68,11 @@ def shows_keywords_of(source: Callable[..., Any]) -> Callable[[F], F]:
     def show(function: F) -> F:
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        shown = inspect.signature(source).parameters.values()
-        named = [p.replace(kind=p.KEYWORD_ONLY) for p in shown]
-        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*own, *named]
-        )
+        names = {parameter.name for parameter in own}
+        taken = inspect.signature(source).parameters.values()
+        passed_on = [p.replace(kind=p.KEYWORD_ONLY) for p in taken if p.name not in names]
+        signature = signature.replace(parameters=[*own, *passed_on])
+        function.__signature__ = signature  # type: ignore[attr-defined]
         return function
 
     return show

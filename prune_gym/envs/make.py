@@ -48,7 +48,7 @@ def make_env(
     return GRANULARITIES[granularity](**arguments)
 
 
-@shows_keywords_of(PruneEnv)
+@shows_keywords_of(make_env)
 def make_vector_env(
     num_envs: int = 1,
     threads: int | None = None,
