@@ -43,10 +43,10 @@ class SixTuple(gym.Wrapper[Any, Any, Any, Any]):
 
 @shows_keywords_of(make_env)
 def make_six(
-    granularity: str = "layer", own: bool = False, **arguments: Unpack[EnvArguments]
+    granularity: str = "layer", needs_network: bool = False, **arguments: Unpack[EnvArguments]
 ) -> SixTuple:
     """What `prune_gym.envs.make_env` makes of the same arguments, with steps of six values."""
-    return SixTuple(make_env(granularity, own, **arguments))
+    return SixTuple(make_env(granularity, needs_network, **arguments))
 
 
 def register(*env_ids: str) -> list[str]:

@@ -58,11 +58,11 @@ def shows_keywords_of(source: Callable[..., Any]) -> Callable[[F], F]:
 
     `help`, `inspect.signature` and what is built on them then name every keyword and its default.
 
-    >>> def build(n_layers: int = 3, width: int = 8): ...
+    >>> def build(n_layers=3, width=8): ...
     >>> @shows_keywords_of(build)
     ... def train(steps, **arguments): ...
     >>> inspect.signature(train)
-    <Signature (steps, *, n_layers: int = 3, width: int = 8)>
+    <Signature (steps, *, n_layers=3, width=8)>
     """
 
     def show(function: F) -> F:

@@ -139,4 +139,4 @@ def test_info_is_described(tiny_problem):
     for key in env.reset(seed=0)[1]:
         named = key.replace("params", "<budget>")
         assert f"* ``{named}``: " in words
-        assert f"\n    | {named} | " in page
+        assert f"\n    | ``{named}`` | " in page

@@ -17,10 +17,12 @@ from prune_gym.envs import (
     LayerPruneEnv,
     NetworkPruneEnv,
     PruneEnv,
+    base,
     make_env,
     make_vector_env,
 )
 from prune_gym.envs.arguments import EnvArguments, ProblemArguments, shows_keywords_of
+from prune_gym.problem import make
 
 CLASSES = (PruneEnv, LayerPruneEnv, FilterPruneEnv, NetworkPruneEnv)
 OF_THE_PROBLEM = inspect.signature(make_problem).parameters
@@ -45,17 +47,21 @@ def test_all_keywords_of_the_problem_are_shown(taker):
 def test_all_keywords_of_the_environment_are_shown(maker):
     shown = described(inspect.signature(maker).parameters)
     assert described(OF_THE_ENV).items() <= shown.items()
-    assert {"granularity", "own"} <= set(shown)
+    assert {"granularity", "needs_network"} <= set(shown)
 
 
 def test_type_checkers_are_told_the_same():
     hints = get_type_hints(make_problem)
     del hints["return"]
     assert get_type_hints(ProblemArguments) == hints
-    own = [name for name in OF_THE_ENV if name not in OF_THE_PROBLEM]
-    assert set(get_type_hints(EnvArguments)) == {*hints, *own}
-    for name in own:
-        assert EnvArguments.__annotations__[name].__forward_arg__ == OF_THE_ENV[name].annotation
+    for name, parameter in OF_THE_ENV.items():
+        hints[name] = eval(parameter.annotation, {**vars(make), **vars(base)})
+    assert get_type_hints(EnvArguments) == hints
+
+
+def test_the_page_names_every_keyword():
+    section = LayerPruneEnv.__doc__.split("## Arguments")[1]
+    assert all(f"``{name}``" in section for name in OF_THE_ENV)
 
 
 def test_gymnasium_finds_what_is_shown():
@@ -74,6 +80,6 @@ def test_keywords_that_a_function_has_itself_stay_its_own():
     def build(width=1, depth=2): ...
 
     @shows_keywords_of(build)
-    def make(depth=3, **arguments): ...
+    def build_deep(depth=3, **arguments): ...
 
-    assert str(inspect.signature(make)) == "(depth=3, *, width=1)"
+    assert str(inspect.signature(build_deep)) == "(depth=3, *, width=1)"
