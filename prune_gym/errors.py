@@ -40,6 +40,10 @@ class FileError(PruneGymError, OSError):
     """A file or folder that cannot be read or written; the message names it."""
 
 
+class MissingLibraryError(PruneGymError, ImportError):
+    """A library that cannot be imported; the message says how to install it."""
+
+
 class OutOfMemoryError(InvalidValueError):
     """The machine or the device has too little memory; the message says what to lower."""
 

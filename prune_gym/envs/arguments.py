@@ -58,21 +58,21 @@ def shows_keywords_of(source: Callable[..., Any]) -> Callable[[F], F]:
 
     `help`, `inspect.signature` and what is built on them then name every keyword and its default.
 
-    >>> def build(n_layers: int = 3, width: int = 8): ...
+    >>> def build(n_layers=3, width=8): ...
     >>> @shows_keywords_of(build)
     ... def train(steps, **arguments): ...
     >>> inspect.signature(train)
-    <Signature (steps, *, n_layers: int = 3, width: int = 8)>
+    <Signature (steps, *, n_layers=3, width=8)>
     """
 
     def show(function: F) -> F:
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        shown = inspect.signature(source).parameters.values()
-        named = [p.replace(kind=p.KEYWORD_ONLY) for p in shown]
-        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*own, *named]
-        )
+        names = {parameter.name for parameter in own}
+        taken = inspect.signature(source).parameters.values()
+        passed_on = [p.replace(kind=p.KEYWORD_ONLY) for p in taken if p.name not in names]
+        signature = signature.replace(parameters=[*own, *passed_on])
+        function.__signature__ = signature  # type: ignore[attr-defined]
         return function
 
     return show

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prune_gym.envs.episode import Schedule
 from prune_gym.errors import InvalidValueError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.utils.registry import suggest, unknown_name
 
-SCHEDULED = ("max_ratio", "recovery_steps", "limit")
-EXAMPLE = (0.05, 0.4)  # the limit_range that messages suggest
+EXAMPLE_RANGE = (0.05, 0.4)  # the limit_range that messages suggest
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
@@ -57,11 +57,11 @@ def check_dense(problem: PruningProblem, cost_mode: str, granularity: str) -> No
 
 def check_schedule(settings: Mapping[str, Any]) -> None:
     """Raise for an unknown option, or a value that is not allowed."""
+    known = list(Schedule.__annotations__)
     for name, value in settings.items():
-        if name not in SCHEDULED:
+        if name not in known:
             raise InvalidValueError(
-                f"unknown option {name!r}.{suggest(name, list(SCHEDULED))} "
-                f"Known: {', '.join(SCHEDULED)}."
+                f"unknown option {name!r}.{suggest(name, known)} Known: {', '.join(known)}."
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if name == "max_ratio" and not (number and 0.0 < value <= 1.0):
@@ -80,10 +80,11 @@ def check_limit_range(limit_range: Any, problem: PruningProblem) -> tuple[float,
             "limit is drawn, so give one budget; or leave limit_range out."
         )
     is_pair = isinstance(limit_range, Sequence) and len(limit_range) == 2
-    if not is_pair or not all(map(_is_number, limit_range)) or not _is_ascending(*limit_range):
+    are_numbers = is_pair and all(map(_is_number, limit_range))
+    if not are_numbers or not 0.0 < limit_range[0] < limit_range[1] <= 1.0:
         raise InvalidValueError(
             f"limit_range={limit_range!r}: expected the lowest and the highest limit, two numbers "
-            f"0 < low < high <= 1, e.g. {EXAMPLE}."
+            f"0 < low < high <= 1, e.g. {EXAMPLE_RANGE}."
         )
     return float(limit_range[0]), float(limit_range[1])
 
@@ -95,7 +96,7 @@ def check_limit(limit: Any, limit_range: tuple[float, float] | None) -> None:
     if limit_range is None:
         raise InvalidValueError(
             f"limit={limit!r}: the limits of this environment are those of its problem. Make one "
-            f"whose limit may change from episode to episode: limit_range={EXAMPLE}."
+            f"whose limit may change from episode to episode: limit_range={EXAMPLE_RANGE}."
         )
     low, high = limit_range
     if not _is_number(limit) or not low <= limit <= high:
@@ -120,7 +121,3 @@ def check_action(action: Any, shape: tuple[int, ...] | None) -> NDArray[np.float
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)  # those of NumPy, too
-
-
-def _is_ascending(low: float, high: float) -> bool:
-    return 0.0 < low < high <= 1.0

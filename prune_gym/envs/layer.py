@@ -80,22 +80,24 @@ class LayerPruneEnv(PruneEnv):
 
     | key | type | meaning |
     |---|---|---|
-    | cost | float | charged at this step, as one number |
-    | costs | (n_budgets,) float32 | charged at this step: budget / budget of the unpruned network |
-    | cost_<budget> | float | the same by name |
-    | accuracy | float | result: the reward, in [0, 1] |
-    | feasible | bool | result: whether every limit is met |
-    | <budget> | float | result: the finished network's budget, in its own unit |
-    | kept | (n_groups,) float32 | fraction of filters kept per group; 1 where undecided |
-    | limit | float | this episode's limit; with ``limit_range`` only |
+    | ``cost`` | float | charged at this step, as one number |
+    | ``costs`` | (n_budgets,) float32 | charged: budget / budget of the unpruned network |
+    | ``cost_<budget>`` | float | the same by name |
+    | ``accuracy`` | float | result: the reward, in [0, 1] |
+    | ``feasible`` | bool | result: whether every limit is met |
+    | ``<budget>`` | float | result: the finished network's budget, in its own unit |
+    | ``kept`` | (n_groups,) float32 | fraction of filters kept per group; 1 where undecided |
+    | ``limit`` | float | this episode's limit; with ``limit_range`` only |
 
     ## Episode end
     ``terminated`` after the last filter group; ``truncated`` is always False.
 
     ## Arguments
-    ``problem``, ``cost_mode``, ``max_ratio``, ``limit_range``, ``render_mode`` (see `PruneEnv`)
-    and everything that `prune_gym.make_problem` takes: ``network``, ``dataset``, ``budgets``,
-    ``criterion``, ``recovery``, ``structure``, ``evaluation_samples``, ``device``, ...
+    ``problem``, ``cost_mode``, ``max_ratio``, ``limit_range``, ``render_mode`` (see `PruneEnv`),
+    or in place of ``problem`` what `prune_gym.make_problem` makes one from: ``network``,
+    ``dataset``, ``budgets``, ``criterion``, ``recovery``, ``recovery_steps``, ``structure``,
+    ``round_to``, ``evaluation_samples``, ``precision``, ``batch_size``, ``device``, ``weights``,
+    ``train``, ``validation``, ``test``, ``ignore``, ``unpruned_values``, ``seed``.
     ``reset(options={"max_ratio": ..., "recovery_steps": ..., "limit": ...})`` sets them for one
     episode.
 

@@ -23,7 +23,7 @@ GRANULARITIES: dict[str, type[PruneEnv]] = {
 
 @shows_keywords_of(PruneEnv)
 def make_env(
-    granularity: str = "layer", own: bool = False, **arguments: Unpack[EnvArguments]
+    granularity: str = "layer", needs_network: bool = False, **arguments: Unpack[EnvArguments]
 ) -> PruneEnv:
     """The environment of a granularity: ``"layer"``, ``"filter"`` or ``"network"``.
 
@@ -32,15 +32,16 @@ def make_env(
 
     Args:
         granularity: what one step decides.
-        own: whether the user must say what is pruned (``Prune-v0``).
+        needs_network: whether the user must say what is pruned, by ``problem`` or ``network``
+            (``Prune-v0``).
         arguments: of the environment; see `PruneEnv` and `prune_gym.make_problem`.
 
     Raises:
-        ValueError: an unknown granularity, or nothing to prune with ``own``.
+        ValueError: an unknown granularity, or nothing to prune with ``needs_network``.
     """
     if granularity not in GRANULARITIES:
         raise unknown_name("granularity", granularity, list(GRANULARITIES))
-    if own and not {"problem", "network"} & set(arguments):
+    if needs_network and not {"problem", "network"} & set(arguments):
         raise InvalidValueError(
             "Prune-v0 prunes what you bring: gym.make('Prune-v0', problem=prune_gym.make_problem("
             "network=..., train=..., validation=...)), or network='vgg11', dataset='cifar10'."
@@ -48,12 +49,12 @@ def make_env(
     return GRANULARITIES[granularity](**arguments)
 
 
-@shows_keywords_of(PruneEnv)
+@shows_keywords_of(make_env)
 def make_vector_env(
     num_envs: int = 1,
     threads: int | None = None,
     granularity: str = "layer",
-    own: bool = False,
+    needs_network: bool = False,
     **arguments: Unpack[EnvArguments],
 ) -> PruneVectorEnv:
     """Many environments around one problem: ``gym.make_vec("PruneVGG-v0", num_envs=8)``.
@@ -62,13 +63,13 @@ def make_vector_env(
         num_envs: number of environments.
         threads: see `PruneVectorEnv`.
         granularity: see `make_env`.
-        own: see `make_env`.
+        needs_network: see `make_env`.
         arguments: of each environment; see `PruneEnv` and `prune_gym.make_problem`.
     """
     whole("num_envs", num_envs, 1)
     if threads is not None:
         whole("threads", threads, 1)
-    first = make_env(granularity, own, **arguments)
+    first = make_env(granularity, needs_network, **arguments)
     of_problem = ProblemArguments.__optional_keys__
     alike: Any = {name: value for name, value in arguments.items() if name not in of_problem}
     alike["problem"] = first.problem

@@ -15,7 +15,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "PruneVGGFilters-v0": {"granularity": "filter"},
     "PruneVGGLatency-v0": {"granularity": "layer", "budgets": {"latency_ms": 0.5}},
     "PruneVGGAnyLimit-v0": {"granularity": "layer", "limit_range": (0.05, 0.4)},
-    "Prune-v0": {"granularity": "layer", "own": True},
+    "Prune-v0": {"granularity": "layer", "needs_network": True},
     **{
         f"Prune{title}-CIFAR10-v0": {
             "granularity": "layer",

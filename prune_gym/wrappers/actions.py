@@ -30,6 +30,10 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
     Args:
         env: an environment that takes prune ratios.
         n: number of ratios, evenly spaced in [0, ``max_ratio``]; 2 at least.
+
+    Raises:
+        ValueError: another ``n``, another action space, or granularity ``"filter"``.
+        TypeError: no pruning environment.
     """
 
     def __init__(self, env: gym.Env[Any, Any], n: int = 11) -> None:
@@ -85,6 +89,10 @@ class BinaryFilters(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: an environment with granularity ``"filter"``.
+
+    Raises:
+        ValueError: another granularity or action space.
+        TypeError: no pruning environment.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -110,6 +118,9 @@ class BinaryToBox(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: an environment with a ``MultiBinary`` action space.
+
+    Raises:
+        ValueError: another action space.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:

@@ -34,6 +34,9 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         archive: every episode's outcome, the best feasible one (``archive.best``; with
             ``limit_range`` each was judged by a limit of its own), and the front:
             ``archive.best_within({"params": 0.05}).masks`` answers for other limits.
+
+    Raises:
+        TypeError: no pruning environment.
     """
 
     def __init__(self, env: gym.Env[Any, Any], archive: Archive | None = None) -> None:
@@ -80,6 +83,10 @@ class RecordEpisodeCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: an environment with ``info["cost"]`` in reset and at every step.
+
+    Raises:
+        TypeError: a vector of environments.
+        ValueError: in reset or step, an info without a cost.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -123,6 +130,10 @@ class RecordEpisodeCostVector(VectorWrapper):
     Args:
         env: a vector of environments with ``info["cost"]`` in reset and at every step. One that
             does not name its autoreset mode is taken for ``NEXT_STEP``, as Gymnasium does.
+
+    Raises:
+        TypeError: no vector of environments; in reset or step, infos that are no dict.
+        ValueError: in reset or step, an info without a cost.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:

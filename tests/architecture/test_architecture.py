@@ -137,10 +137,12 @@ def test_there_are_no_circles():
     assert sorted(left) == []
 
 
-def test_the_check_sees_imports():
+def test_the_check_sees_imports(tmp_path):
     found = IMPORTS["prune_gym.envs.base"]
     assert {"prune_gym.envs.observation", "prune_gym.pruning.masks"} <= found
-    assert "prune_gym.envs.rendering" in found  # inside a function
+    late = tmp_path / "late.py"
+    late.write_text("def show():\n    from prune_gym.envs import rendering\n", encoding="utf-8")
+    assert imports(late) == {"prune_gym.envs.rendering"}
 
 
 @pytest.mark.parametrize("path", EVERY_FILE, ids=short)
