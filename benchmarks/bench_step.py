@@ -157,7 +157,7 @@ def measure_episodes(arguments: argparse.Namespace) -> dict[str, Any]:
             }
             row = ratios(in_turns(functions, arguments.repeats, one.device))
             row["parts_s"] = medians(one.parts(3))
-            row["batch_size"] = one.problem.exam.batch_size
+            row["batch_size"] = one.problem.evaluator.validation.batch_size
             found[name][str(share)] = row
             print(name, share, {key: rounded(value) for key, value in row.items()}, flush=True)
         small = whole.at(SHARES[0])
@@ -291,7 +291,7 @@ def measure_memory(arguments: argparse.Namespace) -> dict[str, Any]:
     whole = argparse.Namespace(**{**vars(arguments), "samples": 10_000, "dataset": None})
     one = subject("vgg11", whole).at(SHARES[0])
     found: dict[str, Any] = step_processes.memory(step_processes.shared_subject(one), one.ratio)
-    found["shared_mb"] = one.problem.exam.images.nbytes / 2**20
+    found["shared_mb"] = one.problem.evaluator.validation.images.nbytes / 2**20
     print(rounded(found))
     return found
 

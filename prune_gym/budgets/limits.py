@@ -180,10 +180,10 @@ def relative(limit: Limit, dense_value: float, budget: Budget) -> float:
 
 
 def fractions(
-    budgets: Sequence[Budget], limits: Sequence[Limit], dense_values: Iterable[float]
+    budgets: Sequence[Budget], limits: Sequence[Limit], unpruned_values: Iterable[float]
 ) -> tuple[float, ...]:
     """`relative` of several budgets."""
-    rows = zip(budgets, limits, dense_values, strict=True)
+    rows = zip(budgets, limits, unpruned_values, strict=True)
     return tuple(relative(limit, float(dense), budget) for budget, limit, dense in rows)
 
 
@@ -191,13 +191,14 @@ def over_limits(
     budgets: Sequence[Budget],
     limits: Sequence[float],
     floors: Iterable[float],
-    dense_values: Iterable[float],
+    unpruned_values: Iterable[float],
 ) -> list[str]:
     """Words for every limit that lies below its floor, both as fraction and in the unit."""
+    rows = zip(budgets, limits, floors, unpruned_values, strict=True)
     return [
         f"budget {budget.name!r}: limit {limit:g} is below the floor {floor:.4g} "
         f"({amount(limit * dense, budget.unit)}; floor {amount(floor * dense, budget.unit)})"
-        for budget, limit, floor, dense in zip(budgets, limits, floors, dense_values, strict=True)
+        for budget, limit, floor, dense in rows
         if floor > limit
     ]
 

@@ -149,7 +149,7 @@ def inspect(
                 f"{weight[1]:.1%}",
             )
         console.print(table)
-        params, macs, size, activations, energy = problem.dense_values
+        params, macs, size, activations, energy = problem.unpruned_values
         console.print(f"{params:,.0f} parameters, {macs:,.0f} MACs, {size:,.0f} bytes.")
         console.print(
             f"One image: {activations:,.0f} bytes of feature maps at most, {energy:,.4g} uJ by the "

@@ -44,8 +44,8 @@ def start(config: SearchConfig, path: Path, console: Console) -> None:
     make_config_env(config, problem).close()
     _say_unpruned(problem, console)
     # whoever goes on with the run judges in the same batches, and by the same limits
-    unpruned = dict(zip(problem.names, problem.dense_values.tolist(), strict=True))
-    fixed = {"batch_size": problem.exam.batch_size, "unpruned_values": unpruned}
+    unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
+    fixed = {"batch_size": problem.evaluator.validation.batch_size, "unpruned_values": unpruned}
     config = replace(config, problem={**config.problem, **fixed}, folder=str(Path.cwd()))
     folder = RunFolder.create(path, config)
     _sit(problem, config, folder, began, console)
@@ -244,7 +244,7 @@ def evaluate(path: Path, console: Console) -> None:
     masks = masks_of_plan(folder.path, problem)
     found = confirm(problem, masks, network)
     table = Table("", "cost", "limit", "value", "", title=str(path), title_justify="left")
-    values = found.costs * problem.dense_values
+    values = found.costs * problem.unpruned_values
     for budget, cost, limit, value in zip(
         problem.budgets, found.costs, problem.limits, values, strict=True
     ):

@@ -22,6 +22,7 @@ from prune_gym.envs.checks import (
 )
 from prune_gym.envs.costs import Ledger, check_limit, check_limit_range, draw_limit
 from prune_gym.envs.observation import Observer
+from prune_gym.problem.costs import Constraint
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.sharing import SharedProblem
@@ -73,7 +74,6 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         **problem_arguments: Any,
     ) -> None:
         self.problem = resolve_problem(problem, problem_arguments)
-        self.problem.prepare()
         check_choice("cost_mode", cost_mode, COST_MODES)
         check_choice("render_mode", render_mode, (None, *RENDER_MODES))
         check_structure(self.problem, self.granularity, self.structures)
@@ -109,7 +109,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     @property
     def cost_limit(self) -> float:
         """Limit of the episodic sum of ``info["cost"]``; with ``limit_range`` always 1.0."""
-        return self.problem.cost_limit if self.limit_range is None else 1.0
+        return self._constraint.limit
 
     # -- Gymnasium ---------------------------------------------------------------------------
 
@@ -262,7 +262,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._ratios: list[float] = []
         self._counts = self.problem.sizes.copy()
         self._outcome = None
-        self._ledger = Ledger(self.problem, self._drawn_limits())
+        self._ledger = Ledger(self._constraint)
 
     def _finish(self) -> None:
         masks, self._masks = tuple(self._masks or ()), None  # over, even if a budget raises
@@ -278,8 +278,14 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def _owed(self) -> NDArray[np.float64] | None:
         """What the episode owes so far, (n_budgets,); None = nothing before its end."""
         if self._outcome is not None:
-            return np.array(list(self._outcome.costs.values()))
+            return self._outcome.cost_array
         return self.floor_costs() if self.cost_mode == "dense" else None
+
+    @property
+    def _constraint(self) -> Constraint:
+        """Of this episode."""
+        limits = self._drawn_limits()
+        return self.problem.constraint if limits is None else Constraint(limits, is_relative=True)
 
     def _drawn_limits(self) -> tuple[float, ...] | None:
         return None if self.limit_range is None else (float(self._now["limit"]),)

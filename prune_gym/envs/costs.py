@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.errors import InvalidValueError
-from prune_gym.problem.outcome import relative_cost
+from prune_gym.problem.costs import Constraint
 from prune_gym.problem.problem import PruningProblem
 
 LimitRange = tuple[float, float]  # lowest and highest limit of an episode
@@ -21,28 +21,24 @@ class Ledger:
     """Charges an episode step by step, so that the sum is what it owes in the end.
 
     Args:
-        problem: whose budgets are charged.
-        limits: of this episode, where they are not the problem's; the scalar is relative to them.
+        constraint: of this episode; its rule makes the scalar.
 
     Attributes:
         costs: charged at the last step, (n_budgets,).
         cost: the same as a scalar.
     """
 
-    def __init__(self, problem: PruningProblem, limits: Sequence[float] | None) -> None:
-        self._problem, self._limits = problem, limits
-        self._charged, self._charged_scalar = np.zeros(len(problem.budgets)), 0.0
-        self.costs, self.cost = np.zeros(len(problem.budgets)), 0.0
+    def __init__(self, constraint: Constraint) -> None:
+        self._constraint = constraint
+        self._charged, self._charged_scalar = np.zeros(len(constraint.limits)), 0.0
+        self.costs, self.cost = np.zeros(len(constraint.limits)), 0.0
 
     def charge(self, owed: NDArray[np.float64] | None) -> None:
         """Charge what is owed so far, (n_budgets,), less what was charged; None = nothing."""
         if owed is None:
             self.costs, self.cost = np.zeros_like(self._charged), 0.0
             return
-        if self._limits is None:
-            scalar = self._problem.scalar_cost(owed)
-        else:
-            scalar = relative_cost(owed, self._limits)
+        scalar = self._constraint.cost(owed)
         self.costs, self._charged = owed - self._charged, owed
         self.cost, self._charged_scalar = scalar - self._charged_scalar, scalar
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.errors import InvalidValueError
+from prune_gym.problem.costs import Counts
 from prune_gym.problem.outcome import digest
-from prune_gym.problem.problem import Counts, PruningProblem
+from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 
 STEPS = 2**24  # along a line of actions: as fine as a float32

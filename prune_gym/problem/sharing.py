@@ -54,7 +54,7 @@ class SharedProblem:
                 f"the problem is on {problem.example.device}; processes share it on the CPU only. "
                 "Use gym.make_vec(), whose environments share it within one process."
             )
-        problem.prepare()
+        _ = problem.evaluator  # made here, so that its images are shared as well
         self.threads = threads
         self._problem: PruningProblem | None = problem
         descriptor, name = tempfile.mkstemp(prefix="prune_gym-")

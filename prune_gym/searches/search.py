@@ -80,7 +80,7 @@ class Search:
         self.multiplier = float("nan")
         self.stop = False
         self.remembered_before = int(folder.read_json("state.json").get("remembered", 0))
-        self._hits_before = problem.memory.hits  # of others that use the problem
+        self._hits_before = problem.evaluator.memory.hits  # of others that use the problem
         self.on_progress = on_progress
         folder.restore(self.archive)
         if self.archive.best is not None:
@@ -106,7 +106,7 @@ class Search:
     @property
     def remembered(self) -> int:
         """Evaluations for which nothing was run: the same decision had been judged before."""
-        return self.remembered_before + self.problem.memory.hits - self._hits_before
+        return self.remembered_before + self.problem.evaluator.memory.hits - self._hits_before
 
     def run(self) -> None:
         """Search until the evaluations are spent or `stop` is set.
@@ -116,7 +116,6 @@ class Search:
         if len(self.archive.episodes) < self.evaluations:
             self.folder.drop_results()
         black_box = any(budget.counted is None for budget in self.problem.budgets)
-        self.problem.prepare()
         device = self.problem.example.device
         with one_thread(), Workers(1 if black_box else None, device) as workers:
             try:

@@ -73,7 +73,7 @@ def test_prune_end_to_end(tmp_path, default_problem, algo):
     assert all(0.0 <= score <= 1.0 for score in scores.values())
     network = prune_gym.load_pruned(run)
     size = sum(p.numel() for p in network.parameters())
-    assert size <= 0.5 * default_problem.dense_values[0]
+    assert size <= 0.5 * default_problem.unpruned_values[0]
     assert size == metrics["pruned"]["params"]
     assert accuracy(network, default_problem.data.test) == scores["finetuned_test"]
     assert default_problem.accuracy(network) == scores["finetuned_validation"]
