@@ -28,6 +28,7 @@ import torch
 from step_subjects import Paper, Subject, Times, data_of, in_turns
 
 import prune_gym
+from prune_gym.problem.outcome import OutcomeMemory
 from prune_gym.searches.run_folder import versions
 from prune_gym.utils.devices import has_bfloat16
 
@@ -241,7 +242,7 @@ def measure_default(arguments: argparse.Namespace) -> dict[str, Any]:
         print(share, rounded(row), flush=True)
     known = Subject(prune_gym.make_problem(), SHARES[0], trained=True)
     env = known.env
-    del vars(known.problem)["memory"]  # with a memory again
+    known.problem.evaluator.memory = OutcomeMemory()  # with a memory again
     found["remembered_episode_s"] = medians(in_turns({"": known.episode}, 50, known.device))[""]
     found["remembered_decision_s"] = medians(
         in_turns({"": lambda: env.problem.evaluate(known.masks)}, 50, known.device)

@@ -129,7 +129,7 @@ class Subject:
     def env(self) -> Any:
         """An environment that judges every network anew."""
         env = gym.make("Prune-v0", problem=self.problem).unwrapped
-        vars(self.problem)["memory"] = OutcomeMemory(0)
+        self.problem.evaluator.memory = OutcomeMemory(0)
         return env
 
     def episode(self) -> None:
@@ -143,8 +143,9 @@ class Subject:
     def parts(self, repeats: int) -> Times:
         """Seconds of an episode by what they are spent on; the rest is steps and observation."""
         _ = self.env
-        held, times = vars(self.problem), {"whole": [], "steps and observation": []}
-        originals = {name: getattr(self.problem, name) for name in PARTS.values()}
+        evaluator = self.problem.evaluator
+        held, times = vars(evaluator), {"whole": [], "steps and observation": []}
+        originals = {name: getattr(evaluator, name) for name in PARTS.values()}
         for label in PARTS:
             times[label] = []
         for turn in range(repeats + 1):

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 
 from prune_gym.errors import InvalidValueError
-from prune_gym.problem.checks import whole
+from prune_gym.utils.arguments import whole_number
 
 Tensors = tuple[
     torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]
@@ -39,7 +39,7 @@ class TensorEnvs:
     def __init__(
         self, env_id: str, num_envs: int = 1, device: str | torch.device = "cpu", **kwargs: Any
     ) -> None:
-        whole("num_envs", num_envs, 1)
+        whole_number("num_envs", num_envs, 1)
         self.envs: list[gym.Env[Any, Any]] = [gym.make(env_id, **kwargs) for _ in range(num_envs)]
         self._num_envs, self._device = num_envs, torch.device(device)
         self.need_auto_reset_wrapper = num_envs == 1

@@ -102,8 +102,8 @@ def parse_limit(given: Any, budget: Budget) -> Limit:
     return float(given)
 
 
-def _no_limit(given: Any, budget: Budget) -> ValueError:
-    return ValueError(
+def _no_limit(given: Any, budget: Budget) -> InvalidValueError:
+    return InvalidValueError(
         f"budgets: the limit of {budget.name!r} is {given!r}; it must be a number in (0, 1], the "
         "fraction of the unpruned network's budget that may stay, or text: an amount such as "
         f"{_example(budget)!r}, or '20%'."
@@ -120,11 +120,11 @@ def _kind(unit: str) -> str:
     return next((kind for kind, units in UNITS.items() if unit and unit in units), "")
 
 
-def _is_whole(budget: Budget) -> bool:
+def _counts(budget: Budget) -> bool:
     """Whether its numbers are whole: it counts, and is no ratio times a number."""
     kind = _kind(budget.unit)
-    counts = kind.startswith("number") and UNITS[kind][budget.unit] == 1
-    return counts and not budget.in_turns and budget.compare is None
+    is_number = kind.startswith("number") and UNITS[kind][budget.unit] == 1
+    return is_number and not budget.in_turns and budget.compare is None
 
 
 def _factor(unit: str, given: str, budget: Budget) -> Fraction:
@@ -173,7 +173,7 @@ def relative(limit: Limit, dense_value: float, budget: Budget) -> float:
             "choose a smaller limit ('50%' is half)."
         )
     fraction = limit.value / dense_value
-    if _is_whole(budget):
+    if _counts(budget):
         return fraction
     above = math.nextafter(limit.value, math.inf)
     return math.nextafter(fraction, 0.0) if above / dense_value <= fraction else fraction

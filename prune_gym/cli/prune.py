@@ -96,7 +96,7 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
         )
     problem = problem_of(folder, config)
     if timesteps is not None:  # for good, now that nothing is refused any more
-        write_json(folder.path / "config.json", vars(config))
+        write_json(folder.path / "config.json", config.to_json())
     folder.note_command()
     _sit(problem, config, folder, began, console, finish_now=finish_now)
 

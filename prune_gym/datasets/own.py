@@ -237,13 +237,13 @@ def _images(name: str, images: torch.Tensor) -> torch.Tensor:
 
 
 def _labels(name: str, labels: torch.Tensor) -> torch.Tensor:
-    whole = labels.real.long()
-    wrong = whole < 0
+    found = labels.real.long()
+    wrong = found < 0
     if labels.is_floating_point() or labels.is_complex():
-        wrong = wrong | (whole != labels)
+        wrong = wrong | (found != labels)
     if bool(wrong.any()):
         row = int(wrong.int().argmax())
         raise InvalidValueError(
             f"{name}: label {row} is {labels[row].item()!r}; expected whole numbers from 0."
         )
-    return whole
+    return found

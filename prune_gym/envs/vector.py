@@ -14,7 +14,7 @@ from gymnasium.vector.utils import iterate
 from prune_gym.envs.base import PruneEnv
 from prune_gym.envs.layer import make_env
 from prune_gym.errors import InvalidValueError
-from prune_gym.problem.checks import whole
+from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.threads import Workers, usable_cores
 
 _OF_THE_ENV = ("granularity", "cost_mode", "max_ratio", "limit_range", "render_mode")
@@ -104,9 +104,9 @@ def make_vector_env(num_envs: int = 1, threads: int | None = None, **kwargs: Any
         threads: see `PruneVectorEnv`.
         kwargs: of `make_env`.
     """
-    whole("num_envs", num_envs, 1)
+    whole_number("num_envs", num_envs, 1)
     if threads is not None:
-        whole("threads", threads, 1)
+        whole_number("threads", threads, 1)
     first = make_env(**kwargs)
     own = {name: value for name, value in kwargs.items() if name in _OF_THE_ENV}
     others = [make_env(problem=first.problem, **own) for _ in range(num_envs - 1)]

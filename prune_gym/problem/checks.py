@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prune_gym.budgets import Budget, Limit, as_budget, parse_limit
-from prune_gym.budgets.command import settled
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.utils.registry import unknown_name
 
@@ -25,13 +24,6 @@ _TAKEN = (
     "projected",
     "reward",
 )
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    """A whole number of at least ``least`` (raises ValueError)."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise InvalidValueError(f"{name}={value!r} must be a whole number of at least {least}.")
-    return int(value)
 
 
 def check_structure(structure: str, round_to: int) -> None:
@@ -72,15 +64,6 @@ def check_budgets(budgets: Any, structure: str) -> dict[Budget, Limit]:
             )
         checked[budget] = limit
     return checked
-
-
-def with_folders(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments, with the folder in which each program of the budgets is to run."""
-    budgets = arguments.get("budgets")
-    if not isinstance(budgets, Mapping):
-        return arguments
-    here = {settled(k) if isinstance(k, str) else k: limit for k, limit in budgets.items()}
-    return {**arguments, "budgets": here}
 
 
 def check_unpruned_values(values: Any, names: Sequence[str]) -> None:

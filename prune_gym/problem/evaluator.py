@@ -53,6 +53,18 @@ class Evaluator:
         self.validation = prepared
         wait_for(prepared.images.device)  # threads have streams of their own
 
+    def compact(self, masks: Masks) -> nn.Module:
+        """The compact network of valid keep masks, not yet recovered."""
+        return self._plan.network(masks)
+
+    def recover(self, network: nn.Module, *, seed: int, steps: int) -> nn.Module:
+        """Repair a compact network in place; returns it."""
+        return recover(network, self._recovery, self._train, seed=seed, steps=steps)
+
+    def values(self, masks: Masks, network: nn.Module) -> NDArray[np.float64]:
+        """Every budget of keep masks and their compact network, in its unit, (n_budgets,)."""
+        return self._cost_model.values(masks, network)
+
     def accuracy(self, network: nn.Module) -> float:
         """Accuracy of a network in evaluation mode on the validation split, in [0, 1]."""
         return self.validation.accuracy(network)
@@ -70,14 +82,13 @@ class Evaluator:
             build = partial(self._recovered, own, seed, steps)
             return self._outcome(masks, *known, build, remembered=True)
         network = self._recovered(masks, seed, steps)
-        judged = self.accuracy(network), self._cost_model.values(masks, network)
+        judged = self.accuracy(network), self.values(masks, network)
         if key is not None:
             self.memory.put(key, *judged)
         return self._outcome(masks, *judged, lambda: network)
 
     def _recovered(self, masks: Masks, seed: int, steps: int) -> nn.Module:
-        network = self._plan.network(masks)
-        return recover(network, self._recovery, self._train, seed=seed, steps=steps)
+        return self.recover(self.compact(masks), seed=seed, steps=steps)
 
     def _outcome(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune_gym.budgets import fractions
+from prune_gym.budgets import BudgetKey, CommandSpec, budget_key, fractions
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, load_dataset, own_dataset
 from prune_gym.errors import InvalidTypeError, InvalidValueError
@@ -25,8 +25,6 @@ from prune_gym.problem.checks import (
     check_ignore,
     check_structure,
     check_unpruned_values,
-    whole,
-    with_folders,
 )
 from prune_gym.problem.costs import measure_unpruned
 from prune_gym.problem.problem import PruningProblem
@@ -34,6 +32,7 @@ from prune_gym.pruning.equivalence import check_compaction, check_smallest
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups, find_weight_groups
 from prune_gym.pruning.inference import check_precision, find_layout, trains_channels_last
 from prune_gym.training.recovery import RECOVERIES
+from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.devices import resolve_device
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry
@@ -112,7 +111,7 @@ def make_problem(
     """
     check_structure(structure, round_to)
     check_ignore(ignore)
-    batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
+    batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
     check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
     place = resolve_device(device)
@@ -143,9 +142,9 @@ def make_problem(
         limits=fractions(tuple(chosen), tuple(chosen.values()), unpruned),
         unpruned_values=unpruned,
         recovery=repair,
-        recovery_steps=whole("recovery_steps", recovery_steps, 0),
+        recovery_steps=whole_number("recovery_steps", recovery_steps, 0),
         structure=structure,
-        round_to=whole("round_to", round_to, 1),
+        round_to=whole_number("round_to", round_to, 1),
         layout=layout,
         batch_size=batch_size,
     )
@@ -176,8 +175,11 @@ def _check_smallest(problem: PruningProblem, *, is_known: bool) -> None:
 
 
 @lru_cache(maxsize=8)
-def _cached_problem(arguments: str) -> PruningProblem:
-    return make_problem(**json.loads(arguments))
+def _cached_problem(arguments: str, budgets: tuple[BudgetKey, ...]) -> PruningProblem:
+    given = json.loads(arguments)
+    if budgets:
+        given["budgets"] = dict(zip(budgets, given["budgets"], strict=True))
+    return make_problem(**given)
 
 
 def shared_problem(**arguments: Any) -> PruningProblem:
@@ -185,12 +187,18 @@ def shared_problem(**arguments: Any) -> PruningProblem:
 
     A problem is frozen and pure, so many environments can stand on one.
     """
-    arguments = with_folders(arguments)
+    budgets = arguments.get("budgets")
+    budgets = budgets if isinstance(budgets, Mapping) else {}
+    plain = {**arguments, "budgets": list(budgets.values())} if budgets else arguments
     try:
-        key = json.dumps(dict(sorted(arguments.items())))  # the order of budgets matters
+        text = json.dumps(dict(sorted(plain.items())))
     except TypeError:  # objects among the arguments
         return make_problem(**arguments)
-    return _cached_problem(key)
+    if not all(isinstance(key, str | CommandSpec) for key in budgets):
+        return make_problem(**arguments)
+    # the order of budgets matters; a program comes with the folder in which it is to run
+    keys = tuple(budget_key(key) if isinstance(key, str) else key for key in budgets)
+    return _cached_problem(text, keys)
 
 
 def _function(argument: str, registry: Registry[Any], value: Any) -> Callable[..., Any]:
@@ -210,7 +218,7 @@ def _first_validated(data: Dataset, evaluation_samples: int | None) -> Dataset:
     """The dataset with the first so many validation images only."""
     if evaluation_samples is None:
         return data
-    n = whole("evaluation_samples", evaluation_samples, 1)
+    n = whole_number("evaluation_samples", evaluation_samples, 1)
     if n > len(data.validation):
         raise InvalidValueError(
             f"evaluation_samples={n} is more than the {len(data.validation)} validation images."

@@ -120,7 +120,7 @@ def read_plan(folder: Path | str) -> dict[str, Any]:
             raise InvalidValueError(
                 f"input_shape {plan['input_shape']} is not of whole numbers above 0"
             )
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not complete:
         raise CheckpointError(f"{path} is of another format; this version reads {_FORMAT}.")

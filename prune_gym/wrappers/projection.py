@@ -19,8 +19,8 @@ from prune_gym.problem.feasibility import (
     STEPS,
     Costs,
     along_line,
-    check_keepable,
-    first_safe,
+    check_monotone,
+    first_feasible,
     with_fewer,
 )
 
@@ -90,7 +90,7 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 "it needs one prune ratio a step, granularity='layer'. Use mode='clip'."
             )
         self.mode = mode
-        check_keepable(env.unwrapped.problem, "ProjectionWrapper")
+        check_monotone(env.unwrapped.problem, "ProjectionWrapper")
         self._costs = Costs(env.unwrapped.problem)
 
     def reset(
@@ -128,7 +128,7 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 return self._filters_of_floor(given), True
         else:
             moved, last = partial(along_line, given), STEPS
-        return moved(first_safe(lambda step: self._look(moved(step)), last)), True
+        return moved(first_feasible(lambda step: self._look(moved(step)), last)), True
 
     @property
     def _base(self) -> PruneEnv:

@@ -21,6 +21,7 @@ import torch
 from tiny import call
 
 import prune_gym
+from prune_gym.budgets import CommandSpec
 from prune_gym.cli.main import parse_budgets
 from prune_gym.networks.checkpoints import save_weights
 from prune_gym.training.evaluation import accuracy
@@ -374,7 +375,7 @@ def test_parse_budgets():
     assert parse_budgets(given) == limits
     here = Path.cwd()
     command = "./m --x=3 {onnx}"
-    assert parse_budgets([f"command:{command}=0.5"]) == {f"command@{here}:{command}": 0.5}
+    assert parse_budgets([f"command:{command}=0.5"]) == {CommandSpec(command, str(here)): 0.5}
     for wrong in ("params=nan", "params=", "params", "=1", "params=ms"):
         with pytest.raises(ValueError, match=f"--budget '{wrong}': expected NAME=LIMIT"):
             parse_budgets([wrong])
