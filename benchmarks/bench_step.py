@@ -26,6 +26,7 @@ from origin import origin
 from step_subjects import Paper, Subject, Times, data_of, in_turns
 
 import prune_gym
+from prune_gym.problem.outcome import OutcomeMemory
 from prune_gym.utils.devices import has_bfloat16
 
 NETWORKS = ("vgg11", "vgg16", "resnet18", "resnet50")
@@ -126,7 +127,7 @@ def measure_episodes(arguments: argparse.Namespace) -> dict[str, Any]:
             }
             row = ratios(in_turns(functions, arguments.repeats, one.device))
             row["parts_s"] = medians(one.parts(3))
-            row["batch_size"] = one.problem.exam.batch_size
+            row["batch_size"] = one.problem.evaluator.validation.batch_size
             found[name][str(share)] = row
             print(name, share, {key: rounded(value) for key, value in row.items()}, flush=True)
         small = whole.at(SHARES[0])
@@ -210,7 +211,7 @@ def measure_default(arguments: argparse.Namespace) -> dict[str, Any]:
         print(share, rounded(row), flush=True)
     known = Subject(prune_gym.make_problem(), SHARES[0], trained=True)
     env = known.env
-    del vars(known.problem)["memory"]  # with a memory again
+    known.problem.evaluator.memory = OutcomeMemory()  # with a memory again
     found["remembered_episode_s"] = medians(in_turns({"": known.episode}, 50, known.device))[""]
     found["remembered_decision_s"] = medians(
         in_turns({"": lambda: env.problem.evaluate(known.masks)}, 50, known.device)
@@ -260,7 +261,7 @@ def measure_memory(arguments: argparse.Namespace) -> dict[str, Any]:
     whole = argparse.Namespace(**{**vars(arguments), "samples": 10_000, "dataset": None})
     one = subject("vgg11", whole).at(SHARES[0])
     found: dict[str, Any] = step_processes.memory(step_processes.shared_subject(one), one.ratio)
-    found["shared_mb"] = one.problem.exam.images.nbytes / 2**20
+    found["shared_mb"] = one.problem.evaluator.validation.images.nbytes / 2**20
     print(rounded(found))
     return found
 

@@ -69,7 +69,6 @@ def run(
     one in takes care of that.
     """
     problem = problem or prune_gym.make_problem()
-    problem.prepare()
     began, used = time.monotonic(), time.process_time()
     archive = Archive()
     with one_thread(), Workers(threads) as workers:

@@ -72,7 +72,6 @@ def run(agent: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     is_any = which == "any"
     limit = 0.1 if is_any else float(which)
     problem = prune_gym.make_problem(budgets={"params": limit})
-    problem.prepare()
     archive = Archive()
 
     def make() -> gym.Env[Any, Any]:
@@ -122,7 +121,7 @@ def judge(
         "best_found": max(found, default=None),
         "policy_accuracy": info["accuracy"],
         "policy_feasible": info["feasible"],
-        "policy_params": info["params"] / float(env.unwrapped.problem.dense_values[0]),  # type: ignore[attr-defined]
+        "policy_params": info["params"] / float(env.unwrapped.problem.unpruned_values[0]),  # type: ignore[attr-defined]
     }
 
 

@@ -53,7 +53,7 @@ def train(given: argparse.Namespace) -> Row:
 def charged(env: object) -> float:
     """The cost of the network of the last episode, measured on it."""
     outcome = env.last_outcome()  # type: ignore[attr-defined]
-    return float(env.problem.scalar_cost(np.array(list(outcome.costs.values()))))  # type: ignore[attr-defined]
+    return outcome.cost
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Watch(gym.Wrapper[Any, Any, Any, Any]):
         if step[2]:
             base: Any = self.env.unwrapped
             outcome = base.last_outcome()
-            cost = base.problem.scalar_cost(np.array(list(outcome.costs.values())))
+            cost = outcome.cost
             self.episodes.append((perf_counter(), outcome.accuracy, float(cost)))
         return step
 

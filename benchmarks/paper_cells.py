@@ -14,7 +14,7 @@ import torch
 from origin import origin
 
 from prune_gym.datasets import load_dataset
-from prune_gym.networks import build
+from prune_gym.networks import build_network
 from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
 from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.search import N_ENVS
@@ -188,7 +188,7 @@ def tasks(network: str, arguments: argparse.Namespace) -> list[Task]:
 def n_groups(network: str, structure: str, dataset: str) -> int:
     """Decisions per episode."""
     example, n_classes = (torch.zeros(1, 3, 32, 32), 10) if network in ROWS else shape(dataset)
-    module = build(network, in_channels=example.shape[1], n_classes=n_classes)
+    module = build_network(network, in_channels=example.shape[1], n_classes=n_classes)
     if structure == "weight":
         return len(find_weight_groups(module))
     return len(find_filter_groups(module, example))

@@ -23,7 +23,7 @@ from torchvision import datasets, transforms
 import prune_gym
 from prune_gym.datasets import Dataset, Split, load_dataset
 from prune_gym.errors import CheckpointError
-from prune_gym.networks import build
+from prune_gym.networks.build import build_for
 from prune_gym.networks.checkpoints import find_checkpoint, load_weights
 from prune_gym.problem.outcome import OutcomeMemory
 from prune_gym.problem.problem import PruningProblem
@@ -81,7 +81,7 @@ class Subject:
     @classmethod
     def of(cls, network: str, data: Dataset, dataset: str | None, device: str) -> Subject:
         """A named network, trained where there are weights for the dataset, whole."""
-        module = build(network, in_channels=data.train.images.shape[1], n_classes=data.n_classes)
+        module = build_for(network, data)
         trained = dataset is not None
         try:
             load_weights(module, find_checkpoint(network, dataset or "none"))
@@ -98,7 +98,7 @@ class Subject:
         """The same, judged in another precision or recovered."""
         problem = replace(
             self.problem,
-            form=replace(self.problem.form, precision=precision),
+            layout=replace(self.problem.layout, precision=precision),
             recovery=RECOVERIES.get(recovery),
         )
         return Subject(problem, self.share, self.trained)
@@ -129,7 +129,7 @@ class Subject:
     def env(self) -> Any:
         """An environment that judges every network anew."""
         env = gym.make("Prune-v0", problem=self.problem).unwrapped
-        vars(self.problem)["memory"] = OutcomeMemory(0)
+        self.problem.evaluator.memory = OutcomeMemory(0)
         return env
 
     def episode(self) -> None:
@@ -143,8 +143,9 @@ class Subject:
     def parts(self, repeats: int) -> Times:
         """Seconds of an episode by what they are spent on; the rest is steps and observation."""
         _ = self.env
-        held, times = vars(self.problem), {"whole": [], "steps and observation": []}
-        originals = {name: getattr(self.problem, name) for name in PARTS.values()}
+        evaluator = self.problem.evaluator
+        held, times = vars(evaluator), {"whole": [], "steps and observation": []}
+        originals = {name: getattr(evaluator, name) for name in PARTS.values()}
         for label in PARTS:
             times[label] = []
         for turn in range(repeats + 1):
@@ -167,9 +168,11 @@ class Subject:
 
     def bare_forward(self) -> Callable[[], Any]:
         """The compact network alone, ready made, on the ready made tensors, in the same batches."""
-        exam = self.problem.exam
-        fast = exam.form.of(self.problem.compact(self.masks))
-        return inference(lambda: [fast(batch) for batch in exam.images.split(exam.batch_size)])
+        prepared = self.problem.evaluator.validation
+        fast = prepared.layout.convert(self.problem.compact(self.masks))
+        return inference(
+            lambda: [fast(batch) for batch in prepared.images.split(prepared.batch_size)]
+        )
 
     def bare_recomputation(self) -> Callable[[], Any]:
         """One forward in training mode on the images that BatchNorm is recomputed on."""
@@ -180,13 +183,15 @@ class Subject:
     def plain_forward(self) -> Callable[[], Any]:
         """The compact module as it is (nothing folded, contiguous), on ready made tensors."""
         network = self.problem.compact(self.masks)
-        batches = self.problem.exam.images.float().contiguous().split(self.problem.exam.batch_size)
+        prepared = self.problem.evaluator.validation
+        batches = prepared.images.float().contiguous().split(prepared.batch_size)
         return inference(lambda: [network(batch) for batch in batches])
 
     def masked_forward(self) -> Callable[[], Any]:
         """The dense network with masked weights, on ready made tensors."""
         network = masked(self.problem, self.masks)
-        batches = self.problem.exam.images.float().contiguous().split(self.problem.exam.batch_size)
+        prepared = self.problem.evaluator.validation
+        batches = prepared.images.float().contiguous().split(prepared.batch_size)
         return inference(lambda: [network(batch) for batch in batches])
 
     def removal(self) -> tuple[Callable[[], float], Callable[[], float]]:

@@ -35,7 +35,7 @@ def device_us(network: nn.Module) -> float:
 # step by step (cost_mode="dense"), and is not measured again before a network is handed over.
 device = prune_gym.Budget("device_us", device_us, unit="us", deterministic=True, monotone=True)
 problem = prune_gym.make_problem(budgets={device: "400us", "params": 0.5})
-print(f"unpruned: {problem.dense_values[0]:.0f} us; limits {problem.limits}")
+print(f"unpruned: {problem.unpruned_values[0]:.0f} us; limits {problem.limits}")
 for ratio in (0.3, 0.5, 0.6):
     outcome = problem.evaluate(problem.masks_of(problem.kept_counts([ratio] * 8)))
     print(

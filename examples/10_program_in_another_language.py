@@ -28,7 +28,7 @@ with tempfile.TemporaryDirectory() as folder:
         deterministic=True,
     )
     problem = prune_gym.make_problem(budgets={flash: "500KB"})
-    print(f"{flash.name}: {problem.dense_values[0]:,.0f} bytes unpruned, limit {problem.limits}")
+    print(f"{flash.name}: {problem.unpruned_values[0]:,.0f} bytes unpruned, limit {problem.limits}")
     outcome = problem.evaluate(problem.masks_of(problem.kept_counts([0.6] * 8)))
     print(f"cut by 60%: {outcome.values['flash']:,.0f} bytes, feasible {outcome.feasible}")
 

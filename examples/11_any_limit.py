@@ -20,7 +20,7 @@ for limit in (0.1, 0.3):
     while not terminated:
         action, _ = model.predict(observation, deterministic=True)
         observation, accuracy, terminated, _, info = env.step(action)
-    share = info["params"] / env.unwrapped.problem.dense_values[0]
+    share = info["params"] / env.unwrapped.problem.unpruned_values[0]
     print(f"limit {limit:.0%}: {share:.1%} of the parameters, accuracy {accuracy:.3f}")
 
 print(f"{sum(not row.feasible for row in env.archive.episodes)} episodes broke their limit")

@@ -37,7 +37,24 @@ class UnknownNameError(InvalidValueError):
 
 
 class FileError(PruneGymError, OSError):
-    """A file or folder that cannot be read or written; the message names it."""
+    """A file or folder that cannot be read or written; the message names it.
+
+    Args:
+        errno: of the system's error, where there is one.
+        message: what cannot be done, and why.
+    """
+
+    def __str__(self) -> str:
+        """The message, without the system's number."""
+        return str(self.args[-1]) if self.args else ""
+
+
+class FolderInPlaceError(FileError, IsADirectoryError):
+    """A folder where a file is to be."""
+
+
+class NoFolderError(FileError, NotADirectoryError):
+    """A file where a folder is to be."""
 
 
 class MissingLibraryError(PruneGymError, ImportError):

@@ -1,4 +1,8 @@
-"""A budget that a program of yours measures: it is handed a file, and prints a number."""
+"""A budget that a program of yours measures: it is handed a file, and prints a number.
+
+What people type, ``"command:./measure.sh {onnx}"`` or ``"command[ms]:..."``, becomes a
+`CommandSpec` at the door; run folders hold its fields.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,10 +26,93 @@ from prune_gym.budgets.base import Budget
 from prune_gym.errors import BudgetError, InvalidValueError
 from prune_gym.networks.formats import export_network
 
-COMMAND = "command"  # "command:./measure.sh {onnx}", "command[ms]:./measure.sh {onnx}"
 FORMATS = ("onnx", "pt2", "safetensors")  # of the file; each is a placeholder and its ending
 _PLACE = re.compile(r"\{(" + "|".join(FORMATS) + r")\}")
+_TEXT = re.compile(r"command(?:\[([^\]]*)\])?:(.*)", re.DOTALL)
 _TAIL = 500  # characters of a program's output that an error shows
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """How a program is named that measures a budget; `command_budget` explains the fields.
+
+    Attributes:
+        command: e.g. ``"./measure.sh {onnx}"``.
+        folder: absolute, where it runs; the working directory of when the spec was made.
+        name: of the budget; empty = the program's name.
+        unit: of the number.
+        timeout_s: seconds a run may take.
+        retries: how often to run it again.
+        monotone: whether removing filters never raises the number.
+        deterministic: whether equal networks give equal numbers.
+        in_turns: whether the unpruned network is measured right before each network.
+    """
+
+    command: str
+    folder: str = field(default_factory=os.getcwd)
+    name: str = ""
+    unit: str = ""
+    timeout_s: float = 60.0
+    retries: int = 1
+    monotone: bool = False
+    deterministic: bool = False
+    in_turns: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> CommandSpec:
+        """The spec of ``"command:PROGRAM {onnx}"`` or ``"command[UNIT]:PROGRAM {onnx}"``.
+
+        Raises:
+            BudgetError: text of another form.
+
+        >>> CommandSpec.parse("command[ms]:./measure.sh {onnx}").unit
+        'ms'
+        """
+        matched = _TEXT.fullmatch(text)
+        if matched is None:
+            raise BudgetError(
+                f"budget {text!r}: expected command:PROGRAM {{onnx}}, or command[UNIT]:PROGRAM "
+                "{onnx} if it prints a number with a unit."
+            )
+        return cls(matched[2], unit=(matched[1] or "").strip())
+
+    def __str__(self) -> str:
+        """As people type it, without unit and folder."""
+        return f"command:{self.command}"
+
+    @property
+    def budget_name(self) -> str:
+        """The budget's name: ``measure`` of ``./measure.sh``, and of ``sh ./measure.sh``."""
+        if self.name:
+            return self.name
+        words = _words(self.command)
+        paths = (os.path.join(self.folder, word) for word in words if not os.path.isabs(word))
+        own = (path for path in paths if os.path.isfile(path))
+        return Path(next(own, words[0])).stem
+
+    def budget(self) -> Budget:
+        """The budget that the program measures.
+
+        Raises:
+            BudgetError: a command without a place for the file, or a program that is not there or
+                cannot be executed.
+        """
+        folder = Path(self.folder)
+        if not self.timeout_s > 0:
+            raise InvalidValueError(f"timeout_s={self.timeout_s!r} must be above 0, in seconds.")
+        retries = self.retries
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise InvalidValueError(f"retries={retries!r} must be a whole number, 0 or above.")
+        words = _words(self.command)
+        program = _program(words[0], self.command, folder)
+        return Budget(
+            self.budget_name,
+            unit=self.unit,
+            monotone=self.monotone,
+            deterministic=self.deterministic,
+            in_turns=self.in_turns,
+            measure_on=_Program((program, *words[1:]), self),
+        )
 
 
 def command_budget(
@@ -65,73 +152,18 @@ def command_budget(
         BudgetError: a command without a place for the file, or a program that is not there or
             cannot be executed.
     """
-    place = Path.cwd() if folder is None else Path(folder).resolve()
-    if not timeout_s > 0:
-        raise InvalidValueError(f"timeout_s={timeout_s!r} must be above 0, in seconds.")
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise InvalidValueError(f"retries={retries!r} must be a whole number, 0 or above.")
-    words = _words(command)
-    program = _program(words[0], command, place)
-    return Budget(
-        name or _name(words, place),
-        unit=unit,
-        monotone=monotone,
-        deterministic=deterministic,
-        in_turns=in_turns,
-        measure_on=_Program((program, *words[1:]), command, str(place), timeout_s, retries),
+    spec = CommandSpec(
+        command,
+        str(Path.cwd() if folder is None else Path(folder).resolve()),
+        name or "",
+        unit,
+        timeout_s,
+        retries,
+        monotone,
+        deterministic,
+        in_turns,
     )
-
-
-def is_command(key: str) -> bool:
-    """Whether a budget's key names a program."""
-    return key.startswith(tuple(COMMAND + mark for mark in ":[@"))
-
-
-def parse_command(key: str) -> Budget:
-    """A budget from ``"command:PROGRAM {onnx}"``, ``"command[UNIT]@FOLDER:PROGRAM {onnx}"``.
-
-    UNIT is that of the number which is printed; FOLDER is where to run it, without one, the
-    working directory.
-    """
-    unit, folder, command = _split(key)
-    return command_budget(command, unit=unit, folder=folder)
-
-
-def settled(key: str) -> str:
-    """The key with its folder, so that a run can go on from any other."""
-    if not is_command(key):
-        return key
-    unit, folder, command = _split(key)
-    return f"{COMMAND}{f'[{unit}]' if unit else ''}@{folder or Path.cwd()}:{command}"
-
-
-def bare(key: str) -> str:
-    """The key without unit and folder."""
-    return f"{COMMAND}:{_split(key)[2]}" if is_command(key) else key
-
-
-def _split(key: str) -> tuple[str, str | None, str]:
-    unit, rest = "", key.removeprefix(COMMAND)
-    if rest.startswith("["):
-        unit, _, rest = rest[1:].partition("]")
-    if rest.startswith(":"):
-        return unit.strip(), None, rest[1:]
-    folder, separator, command = rest.removeprefix("@").partition(":")
-    if re.fullmatch("[A-Za-z]", folder) and command[:1] in ("\\", "/"):  # a drive of Windows
-        rest, separator, command = command.partition(":")
-        folder = f"{folder}:{rest}"
-    if not separator or not rest.startswith("@"):
-        raise BudgetError(
-            f"budget {key!r}: expected command:PROGRAM {{onnx}}, command[UNIT]:PROGRAM {{onnx}} or "
-            "command@FOLDER:PROGRAM {onnx}."
-        )
-    return unit.strip(), folder, command
-
-
-def _name(words: list[str], folder: Path) -> str:
-    """``measure`` of ``./measure.sh``, and of ``sh ./measure.sh``."""
-    own = (w for w in words if not os.path.isabs(w) and os.path.isfile(os.path.join(folder, w)))
-    return Path(next(own, words[0])).stem
+    return spec.budget()
 
 
 def _words(command: str) -> list[str]:
@@ -167,14 +199,11 @@ def _program(word: str, command: str, folder: Path) -> str:
 @dataclass(frozen=True)
 class _Program:
     words: tuple[str, ...]
-    command: str  # as it was written
-    folder: str
-    timeout_s: float
-    retries: int
+    spec: CommandSpec
 
     def __call__(self, network: nn.Module, example: torch.Tensor) -> float:
         with tempfile.TemporaryDirectory(prefix="prune_gym-") as folder:
-            (form,) = set(_PLACE.findall(self.command))
+            (form,) = set(_PLACE.findall(self.spec.command))
             path = Path(folder) / f"network.{form}"
             if form == "safetensors":
                 held = {n: t.detach().cpu().clone() for n, t in network.state_dict().items()}
@@ -185,28 +214,28 @@ class _Program:
             return self._number(words)
 
     def _number(self, words: list[str]) -> float:
-        for _ in range(self.retries + 1):
+        for _ in range(self.spec.retries + 1):
             status, printed, errors = self._run(words)
             if status == 0:
                 break
         else:
             raise BudgetError(
-                f"{self.command!r} ended with status {status} in each of {self.retries + 1} runs; "
-                f"its standard error: {_tail(errors)}"
+                f"{self.spec.command!r} ended with status {status} in each of "
+                f"{self.spec.retries + 1} runs; its standard error: {_tail(errors)}"
             )
         for line in reversed(printed.splitlines()):
             with contextlib.suppress(ValueError):
                 return float(line.strip())
         raise BudgetError(
-            f"{self.command!r} printed no number; expected a line on its standard output that is "
-            f"one, but there was: {_tail(printed)}; its standard error: {_tail(errors)}"
+            f"{self.spec.command!r} printed no number; expected a line on its standard output "
+            f"that is one, but there was: {_tail(printed)}; its standard error: {_tail(errors)}"
         )
 
     def _run(self, words: list[str]) -> tuple[int, str, str]:
         try:
             process = subprocess.Popen(
                 words,
-                cwd=self.folder,
+                cwd=self.spec.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -216,16 +245,17 @@ class _Program:
             )
         except OSError as error:
             raise BudgetError(
-                f"{self.command!r} cannot be run: {error.strerror}. A script needs a first line "
-                "such as #!/bin/sh."
+                f"{self.spec.command!r} cannot be run: {error.strerror}. A script needs a first "
+                "line such as #!/bin/sh."
             ) from error
         with _killing(process):
             try:
-                printed, errors = process.communicate(timeout=self.timeout_s)
+                printed, errors = process.communicate(timeout=self.spec.timeout_s)
             except subprocess.TimeoutExpired as error:
                 raise BudgetError(
-                    f"{self.command!r} took longer than timeout_s={self.timeout_s:g} s and was "
-                    "killed. Mend it, or give it more time: command_budget(..., timeout_s=600)."
+                    f"{self.spec.command!r} took longer than timeout_s={self.spec.timeout_s:g} s "
+                    "and was killed. Mend it, or give it more time: "
+                    "command_budget(..., timeout_s=600)."
                 ) from error
         return process.returncode, printed, errors
 

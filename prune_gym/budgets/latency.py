@@ -20,6 +20,7 @@ from torch import nn
 
 from prune_gym.budgets.base import BUDGETS, Budget
 from prune_gym.errors import BudgetError, InvalidValueError
+from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.threads import torch_threads
 
@@ -55,11 +56,7 @@ class Timer:
     def __post_init__(self) -> None:
         """Every number has its least value."""
         for name, least in (("repeats", 2), ("warm_up", 0), ("attempts", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InvalidValueError(
-                    f"{name}={value!r} must be a whole number of at least {least}."
-                )
+            whole_number(name, getattr(self, name), least)
         if not self.error > 0:
             raise InvalidValueError(f"error={self.error!r} must be above 0, e.g. 0.05.")
 
@@ -152,9 +149,7 @@ class Stopwatch:
     def __post_init__(self) -> None:
         """Both numbers are whole."""
         for name in ("batch_size", "threads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidValueError(f"{name}={value!r} must be a whole number of at least 1.")
+            whole_number(name, getattr(self, name), 1)
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what was made ready in this process."""

@@ -102,8 +102,8 @@ def parse_limit(given: Any, budget: Budget) -> Limit:
     return float(given)
 
 
-def _no_limit(given: Any, budget: Budget) -> ValueError:
-    return ValueError(
+def _no_limit(given: Any, budget: Budget) -> InvalidValueError:
+    return InvalidValueError(
         f"budgets: the limit of {budget.name!r} is {given!r}; it must be a number in (0, 1], the "
         "fraction of the unpruned network's budget that may stay, or text: an amount such as "
         f"{_example(budget)!r}, or '20%'."
@@ -120,11 +120,11 @@ def _kind(unit: str) -> str:
     return next((kind for kind, units in UNITS.items() if unit and unit in units), "")
 
 
-def _is_whole(budget: Budget) -> bool:
+def _counts(budget: Budget) -> bool:
     """Whether its numbers are whole: it counts, and is no ratio times a number."""
     kind = _kind(budget.unit)
-    counts = kind.startswith("number") and UNITS[kind][budget.unit] == 1
-    return counts and not budget.in_turns and budget.compare is None
+    is_number = kind.startswith("number") and UNITS[kind][budget.unit] == 1
+    return is_number and not budget.in_turns and budget.compare is None
 
 
 def _factor(unit: str, given: str, budget: Budget) -> Fraction:
@@ -173,17 +173,17 @@ def relative(limit: Limit, dense_value: float, budget: Budget) -> float:
             "choose a smaller limit ('50%' is half)."
         )
     fraction = limit.value / dense_value
-    if _is_whole(budget):
+    if _counts(budget):
         return fraction
     above = math.nextafter(limit.value, math.inf)
     return math.nextafter(fraction, 0.0) if above / dense_value <= fraction else fraction
 
 
 def fractions(
-    budgets: Sequence[Budget], limits: Sequence[Limit], dense_values: Iterable[float]
+    budgets: Sequence[Budget], limits: Sequence[Limit], unpruned_values: Iterable[float]
 ) -> tuple[float, ...]:
     """`relative` of several budgets."""
-    rows = zip(budgets, limits, dense_values, strict=True)
+    rows = zip(budgets, limits, unpruned_values, strict=True)
     return tuple(relative(limit, float(dense), budget) for budget, limit, dense in rows)
 
 
@@ -191,13 +191,14 @@ def over_limits(
     budgets: Sequence[Budget],
     limits: Sequence[float],
     floors: Iterable[float],
-    dense_values: Iterable[float],
+    unpruned_values: Iterable[float],
 ) -> list[str]:
     """Words for every limit that lies below its floor, both as fraction and in the unit."""
+    rows = zip(budgets, limits, floors, unpruned_values, strict=True)
     return [
         f"budget {budget.name!r}: limit {limit:g} is below the floor {floor:.4g} "
         f"({amount(limit * dense, budget.unit)}; floor {amount(floor * dense, budget.unit)})"
-        for budget, limit, floor, dense in zip(budgets, limits, floors, dense_values, strict=True)
+        for budget, limit, floor, dense in rows
         if floor > limit
     ]
 

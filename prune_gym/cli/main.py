@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.table import Table
 from prune_gym.cli import options
 from prune_gym.cli.console import user_errors
 from prune_gym.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from prune_gym.budgets import BudgetKey
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -165,7 +168,7 @@ def inspect(
                 f"{weight[1]:.1%}",
             )
         console.print(table)
-        params, macs, size, activations, energy = problem.dense_values
+        params, macs, size, activations, energy = problem.unpruned_values
         console.print(f"{params:,.0f} parameters, {macs:,.0f} MACs, {size:,.0f} bytes.")
         console.print(
             f"One image: {activations:,.0f} bytes of feature maps at most, {energy:,.4g} uJ by the "
@@ -250,7 +253,7 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
-def parse_budgets(given: list[str]) -> dict[str, float | str]:
+def parse_budgets(given: list[str]) -> dict[BudgetKey, float | str]:
     """``["params=0.1", "latency_ms=2ms"]`` -> ``{"params": 0.1, "latency_ms": "2ms"}``.
 
     The last "=" parts name and limit, so that a command may hold others.
@@ -258,24 +261,24 @@ def parse_budgets(given: list[str]) -> dict[str, float | str]:
     Raises:
         ValueError: not of the form NAME=LIMIT, or a name given twice.
     """
-    from prune_gym.budgets.command import settled
+    from prune_gym.budgets import budget_key
     from prune_gym.budgets.limits import is_limit
 
-    limits: dict[str, float | str] = {}
+    limits: dict[BudgetKey, float | str] = {}
     for option in given:
         name, separator, limit = option.rpartition("=")
         if not separator or not name or not is_limit(limit):
             raise InvalidValueError(
                 f"--budget {option!r}: expected NAME=LIMIT, e.g. params=0.1 or latency_ms=2ms."
             )
-        name = settled(name)  # a run can go on from any folder
-        if name in limits:
+        key = budget_key(name)
+        if key in limits:
             raise InvalidValueError(f"--budget {name!r} is given twice; give one limit for it.")
         try:
             number = float(limit)
         except ValueError:
             number = float("nan")
-        limits[name] = number if 0 < number <= 1 else limit
+        limits[key] = number if 0 < number <= 1 else limit
     return limits
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from prune_gym.budgets import BUDGETS, as_budget
-from prune_gym.budgets.command import bare, is_command
+from prune_gym.budgets import BUDGETS, BudgetKey, CommandSpec, as_budget
 from prune_gym.cli.console import progress_bar
 from prune_gym.cli.prune import finetuning_bar, importing, print_result, problem_of
 from prune_gym.errors import InvalidValueError, NothingFeasibleError, RunFolderError
@@ -28,7 +27,7 @@ from prune_gym.utils.registry import suggest
 
 def pick(
     path: Path,
-    limits: Mapping[str, Any],
+    limits: Mapping[BudgetKey, Any],
     finetune_steps: int | None,
     out: Path | None,
     console: Console,
@@ -112,7 +111,7 @@ def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:
 
 def _with_measured(
     front: Front,
-    limits: Mapping[str, Any],
+    limits: Mapping[BudgetKey, Any],
     folder: RunFolder,
     config: SearchConfig,
     console: Console,
@@ -122,7 +121,8 @@ def _with_measured(
     A network that another one beat in all that was known of it is not there any more, even if it is
     the better one by this.
     """
-    names = [name for name in limits if name in BUDGETS and name not in front.names]
+    registered = [str(key) for key in limits if key in BUDGETS]
+    names = [name for name in registered if name not in front.names]
     if not names:
         return front
     problem = problem_of(folder, config)
@@ -134,26 +134,31 @@ def _with_measured(
     return front.with_costs(further)
 
 
-def _with_limits(config: SearchConfig, limits: Mapping[str, Any], front: Front) -> SearchConfig:
+def _with_limits(
+    config: SearchConfig, limits: Mapping[BudgetKey, Any], front: Front
+) -> SearchConfig:
     """The configuration with other limits; raises for a budget that the front does not know.
 
     A budget may be named as in the run's command (``module:function``) or as in its reports.
     """
     with importing(config):
         given = {as_budget(key).name: key for key in config.problem["budgets"]}
-    programs = {bare(key): key for key in given.values() if is_command(key)}
-    budgets: dict[str, Any] = {}
+    programs = {key.command: key for key in given.values() if isinstance(key, CommandSpec)}
+    budgets: dict[BudgetKey, Any] = {}
     for name, limit in limits.items():
-        key = given.get(name, programs.get(bare(name), name))  # a program, from any folder
+        if isinstance(name, CommandSpec):
+            key = programs.get(name.command, name)  # from any folder
+        else:
+            key = given.get(name, name)
         known = name in front.names or key in given.values()
         if not known:
             raise InvalidValueError(
-                f"--budget {name!r}: its cost was not kept of the networks of this run."
-                f"{'' if name in BUDGETS else suggest(name, list(front.names))} Known: "
+                f"--budget '{name}': its cost was not kept of the networks of this run."
+                f"{'' if name in BUDGETS else suggest(str(name), list(front.names))} Known: "
                 f"{', '.join(front.names)}. For others, start a search: prune-gym prune --budget."
             )
         if key in budgets:
-            raise InvalidValueError(f"--budget {name!r} is given twice; give one limit for it.")
+            raise InvalidValueError(f"--budget '{name}' is given twice; give one limit for it.")
         budgets[key] = limit
     problem = {**config.problem, "budgets": budgets}
     names = {as_budget(key).name for key in budgets}

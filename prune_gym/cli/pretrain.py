@@ -19,6 +19,7 @@ from agents.console import say, stopping
 from prune_gym.cli.console import LINE_EVERY_S, progress_bar, time_left
 from prune_gym.datasets import Dataset, file_name, load_dataset
 from prune_gym.errors import CheckpointError, FileError, InvalidValueError, TrainingDivergedError
+from prune_gym.networks.build import build_for, check_outputs
 from prune_gym.networks.checkpoints import (
     cache_dir,
     checkpoint_path,
@@ -27,7 +28,6 @@ from prune_gym.networks.checkpoints import (
     save_weights,
     write_tensors,
 )
-from prune_gym.problem.make import build_network, check_outputs
 from prune_gym.problem.saving import write_json
 from prune_gym.training.evaluation import accuracy
 from prune_gym.training.loop import MANY, Recipe, Training, check_loss
@@ -146,7 +146,7 @@ def _begun(
     seed = config.seed or 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = build_network(config.network, data).to(place)
+        network = build_for(config.network, data).to(place)
     check_outputs(network, data, config.network)
     network.to(memory_format=torch.channels_last)
     steps = epochs * max(1, len(data.train) // recipe.batch_size)

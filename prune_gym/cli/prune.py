@@ -101,7 +101,7 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
         )
     problem = problem_of(folder, config)
     if timesteps is not None:  # for good, now that nothing is refused any more
-        write_json(folder.path / "config.json", vars(config))
+        write_json(folder.path / "config.json", config.to_json())
     folder.note_command()
     _run(Search(problem, config, folder), began, console, finish_now=finish_now)
 
@@ -239,7 +239,7 @@ def evaluate(path: Path, console: Console) -> None:
     masks = masks_of_plan(folder.path, problem)
     found = confirm(problem, masks, network)
     table = Table("", "cost", "limit", "value", "", title=str(path), title_justify="left")
-    values = found.costs * problem.dense_values
+    values = found.costs * problem.unpruned_values
     for budget, cost, limit, value in zip(
         problem.budgets, found.costs, problem.limits, values, strict=True
     ):

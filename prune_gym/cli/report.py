@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from prune_gym.budgets import amount
 from prune_gym.envs import rendering
+from prune_gym.problem.costs import Constraint
 from prune_gym.problem.saving import read_plan
 from prune_gym.searches.remeasure import spread_in_words
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
@@ -283,5 +284,4 @@ def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any], retur
 
 
 def _scalar_limit(metrics: dict[str, Any]) -> float:
-    limits = list(metrics["limits"].values())
-    return float(limits[0]) if len(limits) == 1 else 1.0
+    return Constraint(tuple(metrics["limits"].values())).limit

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from prune_gym.criteria.base import CRITERIA, Evidence, Scores
 from prune_gym.criteria.connectivity import (
     LAYERS,
-    End,
+    LayerSide,
     by_filter,
     connections,
     consumers,
     like_weight,
 )
-from prune_gym.criteria.hooks import channels_first, inflow, watched
+from prune_gym.criteria.hooks import channels_first, input_sums, recorded_layers
 from prune_gym.errors import CriterionError
 
 
@@ -40,14 +40,14 @@ def activation(evidence: Evidence) -> Scores:
         CriterionError: ``structure="weight"``; filters that no layer takes in.
     """
     evidence.need_filters()
-    ends = [_consumers(evidence, index) for index in range(len(evidence.groups))]
+    sides = [_consumers(evidence, index) for index in range(len(evidence.groups))]
     active: dict[str, NDArray[np.float64]] = {}  # per input channel of each layer
     places: dict[str, int] = defaultdict(int)
-    layers = {end.layer for own in ends for end in own}
+    layers = {side.layer for own in sides for side in own}
     for images, _ in evidence.chunks():
-        with torch.no_grad(), watched(evidence.network, layers) as seen:
+        with torch.no_grad(), recorded_layers(evidence.network, layers) as records:
             evidence.logits(images)
-        for layer, record in seen.items():
+        for layer, record in records.items():
             module = evidence.network.get_submodule(layer)
             for values in record.inputs:
                 values = channels_first(module, values)
@@ -55,9 +55,9 @@ def activation(evidence: Evidence) -> Scores:
                 active[layer] = active.get(layer, 0.0) + count
                 places[layer] += values.shape[0] * values.shape[2]
     scores = []
-    for own in ends:
-        counts = sum(active[end.layer][end.channels].sum(axis=1) for end in own)
-        scores.append(counts / sum(places[end.layer] * end.channels.shape[1] for end in own))
+    for own in sides:
+        counts = sum(active[side.layer][side.channels].sum(axis=1) for side in own)
+        scores.append(counts / sum(places[side.layer] * side.channels.shape[1] for side in own))
     return scores
 
 
@@ -82,16 +82,16 @@ def relief(evidence: Evidence) -> Scores:
         layers = [group.name for group in evidence.groups]
         shares = _shares(evidence, layers)
         return [shares[layer].numpy().ravel() for layer in layers]
-    ends = [_consumers(evidence, index) for index in range(len(evidence.groups))]
-    shares = _shares(evidence, sorted({end.layer for own in ends for end in own}))
+    sides = [_consumers(evidence, index) for index in range(len(evidence.groups))]
+    shares = _shares(evidence, sorted({side.layer for own in sides for side in own}))
     scores = []
-    for own in ends:
-        parts = [by_filter(shares[end.layer], end.cut).sum(axis=1) for end in own]
+    for own in sides:
+        parts = [by_filter(shares[side.layer], side.cut).sum(axis=1) for side in own]
         scores.append(np.sum(parts, axis=0))
     return scores
 
 
-def _consumers(evidence: Evidence, index: int) -> tuple[End, ...]:
+def _consumers(evidence: Evidence, index: int) -> tuple[LayerSide, ...]:
     group = evidence.groups[index]
     found = consumers(evidence.network, group)
     if not found:
@@ -109,12 +109,12 @@ def _shares(evidence: Evidence, layers: list[str]) -> dict[str, torch.Tensor]:
     flows: dict[str, torch.Tensor] = {}
     places: dict[str, int] = defaultdict(int)
     for images, _ in evidence.chunks():
-        with torch.no_grad(), watched(network, layers) as seen:
+        with torch.no_grad(), recorded_layers(network, layers) as records:
             evidence.logits(images)
-        for layer, record in seen.items():
+        for layer, record in records.items():
             module = network.get_submodule(layer)
             for values, made in zip(record.inputs, record.outputs, strict=True):
-                flow = inflow(module, values.abs()).double().cpu()
+                flow = input_sums(module, values.abs()).double().cpu()
                 flows[layer] = flows.get(layer, 0.0) + flow
                 made = channels_first(module, made)
                 places[layer] += made.shape[0] * made.shape[2]

@@ -147,8 +147,8 @@ class Evidence:
         found = []
         for group in self.groups:
             if group.slices:
-                ends = producers(self.network, group)
-                parts = [by_filter(tensors[end.cut.tensor], end.cut) for end in ends]
+                sides = producers(self.network, group)
+                parts = [by_filter(tensors[side.cut.tensor], side.cut) for side in sides]
                 found.append(np.concatenate(parts, axis=1))
             else:  # single weights: each is its own filter
                 single = tensors[f"{group.name}.weight"].detach().double().cpu().numpy()

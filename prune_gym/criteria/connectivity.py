@@ -1,4 +1,4 @@
-"""The two ends of a filter: the layers that produce it and the layers that take it in."""
+"""The two sides of a filter: the layers that produce it and the layers that take it in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 @dataclass(frozen=True)
-class End:
+class LayerSide:
     """One side of one convolution or linear layer that a group's filters reach.
 
     Attributes:
@@ -31,20 +31,20 @@ class End:
     channels: NDArray[np.int64]
 
 
-def producers(network: nn.Module, group: FilterGroup) -> tuple[End, ...]:
+def producers(network: nn.Module, group: FilterGroup) -> tuple[LayerSide, ...]:
     """The layers whose output channels the filters are (none for ``structure="weight"``)."""
-    return tuple(_ends(network, group, to_output=True))
+    return tuple(_sides(network, group, to_output=True))
 
 
-def consumers(network: nn.Module, group: FilterGroup) -> tuple[End, ...]:
+def consumers(network: nn.Module, group: FilterGroup) -> tuple[LayerSide, ...]:
     """The layers that take the filters in, after norm, nonlinearity and pooling.
 
     A depthwise convolution produces as many filters as it takes in; it counts as a producer only.
     """
-    return tuple(_ends(network, group, to_output=False))
+    return tuple(_sides(network, group, to_output=False))
 
 
-def _ends(network: nn.Module, group: FilterGroup, *, to_output: bool) -> Iterator[End]:
+def _sides(network: nn.Module, group: FilterGroup, *, to_output: bool) -> Iterator[LayerSide]:
     for cut in group.slices:
         layer, _, kind = cut.tensor.rpartition(".")
         module = network.get_submodule(layer) if kind == "weight" else None
@@ -53,7 +53,7 @@ def _ends(network: nn.Module, group: FilterGroup, *, to_output: bool) -> Iterato
         output_axis = int(bool(getattr(module, "transposed", False)))
         is_output = layer in group.producers and cut.axis == output_axis
         if is_output == to_output:
-            yield End(layer, cut, _channels(module, cut))
+            yield LayerSide(layer, cut, _channels(module, cut))
 
 
 def _channels(module: nn.Module, cut: Slice) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from prune_gym.criteria.base import CRITERIA, Evidence, Scores
 from prune_gym.criteria.connectivity import connections, consumers, like_weight, producers
-from prune_gym.criteria.hooks import channels_first, inflow, watched
+from prune_gym.criteria.hooks import channels_first, input_sums, recorded_layers
 from prune_gym.errors import CriterionError
 
 FAINT = 0.01  # edges below this share of a layer's mean strength are none
@@ -36,15 +36,18 @@ def kfac(evidence: Evidence) -> Scores:
         CriterionError: no parameter of the network can be trained.
     """
     evidence.need_gradients()
-    ends = [producers(evidence.network, group) for group in evidence.groups]
+    sides = [producers(evidence.network, group) for group in evidence.groups]
     single = evidence.structure == "weight"
     names = [group.name for group in evidence.groups]
-    layers = sorted(set(names) if single else {end.layer for own in ends for end in own})
+    layers = sorted(set(names) if single else {side.layer for own in sides for side in own})
     outputs, gradients, inputs = _moments(evidence, layers, with_inputs=single)
     if single:
         return [_single(evidence.network.get_submodule(n), gradients[n], inputs[n]) for n in names]
     rise = {layer: 0.5 * outputs[layer] * gradients[layer] for layer in layers}
-    return [np.sum([rise[e.layer][e.channels].sum(axis=1) for e in own], axis=0) for own in ends]
+    return [
+        np.sum([rise[side.layer][side.channels].sum(axis=1) for side in own], axis=0)
+        for own in sides
+    ]
 
 
 def _single(
@@ -65,13 +68,13 @@ def _moments(
     inputs: dict[str, torch.Tensor] = {}
     n_images = len(evidence.labels)
     for images, _ in evidence.chunks():
-        with watched(evidence.network, layers) as seen:
+        with recorded_layers(evidence.network, layers) as records:
             logits = evidence.logits(images)
         chances = logits.detach().double().softmax(dim=1).cumsum(dim=1)
         draw = torch.from_numpy(evidence.generator.random(len(images))).to(chances.device)
         labels = (chances < draw[:, None] * chances[:, -1:]).sum(dim=1)
         nn.functional.cross_entropy(logits, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
-        for layer, record in seen.items():
+        for layer, record in records.items():
             module = evidence.network.get_submodule(layer)
             for given, made in zip(record.inputs, record.outputs, strict=True):
                 values = channels_first(module, made.detach()).double()
@@ -82,7 +85,7 @@ def _moments(
                 outputs[layer] = outputs.get(layer, 0.0) + z.cpu().numpy()
                 gradients[layer] = gradients.get(layer, 0.0) + g.cpu().numpy()
                 if with_inputs:
-                    squares = inflow(module, given**2).double().cpu() / n_images
+                    squares = input_sums(module, given**2).double().cpu() / n_images
                     inputs[layer] = inputs.get(layer, 0.0) + squares
     for layer in layers:
         if layer not in outputs:
@@ -119,15 +122,15 @@ def ricci(evidence: Evidence) -> Scores:
     for group in evidence.groups:
         # per filter: sums over its edges of sqrt(s), 1 / sqrt(s), sqrt(s) * far end, 1
         sums = np.zeros((4, group.n_filters))
-        for to_output, ends in (
+        for to_output, sides in (
             (True, producers(evidence.network, group)),
             (False, consumers(evidence.network, group)),
         ):
-            for end in ends:
-                key = end.layer, to_output
+            for side in sides:
+                key = side.layer, to_output
                 if key not in known:
-                    known[key] = _node_sums(evidence.network.get_submodule(end.layer), to_output)
-                sums += known[key][:, end.channels].sum(axis=2)
+                    known[key] = _node_sums(evidence.network.get_submodule(side.layer), to_output)
+                sums += known[key][:, side.channels].sum(axis=2)
         roots, inverse, far, count = sums
         scores.append(roots * inverse + far - 2.0 * count)
     return scores

@@ -8,7 +8,7 @@ from torch import nn
 
 from prune_gym.criteria.base import CRITERIA, Evidence, Scores
 from prune_gym.criteria.connectivity import LAYERS, connections
-from prune_gym.criteria.masking import Gates, norms_learn
+from prune_gym.criteria.masking import FilterMasking, use_batch_statistics
 
 STAGES = 3  # of `sbp`
 
@@ -70,13 +70,13 @@ def sbp(evidence: Evidence) -> Scores:
         CriterionError: no parameter of the network can be trained; filters that no layer takes in.
     """
     evidence.need_gradients()
-    gates = Gates(evidence)
+    masking = FilterMasking(evidence)
     _reset(evidence)
     on = [np.ones(group.n_filters) for group in evidence.groups]
     scores = [np.zeros(group.n_filters) for group in evidence.groups]
     for stage in range(STAGES):
-        factors = gates.factors(on)
-        gates.close(factors)
+        factors = masking.factors(on)
+        masking.apply(factors)
         _to_the_edge(evidence.network)
         pairs = zip(evidence.rows(evidence.parameters), evidence.gradients_now(), strict=True)
         for index, (weights, gradients) in enumerate(pairs):
@@ -91,7 +91,7 @@ def sbp(evidence: Evidence) -> Scores:
 
 def _reset(evidence: Evidence) -> None:
     """Norms and biases as they are before any training."""
-    norms_learn(evidence)
+    use_batch_statistics(evidence)
     with torch.no_grad():
         for module in evidence.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None:

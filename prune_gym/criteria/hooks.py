@@ -1,4 +1,4 @@
-"""Watching layers at work: what they take in and give out on the calibration batch."""
+"""Recording layers at work: what they take in and give out on the calibration batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 
 @dataclass
-class Seen:
+class LayerRecord:
     """Inputs and outputs of one layer, one pair per call.
 
     Attributes:
@@ -26,19 +26,24 @@ class Seen:
 
 
 @contextmanager
-def watched(network: nn.Module, layers: Collection[str]) -> Iterator[dict[str, Seen]]:
+def recorded_layers(
+    network: nn.Module, layers: Collection[str]
+) -> Iterator[dict[str, LayerRecord]]:
     """What layers take in and give out while the network runs; hooks go when the block ends.
 
     Args:
         network: the network.
         layers: names of convolutions and linear layers.
     """
-    seen = {layer: Seen() for layer in layers}
+    records = {layer: LayerRecord() for layer in layers}
     handles = []
-    for layer, record in seen.items():
+    for layer, record in records.items():
 
         def hook(
-            module: nn.Module, given: tuple[Any, ...], made: torch.Tensor, record: Seen = record
+            module: nn.Module,
+            given: tuple[Any, ...],
+            made: torch.Tensor,
+            record: LayerRecord = record,
         ) -> torch.Tensor:
             record.inputs.append(given[0].detach().clone())
             record.outputs.append(made)
@@ -48,7 +53,7 @@ def watched(network: nn.Module, layers: Collection[str]) -> Iterator[dict[str, S
 
         handles.append(network.get_submodule(layer).register_forward_hook(hook))
     try:
-        yield seen
+        yield records
     finally:
         for handle in handles:
             handle.remove()
@@ -61,7 +66,7 @@ def channels_first(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
     return values.reshape(*values.shape[:2], -1)
 
 
-def inflow(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
+def input_sums(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
     """Per weight of a layer, the sum of what it is multiplied with, over examples and places.
 
     It is the derivative of the sum of the layer's outputs by that weight, of any kind of layer.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from prune_gym.criteria.base import CRITERIA, Evidence, Scores
 from prune_gym.criteria.connectivity import by_filter, consumers
-from prune_gym.criteria.masking import Gates, norms_learn
+from prune_gym.criteria.masking import FilterMasking, use_batch_statistics
 
 BATCH = 32  # images a step
 GIBBS_STEPS = 48
@@ -46,14 +46,14 @@ def gibbs(evidence: Evidence) -> Scores:
         CriterionError: no parameter of the network can be trained; filters that no layer takes in.
     """
     evidence.need_gradients()
-    gates = Gates(evidence)
-    norms_learn(evidence)
+    masking = FilterMasking(evidence)
+    use_batch_statistics(evidence)
     colder = np.geomspace(*COLDNESS, GIBBS_STEPS)
     batches = evidence.batches(GIBBS_STEPS, BATCH)
     for beta, (images, labels) in zip(colder, batches, strict=True):
         keep = [_draw(evidence.generator, energy, beta) for energy in _energies(evidence)]
         evidence.network.zero_grad(set_to_none=True)
-        with gates.closed(gates.factors(keep)):
+        with masking.applied(masking.factors(keep)):
             evidence.loss(images, labels).backward()  # type: ignore[no-untyped-call]
         _descend(evidence, GIBBS_RATE)
     return _energies(evidence)
@@ -109,8 +109,8 @@ def relchanet(evidence: Evidence) -> Scores:
     """
     evidence.need_gradients()
     evidence.need_filters()
-    gates = Gates(evidence)
-    norms_learn(evidence)
+    masking = FilterMasking(evidence)
+    use_batch_statistics(evidence)
     sizes = [group.n_filters for group in evidence.groups]
     on = [np.ones(size, dtype=bool) for size in sizes]
     entries = [np.zeros(size, dtype=np.int64) for size in sizes]
@@ -118,9 +118,9 @@ def relchanet(evidence: Evidence) -> Scores:
     sums: list[NDArray[np.float64]] = [np.zeros(size) for size in sizes]
     while min(int(count.min()) for count in entries) < SWEEPS:
         candidates = [_candidates(evidence.generator, count) for count in entries]
-        gates.close(gates.factors([(~fresh).astype(np.float64) for fresh in candidates]))
+        masking.apply(masking.factors([(~fresh).astype(np.float64) for fresh in candidates]))
         on = [own | fresh for own, fresh in zip(on, candidates, strict=True)]
-        changes = _changes(evidence, gates, on)
+        changes = _changes(evidence, masking, on)
         for index, fresh in enumerate(candidates):
             present = changes[index][on[index]]
             spread = float(present.std())
@@ -131,7 +131,7 @@ def relchanet(evidence: Evidence) -> Scores:
             n_kept = max(1, round(KEPT * sizes[index]))
             ranked = np.argsort(np.where(on[index], -latest[index], np.inf), kind="stable")
             on[index] = np.isin(np.arange(sizes[index]), ranked[:n_kept]) & on[index]
-        gates.close(gates.factors([own.astype(np.float64) for own in on]))
+        masking.apply(masking.factors([own.astype(np.float64) for own in on]))
     return [total / count for total, count in zip(sums, entries, strict=True)]
 
 
@@ -144,15 +144,15 @@ def _candidates(generator: np.random.Generator, entries: NDArray[np.int64]) -> N
 
 
 def _changes(
-    evidence: Evidence, gates: Gates, on: list[NDArray[np.bool_]]
+    evidence: Evidence, masking: FilterMasking, on: list[NDArray[np.bool_]]
 ) -> list[NDArray[np.float64]]:
     """Train for a round; per group the L1 norm of each filter's summed gradients, (n_filters,)."""
-    factors = gates.factors([own.astype(np.float64) for own in on])
+    factors = masking.factors([own.astype(np.float64) for own in on])
     parameters = evidence.parameters
     sums = {name: torch.zeros_like(parameters[name]) for name in factors}
     for images, labels in evidence.batches(ROUND_STEPS, BATCH):
         evidence.network.zero_grad(set_to_none=True)
-        with gates.closed(factors):
+        with masking.applied(factors):
             evidence.loss(images, labels).backward()  # type: ignore[no-untyped-call]
         for name, total in sums.items():
             slope = parameters[name].grad
@@ -161,7 +161,7 @@ def _changes(
         _descend(evidence, RELCHANET_RATE)
     changes = []
     for group in evidence.groups:
-        ends = consumers(evidence.network, group)
-        parts = [np.abs(by_filter(sums[end.cut.tensor], end.cut)).sum(axis=1) for end in ends]
+        sides = consumers(evidence.network, group)
+        parts = [np.abs(by_filter(sums[side.cut.tensor], side.cut)).sum(axis=1) for side in sides]
         changes.append(np.sum(parts, axis=0))
     return changes

@@ -1,4 +1,4 @@
-"""Gates: switch filters off in a network that is trained, and on again."""
+"""Masking: switch filters off in a network that is trained, and on again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from prune_gym.criteria.connectivity import consumers
 from prune_gym.errors import CriterionError
 
 
-class Gates:
+class FilterMasking:
     """The weights by which filters reach the layers that take them in.
 
     With these at zero a filter has no effect, whatever its norm shifts and however many layers
-    produce it. With ``structure="weight"`` the gate of a single weight is the weight itself.
+    produce it. With ``structure="weight"`` a single weight is masked itself.
 
     Args:
-        evidence: its network is the one that is gated.
+        evidence: its network is the one whose filters are masked.
 
     Raises:
         CriterionError: filters that no layer takes in.
@@ -31,9 +31,9 @@ class Gates:
     def __init__(self, evidence: Evidence) -> None:
         self._groups = evidence.groups
         self._parameters = evidence.parameters
-        self._ends = [consumers(evidence.network, group) for group in evidence.groups]
-        for group, ends in zip(self._groups, self._ends, strict=True):
-            if group.slices and not ends:
+        self._sides = [consumers(evidence.network, group) for group in evidence.groups]
+        for group, sides in zip(self._groups, self._sides, strict=True):
+            if group.slices and not sides:
                 raise CriterionError(
                     f"criterion {evidence.criterion!r}: no convolution or linear layer takes in "
                     f"the filters of layer {group.name!r}. Keep it whole with "
@@ -47,35 +47,35 @@ class Gates:
             keep: (n_filters,) per group, 1 = on, 0 = off.
         """
         found: dict[str, torch.Tensor] = {}
-        for group, ends, passed in zip(self._groups, self._ends, keep, strict=True):
+        for group, sides, passed in zip(self._groups, self._sides, keep, strict=True):
             if not group.slices:
                 name = f"{group.name}.weight"
                 weight = self._parameters[name]
                 found[name] = torch.from_numpy(passed).to(weight).reshape(weight.shape)
-            for end in ends:
-                weight = self._parameters[end.cut.tensor]
-                line = np.ones(weight.shape[end.cut.axis])
-                line[end.cut.positions] = passed[:, None]
+            for side in sides:
+                weight = self._parameters[side.cut.tensor]
+                line = np.ones(weight.shape[side.cut.axis])
+                line[side.cut.positions] = passed[:, None]
                 shape = [1] * weight.ndim
-                shape[end.cut.axis] = -1
+                shape[side.cut.axis] = -1
                 factor = torch.from_numpy(line).to(weight).reshape(shape)
-                found[end.cut.tensor] = found.get(end.cut.tensor, 1.0) * factor
+                found[side.cut.tensor] = found.get(side.cut.tensor, 1.0) * factor
         return found
 
-    def close(self, factors: dict[str, torch.Tensor]) -> None:
-        """Multiply the gates with their factors, for good."""
+    def apply(self, factors: dict[str, torch.Tensor]) -> None:
+        """Multiply weights with their factors, for good."""
         with torch.no_grad():
             for name, factor in factors.items():
                 self._parameters[name].mul_(factor)
 
     @contextmanager
-    def closed(self, factors: dict[str, torch.Tensor]) -> Iterator[None]:
-        """Close gates for one pass; afterwards, weights are back and gradients are the gated ones.
+    def applied(self, factors: dict[str, torch.Tensor]) -> Iterator[None]:
+        """Mask filters for one pass; afterwards weights are back, and gradients those of the pass.
 
         The gradient by a weight w behind a factor m, used as w * m, is m times that by w * m.
         """
         kept = {name: self._parameters[name].detach().clone() for name in factors}
-        self.close(factors)
+        self.apply(factors)
         try:
             yield
         finally:
@@ -87,7 +87,7 @@ class Gates:
                         parameter.grad.mul_(factor)
 
 
-def norms_learn(evidence: Evidence) -> None:
+def use_batch_statistics(evidence: Evidence) -> None:
     """Norms use the batch's statistics, as in training; dropout stays off and draws nothing."""
     for module in evidence.network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -6,7 +6,7 @@ from prune_gym.datasets.base import DATASETS, Dataset, Split
 from prune_gym.datasets.digits import digits
 from prune_gym.datasets.folders import folder
 from prune_gym.datasets.load import file_name, load_dataset
-from prune_gym.datasets.own import as_split, check_splits
+from prune_gym.datasets.own import as_split, check_splits, own_dataset
 from prune_gym.datasets.vision import TORCHVISION
 from prune_gym.errors import DatasetError
 
@@ -22,4 +22,5 @@ __all__ = [
     "file_name",
     "folder",
     "load_dataset",
+    "own_dataset",
 ]

@@ -25,7 +25,7 @@ class Split:
         labels: (n,) int64.
         mean: per channel, of uint8 pixels / 255; without it they are only divided by 255.
         std: likewise.
-        channels_last: whether networks get the images channels-last in memory; see `lay`.
+        channels_last: whether networks get the images channels-last in memory; see `to_layout`.
     """
 
     images: torch.Tensor
@@ -53,7 +53,7 @@ class Split:
                 images = images.sub_(mean).div_(std)
         return images
 
-    def lay(self, images: torch.Tensor) -> torch.Tensor:
+    def to_layout(self, images: torch.Tensor) -> torch.Tensor:
         """A batch, perhaps augmented, as it is fastest for the network."""
         if self.channels_last:
             return images.contiguous(memory_format=torch.channels_last)

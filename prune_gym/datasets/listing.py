@@ -69,16 +69,16 @@ def list_images(path: Path) -> Listing:
                 f"{path / name}; both need the same ones."
             )
     stamps = {part: _stamps(path, name, classes) for part, name in given.items()}
-    whole = {
+    listed = {
         part: Files(
             [file for rows in found for file, _ in rows],
             np.array([label for label, rows in enumerate(found) for _ in rows], dtype=np.int64),
         )
         for part, found in stamps.items()
     }
-    _check_classes(path, given, classes, whole)
+    _check_classes(path, given, classes, listed)
     every = (stamp for found in stamps.values() for rows in found for stamp in rows)
-    return Listing(classes, _splits(path, given, classes, whole), _digest(every))
+    return Listing(classes, _splits(path, given, classes, listed), _digest(every))
 
 
 def _given_folders(path: Path) -> dict[str, str]:
@@ -103,9 +103,9 @@ def _given_folders(path: Path) -> dict[str, str]:
 
 
 def _check_classes(
-    path: Path, given: dict[str, str], classes: list[str], whole: dict[str, Files]
+    path: Path, given: dict[str, str], classes: list[str], listed: dict[str, Files]
 ) -> None:
-    if not any(files.paths for files in whole.values()):
+    if not any(files.paths for files in listed.values()):
         raise DatasetError(
             f"no images in the folders below {path}; expected train/CLASS/* and test/CLASS/*, or "
             f"CLASS/*, with files that end in {', '.join(EXTENSIONS)}."
@@ -116,7 +116,7 @@ def _check_classes(
             "trained to tell at least two apart. Every class needs a folder of its own."
         )
     for part, name in given.items():
-        missing = np.flatnonzero(np.bincount(whole[part].labels, minlength=len(classes)) == 0)
+        missing = np.flatnonzero(np.bincount(listed[part].labels, minlength=len(classes)) == 0)
         if len(missing):
             raise DatasetError(
                 f"{path / name} holds no images of {_some([classes[row] for row in missing])}; "
@@ -125,13 +125,13 @@ def _check_classes(
 
 
 def _splits(
-    path: Path, given: dict[str, str], classes: list[str], whole: dict[str, Files]
+    path: Path, given: dict[str, str], classes: list[str], listed: dict[str, Files]
 ) -> dict[str, Files]:
     """All parts, each in random order, validation (and test) held out where they are missing."""
-    parts = dict(whole)
-    sizes = np.bincount(whole["train"].labels)
+    parts = dict(listed)
+    sizes = np.bincount(listed["train"].labels)
     tenth = np.maximum(np.round(sizes / 10.0).astype(np.int64), 1)
-    missing = ["validation"] if "validation" not in whole else []
+    missing = ["validation"] if "validation" not in listed else []
     if given["train"] == "":
         missing.append("test")
     few = np.flatnonzero(sizes - len(missing) * tenth < 1)
@@ -146,7 +146,7 @@ def _splits(
         parts[part] = parts["train"].rows(held)
         parts["train"] = parts["train"].rows(rest)
     nothing = np.zeros_like(tenth)
-    for part, files in whole.items():
+    for part, files in listed.items():
         if part != "train" or not missing:
             parts[part] = files.rows(hold_out(files.labels, nothing, _SEED)[0])
     return parts

@@ -10,9 +10,31 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
+from prune_gym.datasets.augment import shift_and_rotate
 from prune_gym.datasets.base import Dataset, Split
 from prune_gym.datasets.holdout import hold_out
 from prune_gym.errors import InvalidValueError
+
+OWN = "custom"  # the name of data that is given as tensors
+
+
+def own_dataset(train: Any, validation: Any, test: Any = None) -> Dataset:
+    """A dataset from a user's splits; images with pixels are augmented when they are trained on.
+
+    Args:
+        train: what `as_split` takes.
+        validation: likewise, held out of training.
+        test: likewise, or None.
+
+    Raises:
+        ValueError: splits that are none, or that do not belong together.
+    """
+    parts = (as_split("train", train), as_split("validation", validation))
+    held_out = None if test is None else as_split("test", test)
+    check_splits(*parts, held_out)
+    n_classes = int(parts[0].labels.max()) + 1
+    augment = shift_and_rotate if parts[0].images.ndim == 4 else None
+    return Dataset(OWN, *parts, held_out, n_classes, augment)
 
 
 def as_split(name: str, data: Any) -> Split:
@@ -215,13 +237,13 @@ def _images(name: str, images: torch.Tensor) -> torch.Tensor:
 
 
 def _labels(name: str, labels: torch.Tensor) -> torch.Tensor:
-    whole = labels.real.long()
-    wrong = whole < 0
+    found = labels.real.long()
+    wrong = found < 0
     if labels.is_floating_point() or labels.is_complex():
-        wrong = wrong | (whole != labels)
+        wrong = wrong | (found != labels)
     if bool(wrong.any()):
         row = int(wrong.int().argmax())
         raise InvalidValueError(
             f"{name}: label {row} is {labels[row].item()!r}; expected whole numbers from 0."
         )
-    return whole
+    return found

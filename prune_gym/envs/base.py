@@ -84,7 +84,6 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         **problem_arguments: Unpack[ProblemArguments],
     ) -> None:
         self.problem = resolve_problem(problem, problem_arguments)
-        self.problem.prepare()
         check_choice("cost_mode", cost_mode, COST_MODES)
         check_choice("render_mode", render_mode, (None, *RENDER_MODES))
         check_structure(self.problem, self.granularity, self.structures)
@@ -116,7 +115,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     @property
     def cost_limit(self) -> float:
         """Limit of the episodic sum of ``info["cost"]``; with ``limit_range`` always 1.0."""
-        return self.problem.cost_limit if self.limit_range is None else 1.0
+        return self._latest.constraint.limit
 
     # -- Gymnasium ---------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.envs.costs import Ledger
-from prune_gym.problem.outcome import Outcome, relative_cost
+from prune_gym.problem.costs import Constraint
+from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Mask, Masks, kept_per_group
 
@@ -82,10 +83,16 @@ class Episode:
         return len(self.problem.groups) - len(self.masks)
 
     @property
+    def constraint(self) -> Constraint:
+        """The limits, and the rule that makes one cost of all."""
+        if self.limit is None:
+            return self.problem.constraint
+        return Constraint((self.limit,), is_relative=True)
+
+    @property
     def limits(self) -> NDArray[np.float64]:
         """Limit of each cost, (n_budgets,) float64."""
-        limits = self.problem.limits if self.limit is None else (self.limit,)
-        return np.array(limits, dtype=np.float64)
+        return np.array(self.constraint.limits, dtype=np.float64)
 
     # -- what steps do -----------------------------------------------------------------------
 
@@ -115,15 +122,11 @@ class Episode:
         outcome = self.problem.evaluate(self.masks, seed=seed, recovery_steps=self.recovery_steps)
         if self.limit is not None:
             outcome = outcome.judged_by((self.limit,))
-        judged = replace(self, outcome=outcome)
-        return judged._charge(np.array(list(outcome.costs.values())))
+        return replace(self, outcome=outcome)._charge(outcome.cost_array)
 
     def _charge(self, owed: NDArray[np.float64]) -> Episode:
         """Charge what the episode owes since its reset, (n_budgets,), less what was charged."""
-        if self.limit is None:
-            cost = self.problem.scalar_cost(owed)
-        else:
-            cost = relative_cost(owed, (self.limit,))
+        cost = self.constraint.cost(owed)
         return replace(self, ledger=self.ledger.charge(owed, cost))
 
     # -- the smallest network that can still be reached --------------------------------------

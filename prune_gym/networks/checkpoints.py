@@ -96,8 +96,6 @@ def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:
 
 def write_tensors(path: Path | str, tensors: dict[str, torch.Tensor]) -> None:
     """Write a safetensors file atomically: the old file stays whole until the new one is."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     copies = {  # safetensors refuses layers that share their weights
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()

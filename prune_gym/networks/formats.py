@@ -87,7 +87,6 @@ def export_files(
         failed = f"{type(network).__name__} cannot be exported to {path}"
         with _mendable(failed, _WRITABLE), _quiet():
             content = write(program)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             partial.write_bytes(content)
             with _mendable(failed, _WRITABLE), _quiet():

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_gym.budgets import BUDGETS, Budget, as_budget
+from prune_gym.budgets import BUDGETS, as_budget
 from prune_gym.errors import InvalidValueError, NothingFeasibleError
+from prune_gym.problem.costs import Constraint, CostModel
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
@@ -45,7 +46,7 @@ class Episode:
     def of(cls, outcome: Outcome) -> Episode:
         """The row of an outcome."""
         kept = tuple(float(share) for share in outcome.kept)
-        return cls(outcome.accuracy, outcome.cost, dict(outcome.costs), outcome.feasible, kept)
+        return cls(outcome.accuracy, outcome.cost, outcome.costs, outcome.feasible, kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +70,19 @@ class Candidate:
     @property
     def masks(self) -> Masks:
         """Its keep masks, (n_filters,) bool each."""
-        whole = np.unpackbits(self.bits, count=sum(self.sizes)).astype(np.bool_)
-        return tuple(np.split(whole, np.cumsum(self.sizes)[:-1]))
+        every = np.unpackbits(self.bits, count=sum(self.sizes)).astype(np.bool_)
+        return tuple(np.split(every, np.cumsum(self.sizes)[:-1]))
 
     def distance(self, limits: Mapping[str, float]) -> float:
         """The worst of costs / limits; up to 1.0 it is within all of them."""
-        return max(self.costs[name] / limit for name, limit in limits.items())
+        return Constraint(tuple(limits.values()), is_relative=True).cost(self._among(limits))
 
     def is_within(self, limits: Mapping[str, float]) -> bool:
         """Whether every cost is within its limit (no tolerance)."""
-        return all(self.costs[name] <= limit for name, limit in limits.items())
+        return Constraint(tuple(limits.values())).is_met(self._among(limits))
+
+    def _among(self, names: Iterable[str]) -> NDArray[np.float64]:
+        return np.array([self.costs[name] for name in names])
 
 
 class Front:
@@ -213,7 +217,7 @@ def further_costs(problem: PruningProblem) -> Callable[[Masks], dict[str, float]
     )
     if not budgets or problem.structure == "weight":
         return None
-    return _costs_by(budgets, problem)
+    return partial(_costs_by_name, problem.cost_model.of_budgets(budgets))
 
 
 def measured_later(
@@ -226,17 +230,11 @@ def measured_later(
     """
     asked = [as_budget(name) for name in names if name in BUDGETS]
     budgets = tuple(budget for budget in asked if budget.deterministic and budget.counted is None)
-    return _costs_by(budgets, problem) if budgets else None
+    return partial(_costs_by_name, problem.cost_model.of_budgets(budgets)) if budgets else None
 
 
-def _costs_by(
-    budgets: tuple[Budget, ...], problem: PruningProblem
-) -> Callable[[Masks], dict[str, float]]:
-    return partial(_costs_by_name, replace(problem, budgets=budgets, limits=(1.0,) * len(budgets)))
-
-
-def _costs_by_name(problem: PruningProblem, masks: Masks) -> dict[str, float]:
-    return dict(zip(problem.names, problem.costs(masks).tolist(), strict=True))
+def _costs_by_name(model: CostModel, masks: Masks) -> dict[str, float]:
+    return dict(zip(model.names, model.costs(masks).tolist(), strict=True))
 
 
 def _words(costs: Mapping[str, float]) -> str:

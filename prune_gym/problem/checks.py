@@ -8,8 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prune_gym.budgets import Budget, Limit, as_budget, parse_limit
-from prune_gym.budgets.command import settled
+from prune_gym.budgets import (
+    Budget,
+    Limit,
+    as_budget,
+    budget_key,
+    budgets_to_json,
+    parse_limit,
+)
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.utils.registry import unknown_name
 
@@ -29,27 +35,22 @@ _TAKEN = (
 )
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """A whole number of at least ``least`` (raises ValueError)."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise InvalidValueError(f"{name}={value!r} must be a whole number of at least {least}.")
-    return int(value)
-
-
 def written_down(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Arguments as JSON holds them; None where one is an object that it cannot hold.
+    """Arguments of `make_problem` that a file can hold; None where one is an object that it cannot.
 
-    Paths become absolute, so that they mean the same in every folder.
+    Paths become absolute, and programs get their folder, so that they mean the same everywhere.
     """
     plain = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in arguments.items()}
-    budgets = plain.get("budgets")
-    if isinstance(budgets, Mapping) and not all(isinstance(key, str) for key in budgets):
-        return None
+    budgets: Any = plain.pop("budgets")
     try:
-        found: dict[str, Any] = json.loads(json.dumps(with_folders(plain), default=_as_list))
+        written: dict[str, Any] = json.loads(json.dumps(plain, default=_as_list))
+        if budgets is not None:
+            given = dict(budgets).items()
+            budgets = {budget_key(k) if isinstance(k, str) else k: limit for k, limit in given}
+            json.dumps(budgets_to_json(budgets))
     except (TypeError, ValueError):
         return None
-    return found
+    return {**written, "budgets": budgets}
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -96,15 +97,6 @@ def check_budgets(budgets: Any, structure: str) -> dict[Budget, Limit]:
             )
         checked[budget] = limit
     return checked
-
-
-def with_folders(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments, with the folder in which each program of the budgets is to run."""
-    budgets = arguments.get("budgets")
-    if not isinstance(budgets, Mapping):
-        return arguments
-    here = {settled(k) if isinstance(k, str) else k: limit for k, limit in budgets.items()}
-    return {**arguments, "budgets": here}
 
 
 def check_unpruned_values(values: Any, names: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
 """Which decisions leave every limit within reach, and how one that does not is moved until it does.
 
-A decision is *safe* where the network in which all groups that are still open are cut to their
-minimum (the floor) meets every limit. The floor of a monotone budget only grows from decision to
-decision, so that safe ones can always be followed by safe ones, up to the last, whose floor is the
-network itself.
+A decision is *feasible* where the network in which all groups that are still open are cut to their
+minimum (the floor) meets every limit: the limits are then still within reach. The floor of a
+monotone budget only grows from decision to decision, so that feasible ones can always be followed
+by feasible ones, up to the last, whose floor is the network itself.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.errors import InvalidValueError
+from prune_gym.problem.costs import Counts
 from prune_gym.problem.outcome import digest
-from prune_gym.problem.problem import Counts, PruningProblem
+from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 
 STEPS = 2**24  # along a line of actions: as fine as a float32
 _REMEMBERED = 4096  # networks
 
 
-def check_keepable(problem: PruningProblem, who: str) -> None:
+def check_monotone(problem: PruningProblem, who: str) -> None:
     """Raise ValueError unless every budget is monotone, so that its floor can be told.
 
     Args:
@@ -65,42 +66,42 @@ class Costs:
         """
         if self._counted:
             return self._problem.counted_costs(counts)
-        whole = masks()
-        key = digest(whole)
+        decided = masks()
+        key = digest(decided)
         costs = self._known.get(key) if self._remembers else None
         if costs is None:
-            costs = self._known[key] = self._problem.costs(whole)
+            costs = self._known[key] = self._problem.costs(decided)
             if len(self._known) > _REMEMBERED or not self._remembers:
                 self._known.popitem(last=False)
         return costs
 
 
-def first_safe(look: Callable[[int], tuple[bool, int]], last: int) -> int:
-    """The smallest step in [1, last] that is safe, by bisection; ``last`` is taken to be.
+def first_feasible(look: Callable[[int], tuple[bool, int]], last: int) -> int:
+    """The smallest step in [1, last] that is feasible, by bisection; ``last`` is taken to be.
 
     The search ends early at two steps that are one filter apart: no network lies between them.
 
     Args:
-        look: says of a step whether it is safe, and how many filters it keeps. Once one is safe,
+        look: says of a step whether it is feasible, and how many filters it keeps. Once one is,
             all later ones are; step 0 is not.
         last: the step that cuts everything to its minimum.
 
-    >>> first_safe(lambda step: (100 - step <= 37, 100 - step), 100)
+    >>> first_feasible(lambda step: (100 - step <= 37, 100 - step), 100)
     63
     """
     low, high = 0, last
     more, fewer = look(low)[1], look(high)[1]
     while high - low > 1 and more - fewer != 1:
         middle = (low + high) // 2
-        is_safe, kept = look(middle)
-        if is_safe:
+        is_feasible, kept = look(middle)
+        if is_feasible:
             high, fewer = middle, kept
         else:
             low, more = middle, kept
     return high
 
 
-def safe_ratios(
+def feasible_ratios(
     problem: PruningProblem, ratios: NDArray[np.float64], costs: Costs
 ) -> NDArray[np.float64]:
     """Prune ratios that keep the problem's limits: these, or the first ones that do towards 1.
@@ -116,16 +117,16 @@ def safe_ratios(
 
     def look(step: int) -> tuple[bool, int]:
         counts = problem.kept_counts(moved(step))
-        is_safe = problem.feasible(costs(counts, lambda: problem.masks_of(counts)))
-        return is_safe, int(counts.sum())
+        is_feasible = problem.feasible(costs(counts, lambda: problem.masks_of(counts)))
+        return is_feasible, int(counts.sum())
 
-    return ratios if look(0)[0] else moved(first_safe(look, STEPS))
+    return ratios if look(0)[0] else moved(first_feasible(look, STEPS))
 
 
 def along_line(action: NDArray[np.float32], step: int) -> NDArray[np.float32]:
     """An action moved towards the one that removes all it can: 0 = itself, `STEPS` = that one."""
-    whole = action.astype(np.float64)
-    return (whole + (1.0 - whole) * (step / STEPS)).astype(np.float32)
+    start = action.astype(np.float64)
+    return (start + (1.0 - start) * (step / STEPS)).astype(np.float32)
 
 
 def with_fewer(action: NDArray[np.float32], kept: Sequence[int]) -> NDArray[np.float32]:

@@ -13,33 +13,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune_gym.budgets import Limit, fractions
+from prune_gym.budgets import BudgetKey, CommandSpec, budget_key, fractions
 from prune_gym.criteria import CRITERIA, score_groups
-from prune_gym.datasets import DATASETS, Dataset, as_split, check_splits, load_dataset
-from prune_gym.datasets.augment import shift_and_rotate
-from prune_gym.errors import InvalidTypeError, InvalidValueError, UnsupportedNetworkError
-from prune_gym.networks import NETWORKS, build
-from prune_gym.networks.checkpoints import find_checkpoint, load_weights
+from prune_gym.datasets import DATASETS, Dataset, load_dataset, own_dataset
+from prune_gym.errors import InvalidTypeError, InvalidValueError
+from prune_gym.networks import NETWORKS
+from prune_gym.networks.build import check_runs, trained_network
+from prune_gym.networks.checkpoints import find_checkpoint
 from prune_gym.problem.checks import (
     check_budgets,
     check_ignore,
     check_structure,
     check_unpruned_values,
-    whole,
-    with_folders,
     written_down,
 )
+from prune_gym.problem.costs import measure_unpruned
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.pruning.copying import rebuild
-from prune_gym.pruning.equivalence import check_compaction
+from prune_gym.pruning.equivalence import check_compaction, check_smallest
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups, find_weight_groups
-from prune_gym.pruning.inference import check_precision, find_form, trains_channels_last
+from prune_gym.pruning.inference import check_precision, find_layout, trains_channels_last
 from prune_gym.training.recovery import RECOVERIES
+from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.devices import resolve_device
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry
-
-OWN = "custom"  # the name of data that is given as tensors
 
 
 def make_problem(
@@ -98,8 +95,8 @@ def make_problem(
         test: likewise, for reports only; may be left out.
         ignore: names of layers whose outputs stay whole; a container stands for all in it.
         unpruned_values: budgets of the unpruned network, by name and in their units, as they were
-            measured before (``problem.dense_values``): costs and limits stay relative to them, so
-            that ``"2ms"`` is one fraction in every process. What is not there is measured now.
+            measured before (``problem.unpruned_values``): costs and limits stay relative to them,
+            so that ``"2ms"`` is one fraction in every process. What is not there is measured now.
         seed: of criteria that draw random numbers, or train.
 
     Raises:
@@ -116,7 +113,7 @@ def make_problem(
     arguments = written_down(locals())
     check_structure(structure, round_to)
     check_ignore(ignore)
-    batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
+    batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
     check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
     place = resolve_device(device)
@@ -125,113 +122,67 @@ def make_problem(
     repair = _function("recovery", RECOVERIES, recovery)
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
         weights = find_checkpoint(str(network), dataset)  # before a download for nothing
-    data = _limited(_dataset(dataset, train, validation, test), evaluation_samples)
+    data = _first_validated(_dataset(dataset, train, validation, test), evaluation_samples)
     with memory_bound(f"{place} cannot hold the images; use another device or fewer of them"):
         data = data.to(place)
-    module = _network(network, dataset, data, weights).to(place).eval()
+    module = trained_network(network, dataset, data, weights).to(place).eval()
     some = data.train.batch(slice(3))
-    _check_runs(module, some, data)
-    form = find_form(module, some, precision)
-    if form.channels_last and trains_channels_last(module, some):
+    check_runs(module, some, data)
+    layout = find_layout(module, some, precision)
+    if layout.channels_last and trains_channels_last(module, some):
         data = data.channels_last()
-    groups = _groups(module, data.train.batch(slice(1)), structure, ignore)
+    example = data.train.batch(slice(1))
+    groups = _groups(module, example, structure, ignore)
+    scores = score_groups(module, groups, score, data.train, seed)
+    unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
     problem = PruningProblem(
         network=module,
         groups=groups,
-        scores=score_groups(module, groups, score, data.train, seed),
+        scores=scores,
         data=data,
         budgets=tuple(chosen),
-        limits=(1.0,) * len(chosen),
+        limits=fractions(tuple(chosen), tuple(chosen.values()), unpruned),
+        unpruned_values=unpruned,
         recovery=repair,
-        recovery_steps=whole("recovery_steps", recovery_steps, 0),
+        recovery_steps=whole_number("recovery_steps", recovery_steps, 0),
         structure=structure,
-        round_to=whole("round_to", round_to, 1),
-        form=form,
+        round_to=whole_number("round_to", round_to, 1),
+        layout=layout,
         batch_size=batch_size,
         arguments=arguments,
     )
-    _check_cuts(problem)
-    return _limited_to(problem, list(chosen.values()), unpruned_values)
-
-
-def _limited_to(
-    problem: PruningProblem, limits: list[Limit], known: Mapping[str, float] | None
-) -> PruningProblem:
-    """The problem with its limits, amounts as fractions; raises where they cannot be reached.
-
-    Noise is not to refuse later what could be reached when the known values were measured.
-    """
-    alone = (replace(problem, budgets=(budget,), limits=(1.0,)) for budget in problem.budgets)
-    values = np.array([(known or {}).get(p.names[0]) or p.dense_values[0] for p in alone], float)
-    limited = replace(problem, limits=fractions(problem.budgets, limits, values))
-    vars(limited)["dense_values"] = values  # measured once
-    if known is None or all(budget.is_deterministic for budget in problem.budgets):
-        limited.check_reachable(limited.kept_counts(np.ones(len(problem.groups))))
-    return limited
+    _check_smallest(problem, is_known=unpruned_values is not None)
+    return problem
 
 
 def _groups(
     module: nn.Module, example: torch.Tensor, structure: str, ignore: Collection[str]
 ) -> tuple[FilterGroup, ...]:
-    if structure == "filter":
-        return find_filter_groups(module, example, ignore)
-    return find_weight_groups(module, ignore)
+    """The filter groups; raises where removing filters is not the same as masking them."""
+    if structure == "weight":
+        return find_weight_groups(module, ignore)
+    groups = find_filter_groups(module, example, ignore)
+    check_compaction(module, groups, example)
+    return groups
 
 
-def _check_runs(network: nn.Module, example: torch.Tensor, data: Dataset) -> None:
-    """Run the unpruned network once, so that what goes wrong does now."""
-    name = type(network).__name__
-    try:
-        with torch.no_grad():
-            whole = network(example.clone())
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise UnsupportedNetworkError(
-            f"{name} does not run on an input of shape {tuple(example.shape)}: {error}"
-        ) from error
-    if not isinstance(whole, torch.Tensor):
-        raise UnsupportedNetworkError(
-            f"{name} gives {type(whole).__name__} in evaluation mode; expected one tensor of "
-            "outputs, (n, n_classes). Wrap it in a module that picks that one."
-        )
-    _check_classes(name, (1, *whole.shape[1:]), data)
+def _check_smallest(problem: PruningProblem, *, is_known: bool) -> None:
+    """Raise unless the smallest network runs, and is within every limit.
 
-
-def _check_cuts(problem: PruningProblem) -> None:
-    """Cut the network once by half and once to its smallest, likewise."""
-    name = type(problem.network).__name__
-    if problem.structure == "filter":
-        check_compaction(problem.network, problem.groups, problem.example)
-    smallest = problem.compact(problem.masks_of(np.ones(len(problem.groups), dtype=np.int64)))
-    try:
-        with torch.no_grad():
-            shape = smallest(problem.example).shape
-            whole = problem.network(problem.example).shape
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise UnsupportedNetworkError(
-            f"{name} does not run with one filter per group: {error}. Protect layers with "
-            "ignore=[...]."
-        ) from error
-    if shape != whole:
-        raise UnsupportedNetworkError(
-            f"{name}: removing filters changes the output from {tuple(whole)} to "
-            f"{tuple(shape)}; protect the last layers with ignore=[...]."
-        )
-
-
-def _check_classes(name: str, shape: tuple[int, ...], data: Dataset) -> None:
-    """Outputs must be as many as the classes (as many at least, where only labels are known)."""
-    outputs = shape[1] if len(shape) > 1 else 0
-    if outputs < data.n_classes or (outputs > data.n_classes and data.name != OWN):
-        raise InvalidValueError(
-            f"{name} gives outputs of shape {shape} for one image, but {data.name!r} has "
-            f"{data.n_classes} classes; expected (1, {data.n_classes}). Give the network a last "
-            "layer that fits."
-        )
+    Noise is not to refuse later what could be reached when the known values were measured.
+    """
+    ones = np.ones(len(problem.groups), dtype=np.int64)
+    check_smallest(problem.network, problem.compact(problem.masks_of(ones)), problem.example)
+    if not is_known or all(budget.is_deterministic for budget in problem.budgets):
+        problem.check_reachable(problem.kept_counts(np.ones(len(problem.groups))))
 
 
 @lru_cache(maxsize=8)
-def _cached_problem(arguments: str) -> PruningProblem:
-    return make_problem(**json.loads(arguments))
+def _cached_problem(arguments: str, budgets: tuple[BudgetKey, ...]) -> PruningProblem:
+    given = json.loads(arguments)
+    if budgets:
+        given["budgets"] = dict(zip(budgets, given["budgets"], strict=True))
+    return make_problem(**given)
 
 
 def shared_problem(**arguments: Any) -> PruningProblem:
@@ -239,12 +190,18 @@ def shared_problem(**arguments: Any) -> PruningProblem:
 
     A problem is frozen and pure, so many environments can stand on one.
     """
-    arguments = with_folders(arguments)
+    budgets = arguments.get("budgets")
+    budgets = budgets if isinstance(budgets, Mapping) else {}
+    plain = {**arguments, "budgets": list(budgets.values())} if budgets else arguments
     try:
-        key = json.dumps(dict(sorted(arguments.items())))  # the order of budgets matters
+        text = json.dumps(dict(sorted(plain.items())))
     except TypeError:  # objects among the arguments
         return make_problem(**arguments)
-    return _cached_problem(key)
+    if not all(isinstance(key, str | CommandSpec) for key in budgets):
+        return make_problem(**arguments)
+    # the order of budgets matters; a program comes with the folder in which it is to run
+    keys = tuple(budget_key(key) if isinstance(key, str) else key for key in budgets)
+    return _cached_problem(text, keys)
 
 
 def _function(argument: str, registry: Registry[Any], value: Any) -> Callable[..., Any]:
@@ -257,65 +214,16 @@ def _function(argument: str, registry: Registry[Any], value: Any) -> Callable[..
 def _dataset(dataset: str | Dataset, train: Any, validation: Any, test: Any) -> Dataset:
     if (train is None) != (validation is None):
         raise InvalidValueError("train and validation belong together: give both or none of them.")
-    if train is None:
-        return load_dataset(dataset)
-    parts = (as_split("train", train), as_split("validation", validation))
-    held_out = None if test is None else as_split("test", test)
-    check_splits(*parts, held_out)
-    n_classes = int(parts[0].labels.max()) + 1
-    augment = shift_and_rotate if parts[0].images.ndim == 4 else None
-    return Dataset(OWN, *parts, held_out, n_classes, augment)
+    return load_dataset(dataset) if train is None else own_dataset(train, validation, test)
 
 
-def _limited(data: Dataset, evaluation_samples: int | None) -> Dataset:
+def _first_validated(data: Dataset, evaluation_samples: int | None) -> Dataset:
+    """The dataset with the first so many validation images only."""
     if evaluation_samples is None:
         return data
-    n = whole("evaluation_samples", evaluation_samples, 1)
+    n = whole_number("evaluation_samples", evaluation_samples, 1)
     if n > len(data.validation):
         raise InvalidValueError(
             f"evaluation_samples={n} is more than the {len(data.validation)} validation images."
         )
     return replace(data, validation=data.validation.first(n))
-
-
-def _network(
-    network: str | nn.Module, dataset: str | Dataset, data: Dataset, weights: str | Path | None
-) -> nn.Module:
-    if isinstance(network, nn.Module):
-        if weights is not None:
-            raise InvalidValueError(
-                "weights: only for a network given by name; load yours yourself."
-            )
-        return rebuild(network, {})  # a copy without its owner's hooks and gradients
-    module = build_network(network, data)
-    if weights is None:
-        weights = find_checkpoint(network, dataset)
-    return load_weights(module, weights)
-
-
-def build_network(name: str, data: Dataset) -> nn.Module:
-    """An untrained network by name, with inputs and outputs that fit a dataset."""
-    return build(name, in_channels=data.train.images.shape[1], n_classes=data.n_classes)
-
-
-def check_outputs(network: nn.Module, data: Dataset, name: str) -> None:
-    """Raise ValueError unless the network takes the dataset's images and tells its classes apart.
-
-    Args:
-        network: in any mode; it is run once, in evaluation mode.
-        data: its first training image is the input.
-        name: of the network, for the message.
-    """
-    example = data.train.batch(slice(1))
-    training = network.training
-    try:
-        with torch.inference_mode():
-            outputs = network.eval()(example)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise InvalidValueError(
-            f"network {name!r} does not run on {data.name!r}, whose images are "
-            f"{tuple(example.shape[1:])}: {str(error).splitlines()[0]}"
-        ) from error
-    finally:
-        network.train(training)
-    _check_classes(f"network {name!r}", tuple(getattr(outputs, "shape", ())), data)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from prune_gym.problem.costs import Constraint
 from prune_gym.pruning.masks import Masks
 
 
@@ -23,23 +24,43 @@ class Outcome:
 
     Attributes:
         accuracy: of the recovered compact network on the validation split, in [0, 1].
-        costs: budget / budget of the unpruned network, by budget name.
-        values: the budgets themselves, in their units, by budget name.
-        feasible: whether every cost is within its limit.
-        cost: the scalar that the agent is constrained by.
+        names: of the budgets.
+        value_array: (n_budgets,) float64, the budgets in their units.
+        cost_array: (n_budgets,) float64, budget / budget of the unpruned network.
+        constraint: the limits that it is judged by.
         kept: (n_groups,) float32, fraction of filters kept per group.
         build: gives `network`.
         remembered: whether the same decision had been judged before, so that nothing was run.
     """
 
     accuracy: float
-    costs: dict[str, float]
-    values: dict[str, float]
-    feasible: bool
-    cost: float
+    names: tuple[str, ...]
+    value_array: NDArray[np.float64]
+    cost_array: NDArray[np.float64]
+    constraint: Constraint
     kept: NDArray[np.float32]
     build: Callable[[], nn.Module]
     remembered: bool = False
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The budgets, in their units, by name."""
+        return dict(zip(self.names, self.value_array.tolist(), strict=True))
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Budget / budget of the unpruned network, by name."""
+        return dict(zip(self.names, self.cost_array.tolist(), strict=True))
+
+    @property
+    def cost(self) -> float:
+        """The scalar that the agent is constrained by; see `Constraint`."""
+        return self.constraint.cost(self.cost_array)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every cost is within its limit."""
+        return self.constraint.is_met(self.cost_array)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -47,24 +68,17 @@ class Outcome:
         return self.build()
 
     def judged_by(self, limits: Sequence[float]) -> Outcome:
-        """The same outcome, judged by other limits; nothing is run for it.
+        """The same outcome, judged by other limits, to which `cost` is relative; nothing is run.
 
         Args:
-            limits: one per cost, in their order; `cost` is then relative to them (`relative_cost`).
+            limits: one per cost, in their order.
         """
-        costs = np.array(list(self.costs.values()))
-        relative = relative_cost(costs, limits)
-        return replace(self, cost=relative, feasible=bool(np.all(costs <= np.array(limits))))
+        return replace(self, constraint=Constraint(tuple(limits), is_relative=True))
 
     def __getstate__(self) -> dict[str, Any]:
         """With the network in place of what builds it, which may hold the whole problem."""
         network = self.network
         return {**vars(self), "network": network, "build": partial(_itself, network)}
-
-
-def relative_cost(costs: NDArray[np.float64], limits: Sequence[float]) -> float:
-    """The worst of costs / limits: the scalar whose limit is 1.0."""
-    return float(np.max(costs / np.array(limits)))
 
 
 def _itself(network: nn.Module) -> nn.Module:

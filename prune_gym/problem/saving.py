@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from prune_gym.errors import CheckpointError, InvalidValueError, UnknownNameError
-from prune_gym.networks import build
+from prune_gym.networks import build_network
 from prune_gym.networks.checkpoints import read_tensors, write_tensors
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.copying import rebuild
@@ -90,7 +90,7 @@ def load_pruned(folder: Path | str, network: nn.Module | None = None) -> nn.Modu
                 "the unpruned one."
             )
         try:
-            network = build(plan["network"], **plan["arguments"])
+            network = build_network(plan["network"], **plan["arguments"])
         except UnknownNameError as error:
             raise CheckpointError(
                 f"{folder}: the plan's {error} Or give the unpruned network: load_pruned(folder, "
@@ -120,7 +120,7 @@ def read_plan(folder: Path | str) -> dict[str, Any]:
             raise InvalidValueError(
                 f"input_shape {plan['input_shape']} is not of whole numbers above 0"
             )
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not complete:
         raise CheckpointError(f"{path} is of another format; this version reads {_FORMAT}.")

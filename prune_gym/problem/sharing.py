@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from prune_gym.errors import InvalidTypeError, SharingError
-from prune_gym.problem.checks import whole
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.utils.arguments import whole_number
 
 _SMALL = 4096  # bytes; below, an array travels with the rest
 _ALIGNED = 64
@@ -44,7 +44,7 @@ class SharedProblem:
     """
 
     def __init__(self, problem: PruningProblem, threads: int = 1) -> None:
-        whole("threads", threads, 1)
+        whole_number("threads", threads, 1)
         if not isinstance(problem, PruningProblem):
             raise InvalidTypeError(
                 f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
@@ -54,7 +54,7 @@ class SharedProblem:
                 f"the problem is on {problem.example.device}; processes share it on the CPU only. "
                 "Use gym.make_vec(), whose environments share it within one process."
             )
-        problem.prepare()
+        _ = problem.evaluator  # made here, so that its images are shared as well
         self.threads = threads
         self._problem: PruningProblem | None = problem
         descriptor, name = tempfile.mkstemp(prefix="prune_gym-")

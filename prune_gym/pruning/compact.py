@@ -9,6 +9,7 @@ shift acting.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,8 +32,15 @@ def compact(network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[M
     return Compaction(network, groups).network(masks)
 
 
+class CompactionPlan(Protocol):
+    """How one network is compacted, again and again."""
+
+    def network(self, masks: Sequence[Mask]) -> nn.Module:
+        """The compact network of valid keep masks, one per group; a new one at every call."""
+
+
 class Compaction:
-    """The plan by which one network is compacted, again and again.
+    """The plan that removes filters.
 
     Args:
         network: the unpruned network; left untouched, and not to be changed while the plan is used.
@@ -52,7 +60,7 @@ class Compaction:
         numbers: dict[tuple[object, ...], int] = {}
         self._axes: list[_Axis] = []  # tensors share them: a convolution, its norm, its bias
         self._slices: dict[str, list[tuple[int, int]]] = {}  # tensor -> (axis, which of _axes)
-        self._whole: dict[str, torch.Tensor] = {}
+        self._unpruned: dict[str, torch.Tensor] = {}
         for name, axis in sorted(cuts):  # axis 0 first: it copies long runs
             axis_cuts, length = cuts[name, axis], tensors[name].shape[axis]
             key = (length, *((index, positions.tobytes()) for index, positions in axis_cuts))
@@ -60,19 +68,19 @@ class Compaction:
                 numbers[key] = len(self._axes)
                 self._axes.append(_Axis(length, axis_cuts))
             self._slices.setdefault(name, []).append((axis, numbers[key]))
-            self._whole[name] = tensors[name].detach()
+            self._unpruned[name] = tensors[name].detach()
 
     def network(self, masks: Sequence[Mask]) -> nn.Module:
         """The compact network of keep masks, one per group, (n_filters,) bool, True = stays."""
         kept = [axis.kept(masks) for axis in self._axes]
         sliced: dict[str, torch.Tensor] = {}
         for name, slices in self._slices.items():
-            tensor = self._whole[name]
+            tensor = self._unpruned[name]
             for axis, number in slices:
                 rows = kept[number]
                 if rows is not None:
                     tensor = tensor.index_select(axis, rows.to(tensor.device))
-            if tensor is not self._whole[name]:
+            if tensor is not self._unpruned[name]:
                 sliced[name] = tensor
         return self._skeleton.build(sliced)
 
@@ -91,23 +99,27 @@ class _Axis:
         return None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
 
 
-def zero_weights(
-    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]
-) -> nn.Module:
-    """A copy of the network with single weights set to zero (``structure="weight"``).
+class WeightZeroing:
+    """The plan that sets single weights to zero (``structure="weight"``).
 
     Args:
         network: the unpruned network; left untouched.
-        groups: one group per layer, as `find_weight_groups` gives them.
-        masks: one keep mask per layer, over its flattened weight.
+        groups: one group per layer, as `find_weight_groups` gives them; a keep mask is over the
+            layer's flattened weight.
     """
-    tensors = network.state_dict()
-    zeroed = {}
-    for group, mask in zip(groups, masks, strict=True):
-        name = f"{group.name}.weight"
-        keep = torch.from_numpy(mask).to(tensors[name].device).view(tensors[name].shape)
-        zeroed[name] = tensors[name] * keep
-    return rebuild(network, zeroed)
+
+    def __init__(self, network: nn.Module, groups: Sequence[FilterGroup]) -> None:
+        self._network, self._groups = network, groups
+
+    def network(self, masks: Sequence[Mask]) -> nn.Module:
+        """A copy of the network, in evaluation mode, without the weights outside the masks."""
+        tensors = self._network.state_dict()
+        zeroed = {}
+        for group, mask in zip(self._groups, masks, strict=True):
+            name = f"{group.name}.weight"
+            keep = torch.from_numpy(mask).to(tensors[name].device).view(tensors[name].shape)
+            zeroed[name] = tensors[name] * keep
+        return rebuild(self._network, zeroed).eval()
 
 
 def dropped(

@@ -53,6 +53,34 @@ def check_compaction(
         )
 
 
+def check_smallest(network: nn.Module, smallest: nn.Module, example: torch.Tensor) -> None:
+    """Raise unless the smallest compact network runs, and gives outputs of the same shape.
+
+    Args:
+        network: the unpruned network.
+        smallest: its compact network of one filter per group.
+        example: one input batch of both.
+
+    Raises:
+        UnsupportedNetworkError: says to protect layers.
+    """
+    name = type(network).__name__
+    try:
+        with torch.no_grad():
+            shape = smallest(example.clone()).shape
+            expected = network(example.clone()).shape
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise UnsupportedNetworkError(
+            f"{name} does not run with one filter per group: {error}. Protect layers with "
+            "ignore=[...]."
+        ) from error
+    if shape != expected:
+        raise UnsupportedNetworkError(
+            f"{name}: removing filters changes the output from {tuple(expected)} to "
+            f"{tuple(shape)}; protect the last layers with ignore=[...]."
+        )
+
+
 def lively_copy(network: nn.Module) -> nn.Module:
     """A copy in which no tensor is constant, so that no wrong cut can hide.
 

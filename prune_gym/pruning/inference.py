@@ -1,8 +1,8 @@
-"""The form in which networks are judged: the same function, as fast as the machine has it.
+"""How networks are last out to be judged: the same function, as fast as the machine has it.
 
 BatchNorm is folded into the convolution before it, images and weights lie channels-last, and all
 is in the precision asked for. What a network allows is found once, on a probe, by holding the fast
-form against the plain one; all compact networks of it are then judged in that form.
+layout against the plain one; all compact networks of it are then judged like that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Folds = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class InferenceForm:
+class InferenceLayout:
     """How a network, and every compact network of it, is judged.
 
     Attributes:
@@ -38,14 +38,15 @@ class InferenceForm:
         channels_last: whether images and weights lie channels-last.
         in_place: whether the network changes its input, so that it needs a copy.
         precision: ``"float32"``, ``"tf32"`` (NVIDIA GPUs) or ``"bfloat16"``.
-        whole: whether networks are copied whole for it, as they hold layers where only they know.
+        copies_deeply: whether networks are copied tensor by tensor for it, as they hold layers
+            where only they know.
     """
 
     folds: _Folds = ()
     channels_last: bool = False
     in_place: bool = False
     precision: str = "float32"
-    whole: bool = False
+    copies_deeply: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -53,9 +54,9 @@ class InferenceForm:
         return PRECISIONS[self.precision]
 
     @torch.no_grad()
-    def of(self, network: nn.Module) -> nn.Module:
-        """A network in this form, for inference only; the one handed in stays as it is."""
-        fast = None if self.whole else shallow_copy(network)
+    def convert(self, network: nn.Module) -> nn.Module:
+        """A network in this layout, for inference only; the one handed in stays as it is."""
+        fast = None if self.copies_deeply else shallow_copy(network)
         if fast is None:
             copied = rebuild(network, {}).eval()
             return copied if self.dtype == torch.float32 else copied.to(self.dtype)
@@ -65,11 +66,11 @@ class InferenceForm:
             for held in places:
                 for key, tensor in held.items():
                     if tensor is not None:
-                        held[key] = self.lay(tensor)
+                        held[key] = self.to_layout(tensor)
         return fast
 
-    def lay(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A float32 tensor in this form's precision and layout; any other tensor as it is."""
+    def to_layout(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A float32 tensor in this layout and its precision; any other tensor as it is."""
         if tensor.dtype != torch.float32:
             return tensor
         if self.channels_last and tensor.ndim == 4:
@@ -77,8 +78,8 @@ class InferenceForm:
         return tensor.to(self.dtype)
 
 
-def find_form(network: nn.Module, example: torch.Tensor, precision: str) -> InferenceForm:
-    """The fastest form that leaves a network's function as it is.
+def find_layout(network: nn.Module, example: torch.Tensor, precision: str) -> InferenceLayout:
+    """The fastest layout that leaves a network's function as it is.
 
     Args:
         network: in evaluation mode; left untouched.
@@ -89,10 +90,10 @@ def find_form(network: nn.Module, example: torch.Tensor, precision: str) -> Infe
         ValueError: unknown precision, or one that the device does not have.
     """
     check_precision(precision, example.device)
-    form = replace(_fastest(lively_copy(network).eval(), example), precision=precision)
-    if _runs(form, network, example):
-        return form
-    plain = InferenceForm(in_place=form.in_place, precision=precision, whole=True)
+    layout = replace(_fastest(lively_copy(network).eval(), example), precision=precision)
+    if _runs(layout, network, example):
+        return layout
+    plain = InferenceLayout(in_place=layout.in_place, precision=precision, copies_deeply=True)
     if _runs(plain, network, example):
         return plain
     raise InvalidValueError(
@@ -135,20 +136,20 @@ def trains_channels_last(network: nn.Module, example: torch.Tensor) -> bool:
     return True
 
 
-def _fastest(probe: nn.Module, example: torch.Tensor) -> InferenceForm:
-    form = InferenceForm(in_place=_changes_its_input(probe, example))
+def _fastest(probe: nn.Module, example: torch.Tensor) -> InferenceLayout:
+    layout = InferenceLayout(in_place=_changes_its_input(probe, example))
     if shallow_copy(probe) is None:  # a layer says itself how it is copied
-        return replace(form, whole=True)
-    laid = replace(form, channels_last=example.ndim == 4)
-    form = laid if _holds(laid, probe, example) else form
+        return replace(layout, copies_deeply=True)
+    last = replace(layout, channels_last=example.ndim == 4)
+    layout = last if _holds(last, probe, example) else layout
     folds = _candidates(probe, example)
-    together = replace(form, folds=folds)
+    together = replace(layout, folds=folds)
     if not _holds(together, probe, example):
-        single = (replace(form, folds=(fold,)) for fold in folds)
+        single = (replace(layout, folds=(fold,)) for fold in folds)
         together = replace(
-            form, folds=tuple(one.folds[0] for one in single if _holds(one, probe, example))
+            layout, folds=tuple(one.folds[0] for one in single if _holds(one, probe, example))
         )
-        together = together if _holds(together, probe, example) else form
+        together = together if _holds(together, probe, example) else layout
     return together
 
 
@@ -214,19 +215,19 @@ def _candidates(probe: nn.Module, example: torch.Tensor) -> _Folds:
     return tuple(pair for pair in found if all(calls[name] == 1 for name in pair))
 
 
-def _holds(form: InferenceForm, probe: nn.Module, example: torch.Tensor) -> bool:
-    """Whether a form leaves the probe's function as it is."""
+def _holds(layout: InferenceLayout, probe: nn.Module, example: torch.Tensor) -> bool:
+    """Whether a layout leaves the probe's function as it is."""
     expected = outputs_of(probe, example)
     if not all(bool(output.isfinite().any()) for output in expected):
         return False  # nothing to see it by
-    return _runs(form, probe, example) and agree(
-        outputs_of(form.of(probe), form.lay(example)), expected
+    return _runs(layout, probe, example) and agree(
+        outputs_of(layout.convert(probe), layout.to_layout(example)), expected
     )
 
 
-def _runs(form: InferenceForm, network: nn.Module, example: torch.Tensor) -> bool:
+def _runs(layout: InferenceLayout, network: nn.Module, example: torch.Tensor) -> bool:
     try:
-        outputs_of(form.of(network), form.lay(example))
+        outputs_of(layout.convert(network), layout.to_layout(example))
     except (RuntimeError, IndexError, ValueError):  # a view() of what is not contiguous, say
         return False
     return True

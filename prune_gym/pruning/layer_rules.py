@@ -74,7 +74,7 @@ def axes(
     if isinstance(module, _NORMS):
         if isinstance(module, nn.GroupNorm):
             size = module.num_channels // module.num_groups
-            _whole_sets(name, table // size, size)
+            _complete_sets(name, table // size, size)
         for key, tensor in tensors.items():
             if tensor.ndim:
                 yield prefix + key, 0, _within(name, table, len(tensor))
@@ -83,7 +83,7 @@ def axes(
     axis = 1 if to_output == bool(getattr(module, "transposed", False)) else 0
     held = table
     if _is_grouped(module):
-        inside = _whole_sets(name, table % _group_size(module, to_output), n_groups)
+        inside = _complete_sets(name, table % _group_size(module, to_output), n_groups)
         held = table if axis == 0 else inside
     elif n_groups > 1:  # depthwise: input channels are output channels
         axis = 0
@@ -128,7 +128,7 @@ def _group_size(module: Any, to_output: bool) -> int:
     return int(module.out_channels if to_output else module.in_channels) // int(module.groups)
 
 
-def _whole_sets(name: str, labels: NDArray[np.int64], times: int) -> NDArray[np.int64]:
+def _complete_sets(name: str, labels: NDArray[np.int64], times: int) -> NDArray[np.int64]:
     """The labels of every row, sorted, once each, where each must be there so many times."""
     labels = np.sort(labels, axis=1)
     once = labels[:, ::times]

@@ -17,14 +17,14 @@ from prune_gym.pruning.groups import FilterGroup
 class TensorSizes:
     """Elements of every tensor of the compact network, by kept filters per group.
 
-    A tensor has ``fixed * product over its sliced axes (whole - width * dropped)`` elements.
+    A tensor has ``fixed * product over its sliced axes (length - width * dropped)`` elements.
 
     Attributes:
         names: tensor names, as in ``network.state_dict()``.
         is_parameter: (n_tensors,) whether the tensor is a parameter.
         n_filters: (n_groups,) filters per group.
         fixed: (n_tensors,) product of the axes that no group slices.
-        whole: (n_axes, n_tensors) length of each sliced axis, 1 where there is none.
+        lengths: (n_axes, n_tensors) length of each sliced axis, 1 where there is none.
         width: (n_axes, n_tensors, n_groups) positions along the axis per filter of the group.
         single: (n_tensors, n_groups) 1 where the group is of the tensor's single weights.
     """
@@ -33,7 +33,7 @@ class TensorSizes:
     is_parameter: NDArray[np.float64]
     n_filters: NDArray[np.int64]
     fixed: NDArray[np.float64]
-    whole: NDArray[np.float64]
+    lengths: NDArray[np.float64]
     width: NDArray[np.float64]
     single: NDArray[np.float64]
 
@@ -49,13 +49,13 @@ class TensorSizes:
                 if cut.axis not in axes[cut.tensor]:
                     axes[cut.tensor].append(cut.axis)
         depth = max([1, *(len(found) for found in axes.values())])
-        whole = np.ones((depth, len(names)))
+        lengths = np.ones((depth, len(names)))
         width = np.zeros((depth, len(names), len(groups)))
         single = np.zeros((len(names), len(groups)))
         row = {name: index for index, name in enumerate(names)}
         for name, found in axes.items():
             for place, axis in enumerate(found):
-                whole[place, row[name]] = tensors[name].shape[axis]
+                lengths[place, row[name]] = tensors[name].shape[axis]
         for column, group in enumerate(groups):
             for cut in group.slices:
                 place = axes[cut.tensor].index(cut.axis)
@@ -68,8 +68,8 @@ class TensorSizes:
             names=names,
             is_parameter=np.array([name in own for name in names], dtype=np.float64),
             n_filters=np.array([group.n_filters for group in groups], dtype=np.int64),
-            fixed=elements / whole.prod(axis=0),
-            whole=whole,
+            fixed=elements / lengths.prod(axis=0),
+            lengths=lengths,
             width=width,
             single=single,
         )
@@ -78,13 +78,13 @@ class TensorSizes:
         """Elements per tensor, (..., n_tensors), when so many filters stay, (..., n_groups)."""
         dropped = (self.n_filters - kept).astype(np.float64)
         along = self.width.reshape(-1, len(self.n_filters)).T  # whole numbers: sums are exact
-        lengths = self.whole - (dropped @ along).reshape(*dropped.shape[:-1], *self.whole.shape)
-        return self.fixed * lengths.prod(axis=-2) - dropped @ self.single.T  # type: ignore[no-any-return]
+        left = self.lengths - (dropped @ along).reshape(*dropped.shape[:-1], *self.lengths.shape)
+        return self.fixed * left.prod(axis=-2) - dropped @ self.single.T  # type: ignore[no-any-return]
 
     def share(self, counted: NDArray[np.float64]) -> NDArray[np.float64]:
         """Parameters of ``counted`` elements per tensor / parameters of the unpruned network."""
-        whole = self.count(self.n_filters)
-        return np.asarray(counted @ self.is_parameter / (whole @ self.is_parameter))
+        unpruned = self.count(self.n_filters)
+        return np.asarray(counted @ self.is_parameter / (unpruned @ self.is_parameter))
 
     def weights(self, by_name: Mapping[str, float]) -> NDArray[np.float64]:
         """A vector (n_tensors,) from weights by tensor name; tensors not named weigh nothing."""

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_gym.problem.feasibility import Costs, safe_ratios
+from prune_gym.problem.feasibility import Costs, feasible_ratios
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 from prune_gym.utils.registry import Registry
@@ -72,8 +72,8 @@ def masks_of_ratios(problem: PruningProblem, ratios: Ratios, costs: Costs | None
         problem: of the groups.
         ratios: (n_groups,).
         costs: of the problem; where it is given, ratios that would break a limit are first moved
-            until they do not (`prune_gym.problem.feasibility.safe_ratios`).
+            until they do not (`prune_gym.problem.feasibility.feasible_ratios`).
     """
     if costs is not None:
-        ratios = safe_ratios(problem, ratios, costs)
+        ratios = feasible_ratios(problem, ratios, costs)
     return problem.masks_of(problem.kept_counts(ratios))

@@ -91,7 +91,7 @@ def complete(
         "costs": dict(zip(problem.names, confirmed.costs.tolist(), strict=True)),
         "limits": dict(zip(problem.names, problem.limits, strict=True)),
         "measured": confirmed.measured,
-        "unpruned_values": dict(zip(problem.names, problem.dense_values.tolist(), strict=True)),
+        "unpruned_values": dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True)),
         "units": {budget.name: budget.unit for budget in problem.budgets},
         "accuracy": scores,
         **told,
@@ -100,8 +100,8 @@ def complete(
         "timesteps": config.timesteps,
         "seed": config.seed,
         "structure": problem.structure,
-        "precision": problem.form.precision,
-        "batch_size": problem.exam.batch_size,
+        "precision": problem.layout.precision,
+        "batch_size": problem.evaluator.validation.batch_size,
         "dense": _sizes(problem.network, problem),
         "pruned": _sizes(network, problem, masks),
         **_latencies(network, problem),
@@ -160,7 +160,7 @@ def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:
 
 def _exact_scores(network: nn.Module, problem: PruningProblem) -> dict[str, float | None]:
     """Both networks in float32, where they are judged in another precision."""
-    if problem.form.precision == "float32":
+    if problem.layout.precision == "float32":
         return {}
     return {
         f"{name}_validation_float32": problem.accuracy(judged, problem.data.validation)

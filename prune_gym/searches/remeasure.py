@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.budgets import Budget, amount
+from prune_gym.budgets import amount
 from prune_gym.problem.archive import Archive
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Mask, Masks
@@ -64,7 +64,8 @@ def confirm(
             continue
         found = [float(costs[index])]
         while len(found) < repeats and not (len(found) == 2 and found[0] == found[1]):
-            found.append(_cost(problem, index, network))
+            value = problem.cost_model.measure(index, network)
+            found.append(value / float(problem.unpruned_values[index]))
         costs[index] = np.median(found)
         measured[budget.name] = {
             "lowest": min(found),
@@ -79,18 +80,12 @@ def confirm(
     return Confirmation(costs, problem.feasible(costs), measured, "; ".join(words))
 
 
-def _cost(problem: PruningProblem, index: int, network: nn.Module) -> float:
-    budget: Budget = problem.budgets[index]
-    dense = float(problem.dense_values[index])
-    return budget.relative(network, problem.network, problem.example, dense) / dense
-
-
 def cost_in_words(
     problem: PruningProblem, index: int, cost: float, measured: dict[str, Any] | None = None
 ) -> str:
     """``latency_ms 0.4312 (1.2 ms; 0.42 to 0.45 in 5 measurements) of at most 0.5 (1.4 ms)``."""
     budget, limit = problem.budgets[index], problem.limits[index]
-    dense = float(problem.dense_values[index])
+    dense = float(problem.unpruned_values[index])
     spread = "" if measured is None else f"; {spread_in_words(measured)}"
     return (
         f"{budget.name} {cost:.4f} ({amount(cost * dense, budget.unit)}{spread}) of at most "

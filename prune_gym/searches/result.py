@@ -161,8 +161,8 @@ class SearchResult:
     def networks(self) -> NDArray[Any]:
         """Every judged network in order, a structured array (n,).
 
-        Its fields: ``accuracy`` f8; ``cost`` f8, the scalar; ``feasible`` bool; ``costs`` (n_budgets,) f8 in
-        the order of ``problem.names``; ``kept`` (n_groups,) f8, fraction of filters kept.
+        Its fields: ``accuracy`` f8; ``cost`` f8, the scalar; ``feasible`` bool; ``costs``
+        (n_budgets,) f8 in the order of ``problem.names``; ``kept`` (n_groups,) f8, fraction of filters kept.
         """
         fields = np.dtype(
             [
@@ -226,5 +226,5 @@ class SearchResult:
 
     def _unpruned(self, budget: Budget) -> float:
         if budget.name in self.problem.names:
-            return float(self.problem.dense_values[self.problem.names.index(budget.name)])
+            return float(self.problem.unpruned_values[self.problem.names.index(budget.name)])
         return budget(self.problem.network, self.problem.example)

@@ -8,11 +8,12 @@ import json
 import platform
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prune_gym import ENVIRONMENTS
+from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Episode, Front
 from prune_gym.problem.problem import PruningProblem
@@ -74,6 +75,22 @@ class SearchConfig:
         name = self.problem.get("network", "small")
         return name if isinstance(name, str) else None
 
+    def to_json(self) -> dict[str, Any]:
+        """What ``config.json`` holds."""
+        problem = dict(self.problem)
+        if "budgets" in problem:
+            problem["budgets"] = budgets_to_json(problem["budgets"])
+        return {**vars(self), "problem": problem}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> SearchConfig:
+        """The way back (raises ValueError, TypeError)."""
+        config = cls(**content)
+        if isinstance(config.problem, dict) and "budgets" in config.problem:
+            budgets = budgets_from_json(config.problem["budgets"])
+            return replace(config, problem={**config.problem, "budgets": budgets})
+        return config
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -100,7 +117,7 @@ class RunFolder:
                 cure = "other files; choose another folder"
             raise RunFolderError(f"out={str(path)!r} holds {cure}.")
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.path / "config.json", asdict(config))
+        write_json(folder.path / "config.json", config.to_json())
         folder.note_command()
         write_json(folder.path / "versions.json", versions())
         return folder
@@ -116,7 +133,7 @@ class RunFolder:
         if not file.is_file():
             raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
         try:
-            config = SearchConfig(**json.loads(file.read_text()))
+            config = SearchConfig.from_json(json.loads(file.read_text()))
             kinds = {"timesteps": int, "seed": int, "finetune_steps": int, "problem": dict}
             kinds["hard"] = bool
             for name, kind in kinds.items():

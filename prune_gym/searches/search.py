@@ -17,7 +17,6 @@ import numpy as np
 from agents.console import stopping
 from prune_gym.errors import InvalidTypeError, InvalidValueError, RunFolderError, UsageError
 from prune_gym.problem.archive import Archive, Episode, further_costs
-from prune_gym.problem.checks import whole
 from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
@@ -27,6 +26,7 @@ from prune_gym.searches.baselines import BASELINES, Judged, Proposer, masks_of_r
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
+from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.files import replacing
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.threads import Workers, one_thread
@@ -139,7 +139,7 @@ def search(
         )
     if granularity not in ENV_IDS:
         raise unknown_name("granularity", granularity, list(ENV_IDS))
-    timesteps = whole("evaluations", evaluations, 1) * len(problem.groups)
+    timesteps = whole_number("evaluations", evaluations, 1) * len(problem.groups)
     if resume:
         if out is None:
             raise InvalidValueError("resume=True goes on with a run folder; name it: out=RUN.")
@@ -150,8 +150,8 @@ def search(
         ENV_IDS[granularity],
         algo,
         timesteps,
-        whole("seed", seed, 0),
-        whole("finetune_steps", finetune_steps, 0),
+        whole_number("seed", seed, 0),
+        whole_number("finetune_steps", finetune_steps, 0),
         {},
         distillation,
         hard,
@@ -177,8 +177,8 @@ def begin(
     make_config_env(config, problem).close()
     if problem.arguments is not None:
         # whoever goes on with the run judges in the same batches, and by the same limits
-        unpruned = dict(zip(problem.names, problem.dense_values.tolist(), strict=True))
-        fixed = {"batch_size": problem.exam.batch_size, "unpruned_values": unpruned}
+        unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
+        fixed = {"batch_size": problem.evaluator.validation.batch_size, "unpruned_values": unpruned}
         config = replace(config, problem={**problem.arguments, **fixed})
     config = replace(config, folder=str(Path.cwd()))
     folder = None if out is None else RunFolder.create(out, config)
@@ -215,7 +215,7 @@ class Search:
         self.stop = False
         self.on_progress = on_progress
         self._remembered_before = 0
-        self._hits_before = problem.memory.hits  # of others that use the problem
+        self._hits_before = problem.evaluator.memory.hits  # of others that use the problem
         if folder is not None:
             self._remembered_before = folder.restore(self.archive, problem)
         self.archive.on_add = self._record
@@ -250,7 +250,7 @@ class Search:
     @property
     def remembered(self) -> int:
         """Evaluations for which nothing was run: the same decision had been judged before."""
-        return self._remembered_before + self.problem.memory.hits - self._hits_before
+        return self._remembered_before + self.problem.evaluator.memory.hits - self._hits_before
 
     @property
     def result(self) -> SearchResult:
@@ -272,7 +272,6 @@ class Search:
         if self.folder is not None and len(self.archive.episodes) < self.evaluations:
             self.folder.drop_results()
         black_box = any(budget.counted is None for budget in self.problem.budgets)
-        self.problem.prepare()
         device = self.problem.example.device
         try:
             with (

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from prune_gym.datasets import Split
-from prune_gym.pruning.inference import InferenceForm
+from prune_gym.pruning.inference import InferenceLayout
 from prune_gym.utils.devices import tf32
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.threads import one_thread
@@ -53,35 +53,37 @@ def largest_batch(split: Split) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Exam:
+class PreparedSplit:
     """A split made ready once, on which networks of one kind are judged again and again.
 
     Attributes:
-        form: of the networks and the images.
-        images: (n, ...) normalised, on the device, in that form.
+        layout: of the networks and the images.
+        images: (n, ...) normalised, on the device, in that layout.
         labels: (n,).
         batch_size: images a forward.
     """
 
-    form: InferenceForm
+    layout: InferenceLayout
     images: torch.Tensor
     labels: torch.Tensor
     batch_size: int
 
     @classmethod
-    def of(cls, split: Split, form: InferenceForm, batch_size: int | None = None) -> Exam:
-        """Make a split ready; without ``batch_size``, `fastest` finds it."""
+    def of(
+        cls, split: Split, layout: InferenceLayout, batch_size: int | None = None
+    ) -> PreparedSplit:
+        """Make a split ready; without ``batch_size``, `with_fastest_batch` finds it."""
         with memory_bound(f"{len(split)} images are too many; set evaluation_samples"):
             step = largest_batch(split)
             starts = range(0, len(split), step)
-            parts = [form.lay(split.batch(slice(start, start + step))) for start in starts]
+            parts = [layout.to_layout(split.batch(slice(start, start + step))) for start in starts]
             images = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return cls(form, images, split.labels, batch_size or step)
+        return cls(layout, images, split.labels, batch_size or step)
 
     @torch.inference_mode()
     def logits(self, network: nn.Module) -> torch.Tensor:
         """Outputs of a network in evaluation mode, (n, n_classes); it stays as it is."""
-        fast, is_coarse = self.form.of(network), self.form.precision == "tf32"
+        fast, is_coarse = self.layout.convert(network), self.layout.precision == "tf32"
         with memory_bound(_too_many(self.batch_size)), tf32(self.images.device, is_coarse):
             return torch.cat([fast(batch) for batch in self._batches(self.images)])
 
@@ -91,15 +93,15 @@ class Exam:
         return int(n_right) / len(self.labels)
 
     @torch.inference_mode()
-    def fastest(self, network: nn.Module) -> Exam:
-        """The same exam with the best batch size for networks such as this one.
+    def with_fastest_batch(self, network: nn.Module) -> PreparedSplit:
+        """The same split with the best batch size for networks such as this one.
 
         Whole fractions of the largest batch are tried in turn, on its images, on one core as in
         searches. The smallest that takes at most 5 % longer than the fastest is the best: feature
         maps take less memory. Outputs do not depend on the choice but for the rounding of their
         last bit.
         """
-        fast, images = self.form.of(network), self.images[: self.batch_size]
+        fast, images = self.layout.convert(network), self.images[: self.batch_size]
         sizes = {-(-len(images) // parts) for parts in (1, 2, 4, 8, 16)}
         sizes = {size for size in sizes if size >= min(16, len(images))}
         times = dict.fromkeys(sorted(sizes, reverse=True), float("inf"))
@@ -114,11 +116,11 @@ class Exam:
                     wait_for(images.device)
                     times[size] = min(times[size], time.perf_counter() - start)
         best = min(size for size in times if times[size] <= 1.05 * min(times.values()))
-        return Exam(self.form, self.images, self.labels, best)
+        return PreparedSplit(self.layout, self.images, self.labels, best)
 
     def _batches(self, images: torch.Tensor, size: int | None = None) -> Iterator[torch.Tensor]:
         for batch in torch.split(images, size or self.batch_size):
-            yield batch.clone() if self.form.in_place else batch
+            yield batch.clone() if self.layout.in_place else batch
 
 
 def _too_many(size: int) -> str:

@@ -163,7 +163,7 @@ class Training:
         images, labels = self.train.batch(rows), self.train.labels[rows]
         if self.augment is not None:
             images = self.augment(images, self.generator)
-        images = self.train.lay(images)
+        images = self.train.to_layout(images)
         taught = None
         with self._precision(images), SoundConvolutions():
             if self.teacher is not None:

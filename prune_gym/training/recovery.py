@@ -50,7 +50,7 @@ def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: i
         norm.momentum = 1.0  # the one batch replaces what was stored
         norm.training = True
     with torch.inference_mode(), memory_bound("recovery='none' needs less, or smaller images"):
-        network(train.lay(train.batch(slice(BN_IMAGES))))
+        network(train.to_layout(train.batch(slice(BN_IMAGES))))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.training = False
@@ -66,3 +66,25 @@ def finetune(network: nn.Module, train: Split, *, generator: torch.Generator, st
 def is_fixed(recovery: Callable[..., None]) -> bool:
     """Whether a recovery is known to draw nothing and to take no steps: equal in, equal out."""
     return recovery in (none, bn)
+
+
+def recover(
+    network: nn.Module,
+    recovery: Callable[..., None],
+    train: Split,
+    *,
+    seed: int,
+    steps: int,
+) -> nn.Module:
+    """Repair a network of one's own in place; returns it, in evaluation mode.
+
+    Args:
+        network: in evaluation mode.
+        recovery: how; a `Recovery`.
+        train: the training split.
+        seed: of the recovery's random numbers.
+        steps: optimizer steps of a recovery that trains.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    recovery(network, train, generator=generator, steps=steps)
+    return network if is_fixed(recovery) else network.eval()

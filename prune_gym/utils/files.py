@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from prune_gym.errors import FileError, FolderInPlaceError, NoFolderError
+
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -22,7 +24,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
     same time do not meet: the last one to end is the one that stays.
 
     Args:
-        path: the file to make or to replace; its folder exists.
+        path: the file to make or to replace; its folder is made where it is missing.
+
+    Raises:
+        FileError: the file cannot be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -34,11 +39,15 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, FileError):
+            message = f"{path} cannot be written: {error.strerror or error}."
+            raise FileError(error.errno, message) from error
         raise
 
 
@@ -49,23 +58,23 @@ def check_writable(path: Path | str) -> None:
         path: the file to make or to replace; its folder may be missing.
 
     Raises:
-        OSError: it is a folder, or its folder is no folder, cannot be made or takes no file.
+        FileError: it is a folder, or its folder is no folder, cannot be made or takes no file.
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give a file, e.g. {path / 'network'}.")
+        raise FolderInPlaceError(f"{path} is a folder; give a file, e.g. {path / 'network'}.")
     folder = path.parent
     while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir():
-        raise NotADirectoryError(f"{path} cannot be written: {folder} is no folder; give another.")
+        raise NoFolderError(f"{path} cannot be written: {folder} is no folder; give another.")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         why = error.strerror or error
-        raise OSError(
-            f"{path} cannot be written: {folder} takes no file ({why}); give another."
+        raise FileError(
+            error.errno, f"{path} cannot be written: {folder} takes no file ({why}); give another."
         ) from error
 
 
@@ -87,7 +96,7 @@ def reading(path: Path | str, kind: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise kind(
             f"{path} is damaged or of another version ({error}); delete it to start anew."
         ) from error

@@ -18,8 +18,8 @@ from prune_gym.problem.feasibility import (
     STEPS,
     Costs,
     along_line,
-    check_keepable,
-    first_safe,
+    check_monotone,
+    first_feasible,
     with_fewer,
 )
 from prune_gym.pruning.masks import kept_per_group
@@ -92,7 +92,7 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 "it needs one prune ratio a step, granularity='layer'. Use mode='clip'."
             )
         self.mode = mode
-        check_keepable(self._pruning.problem, "ProjectionWrapper")
+        check_monotone(self._pruning.problem, "ProjectionWrapper")
         self._costs = Costs(self._pruning.problem)
 
     def reset(
@@ -130,7 +130,7 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 return self._filters_of_floor(given), True
         else:
             moved, last = partial(along_line, given), STEPS
-        return moved(first_safe(lambda step: self._look(moved(step)), last)), True
+        return moved(first_feasible(lambda step: self._look(moved(step)), last)), True
 
     def _look(self, action: Any) -> tuple[bool, int]:
         """Whether the floor that an action leaves meets every limit; how many filters it keeps."""

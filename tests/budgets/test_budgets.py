@@ -95,7 +95,7 @@ def test_a_callable():
 
     problem = tiny.make_tiny(budgets={heaviest: 0.5})
     assert problem.names == ("heaviest",)
-    assert problem.dense_values.tolist() == [8 * 6 * 9]
+    assert problem.unpruned_values.tolist() == [8 * 6 * 9]
     outcome = problem.evaluate(problem.masks_of([4, 3, 4]))
     assert outcome.values == {"heaviest": 108.0}
     assert outcome.cost == 0.25
@@ -258,7 +258,7 @@ def test_a_measure_that_cannot_be_hashed():
 
     budget = Budget("table", Table(2.0))
     problem = tiny.make_tiny(budgets={budget: 0.5})
-    assert problem.dense_values[0] == 2.0 * 765
+    assert problem.unpruned_values[0] == 2.0 * 765
 
 
 def test_one_that_exits_ends_no_search():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -13,7 +14,8 @@ import torch
 
 from prune_gym import BudgetError, command_budget
 from prune_gym.budgets import as_budget
-from prune_gym.budgets.command import bare, settled
+from prune_gym.budgets.command import CommandSpec
+from prune_gym.budgets.resolve import budget_key, budgets_from_json, budgets_to_json
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the programs here are for /bin/sh")
 
@@ -80,16 +82,17 @@ def test_it_runs_in_its_folder_from_wherever(program, monkeypatch, tmp_path):
     (tmp_path / "number.txt").write_text("11\n")
     key = "command:./measure.sh {safetensors}"
     (tmp_path / "elsewhere").mkdir()
-    budget, written = as_budget(key), settled(key)
+    budget, spec = as_budget(key), budget_key(key)
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert written == f"command@{tmp_path}:./measure.sh {{safetensors}}"
-    for each in (budget, as_budget(written)):
+    assert spec == CommandSpec("./measure.sh {safetensors}", str(tmp_path))
+    (again,) = budgets_from_json(json.loads(json.dumps(budgets_to_json({spec: 0.5}))))
+    assert again == spec
+    for each in (budget, as_budget(spec), as_budget(again)):
         assert each(tiny.build("vgg"), tiny.images_of(1)) == 11.0
         assert each.name == "measure"
     with pytest.raises(BudgetError, match=r"there is no file .*elsewhere/measure.sh"):
         as_budget(key)
-    assert settled("params") == "params"
-    assert settled(written) == written
+    assert budget_key("params") == "params"
 
 
 def test_there_is_no_shell(program):
@@ -219,19 +222,19 @@ def test_commands_that_are_none(command, message):
     with pytest.raises(BudgetError, match=message):
         command_budget(command)
     for key in ("command@somewhere", "command[ms", "command[ms]x"):
-        with pytest.raises(BudgetError, match=r"or command@FOLDER:PROGRAM {onnx}\.$"):
+        with pytest.raises(BudgetError, match=r"expected command:PROGRAM {onnx}, or command\[UNIT"):
             as_budget(key)
 
 
 def test_the_unit_of_what_is_printed(program, tmp_path):
     program("echo 3")
     assert as_budget("command:./measure.sh {onnx}").unit == ""
-    for key in ("command[ms]:./measure.sh {onnx}", f"command[ms]@{tmp_path}:./measure.sh {{onnx}}"):
+    (old,) = budgets_from_json({f"command[ms]@{tmp_path}:./measure.sh {{onnx}}": "2ms"})
+    for key in (CommandSpec.parse("command[ms]:./measure.sh {onnx}"), old):
         budget = as_budget(key)
         assert (budget.unit, budget.name) == ("ms", "measure")
-        assert settled(key) == f"command[ms]@{tmp_path}:./measure.sh {{onnx}}"
-        assert bare(key) == "command:./measure.sh {onnx}"
-    assert bare("params") == "params"
+        assert key == CommandSpec("./measure.sh {onnx}", str(tmp_path), unit="ms")
+        assert str(key) == "command:./measure.sh {onnx}"
     with pytest.raises(ValueError, match=r"measure has no unit, .*'command\[ms\]:PROGRAM {onnx}'"):
         tiny.make_tiny(budgets={"command:./measure.sh {onnx}": "2ms"})
 
@@ -273,3 +276,31 @@ def test_a_network_that_cannot_be_written_is_named(program):
     program("echo 3")
     with pytest.raises(BudgetError, match=r"budget 'measure' raised ExportError: Odd"):
         command_budget("./measure.sh {onnx}")(Odd(), tiny.images_of(1))
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ([["params", 0.1]], r"budgets=\[.*expected limits by budget"),
+        ({"m": {"command": "./m {onnx}"}}, r"budgets: 'm' is .*\('limit'\)"),
+        ({"m": {"limit": 1, "shell": True}}, r"budgets: 'm' is .*unexpected keyword"),
+    ],
+)
+def test_damaged_budgets_of_a_run(written, message):
+    with pytest.raises(ValueError, match=message):
+        budgets_from_json(written)
+
+
+def test_budgets_of_a_run_are_written_by_name(tmp_path):
+    spec = CommandSpec("sh ./m.sh {onnx}", str(tmp_path), unit="ms")
+    (tmp_path / "m.sh").write_text("echo 3\n")
+    written = budgets_to_json({"params": 0.1, spec: "2ms"})
+    assert written["params"] == 0.1
+    assert written["m"]["limit"] == "2ms"
+    assert written["m"]["unit"] == "ms"
+    assert budgets_from_json(json.loads(json.dumps(written))) == {"params": 0.1, spec: "2ms"}
+    old = {"command@C:\\runs:m {onnx}": 0.5, f"command@{tmp_path}:m --x=a:b {{onnx}}": 0.5}
+    assert list(budgets_from_json(old)) == [
+        CommandSpec("m {onnx}", "C:\\runs"),
+        CommandSpec("m --x=a:b {onnx}", str(tmp_path)),
+    ]

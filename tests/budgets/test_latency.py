@@ -112,7 +112,7 @@ def test_costs_are_ratios_of_the_same_moment():
     speed = [1.0]
     stopwatch, ready = pair(lambda size: (speed[0] * size for _ in range(10**6)))
     problem = tiny.make_tiny(budgets={stopwatch.budget("time"): 0.9})
-    dense = problem.dense_values[0]
+    dense = problem.unpruned_values[0]
     assert dense == pytest.approx(1000.0 * 765)
     speed[0] = 7.0  # the machine is slower now
     outcome = problem.evaluate(problem.masks_of([2, 3, 4]))

@@ -78,7 +78,7 @@ def test_certain_budgets_are_certain(name):
     values = {count(name, network, tiny.images_of(n)) for n in (1, 1, 3)}
     assert len(values) == 1
     problem = tiny.make_tiny("residual", budgets={name: 1.0})
-    assert problem.dense_values.tolist() == list(values)
+    assert problem.unpruned_values.tolist() == list(values)
     counts = np.stack([problem.sizes, np.ones_like(problem.sizes)])
     if BUDGETS.get(name)().counted is not None:
         found = [problem.costs(problem.masks_of(row)) for row in counts]

@@ -21,6 +21,7 @@ import torch
 from tiny import call
 
 import prune_gym
+from prune_gym.budgets import CommandSpec
 from prune_gym.cli.main import parse_budgets
 from prune_gym.networks.checkpoints import save_weights
 from prune_gym.training.evaluation import accuracy
@@ -73,7 +74,7 @@ def test_prune_end_to_end(tmp_path, default_problem, algo):
     assert all(0.0 <= score <= 1.0 for score in scores.values())
     network = prune_gym.load_pruned(run)
     size = sum(p.numel() for p in network.parameters())
-    assert size <= 0.5 * default_problem.dense_values[0]
+    assert size <= 0.5 * default_problem.unpruned_values[0]
     assert size == metrics["pruned"]["params"]
     assert accuracy(network, default_problem.data.test) == scores["finetuned_test"]
     assert default_problem.accuracy(network) == scores["finetuned_validation"]
@@ -374,7 +375,7 @@ def test_parse_budgets():
     assert parse_budgets(given) == limits
     here = Path.cwd()
     command = "./m --x=3 {onnx}"
-    assert parse_budgets([f"command:{command}=0.5"]) == {f"command@{here}:{command}": 0.5}
+    assert parse_budgets([f"command:{command}=0.5"]) == {CommandSpec(command, str(here)): 0.5}
     for wrong in ("params=nan", "params=", "params", "=1", "params=ms"):
         with pytest.raises(ValueError, match=f"--budget '{wrong}': expected NAME=LIMIT"):
             parse_budgets([wrong])

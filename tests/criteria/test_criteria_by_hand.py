@@ -12,7 +12,7 @@ from prune_gym import CRITERIA, Split
 from prune_gym.criteria import Evidence, learning, score_groups
 from prune_gym.criteria.connectivity import connections, consumers, like_weight, producers
 from prune_gym.criteria.gradients import _to_the_edge
-from prune_gym.criteria.masking import Gates
+from prune_gym.criteria.masking import FilterMasking
 from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
 
 
@@ -262,10 +262,10 @@ def test_gibbs_trains():
 def test_gates_change_what_is_used_and_nothing_else():
     network, train = even()
     evidence = evidence_of(network, train)
-    gates = Gates(evidence)
-    factors = gates.factors([np.array([1.0, 0.0, 1.0])])
+    masking = FilterMasking(evidence)
+    factors = masking.factors([np.array([1.0, 0.0, 1.0])])
     before = {name: p.detach().clone() for name, p in evidence.parameters.items()}
-    with gates.closed(factors):
+    with masking.applied(factors):
         logits = evidence.logits(evidence.images)
         logits.sum().backward()
     assert logits.tolist() == [[-2.5 + 1.5, 2.5 - 1.5]]
@@ -279,7 +279,7 @@ def test_relchanet_changes(monkeypatch):
     evidence = evidence_of(*even())
     on = [np.ones(3, dtype=bool)]
     # dL/dW2 = (-1/2, 1/2) x (1, 2, 3), over 4 steps
-    (changes,) = learning._changes(evidence, Gates(evidence), on)
+    (changes,) = learning._changes(evidence, FilterMasking(evidence), on)
     np.testing.assert_allclose(changes, [4.0, 8.0, 12.0], rtol=1e-6)
 
 

@@ -134,7 +134,7 @@ def test_limits_do_not_meet_in_the_memory():
         told.append((info["feasible"], info["cost"] * limit))
     assert [feasible for feasible, _ in told] == [True, False, True]
     assert told[0][1] == pytest.approx(told[1][1], abs=1e-15)
-    assert (problem.memory.misses, problem.memory.hits) == (1, 2)
+    assert (problem.evaluator.memory.misses, problem.evaluator.memory.hits) == (1, 2)
 
 
 @settings(deadline=None, max_examples=40)

@@ -465,7 +465,7 @@ def test_vector_environments(tiny_problem, mode):
             np.testing.assert_array_equal(observations[0], expected[0])
             assert rewards[0] == expected[1]
         assert ends.all()
-        np.testing.assert_allclose(total, infos["params"] / tiny_problem.dense_values)
+        np.testing.assert_allclose(total, infos["params"] / tiny_problem.unpruned_values)
     finally:
         venv.close()
 

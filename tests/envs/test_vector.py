@@ -180,7 +180,7 @@ def test_what_one_environment_judged_the_others_know():
     venv.reset(seed=0)
     for _ in range(3):
         venv.step(np.zeros((3, 1), dtype=np.float32))
-    assert (problem.memory.misses, problem.memory.hits) == (1, 2)
+    assert (problem.evaluator.memory.misses, problem.evaluator.memory.hits) == (1, 2)
     venv.close()
 
 

@@ -13,8 +13,10 @@ import pytest
 import tiny
 import torch
 
-from prune_gym import Budget, PruningProblem
+from prune_gym import Budget
+from prune_gym.problem.evaluator import Evaluator
 from prune_gym.problem.outcome import OutcomeMemory, digest
+from prune_gym.pruning.compact import Compaction
 from prune_gym.utils.threads import Workers
 
 
@@ -33,13 +35,13 @@ class Scale:
 def judged(monkeypatch):
     """How often a network was judged."""
     calls: Counter[str] = Counter()
-    plain = PruningProblem.accuracy
+    plain = Evaluator.accuracy
 
-    def counted(problem, network, split=None):
+    def counted(evaluator, network):
         calls["accuracy"] += 1
-        return plain(problem, network, split)
+        return plain(evaluator, network)
 
-    monkeypatch.setattr(PruningProblem, "accuracy", counted)
+    monkeypatch.setattr(Evaluator, "accuracy", counted)
     return calls
 
 
@@ -47,7 +49,6 @@ def with_scale(**arguments):
     """A problem whose only budget is a black box, and that budget."""
     scale = Scale()
     problem = tiny.make_tiny(budgets={Budget("scale", scale, **arguments): 0.9})
-    problem.prepare()
     scale.n_calls = 0
     return problem, scale
 
@@ -73,7 +74,7 @@ def test_a_repeated_decision_is_remembered(recovery, judged):
     assert judged["accuracy"] == 1
     assert (first.remembered, again.remembered) == (False, True)
     assert_same_outcome(first, again)
-    assert (problem.memory.hits, problem.memory.misses) == (1, 1)
+    assert (problem.evaluator.memory.hits, problem.evaluator.memory.misses) == (1, 1)
     assert again.network is again.network
     assert again.network is not first.network
     assert not again.network.training
@@ -86,7 +87,7 @@ def test_no_network_is_built_for_what_is_remembered(monkeypatch):
     masks = tiny.random_masks(problem, 0)
     first = problem.evaluate(masks)
     with monkeypatch.context() as patch:
-        patch.setattr(PruningProblem, "compact", lambda *_: pytest.fail("built"))
+        patch.setattr(Compaction, "network", lambda *_: pytest.fail("built"))
         assert_same_outcome(first, problem.evaluate(masks))
 
 
@@ -112,7 +113,7 @@ def test_different_masks_are_different_decisions(judged):
     outcomes = [problem.evaluate(problem.masks_of(count)) for count in counts]
     assert judged["accuracy"] == 4
     assert len({outcome.cost for outcome in outcomes}) == 4
-    assert problem.memory.hits == 0
+    assert problem.evaluator.memory.hits == 0
 
 
 def test_equally_many_of_other_filters_are_another_decision():
@@ -156,7 +157,7 @@ def test_a_recovery_that_draws_is_run_every_time():
         problem = tiny.make_tiny(recovery=recovery, recovery_steps=2)
         masks = tiny.random_masks(problem, 0)
         assert not any(problem.evaluate(masks, seed=1).remembered for _ in range(3))
-        assert len(problem.memory) == 0
+        assert len(problem.evaluator.memory) == 0
     assert asked == [(1, 2)] * 3
 
 
@@ -197,7 +198,6 @@ def test_errors_are_not_remembered():
     odd = [float("nan"), 0.25]
     odd_budget = replace(problem.budgets[0], measure=lambda network: odd.pop(0))
     mended = replace(problem, budgets=(odd_budget,))
-    vars(mended)["dense_values"] = problem.dense_values
     with pytest.raises(ValueError, match=r"budget 'scale' returned nan"):
         mended.evaluate(masks)
     assert mended.evaluate(masks).values == {"scale": 0.25}
@@ -221,11 +221,11 @@ def test_transitions_do_not_tell_whether_outcomes_were_remembered(recovery):
     known_env = gym.make("Prune-v0", problem=known, cost_mode="dense")
     tiny.rollout(known_env, 4)
     seen = tiny.rollout(known_env, 4)
-    assert known.memory.hits >= 4
+    assert known.evaluator.memory.hits >= 4
     tiny.assert_identical(
         seen, tiny.rollout(gym.make("Prune-v0", problem=fresh, cost_mode="dense"), 4)
     )
-    assert fresh.memory.hits == 0
+    assert fresh.evaluator.memory.hits == 0
 
 
 def test_the_memory_is_bounded_and_the_unused_goes_first():
@@ -251,7 +251,7 @@ def test_putting_again_is_using():
 
 def test_what_was_forgotten_is_judged_anew(judged):
     problem = tiny.make_tiny()
-    problem.memory.size = 2
+    problem.evaluator.memory.size = 2
     decisions = [problem.masks_of(counts) for counts in ((1, 1, 1), (2, 2, 2), (3, 3, 3))]
     first, *_ = [problem.evaluate(masks) for masks in decisions]
     again = problem.evaluate(decisions[0])
@@ -275,12 +275,11 @@ def test_threads_judge_as_one_does(recovery):
     arguments = {"recovery": recovery, "recovery_steps": 2, "batch_size": 40}
     serial, threaded = (tiny.make_tiny("residual", **arguments) for _ in range(2))
     decisions = [tiny.random_masks(serial, seed % 12) for seed in range(36)]
-    threaded.prepare()
     with Workers(4) as workers:
         found = list(workers.map(threaded.evaluate, decisions))
     for one, other in zip(map(serial.evaluate, decisions), found, strict=True):
         assert_same_outcome(one, other)
-    memory = threaded.memory
+    memory = threaded.evaluator.memory
     assert memory.hits + memory.misses == 36
     assert len(memory) == 12
     assert_same_tensors(serial.evaluate(decisions[0]).network, found[0].network)
@@ -295,7 +294,7 @@ def test_masks_that_change_later_change_no_network():
         mask[:] = True
     n_params = sum(parameter.numel() for parameter in remembered.network.parameters())
     assert remembered.remembered
-    assert n_params == remembered.values["params"] < problem.dense_values[0]
+    assert n_params == remembered.values["params"] < problem.unpruned_values[0]
 
 
 def test_outcomes_can_be_pickled():

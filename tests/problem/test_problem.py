@@ -27,7 +27,7 @@ def test_an_outcome_is_what_its_network_is(tiny_problem):
     outcome = tiny_problem.evaluate(tiny_problem.masks_of([2, 3, 4]))
     assert outcome.accuracy == tiny_problem.accuracy(outcome.network)
     assert outcome.values["params"] == sum(p.numel() for p in outcome.network.parameters())
-    assert outcome.costs["params"] == outcome.values["params"] / tiny_problem.dense_values[0]
+    assert outcome.costs["params"] == outcome.values["params"] / tiny_problem.unpruned_values[0]
     np.testing.assert_array_equal(outcome.kept, np.array([0.5, 0.5, 0.5], dtype=np.float32))
     assert outcome.feasible == (outcome.cost <= 0.5)
     assert not outcome.network.training
@@ -161,7 +161,7 @@ def test_unpruned_values_that_are_known_are_not_measured_again():
     problem = tiny.make_tiny(budgets=budgets, unpruned_values={"clock": 8.0})
     assert calls == []
     assert problem.limits == (0.25, 0.9)
-    assert problem.dense_values.tolist() == [8.0, 765.0]
+    assert problem.unpruned_values.tolist() == [8.0, 765.0]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_shared_problem_runs_the_program_of_its_folder(tmp_path, monkeypatch):
         (folder / "measure.sh").chmod(0o755)
         monkeypatch.chdir(folder)
         problem = shared_problem(budgets={"command:./measure.sh {safetensors}": 1.0})
-        values.append(float(problem.dense_values[0]))
+        values.append(float(problem.unpruned_values[0]))
     assert values == [3.0, 4.0]
 
 

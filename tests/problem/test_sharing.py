@@ -50,7 +50,8 @@ def elsewhere(tmp_path: Path, function, *arguments):
     """What a function gives in a new process."""
     given, found = tmp_path / "given.pkl", tmp_path / "found.pkl"
     given.write_bytes(cloudpickle.dumps((function, arguments)))
-    paths = [str(Path(prune_gym.__file__).parents[1]), str(Path(__file__).parent)]
+    tests = Path(__file__).parent
+    paths = [str(Path(prune_gym.__file__).parents[1]), str(tests), str(tests.parent)]
     program = f"import sys; sys.path[:0] = {paths!r}\n{RUN}"
     subprocess.run([sys.executable, "-c", program, str(given), str(found)], check=True)
     return pickle.loads(found.read_bytes())
@@ -78,7 +79,11 @@ def judge(shared, decisions):
 
 def look(shared):
     problem = shared.open()
-    arrays = [problem.data.train.images, problem.exam.images, *problem.network.parameters()]
+    arrays = [
+        problem.data.train.images,
+        problem.evaluator.validation.images,
+        *problem.network.parameters(),
+    ]
     large = [a for a in arrays if a.untyped_storage().nbytes() >= 4096]
     return {
         "same": shared.open() is problem,
@@ -86,7 +91,7 @@ def look(shared):
         "storages": {array.untyped_storage().data_ptr() for array in large},
         "n_large": len(large),
         "n_bytes": {array.untyped_storage().nbytes() for array in large},
-        "remembered": len(problem.memory),
+        "remembered": len(problem.evaluator.memory),
     }
 
 

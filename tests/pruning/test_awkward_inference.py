@@ -1,4 +1,4 @@
-"""Networks that the fast form of judging could get wrong."""
+"""Networks that the fast layout of judging could get wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 import prune_gym
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.problem.sharing import _read
-from prune_gym.pruning.inference import find_form
+from prune_gym.pruning.inference import find_layout
 from prune_gym.training.evaluation import accuracy
 from prune_gym.training.loop import Recipe, fit
 from prune_gym.training.recovery import RECOVERIES
@@ -78,12 +78,12 @@ def problem_of(forward, channels=1, **arguments):
 
 @pytest.mark.parametrize("forward", [infinite, nothing_finite])
 def test_outputs_that_are_not_finite_prove_no_fold(forward):
-    assert find_form(network_of(forward), tiny.images_of(3), "float32").folds == ()
+    assert find_layout(network_of(forward), tiny.images_of(3), "float32").folds == ()
 
 
 def test_a_layout_is_tried_on_several_images():
     problem = problem_of(each_channel_alone, channels=3)
-    assert not problem.form.channels_last
+    assert not problem.layout.channels_last
     outcome = problem.evaluate([np.array([True, False, True, False])])
     assert outcome.accuracy == accuracy(outcome.network, problem.data.validation)
 
@@ -94,15 +94,15 @@ def test_layers_that_are_held_beside_the_modules(precision):
     outcome = problem.evaluate([np.array([True, False, True, False])])
     plain = accuracy(outcome.network, problem.data.validation)
     assert outcome.accuracy == pytest.approx(plain, abs=0.0 if precision == "float32" else 0.1)
-    assert problem.form.whole == (precision == "bfloat16")
+    assert problem.layout.copies_deeply == (precision == "bfloat16")
 
 
 def test_other_kinds_of_numbers_stay_what_they_are():
     network = network_of(lambda net, images: net.classifier(by_maps(net, images)))
     network.classifier.double()
-    form = find_form(network, tiny.images_of(3), "float32")
-    assert form.of(network).classifier.weight.dtype == torch.float64
-    assert len(form.folds) == 1
+    layout = find_layout(network, tiny.images_of(3), "float32")
+    assert layout.convert(network).classifier.weight.dtype == torch.float64
+    assert len(layout.folds) == 1
 
 
 def by_maps(net, images):
@@ -116,7 +116,7 @@ def test_a_precision_that_a_network_does_not_run_in():
         return net.classifier(net.norm(net.conv(images)).mean(dim=(2, 3)))
 
     with pytest.raises(ValueError, match=r"precision='bfloat16': Awkward does not run in it; use"):
-        find_form(network_of(picky), tiny.images_of(3), "bfloat16")
+        find_layout(network_of(picky), tiny.images_of(3), "bfloat16")
 
 
 def test_problems_can_be_made_in_inference_mode():
@@ -144,9 +144,8 @@ class Recurrent(nn.Module):
 def test_copies_of_a_problem_cut_their_own_network(copied):
     network = tiny.randomised(Recurrent())
     problem = tiny.make_tiny(network, ignore=["last"], budgets={"params": 0.9})
-    assert problem.form.whole
-    assert not problem.form.folds
-    problem.prepare()
+    assert problem.layout.copies_deeply
+    assert not problem.layout.folds
     masks = tiny.random_masks(problem, 0)
     own, other = problem.evaluate(masks), copied(problem).evaluate(masks)
     assert (own.accuracy, own.costs) == (other.accuracy, other.costs)
@@ -161,7 +160,7 @@ def test_a_view_in_training_mode_is_trained_channels_first():
         return net.classifier(maps.mean(dim=(2, 3))) + extra
 
     problem = problem_of(flattening)
-    assert problem.form.channels_last
+    assert problem.layout.channels_last
     assert not problem.data.train.channels_last
     network = problem.compact([np.array([True, False, True, False])])
     RECOVERIES.get("finetune")(

@@ -1,4 +1,4 @@
-"""The form in which networks are judged is the same function as the plain network."""
+"""The layout in which networks are judged is the same function as the plain network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import prune_gym
 from prune_gym.datasets import Split
 from prune_gym.errors import UnknownNameError
 from prune_gym.pruning.compact import compact
-from prune_gym.pruning.inference import InferenceForm, find_form
-from prune_gym.training.evaluation import Exam
+from prune_gym.pruning.inference import InferenceLayout, find_layout
+from prune_gym.training.evaluation import PreparedSplit
 
 EXAMPLE = tiny.images_of(1)
 
@@ -68,11 +68,11 @@ def pair(layer=None, norm=None, use=None) -> Pair:
 
 
 @torch.no_grad()
-def assert_same_function(network, example, form, n=6, tolerance=1e-5) -> None:
+def assert_same_function(network, example, layout, n=6, tolerance=1e-5) -> None:
     generator = torch.Generator().manual_seed(5)
     images = torch.randn(n, *example.shape[1:], generator=generator)
     expected = network(images.clone())
-    found = form.of(network)(form.lay(images.clone()))
+    found = layout.convert(network)(layout.to_layout(images.clone()))
     assert tiny.relative_difference(found, expected) < tolerance
 
 
@@ -80,23 +80,23 @@ def assert_same_function(network, example, form, n=6, tolerance=1e-5) -> None:
 @torch.no_grad()
 def test_the_form_of_compact_networks_is_the_same_function(name):
     network, images, groups = subject_of(name)
-    form = find_form(network, images[:1], "float32")
-    assert bool(form.folds) == (name != "dense")  # its norm follows a concatenation
-    assert form.channels_last
-    assert not form.in_place
-    assert_same_function(network, images, form, n=2, tolerance=1e-4)
+    layout = find_layout(network, images[:1], "float32")
+    assert bool(layout.folds) == (name != "dense")  # its norm follows a concatenation
+    assert layout.channels_last
+    assert not layout.in_place
+    assert_same_function(network, images, layout, n=2, tolerance=1e-4)
     seeds = range(3 if name in tiny.BUILDERS else 1)
     for seed in seeds:
         smaller = compact(network, groups, tiny.group_masks(groups, seed)).eval()
-        assert_same_function(smaller, images, form, n=2, tolerance=1e-4)
+        assert_same_function(smaller, images, layout, n=2, tolerance=1e-4)
 
 
 @pytest.mark.parametrize(("name", "n_folds"), [("small", 8), ("resnet18", 20)])
 def test_every_norm_is_folded(name, n_folds):
     network, images, _ = subject_of(name)
-    form = find_form(network, images[:1], "float32")
-    assert len(form.folds) == len(set(form.folds)) == n_folds
-    norms = [m for m in form.of(network).modules() if isinstance(m, nn.BatchNorm2d)]
+    layout = find_layout(network, images[:1], "float32")
+    assert len(layout.folds) == len(set(layout.folds)) == n_folds
+    norms = [m for m in layout.convert(network).modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms == []
 
 
@@ -117,11 +117,11 @@ FOLDED = {
 def test_folds(case):
     *parts, example = FOLDED[case]
     network = pair(*parts)
-    form = find_form(network, example, "float32")
-    assert form.folds == (("layer", "norm"),)
-    assert form.channels_last == (example.ndim == 4)
-    assert isinstance(form.of(network).norm, nn.Identity)
-    assert_same_function(network, example, form)
+    layout = find_layout(network, example, "float32")
+    assert layout.folds == (("layer", "norm"),)
+    assert layout.channels_last == (example.ndim == 4)
+    assert isinstance(layout.convert(network).norm, nn.Identity)
+    assert_same_function(network, example, layout)
 
 
 def also_elsewhere(net, images):
@@ -168,46 +168,46 @@ NOT_FOLDED = {
 @pytest.mark.parametrize("case", NOT_FOLDED)
 def test_what_cannot_be_folded_is_left(case):
     network = pair(*NOT_FOLDED[case])
-    form = find_form(network, EXAMPLE, "float32")
-    assert form.folds == ()
-    assert_same_function(network, EXAMPLE, form)
+    layout = find_layout(network, EXAMPLE, "float32")
+    assert layout.folds == ()
+    assert_same_function(network, EXAMPLE, layout)
 
 
 def test_one_fold_that_fails_leaves_the_others():
     network = nn.Sequential(pair(), pair(nn.Conv2d(4, 4, 3), use=also_elsewhere)).eval()
-    form = find_form(network, EXAMPLE, "float32")
-    assert form.folds == (("0.layer", "0.norm"),)
-    assert_same_function(network, EXAMPLE, form)
+    layout = find_layout(network, EXAMPLE, "float32")
+    assert layout.folds == (("0.layer", "0.norm"),)
+    assert_same_function(network, EXAMPLE, layout)
 
 
 def test_norms_that_a_recovery_took_out_are_not_missed():
-    form = find_form(pair(), EXAMPLE, "float32")
-    assert form.folds == (("layer", "norm"),)
-    assert_same_function(pair(norm=nn.Identity()), EXAMPLE, form)
+    layout = find_layout(pair(), EXAMPLE, "float32")
+    assert layout.folds == (("layer", "norm"),)
+    assert_same_function(pair(norm=nn.Identity()), EXAMPLE, layout)
 
 
 def test_a_viewed_map_lies_channels_first():
     network = tiny.randomised(Viewed())
-    form = find_form(network, EXAMPLE, "float32")
-    assert not form.channels_last
-    assert form.folds == (("conv", "norm"),)
-    assert_same_function(network, EXAMPLE, form)
+    layout = find_layout(network, EXAMPLE, "float32")
+    assert not layout.channels_last
+    assert layout.folds == (("conv", "norm"),)
+    assert_same_function(network, EXAMPLE, layout)
 
 
 @torch.no_grad()
 def test_a_network_that_works_in_place_is_recognised():
     network = Halving().eval()
-    form = find_form(network, EXAMPLE, "float32")
-    assert form.in_place
-    assert not find_form(network.net, EXAMPLE, "float32").in_place
+    layout = find_layout(network, EXAMPLE, "float32")
+    assert layout.in_place
+    assert not find_layout(network.net, EXAMPLE, "float32").in_place
     images, labels = tiny.data_of(10, 3)
-    exam = Exam.of(Split(images, labels), form, 4)
-    before = exam.images.clone()
-    first = exam.logits(network)
-    assert torch.equal(exam.logits(network), first)
-    assert torch.equal(exam.images, before)
-    assert exam.fastest(network).batch_size == 4
-    assert torch.equal(exam.images, before)
+    prepared = PreparedSplit.of(Split(images, labels), layout, 4)
+    before = prepared.images.clone()
+    first = prepared.logits(network)
+    assert torch.equal(prepared.logits(network), first)
+    assert torch.equal(prepared.images, before)
+    assert prepared.with_fastest_batch(network).batch_size == 4
+    assert torch.equal(prepared.images, before)
     assert tiny.relative_difference(first, network(images.clone())) < 1e-5
 
 
@@ -219,9 +219,9 @@ def test_the_network_stays_as_it_is(name, precision):
     next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d)).eval()
     before, modules = tiny.snapshot(network), list(network.named_modules())
     tensors = [t.data_ptr() for t in network.state_dict(keep_vars=True).values()]
-    form = find_form(network, images[:1], precision)
-    judged = form.of(network)
-    judged(form.lay(images))
+    layout = find_layout(network, images[:1], precision)
+    judged = layout.convert(network)
+    judged(layout.to_layout(images))
     tiny.assert_unchanged(network, before)
     assert [t.data_ptr() for t in network.state_dict(keep_vars=True).values()] == tensors
     pairs = zip(network.named_modules(), modules, strict=True)
@@ -233,11 +233,11 @@ def test_the_network_stays_as_it_is(name, precision):
 @torch.no_grad()
 def test_bfloat16_is_near(name):
     network, images, _ = subject_of(name)
-    form = find_form(network, images[:1], "bfloat16")
-    exact = replace(form, precision="float32")
-    found = form.of(network)(form.lay(images))
+    layout = find_layout(network, images[:1], "bfloat16")
+    exact = replace(layout, precision="float32")
+    found = layout.convert(network)(layout.to_layout(images))
     assert found.dtype == torch.bfloat16
-    expected = exact.of(network)(exact.lay(images))
+    expected = exact.convert(network)(exact.to_layout(images))
     assert 0.0 < tiny.relative_difference(found.float(), expected) < 0.1
 
 
@@ -245,7 +245,7 @@ def test_precision_of_a_problem():
     network = tiny.build("vgg")
     plain, rough = (tiny.make_tiny(network, precision=p) for p in ("float32", "bfloat16"))
     masks = tiny.random_masks(plain, 0)
-    assert rough.exam.images.dtype == torch.bfloat16
+    assert rough.evaluator.validation.images.dtype == torch.bfloat16
     outcome = rough.evaluate(masks)
     assert outcome.accuracy == pytest.approx(plain.evaluate(masks).accuracy, abs=0.1)
     assert {t.dtype for t in outcome.network.parameters()} == {torch.float32}
@@ -253,8 +253,8 @@ def test_precision_of_a_problem():
 
 def test_integer_buffers_keep_their_kind():
     network = tiny.build("vgg")
-    form = InferenceForm(precision="bfloat16")
-    kinds = {name: t.dtype for name, t in form.of(network).state_dict().items()}
+    layout = InferenceLayout(precision="bfloat16")
+    kinds = {name: t.dtype for name, t in layout.convert(network).state_dict().items()}
     assert {kinds[name] for name in kinds if "num_batches" in name} == {torch.int64}
     assert {kinds[name] for name in kinds if "num_batches" not in name} == {torch.bfloat16}
 
@@ -265,9 +265,9 @@ def test_modules_that_say_how_they_are_copied_are_judged_as_they_are():
             return dict(vars(self))
 
     network = tiny.randomised(Own())
-    form = find_form(network, EXAMPLE, "float32")
-    assert_same_function(network, EXAMPLE, form)
-    judged = form.of(network)
+    layout = find_layout(network, EXAMPLE, "float32")
+    assert_same_function(network, EXAMPLE, layout)
+    judged = layout.convert(network)
     assert judged is not network
     assert judged.layer.weight.data_ptr() != network.layer.weight.data_ptr()
 
@@ -275,8 +275,8 @@ def test_modules_that_say_how_they_are_copied_are_judged_as_they_are():
 def test_wrong_precisions():
     network = tiny.build("vgg")
     with pytest.raises(UnknownNameError, match=r"unknown precision 'bfloat'. Did you mean 'bfloa"):
-        find_form(network, EXAMPLE, "bfloat")
+        find_layout(network, EXAMPLE, "bfloat")
     with pytest.raises(ValueError, match=r"precision='tf32' on 'cpu': only NVIDIA GPUs have it"):
-        find_form(network, EXAMPLE, "tf32")
+        find_layout(network, EXAMPLE, "tf32")
     with pytest.raises(ValueError, match=r"unknown precision 'half'.* Known: .*float32"):
         prune_gym.make_problem(precision="half")

@@ -50,7 +50,7 @@ def test_counted_costs_are_those_of_the_compact_network(name, data):
     by_hand = tiny.numbers_by_hand(network, problem.example)
     counted = [prune_gym.count(budget, network, problem.example) for budget in COUNTED]
     assert counted == by_hand
-    values = problem.costs(masks) * problem.dense_values
+    values = problem.costs(masks) * problem.unpruned_values
     np.testing.assert_allclose(values, by_hand, rtol=1e-12)
     assert [round(value) for value in values] == by_hand
     counts = np.array([mask.sum() for mask in masks])
@@ -80,7 +80,7 @@ def test_single_weights_are_counted(data):
     network = problem.compact(masks)
     not_zero = sum(int((p != 0).sum()) for p in network.parameters())
     zero_by_itself = sum(int((p == 0).sum()) for p in problem.network.parameters())
-    value = problem.costs(masks) * problem.dense_values
+    value = problem.costs(masks) * problem.unpruned_values
     assert value == pytest.approx(not_zero + zero_by_itself)
 
 

@@ -86,10 +86,11 @@ def test_compact_equals_masked(named, seed):
     assert tiny.relative_difference(smaller(images), expected) < 1e-5
     assert tiny.relative_difference(problem.network(images), expected) > 1e-3  # they matter
     kept = np.array([mask.sum() for mask in masks])
-    counted = dict(zip(problem.tensor_sizes.names, problem.tensor_sizes.count(kept), strict=True))
+    sizes = problem.cost_model.sizes
+    counted = dict(zip(sizes.names, sizes.count(kept), strict=True))
     assert counted == {name: value.numel() for name, value in smaller.state_dict().items()}
     by_hand = tiny.numbers_by_hand(smaller, problem.example)
-    values = problem.costs(masks) * problem.dense_values
+    values = problem.costs(masks) * problem.unpruned_values
     np.testing.assert_allclose(values, by_hand, rtol=1e-12)
     measured = [prune_gym.count(budget, smaller, problem.example) for budget in COUNTED]
     assert measured == by_hand
@@ -134,7 +135,7 @@ def test_an_episode_meets_the_budget(named):
     outcome = problem.evaluate(problem.masks_of(counts))
     assert outcome.feasible
     by_hand = tiny.numbers_by_hand(outcome.network, problem.example)
-    for value, dense in zip(by_hand, problem.dense_values, strict=True):
+    for value, dense in zip(by_hand, problem.unpruned_values, strict=True):
         assert 0.05 * dense < value <= 0.3 * dense
     assert list(outcome.values.values()) == pytest.approx(by_hand)
     tiny.assert_unchanged(problem.network, before)

@@ -113,7 +113,7 @@ def test_pick_answers_for_other_limits(found, tiny_problem):
     assert picked.costs["params"] <= limit
     assert picked.validation_accuracy == rows["accuracy"][rows["cost"] <= limit].max()
     assert found.pick({"macs": "100%"}).validation_accuracy == rows["accuracy"].max()
-    amount = f"{limit * tiny_problem.dense_values[0]:.0f}"
+    amount = f"{limit * tiny_problem.unpruned_values[0]:.0f}"
     assert found.pick({"params": amount}).costs["params"] <= limit * 1.001
     with pytest.raises(NothingFeasibleError, match="no evaluated network is within params 1e-06"):
         found.pick({"params": 1e-6})

@@ -26,7 +26,7 @@ from prune_gym import (
     RecordEpisodeCost,
 )
 from prune_gym.envs.vector import PruneVectorEnv
-from prune_gym.problem.feasibility import Costs, first_safe, safe_ratios, with_fewer
+from prune_gym.problem.feasibility import Costs, feasible_ratios, first_feasible, with_fewer
 
 CALLS: list[int] = []
 
@@ -406,17 +406,17 @@ def test_bisection_finds_the_first(last, share):
         looked.append(step)
         return step >= first, -step
 
-    assert first_safe(look, last) == first
+    assert first_feasible(look, last) == first
     assert len(looked) <= 2 + last.bit_length()
 
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 2**31))
 def test_ratios_of_controls_are_projected_alike(three, seed):
-    """The line of `safe_ratios` is that of the environment that decides all groups at once."""
+    """The line of `feasible_ratios` is that of the environment that decides all groups at once."""
     problem, costs = three, Costs(three)
     ratios = np.random.default_rng(seed).random(3) * 0.6
-    moved = safe_ratios(problem, ratios, costs)
+    moved = feasible_ratios(problem, ratios, costs)
     counts = problem.kept_counts(moved)
     assert problem.feasible(problem.counted_costs(counts))
     if problem.feasible(problem.counted_costs(problem.kept_counts(ratios))):

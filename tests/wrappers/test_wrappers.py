@@ -162,7 +162,7 @@ def test_sb3_monitor_reads_the_episode_cost(tiny_problem):
         _, rewards, dones, infos = venv.step(np.array([[0.2], [-0.4]], dtype=np.float32))
     assert dones.all()
     for reward, info in zip(rewards, infos, strict=True):
-        expected = info["params"] / tiny_problem.dense_values[0]
+        expected = info["params"] / tiny_problem.unpruned_values[0]
         assert info["episode"]["episode_cost"] == pytest.approx(expected)
         assert info["episode"]["r"] == pytest.approx(reward, abs=1e-6)
 

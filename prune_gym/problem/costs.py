@@ -1,0 +1,177 @@
+"""What networks cost: budgets by keep masks, and the one number that a constraint is about.
+
+Cost is a budget of the compact network divided by the same budget of the unpruned one:
+dimensionless, 1.0 = nothing removed. Limits are in the same unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from prune_gym.budgets import Budget
+from prune_gym.errors import InvalidValueError
+from prune_gym.pruning.compact import CompactionPlan
+from prune_gym.pruning.masks import Mask, kept_per_group
+from prune_gym.pruning.sizes import TensorSizes
+
+Counts = NDArray[np.int64]  # (n_groups,) kept filters per group
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """Limits of costs, and the rule that makes one cost and one limit of them.
+
+    One budget: the scalar cost is its cost, the scalar limit its limit. Several: the scalar cost is
+    the worst of costs / limits, the scalar limit 1.0.
+
+    Attributes:
+        limits: (n_budgets,) in (0, 1].
+        is_relative: whether the rule for several is that for one as well, as where each episode has
+            a limit of its own.
+    """
+
+    limits: tuple[float, ...]
+    is_relative: bool = False
+
+    @property
+    def _is_ratio(self) -> bool:
+        return self.is_relative or len(self.limits) > 1
+
+    @property
+    def limit(self) -> float:
+        """The scalar limit."""
+        return 1.0 if self._is_ratio else self.limits[0]
+
+    def cost(self, costs: NDArray[np.float64]) -> float:
+        """The scalar cost of costs, (n_budgets,)."""
+        return float(np.max(costs / np.array(self.limits)) if self._is_ratio else costs[0])
+
+    def is_met(self, costs: NDArray[np.float64]) -> bool:
+        """Whether every cost, (n_budgets,), is within its limit (no tolerance)."""
+        return bool(np.all(costs <= np.array(self.limits)))
+
+
+class CostModel:
+    """The budgets of one network's compact networks, by their keep masks.
+
+    What is counted takes microseconds and no network; a black box is called with the compact one.
+
+    Args:
+        network: the unpruned network.
+        example: one input of it, (1, ...).
+        plan: how it is compacted.
+        sizes: elements of its tensors by kept filters.
+        budgets: what is asked.
+        unpruned_values: (n_budgets,) of the unpruned network, above 0; see `measure_unpruned`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        example: torch.Tensor,
+        plan: CompactionPlan,
+        sizes: TensorSizes,
+        budgets: Sequence[Budget],
+        unpruned_values: NDArray[np.float64],
+    ) -> None:
+        self._network, self._example = network, example
+        self._plan, self.sizes = plan, sizes
+        self.budgets, self.unpruned_values = tuple(budgets), unpruned_values
+        # of an element of each tensor, per budget; None for black boxes
+        self._weights = [
+            None if budget.counted is None else sizes.weights(budget.counted(network, example))
+            for budget in budgets
+        ]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the budgets."""
+        return tuple(budget.name for budget in self.budgets)
+
+    def of_budgets(self, budgets: Sequence[Budget]) -> CostModel:
+        """The same of other budgets; they are measured on the unpruned network now."""
+        unpruned = measure_unpruned(budgets, self._network, self._example)
+        shared = self._network, self._example, self._plan, self.sizes
+        return CostModel(*shared, budgets, unpruned)
+
+    def values(
+        self, masks: Sequence[Mask], network: nn.Module | None = None
+    ) -> NDArray[np.float64]:
+        """Every budget of keep masks, in its unit, (n_budgets,).
+
+        Args:
+            masks: one valid keep mask per group.
+            network: their compact network where it exists already; black boxes are called with it.
+        """
+        elements = self.sizes.count(kept_per_group(masks))
+        values = np.zeros(len(self.budgets))
+        for index, weights in enumerate(self._weights):
+            if weights is not None:
+                values[index] = elements @ weights
+            else:
+                network = self._plan.network(masks) if network is None else network
+                values[index] = self.measure(index, network)
+        return values
+
+    def measure(self, index: int, network: nn.Module) -> float:
+        """Budget ``index`` of a compact network, in its unit, measured now."""
+        unpruned_value = float(self.unpruned_values[index])
+        return self.budgets[index].relative(network, self._network, self._example, unpruned_value)
+
+    def costs(self, masks: Sequence[Mask], network: nn.Module | None = None) -> NDArray[np.float64]:
+        """Every cost of keep masks, (n_budgets,), 1.0 = nothing removed; see `values`."""
+        return self.values(masks, network) / self.unpruned_values
+
+    def counted_costs(self, counts: Counts) -> NDArray[np.float64]:
+        """Costs by kept filters per group, without a network.
+
+        A black-box budget cannot be known so cheaply; the share of parameters stands in for it.
+
+        Args:
+            counts: (..., n_groups) kept filters.
+
+        Returns:
+            (..., n_budgets).
+        """
+        elements = self.sizes.count(counts)
+        costs = [
+            self.sizes.share(elements) if weights is None else (elements @ weights) / unpruned
+            for weights, unpruned in zip(self._weights, self.unpruned_values, strict=True)
+        ]
+        return np.stack(costs, axis=-1)
+
+
+def measure_unpruned(
+    budgets: Sequence[Budget],
+    network: nn.Module,
+    example: torch.Tensor,
+    known: Mapping[str, float] | None = None,
+) -> NDArray[np.float64]:
+    """Every budget of the unpruned network, in its unit, (n_budgets,).
+
+    Args:
+        budgets: what is asked.
+        network: the unpruned network, in evaluation mode.
+        example: one input of it, (1, ...).
+        known: values by name that are not to be measured again.
+
+    Raises:
+        ValueError: a value that is not above 0: costs are relative to it.
+        BudgetError: a budget raised or gave nonsense.
+    """
+    values = []
+    for budget in budgets:
+        value = (known or {}).get(budget.name) or budget(network, example)
+        if value <= 0.0:
+            raise InvalidValueError(
+                f"budget {budget.name!r} of the unpruned network is {value}; costs are relative "
+                "to it, so it must be above 0."
+            )
+        values.append(float(value))
+    return np.array(values)

@@ -1,0 +1,111 @@
+"""The judge of a pruning problem: keep masks in, `Outcome` out.
+
+It holds what is made ready once and used by every evaluation: the validation images as networks
+take them, the batch size that suits the machine, and the memory of what was judged before. All of
+it is there once an evaluator is made, so that threads may share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from prune_gym.problem.outcome import Outcome, OutcomeMemory, digest
+from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_per_group
+from prune_gym.training.evaluation import PreparedSplit, wait_for
+from prune_gym.training.recovery import is_fixed, recover
+
+if TYPE_CHECKING:
+    from prune_gym.problem.problem import PruningProblem
+
+
+class Evaluator:
+    """Compacts, recovers and judges the networks of one problem.
+
+    Making one takes a moment: where the problem gives no batch size, the fastest is measured, on a
+    network that keeps a third of every group's filters.
+
+    Args:
+        problem: what is judged.
+
+    Attributes:
+        validation: the validation split as networks are judged on it.
+        memory: outcomes of earlier decisions; it stays empty where a recovery draws or trains.
+            What a budget measured is remembered, too: noise would make two costs of one decision.
+    """
+
+    def __init__(self, problem: PruningProblem) -> None:
+        # its parts, not the problem, which holds its evaluator
+        self._sizes, self._constraint = problem.sizes, problem.constraint
+        self._plan, self._cost_model = problem.compaction, problem.cost_model
+        self._train = problem.data.train
+        self._recovery, self._recovery_steps = problem.recovery, problem.recovery_steps
+        self.memory = OutcomeMemory()
+        prepared = PreparedSplit.of(problem.data.validation, problem.layout, problem.batch_size)
+        if problem.batch_size is None:
+            third = problem.masks_of(np.maximum(1, problem.sizes // 3))
+            prepared = prepared.with_fastest_batch(problem.compact(third))
+        self.validation = prepared
+        wait_for(prepared.images.device)  # threads have streams of their own
+
+    def compact(self, masks: Masks) -> nn.Module:
+        """The compact network of valid keep masks, not yet recovered."""
+        return self._plan.network(masks)
+
+    def recover(self, network: nn.Module, *, seed: int, steps: int) -> nn.Module:
+        """Repair a compact network in place; returns it."""
+        return recover(network, self._recovery, self._train, seed=seed, steps=steps)
+
+    def values(self, masks: Masks, network: nn.Module) -> NDArray[np.float64]:
+        """Every budget of keep masks and their compact network, in its unit, (n_budgets,)."""
+        return self._cost_model.values(masks, network)
+
+    def accuracy(self, network: nn.Module) -> float:
+        """Accuracy of a network in evaluation mode on the validation split, in [0, 1]."""
+        return self.validation.accuracy(network)
+
+    def evaluate(
+        self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None
+    ) -> Outcome:
+        """Compact, recover, judge; see `PruningProblem.evaluate`."""
+        masks = check_masks(masks, self._sizes.tolist())
+        steps = self._recovery_steps if recovery_steps is None else recovery_steps
+        key = digest(masks) if is_fixed(self._recovery) else None
+        known = None if key is None else self.memory.get(key)
+        if known is not None:
+            own = tuple(mask.copy() for mask in masks)
+            build = partial(self._recovered, own, seed, steps)
+            return self._outcome(masks, *known, build, remembered=True)
+        network = self._recovered(masks, seed, steps)
+        judged = self.accuracy(network), self.values(masks, network)
+        if key is not None:
+            self.memory.put(key, *judged)
+        return self._outcome(masks, *judged, lambda: network)
+
+    def _recovered(self, masks: Masks, seed: int, steps: int) -> nn.Module:
+        return self.recover(self.compact(masks), seed=seed, steps=steps)
+
+    def _outcome(
+        self,
+        masks: Masks,
+        accuracy: float,
+        values: NDArray[np.float64],
+        build: Callable[[], nn.Module],
+        remembered: bool = False,
+    ) -> Outcome:
+        values.setflags(write=False)  # it is remembered
+        return Outcome(
+            accuracy=accuracy,
+            names=self._cost_model.names,
+            value_array=values,
+            cost_array=values / self._cost_model.unpruned_values,
+            constraint=self._constraint,
+            kept=(kept_per_group(masks) / self._sizes).astype(np.float32),
+            build=build,
+            remembered=remembered,
+        )
