@@ -63,8 +63,8 @@ class Constrained(BaseAlgorithm):
     | ``lagrange/violations`` | episodes of the training so far that cost more than a limit |
     | ``lagrange/cost_rate`` | mean cost of a step, of the training so far |
 
-    With several costs there is a cost, a multiplier and a cost rate for each: ``lagrange/cost_NAME``
-    and so on.
+    With several costs there is a cost, a multiplier and a cost rate for each, such as
+    ``lagrange/cost_NAME``.
 
     Args:
         policy: As the algorithm takes it.
