@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from agents.errors import FileError
+from agents.errors import FileError, NotAFileError, NotAFolderError
 
 
 @contextmanager
@@ -55,12 +55,12 @@ def check_writable(path: Path | str) -> None:
     """
     path = Path(path)
     if path.is_dir():
-        raise FileError(f"{path} is a folder; give a file, e.g. {path / 'network'}.")
+        raise NotAFileError(f"{path} is a folder; give a file, e.g. {path / 'network'}.")
     folder = path.parent
     while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir():
-        raise FileError(f"{path} cannot be written: {folder} is no folder; give another.")
+        raise NotAFolderError(f"{path} cannot be written: {folder} is no folder; give another.")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

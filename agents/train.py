@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from agents.console import INTERRUPTED, console, fail, parse_values, say, stopping, user_errors
 from agents.errors import AgentsError, InvalidValueError
@@ -174,9 +176,6 @@ def _refuse_beside_resume(context: typer.Context) -> None:
 
 
 def _list() -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     from agents.zoo.table import AGENTS
 
     table = Table("agent", "what it is", "action spaces", box=None, title_justify="left")

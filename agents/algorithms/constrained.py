@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -62,7 +63,8 @@ class Constrained(BaseAlgorithm):
     | ``lagrange/violations`` | episodes of the training so far that cost more than a limit |
     | ``lagrange/cost_rate`` | mean cost of a step, of the training so far |
 
-    With several costs ``_NAME``, the name of the cost, follows all but the second and the fourth.
+    With several costs there is a cost, a multiplier and a cost rate for each, such as
+    ``lagrange/cost_NAME``.
 
     Args:
         policy: As the algorithm takes it.
@@ -277,8 +279,26 @@ class Constrained(BaseAlgorithm):
         super().save(path, exclude=exclude, include=include)
 
     @classmethod
-    def load(cls, path: SavedModel, *args: Any, **kwargs: Any) -> Any:
-        """Load a model; see SB3's ``load``.
+    def load(
+        cls,
+        path: SavedModel,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model; see Stable-Baselines3's ``load``.
+
+        Args:
+            path: The file.
+            env: An environment to go on with.
+            device: Of the model.
+            custom_objects: What replaces objects of the file that cannot be loaded, by name.
+            print_system_info: Whether to print the versions it was saved with.
+            force_reset: Whether the next ``learn`` resets the environment.
+            **kwargs: Arguments of the constructor that replace those of the file.
 
         Raises:
             InvalidValueError: If the file was made by another algorithm or a later version, or for
@@ -287,7 +307,9 @@ class Constrained(BaseAlgorithm):
         check_origin(path, cls.made_by)
         if "multiplier" in kwargs:
             kwargs["multiplier"] = check_multiplier(kwargs["multiplier"])
-        model = super().load(path, *args, **kwargs)
+        model = super().load(
+            path, env, device, custom_objects, print_system_info, force_reset, **kwargs
+        )
         if model.n_costs != len(model.cost_sum):
             raise InvalidValueError(
                 f"multiplier is for {model.n_costs} costs, but the model in path={str(path)!r} was "

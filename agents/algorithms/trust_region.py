@@ -173,11 +173,22 @@ class CPO(TwoCritics, TRPO):
         super().__init__(policy, env, *args, multiplier=SolvedMultiplier(), **kwargs)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: SavedModel, *args: Any, **kwargs: Any) -> Any:
+    def load(
+        cls,
+        path: SavedModel,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Any:
         """Load a model; see `Constrained.load`. There is no multiplier to choose."""
         if "multiplier" in kwargs:
             raise InvalidTypeError(_refusal(kwargs["multiplier"]))
-        return super().load(path, *args, **kwargs)
+        return super().load(
+            path, env, device, custom_objects, print_system_info, force_reset, **kwargs
+        )
 
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
         costs = super()._watch_step(scope)

@@ -77,12 +77,12 @@ class EpisodeLog(BaseCallback):
         self._report = report
         self._file: IO[str] | None = None
         self._begun = self._reported = time.monotonic()
-        self._wall_s_before = 0.0  # of earlier sittings
+        self._wall_s_before = 0.0  # before it was resumed
         self._recent: deque[tuple[float, float]] = deque(maxlen=20)  # returns, costs
 
     @property
     def wall_s(self) -> float:
-        """Duration of the training so far, all sittings together."""
+        """Duration of the training so far, without the time between stops and resumptions."""
         return self._wall_s_before + time.monotonic() - self._begun
 
     def get_state(self) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class ContinuedCSV(CSVOutputFormat):
 
 
 class _ContinuedTensorBoard(TensorBoardOutputFormat):
-    """TensorBoard's events; what earlier sittings wrote beyond this step is hidden."""
+    """TensorBoard's events; what was written beyond this step before is hidden."""
 
     def __init__(self, folder: Path, first_step: int | None) -> None:
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=first_step)

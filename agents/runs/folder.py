@@ -167,7 +167,7 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def note_command(self, module: str = "agents.train") -> None:
-        """Add the command line of this sitting to ``command.txt``."""
+        """Add this process's command line to ``command.txt``."""
         path = self.path / "command.txt"
         try:
             with path.open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""A training from its first step to its result, in one sitting or several.
+"""A training from its first step to its result, in one process or, resumed, in several.
 
 ``python -m agents.train`` is this module on the command line.
 """
@@ -26,7 +26,7 @@ from agents.zoo.make import check_device, find_agent
 
 
 class Training:
-    """One sitting of a run.
+    """A run in this process, from its beginning or from where it was stopped.
 
     Make it with `begin` or `resume`, which check everything, then call `run`.
 
@@ -199,7 +199,7 @@ class Training:
         checkpoint = self._checkpoint
         if checkpoint is None:
             for path in (self.folder.episodes, self.folder.progress):
-                path.unlink(missing_ok=True)  # of a sitting that ended before its first checkpoint
+                path.unlink(missing_ok=True)  # of a start without a checkpoint
             return self.config.timesteps
         checkpoint.restore_files()
         for name, part in self.checkpoints.parts.items():

@@ -73,9 +73,9 @@ def test_what_cannot_be_written_is_said_beforehand(tmp_path):
     check_writable(tmp_path / "new" / "folder" / "x.pt")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(FileError, match=r"is a folder; give a file"):
+    with pytest.raises(IsADirectoryError, match=r"is a folder; give a file"):
         check_writable(tmp_path)
-    with pytest.raises(OSError, match=r"file is no folder; give another"):
+    with pytest.raises(NotADirectoryError, match=r"file is no folder; give another"):
         check_writable(tmp_path / "file" / "x.pt")
     with pytest.raises(FileError, match=r"cannot be written \(Not a directory\); give another"):
         make_folder(tmp_path / "file" / "x")

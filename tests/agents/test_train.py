@@ -341,6 +341,19 @@ def test_wrong_input_makes_no_folder(name, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def buggy(env):
+    """A wrapper of somebody who made a mistake."""
+    return {}[[]]
+
+
+def test_a_bug_in_a_wrapper_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "test_train", sys.modules[__name__])
+    options = ["--algo", "a2c_lag", *TOY, "--out", tmp_path / "run"]
+    with pytest.raises(TypeError, match="unhashable type: 'list'"):
+        call(*options, "--wrapper", "test_train:buggy")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_training_that_diverged(tmp_path):
     options = ["--algo", "ppo_lag", *TOY, *QUICK, "--set", "learning_rate=1e30"]
     error = call(*options, "--timesteps", 600, "--out", tmp_path / "run", code=2)
