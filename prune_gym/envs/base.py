@@ -25,7 +25,7 @@ from prune_gym.envs.checks import (
 )
 from prune_gym.envs.episode import Decision, Episode, Schedule, draw_limit, smallest_counts
 from prune_gym.envs.observation import Observer
-from prune_gym.errors import UsageError
+from prune_gym.errors import InvalidTypeError, UsageError
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
@@ -312,9 +312,9 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         """An episode in which nothing is decided; no random number is drawn for it."""
         return self._begin({} if self.limit_range is None else {"limit": self.limit_range[1]})
 
-    def _running(self, problem: str) -> Episode:
+    def _running(self, complaint: str) -> Episode:
         if self._episode is None:
-            raise UsageError(f"{problem}: call reset() first.")
+            raise UsageError(f"{complaint}: call reset() first.")
         return self._episode
 
     def _last_finished(self) -> tuple[Episode, Outcome]:
@@ -363,3 +363,18 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             smallest = smallest_counts(self.problem, settings["max_ratio"])
             self.problem.check_reachable(smallest, lowest)
         return cast(Schedule, dict(settings))
+
+
+def pruning_env(env: gym.Env[Any, Any], who: str) -> PruneEnv:
+    """The pruning environment inside of all wrappers.
+
+    Args:
+        env: wrapped or not.
+        who: asks for it, for the message.
+
+    Raises:
+        TypeError: there is another environment inside.
+    """
+    if not isinstance(env.unwrapped, PruneEnv):
+        raise InvalidTypeError(f"{who}: expected a pruning environment, got {env}.")
+    return env.unwrapped

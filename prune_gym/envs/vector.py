@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import iterate
 
-from prune_gym.envs.base import PruneEnv
+from prune_gym.envs.base import pruning_env
 from prune_gym.errors import InvalidValueError
 from prune_gym.utils.threads import Workers, usable_cores
 
@@ -31,6 +31,7 @@ class PruneVectorEnv(SyncVectorEnv):
 
     Raises:
         ValueError: no environments, or environments around several problems.
+        TypeError: other environments.
     """
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]], threads: int | None = None) -> None:
@@ -75,7 +76,7 @@ class _EarlyStep(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.pruning: PruneEnv = env.unwrapped  # type: ignore[assignment]
+        self.pruning = pruning_env(env, "PruneVectorEnv")
         self._begun: Future[Any] | None = None
 
     def begin(self, action: Any, workers: Workers) -> None:

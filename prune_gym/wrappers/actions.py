@@ -10,8 +10,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from prune_gym.envs.base import pruning_env
 from prune_gym.errors import InvalidValueError
-from prune_gym.wrappers.base import pruning_env
 
 
 class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):

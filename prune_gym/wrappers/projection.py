@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from prune_gym.envs.base import pruning_env
 from prune_gym.envs.checks import check_choice
 from prune_gym.errors import InvalidValueError
 from prune_gym.problem.feasibility import (
@@ -23,7 +24,6 @@ from prune_gym.problem.feasibility import (
     with_fewer,
 )
 from prune_gym.pruning.masks import kept_per_group
-from prune_gym.wrappers.base import pruning_env
 
 Action = NDArray[np.float32]
 MODES = ("clip", "scale")

@@ -16,9 +16,9 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from torch import nn
 
+from prune_gym.envs.base import pruning_env
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.problem.archive import Archive, further_costs
-from prune_gym.wrappers.base import pruning_env
 
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
