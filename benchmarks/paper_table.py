@@ -37,7 +37,8 @@ from typing import Any
 from paper_cells import ALGORITHMS, COLUMNS, KEY, ROWS, Task, table, tasks
 
 from prune_gym.networks import NETWORKS
-from prune_gym.networks.checkpoints import cache_dir, checkpoint_path
+from prune_gym.networks.checkpoints import checkpoint_path
+from prune_gym.utils.cache import cache_dir
 
 RESULTS = Path(__file__).parent / "results" / "paper_table.json"
 COMMAND = [sys.executable, "-m", "prune_gym"]

@@ -102,28 +102,33 @@ class Budget:
         return self._watched(lambda: measure(network) if measure else None, network)
 
     def relative(
-        self, network: nn.Module, unpruned: nn.Module, example: torch.Tensor, dense_value: float
+        self,
+        network: nn.Module,
+        unpruned: nn.Module,
+        example: torch.Tensor,
+        unpruned_value: float,
     ) -> float:
         """The budget of a network, in its unit, by the side of the unpruned one.
 
-        Budgets that are measured in turns give ``dense_value`` times the ratio found just now, so
-        that a machine that has become slower meanwhile changes nothing; others give their number.
+        Budgets that are measured in turns give ``unpruned_value`` times the ratio found just now,
+        so that a machine that has become slower meanwhile changes nothing; others give their
+        number.
 
         Args:
             network: in evaluation mode.
             unpruned: the network that costs are relative to.
             example: one input batch of both, (n, ...).
-            dense_value: the budget of the unpruned network, as it was measured first.
+            unpruned_value: the budget of the unpruned network, as it was measured first.
         """
         compare = self.compare
         if compare is not None:
             ratio = self._watched(lambda: compare(network, unpruned, example), network, unpruned)
-            return dense_value * ratio
+            return unpruned_value * ratio
         if self.in_turns:
             beside = self(unpruned, example)
             if beside <= 0.0:
                 raise BudgetError(f"budget {self.name!r} of the unpruned network is now {beside}.")
-            return dense_value * (self(network, example) / beside)
+            return unpruned_value * (self(network, example) / beside)
         return self(network, example)
 
     def _watched(self, measure: Callable[[], Any], *networks: nn.Module) -> float:

@@ -203,9 +203,9 @@ class _Program:
 
     def __call__(self, network: nn.Module, example: torch.Tensor) -> float:
         with tempfile.TemporaryDirectory(prefix="prune_gym-") as folder:
-            (form,) = set(_PLACE.findall(self.spec.command))
-            path = Path(folder) / f"network.{form}"
-            if form == "safetensors":
+            (ending,) = set(_PLACE.findall(self.spec.command))
+            path = Path(folder) / f"network.{ending}"
+            if ending == "safetensors":
                 held = {n: t.detach().cpu().clone() for n, t in network.state_dict().items()}
                 path.write_bytes(save({n: t.contiguous() for n, t in held.items()}))
             else:

@@ -154,10 +154,10 @@ def _factor(unit: str, given: str, budget: Budget) -> Fraction:
     )
 
 
-def relative(limit: Limit, dense_value: float, budget: Budget) -> float:
+def relative(limit: Limit, unpruned_value: float, budget: Budget) -> float:
     """A limit as a fraction of the unpruned network's budget, in (0, 1].
 
-    A network whose cost (its value / ``dense_value``) is within it has a value of at most the
+    A network whose cost (its value / ``unpruned_value``) is within it has a value of at most the
     amount, exactly: where rounding would let the next larger value in, the fraction is the next
     smaller one. (Whole numbers are never so close.)
 
@@ -166,17 +166,17 @@ def relative(limit: Limit, dense_value: float, budget: Budget) -> float:
     """
     if not isinstance(limit, Amount):
         return limit
-    if limit.value > dense_value:
+    if limit.value > unpruned_value:
         raise InvalidValueError(
             f"budgets: the limit of {budget.name!r} is {limit.text}, and the unpruned network "
-            f"already meets it: {amount(dense_value, budget.unit)}. Leave this budget out, or "
+            f"already meets it: {amount(unpruned_value, budget.unit)}. Leave this budget out, or "
             "choose a smaller limit ('50%' is half)."
         )
-    fraction = limit.value / dense_value
+    fraction = limit.value / unpruned_value
     if _counts(budget):
         return fraction
     above = math.nextafter(limit.value, math.inf)
-    return math.nextafter(fraction, 0.0) if above / dense_value <= fraction else fraction
+    return math.nextafter(fraction, 0.0) if above / unpruned_value <= fraction else fraction
 
 
 def fractions(
@@ -184,7 +184,7 @@ def fractions(
 ) -> tuple[float, ...]:
     """`relative` of several budgets."""
     rows = zip(budgets, limits, unpruned_values, strict=True)
-    return tuple(relative(limit, float(dense), budget) for budget, limit, dense in rows)
+    return tuple(relative(limit, float(unpruned), budget) for budget, limit, unpruned in rows)
 
 
 def over_limits(
@@ -197,8 +197,8 @@ def over_limits(
     rows = zip(budgets, limits, floors, unpruned_values, strict=True)
     return [
         f"budget {budget.name!r}: limit {limit:g} is below the floor {floor:.4g} "
-        f"({amount(limit * dense, budget.unit)}; floor {amount(floor * dense, budget.unit)})"
-        for budget, limit, floor, dense in rows
+        f"({amount(limit * unpruned, budget.unit)}; floor {amount(floor * unpruned, budget.unit)})"
+        for budget, limit, floor, unpruned in rows
         if floor > limit
     ]
 

@@ -65,12 +65,13 @@ def budgets_to_json(budgets: Mapping[BudgetKey, Any]) -> dict[str, Any]:
     Args:
         budgets: limits, numbers or text, by key; no two programs of one name.
     """
-    return {
-        key.budget_name if isinstance(key, CommandSpec) else key: (
-            {"limit": limit, **asdict(key)} if isinstance(key, CommandSpec) else limit
-        )
-        for key, limit in budgets.items()
-    }
+    written: dict[str, Any] = {}
+    for key, limit in budgets.items():
+        if isinstance(key, CommandSpec):
+            written[key.budget_name] = {"limit": limit, **asdict(key)}
+        else:
+            written[key] = limit
+    return written
 
 
 def budgets_from_json(written: Any) -> dict[BudgetKey, Any]:

@@ -31,7 +31,12 @@ from prune_gym.problem.costs import measure_unpruned
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.equivalence import check_compaction, check_smallest
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups, find_weight_groups
-from prune_gym.pruning.inference import check_precision, find_layout, trains_channels_last
+from prune_gym.pruning.inference import (
+    InferenceLayout,
+    check_precision,
+    find_layout,
+    trains_channels_last,
+)
 from prune_gym.training.recovery import RECOVERIES
 from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.devices import resolve_device
@@ -122,15 +127,9 @@ def make_problem(
     repair = _function("recovery", RECOVERIES, recovery)
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
         weights = find_checkpoint(str(network), dataset)  # before a download for nothing
-    data = _first_validated(_dataset(dataset, train, validation, test), evaluation_samples)
-    with memory_bound(f"{place} cannot hold the images; use another device or fewer of them"):
-        data = data.to(place)
+    data = _dataset(dataset, train, validation, test, evaluation_samples, place)
     module = trained_network(network, dataset, data, weights).to(place).eval()
-    some = data.train.batch(slice(3))
-    check_runs(module, some, data)
-    layout = find_layout(module, some, precision)
-    if layout.channels_last and trains_channels_last(module, some):
-        data = data.channels_last()
+    data, layout = _laid_out(module, data, precision)
     example = data.train.batch(slice(1))
     groups = _groups(module, example, structure, ignore)
     scores = score_groups(module, groups, score, data.train, seed)
@@ -153,6 +152,16 @@ def make_problem(
     )
     _check_smallest(problem, is_known=unpruned_values is not None)
     return problem
+
+
+def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Dataset, InferenceLayout]:
+    """The data as the network is trained on it fastest, and how the network is judged."""
+    some = data.train.batch(slice(3))
+    check_runs(network, some, data)
+    layout = find_layout(network, some, precision)
+    if layout.channels_last and trains_channels_last(network, some):
+        data = data.channels_last()
+    return data, layout
 
 
 def _groups(
@@ -211,19 +220,24 @@ def _function(argument: str, registry: Registry[Any], value: Any) -> Callable[..
     return found
 
 
-def _dataset(dataset: str | Dataset, train: Any, validation: Any, test: Any) -> Dataset:
+def _dataset(
+    dataset: str | Dataset,
+    train: Any,
+    validation: Any,
+    test: Any,
+    evaluation_samples: int | None,
+    device: torch.device,
+) -> Dataset:
+    """The dataset that is meant, on the device, with so many validation images at most."""
     if (train is None) != (validation is None):
         raise InvalidValueError("train and validation belong together: give both or none of them.")
-    return load_dataset(dataset) if train is None else own_dataset(train, validation, test)
-
-
-def _first_validated(data: Dataset, evaluation_samples: int | None) -> Dataset:
-    """The dataset with the first so many validation images only."""
-    if evaluation_samples is None:
-        return data
-    n = whole_number("evaluation_samples", evaluation_samples, 1)
-    if n > len(data.validation):
-        raise InvalidValueError(
-            f"evaluation_samples={n} is more than the {len(data.validation)} validation images."
-        )
-    return replace(data, validation=data.validation.first(n))
+    data = load_dataset(dataset) if train is None else own_dataset(train, validation, test)
+    if evaluation_samples is not None:
+        n = whole_number("evaluation_samples", evaluation_samples, 1)
+        if n > len(data.validation):
+            raise InvalidValueError(
+                f"evaluation_samples={n} is more than the {len(data.validation)} validation images."
+            )
+        data = replace(data, validation=data.validation.first(n))
+    with memory_bound(f"{device} cannot hold the images; use another device or fewer of them"):
+        return data.to(device)

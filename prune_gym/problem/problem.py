@@ -185,10 +185,6 @@ class PruningProblem:
         """
         return self.cost_model.counted_costs(counts)
 
-    def scalar_cost(self, costs: NDArray[np.float64]) -> float:
-        """One number of all costs, (n_budgets,): the one, or the worst of costs / limits."""
-        return self.constraint.cost(costs)
-
     def feasible(self, costs: NDArray[np.float64]) -> bool:
         """Whether every cost, (n_budgets,), is within its limit (no tolerance)."""
         return self.constraint.is_met(costs)

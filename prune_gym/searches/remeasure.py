@@ -85,11 +85,11 @@ def cost_in_words(
 ) -> str:
     """``latency_ms 0.4312 (1.2 ms; 0.42 to 0.45 in 5 measurements) of at most 0.5 (1.4 ms)``."""
     budget, limit = problem.budgets[index], problem.limits[index]
-    dense = float(problem.unpruned_values[index])
+    unpruned = float(problem.unpruned_values[index])
     spread = "" if measured is None else f"; {spread_in_words(measured)}"
     return (
-        f"{budget.name} {cost:.4f} ({amount(cost * dense, budget.unit)}{spread}) of at most "
-        f"{limit:.6g} ({amount(limit * dense, budget.unit)})"
+        f"{budget.name} {cost:.4f} ({amount(cost * unpruned, budget.unit)}{spread}) of at most "
+        f"{limit:.6g} ({amount(limit * unpruned, budget.unit)})"
     )
 
 

@@ -31,7 +31,7 @@ def test_a_problem_and_its_outcomes_follow_the_rule():
     problem = tiny.make_tiny(budgets={"params": 0.5, "macs": 0.4})
     outcome = problem.evaluate(tiny.random_masks(problem, 0))
     assert problem.constraint == Constraint((0.5, 0.4))
-    assert outcome.cost == problem.scalar_cost(outcome.cost_array)
+    assert outcome.cost == problem.constraint.cost(outcome.cost_array)
     assert outcome.cost == max(outcome.costs["params"] / 0.5, outcome.costs["macs"] / 0.4)
     np.testing.assert_array_equal(outcome.cost_array, outcome.value_array / problem.unpruned_values)
     other = outcome.judged_by((1.0, 1.0))

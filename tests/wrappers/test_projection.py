@@ -112,7 +112,7 @@ def test_no_episode_breaks_a_limit(case, seed, max_ratio, cost_mode):
         costs = problem.costs(env.unwrapped.last_masks())
         assert (costs <= np.array(problem.limits)).all()
         charged = [info["cost"] for info in infos]
-        assert sum(charged) == pytest.approx(problem.scalar_cost(costs), abs=1e-12)
+        assert sum(charged) == pytest.approx(problem.constraint.cost(costs), abs=1e-12)
         assert cost_mode == "terminal" or min(charged) >= -1e-12
 
 
