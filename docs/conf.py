@@ -29,7 +29,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_extensions"]
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"  # `name` in a docstring: a link where there is something to link to
@@ -39,6 +39,8 @@ autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 napoleon_use_rtype = False
+
+smartquotes = False  # options begin with two hyphens
 
 html_theme = "furo"
 html_title = "prune_gym"

@@ -65,11 +65,14 @@ def page(family: families.Family, episode: Episode) -> str:
     accuracy, within = episode.info["accuracy"], episode.info["feasible"]
     verdict = "within the limit" if within else "over the limit"
     ids = "".join(f"- `{env_id}`\n" for env_id in family.ids)
+    caption = (
+        f"One episode of sampled actions of the environment above ({len(episode.frames) - 1} "
+        f"steps); the network that it ends with has a validation accuracy of {accuracy:.3f} and is "
+        f"{verdict}. {family.caption}"
+    )
     return f"""# {family.title}
 
 {family.words.strip()}
-
-Ids:
 
 {ids}
 ```python
@@ -78,11 +81,9 @@ Ids:
 
 ![One episode, filter group by filter group]({family.name}.gif){{.picture}}
 
-*One episode of sampled actions of the environment above ({len(episode.frames) - 1} steps); the
-network that it ends with has a validation accuracy of {accuracy:.3f} and is {verdict}.
-{family.caption.strip()}*
+*{caption.strip()}*
 
-The text below is the docstring of `prune_gym.envs.{family.env_class}`.
+What follows is the docstring of `prune_gym.envs.{family.env_class}`.
 
 {inspect.cleandoc(env_class.__doc__ or "")}
 """

@@ -53,9 +53,9 @@ env = prune_gym.ProjectionWrapper(env)  # sampled actions that keep the limit
         ids=("PruneVGGFilters-v0",),
         env_class="FilterPruneEnv",
         words="""
-The same network and data; an action says of every filter of a group whether it stays. `BinaryFilters`
-makes the action space `MultiBinary`, `BinaryToBox` brings that back to a `Box` for agents that want
-one.
+The same network and data; an action says of every filter of a group whether it stays.
+`BinaryFilters` makes the action space `MultiBinary`, `BinaryToBox` brings that back to a `Box` for
+agents that want one.
 """,
         code="""
 import gymnasium as gym
@@ -71,8 +71,8 @@ env = prune_gym.ProjectionWrapper(env)
         ids=(),
         env_class="NetworkPruneEnv",
         words="""
-No id of its own: `granularity="network"` makes any of the environments a bandit, whose one action is
-the vector of all prune ratios. It is the setting of random search, of evolution strategies and of
+No id of its own: `granularity="network"` makes any of the environments a bandit, whose one action
+is the vector of all prune ratios. It is the setting of random search, of evolution strategies and of
 Bayesian optimisation.
 """,
         code="""
@@ -93,14 +93,18 @@ env = prune_gym.ProjectionWrapper(env)
         words="""
 The budget is `latency_ms`, the time of one forward on this machine: at most half of the unpruned
 network's. It is measured, so the id is registered with `nondeterministic=True`: another process
-measures another cost. While an episode goes on, the share of parameters stands in for the budget, in
-the observation and in the picture; the cost is measured at its end.
+measures another cost. While an episode goes on, the share of parameters stands in for the budget,
+in the observation and in the picture; the cost is measured at its end.
 """,
         code="""
+import time
+
 import gymnasium as gym
 import prune_gym
 
-env = gym.make("PruneVGGLatency-v0", render_mode="rgb_array")
+# time of this thread alone, so that a busy machine measures the same; "latency_ms" takes all time
+latency = prune_gym.latency_ms(clock=time.thread_time, error=0.2)
+env = gym.make("PruneVGGLatency-v0", budgets={latency: 0.5}, render_mode="rgb_array")
 """,
         caption="The latency was measured on the machine that built this page.",
     ),
@@ -170,8 +174,8 @@ env = prune_gym.ProjectionWrapper(env)
         ),
         env_class="LayerPruneEnv",
         words="""
-The networks of the pruning literature for 32x32 pixels. They need trained weights, which one command
-makes (`prune-gym pretrain vgg16 --dataset cifar10`), and CIFAR-10, which is downloaded once;
+The networks of the pruning literature for 32x32 pixels. They need trained weights, which one
+command makes (`prune-gym pretrain vgg16 --dataset cifar10`), and CIFAR-10, which is downloaded once;
 `gym.make("PruneVGG16-CIFAR10-v0")` then finds both, and fails with that command otherwise. See
 [real networks and real images](../../networks_and_data.md).
 """,
@@ -192,8 +196,8 @@ env = gym.make(
 )
 env = prune_gym.ProjectionWrapper(env)
 """,
-        caption="This page was built without weights and without CIFAR-10: the episode is one of an "
-        "untrained VGG11 on random images, so the accuracy is chance. Spaces and pictures are those "
-        "of `PruneVGG11-CIFAR10-v0`.",
+        caption="This page was built without weights and without CIFAR-10: the episode is one of "
+        "an untrained VGG11 on random images, so the accuracy is chance. Spaces and pictures are "
+        "those of `PruneVGG11-CIFAR10-v0`.",
     ),
 )
