@@ -26,9 +26,9 @@ from stable_baselines3.common.vec_env import (
 
 from agents.costs import check_cost_limit, read_cost_limit
 from agents.env_checks import as_vec_env, unwrapped_ids
+from agents.errors import InvalidValueError
 from agents.evaluation import Evaluation, evaluate
 from agents.files import replacing
-from agents.errors import InvalidValueError
 
 
 class ConstrainedEvalCallback(EvalCallback):
