@@ -56,14 +56,6 @@ class MissingFileError(FileError, FileNotFoundError):
     """A file that is not there; the message names it."""
 
 
-class NotAFileError(FileError, IsADirectoryError):
-    """A folder where a file is to be written; the message names it."""
-
-
-class NotAFolderError(FileError, NotADirectoryError):
-    """A file where a folder is to be; the message names it."""
-
-
 class MissingLibraryError(AgentsError, ModuleNotFoundError):
     """An optional library that cannot be imported; the message says how to install it."""
 

@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from agents.errors import FileError, NotAFileError, NotAFolderError
+from agents.errors import FileError
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Path | str, kind: type[OSError] = FileError) -> Iterator[Path]:
     """Where to write what shall become ``path``.
 
     What lies at ``path`` stays as it is until the block has ended. Where the block raises (a full
@@ -25,7 +25,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
     same time do not meet: the last one to end is the one that stays.
 
     Args:
-        path: The file to make or to replace; its folder exists.
+        path: The file to make or to replace; its folder is made where it is missing.
+        kind: The error to raise where the file cannot be written.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with replacing(Path(folder) / "x.txt") as partial:
@@ -36,39 +37,16 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # the first error is the one to tell
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, kind):
+            message = f"{path} cannot be written: {error.strerror or error}."
+            raise kind(error.errno, message) from error
         raise
-
-
-def check_writable(path: Path | str) -> None:
-    """Find out, before hours of work, whether ``path`` can be written; nothing is left behind.
-
-    Args:
-        path: The file to make or to replace; its folder may be missing.
-
-    Raises:
-        FileError: If it is a folder, or its folder is no folder, cannot be made or takes no file.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise NotAFileError(f"{path} is a folder; give a file, e.g. {path / 'network'}.")
-    folder = path.parent
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    if not folder.is_dir():
-        raise NotAFolderError(f"{path} cannot be written: {folder} is no folder; give another.")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise FileError(
-            f"{path} cannot be written: {folder} takes no file ({error.strerror or error}); give "
-            "another."
-        ) from error
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -89,18 +67,25 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def write_json(path: Path | str, content: Any, *, indent: int | None = 2) -> None:
+def write_json(
+    path: Path | str,
+    content: Any,
+    *,
+    indent: int | None = 2,
+    kind: type[OSError] = FileError,
+) -> None:
     """Write JSON; numbers that it has no name for (infinite ones and NaN) become null.
 
     Args:
-        path: The file to make or to replace; its folder exists.
+        path: The file to make or to replace; its folder is made where it is missing.
         content: Dicts, lists and tuples of texts, numbers, booleans and None.
         indent: Of each level; None writes one line.
+        kind: The error to raise where the file cannot be written.
 
     Raises:
         TypeError: If there is something in it that JSON cannot hold.
     """
-    with replacing(path) as partial:
+    with replacing(path, kind) as partial:
         text = json.dumps(_finite(content), indent=indent, allow_nan=False)
         partial.write_text(text + "\n", encoding="utf-8")
 
@@ -131,30 +116,6 @@ def read_json(path: Path | str, kind: type[Exception]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise kind(f"{path} holds no keys.")
     return content
-
-
-def fact_in(path: Path | str, name: str) -> Any:
-    """Return an entry of a JSON file; None where there is no such file, or no such entry."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))[name]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-@contextmanager
-def reading(path: Path | str, kind: type[Exception]) -> Iterator[None]:
-    """What goes wrong while the content of a file is taken up is the file's fault.
-
-    Args:
-        path: The file.
-        kind: The error to raise, with what to do.
-    """
-    try:
-        yield
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise kind(
-            f"{path} is damaged or of another version ({error}); delete it to start anew."
-        ) from error
 
 
 def count_lines(path: Path) -> int:

@@ -77,16 +77,16 @@ def run(
             final: dict[str, Any] = {}
         else:
             final = train(algo, seed, problem, archive, evaluations, workers)
-    feasible = [index for index, row in enumerate(archive.episodes) if row.feasible]
-    late = archive.episodes[-len(archive.episodes) // 10 :]
+    feasible = [index for index, row in enumerate(archive.trials) if row.feasible]
+    late = archive.trials[-len(archive.trials) // 10 :]
     return {
         "algo": algo,
         "seed": seed,
-        "evaluations": len(archive.episodes),
+        "evaluations": len(archive.trials),
         "cost_limit": problem.cost_limit,
         "best_feasible": None if archive.best is None else archive.best.accuracy,
         "evaluations_to_first_feasible": feasible[0] + 1 if feasible else None,
-        "violations": len(archive.episodes) - len(feasible),
+        "violations": len(archive.trials) - len(feasible),
         "late_violation_rate": float(np.mean([not row.feasible for row in late])),
         **final,
         "wall_s": round(time.monotonic() - began, 1),

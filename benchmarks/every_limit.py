@@ -100,8 +100,8 @@ def run(agent: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "agent": agent,
         "seed": seed,
         "projected": not bare,
-        "evaluations": len(archive.episodes),
-        "infeasible_evaluations": sum(not row.feasible for row in archive.episodes),
+        "evaluations": len(archive.trials),
+        "infeasible_evaluations": sum(not row.feasible for row in archive.trials),
         "at_limit": at,
         "trained_s": round(trained_s, 1),
     }

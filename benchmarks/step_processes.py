@@ -210,7 +210,7 @@ def whole_search(timesteps: int) -> dict[str, Any]:
         "update_s": spent["update of the agent"],
         "recording_s": spent["recording"],
         "finish_s": finished,
-        "networks": len(search.archive.episodes),
+        "networks": len(search.archive.trials),
     }
 
 

@@ -21,18 +21,17 @@ from prune_gym.datasets import Dataset, file_name, load_dataset
 from prune_gym.errors import CheckpointError, FileError, InvalidValueError, TrainingDivergedError
 from prune_gym.networks.build import build_for, check_outputs
 from prune_gym.networks.checkpoints import (
-    cache_dir,
     checkpoint_path,
     load_weights,
     read_tensors,
     save_weights,
     write_tensors,
 )
-from prune_gym.problem.saving import write_json
 from prune_gym.training.evaluation import accuracy
 from prune_gym.training.loop import MANY, Recipe, Training, check_loss
+from prune_gym.utils.cache import cache_dir
 from prune_gym.utils.devices import has_bfloat16, resolve_device
-from prune_gym.utils.files import check_writable, fact_in, reading, replacing
+from prune_gym.utils.files import check_writable, fact_in, reading, replacing, write_json
 
 SAVE_EVERY_S = 60.0
 JUDGED = 2_000  # validation images after each epoch; the last judgement uses all of them

@@ -27,7 +27,7 @@ from prune_gym.errors import (
 )
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.saving import load_pruned, masks_of_plan, write_json
+from prune_gym.problem.saving import load_pruned, masks_of_plan
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.fine_tuning import OnStep
 from prune_gym.searches.remeasure import confirm, spread_in_words
@@ -35,6 +35,7 @@ from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.search import Progress, Search, begin, check_algorithm, make_config_env
 from prune_gym.training.evaluation import accuracy
+from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
 
 
@@ -156,7 +157,7 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
     except KeyboardInterrupt:
         result = replace(result, stopped=True)
     except BudgetError as error:
-        kept = len(search.archive.episodes)
+        kept = len(search.archive.trials)
         words = f"The {kept} networks recorded so far are kept" if kept else "None is recorded yet"
         raise BudgetError(
             f"{error}\n{words}. Mend the budget, then: prune-gym prune --resume {folder.path}"

@@ -25,7 +25,7 @@ from prune_gym.utils.files import replacing
 
 
 @dataclass(frozen=True, eq=False)
-class Episode:
+class Trial:
     """One evaluated network.
 
     Attributes:
@@ -43,7 +43,7 @@ class Episode:
     kept: tuple[float, ...]
 
     @classmethod
-    def of(cls, outcome: Outcome) -> Episode:
+    def of(cls, outcome: Outcome) -> Trial:
         """The row of an outcome."""
         kept = tuple(float(share) for share in outcome.kept)
         return cls(outcome.accuracy, outcome.cost, outcome.costs, outcome.feasible, kept)
@@ -246,7 +246,7 @@ class Archive:
     """Everything evaluated, in order, the best feasible network, and the front.
 
     Attributes:
-        episodes: one row per evaluation.
+        trials: one row per evaluation.
         best: the best feasible row, or None; by accuracy, then by lower cost, then by age.
         best_masks: its keep masks.
         on_add: called with every new row, its masks and outcome, and whether it is the new best.
@@ -254,31 +254,31 @@ class Archive:
         front: what no other evaluated network beats, with masks.
     """
 
-    episodes: list[Episode] = field(default_factory=list)
-    best: Episode | None = None
+    trials: list[Trial] = field(default_factory=list)
+    best: Trial | None = None
     best_masks: Masks | None = None
-    on_add: Callable[[Episode, Masks, Outcome, bool], None] | None = None
+    on_add: Callable[[Trial, Masks, Outcome, bool], None] | None = None
     further: Callable[[Masks], dict[str, float]] | None = None
     front: Front = field(default_factory=Front)
 
-    def put(self, episode: Episode) -> bool:
+    def put(self, trial: Trial) -> bool:
         """Add a row; returns whether it is the new best feasible one."""
-        self.episodes.append(episode)
-        better = self.best is None or _rank(episode) > _rank(self.best)
-        if episode.feasible and better:
-            self.best = episode
-        return episode.feasible and better
+        self.trials.append(trial)
+        better = self.best is None or _rank(trial) > _rank(self.best)
+        if trial.feasible and better:
+            self.best = trial
+        return trial.feasible and better
 
     def add(self, masks: Masks, outcome: Outcome) -> None:
         """Record an outcome and the masks it came from."""
-        episode = Episode.of(outcome)
-        improved = self.put(episode)
-        costs = episode.costs if self.further is None else {**episode.costs, **self.further(masks)}
-        self.front.add(len(self.episodes), episode.accuracy, costs, masks)
+        trial = Trial.of(outcome)
+        improved = self.put(trial)
+        costs = trial.costs if self.further is None else {**trial.costs, **self.further(masks)}
+        self.front.add(len(self.trials), trial.accuracy, costs, masks)
         if improved:
             self.best_masks = tuple(mask.copy() for mask in masks)
         if self.on_add is not None:
-            self.on_add(episode, masks, outcome, improved)
+            self.on_add(trial, masks, outcome, improved)
 
     def best_within(self, limits: Mapping[str, float]) -> Candidate:
         """The most accurate evaluated network within other limits; see `Front.best_within`."""
@@ -291,13 +291,13 @@ class Archive:
             NothingFeasibleError: says how close the search came.
         """
         if self.best_masks is None:
-            nearest = min((episode.cost for episode in self.episodes), default=float("nan"))
+            nearest = min((trial.cost for trial in self.trials), default=float("nan"))
             raise NothingFeasibleError(
-                f"none of {len(self.episodes)} evaluated networks meets every limit (lowest cost "
+                f"none of {len(self.trials)} evaluated networks meets every limit (lowest cost "
                 f"{nearest:.4g}). Search longer, or raise the limit."
             )
         return self.best_masks
 
 
-def _rank(episode: Episode) -> tuple[float, float]:
-    return episode.accuracy, -episode.cost
+def _rank(trial: Trial) -> tuple[float, float]:
+    return trial.accuracy, -trial.cost

@@ -16,7 +16,7 @@ from prune_gym.networks.checkpoints import read_tensors, write_tensors
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.copying import rebuild
 from prune_gym.pruning.masks import Mask, Masks
-from prune_gym.utils.files import replacing
+from prune_gym.utils.files import write_json
 
 TENSORS, PLAN = "network.safetensors", "plan.json"
 _FORMAT = 1
@@ -143,9 +143,3 @@ def masks_of_plan(folder: Path | str, problem: PruningProblem) -> Masks:
         mask[row["kept"]] = True
         masks.append(mask)
     return tuple(masks)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")

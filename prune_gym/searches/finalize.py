@@ -11,13 +11,14 @@ from torch import nn
 from prune_gym.budgets import count
 from prune_gym.errors import NothingFeasibleError
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.saving import save_pruned, write_json
+from prune_gym.problem.saving import save_pruned
 from prune_gym.pruning.masks import Mask, Masks
 from prune_gym.searches.fine_tuning import OnStep, fine_tune
 from prune_gym.searches.remeasure import Confirmation, candidates, confirm
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import SearchConfig
 from prune_gym.training.evaluation import accuracy, paired_latency_ms
+from prune_gym.utils.files import write_json
 
 LATENCY_BATCH = 100
 TUNED = 3  # networks are fine-tuned at most before a search gives up
@@ -41,7 +42,7 @@ def finish(
         NothingFeasibleError: no evaluated network meets every limit, or none of the best still
             does when it is measured anew; the run folder keeps the network as it was searched.
     """
-    problem, config, trials = result.problem, result.config, result.archive.episodes
+    problem, config, trials = result.problem, result.config, result.archive.trials
     in_turn = candidates(result.archive, problem, config.by_ratio)
     feasible = sum(trial.feasible for trial in trials)
     told = {

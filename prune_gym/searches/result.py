@@ -118,7 +118,7 @@ class SearchResult:
 
     def __len__(self) -> int:
         """How many networks were judged."""
-        return len(self.archive.episodes)
+        return len(self.archive.trials)
 
     @property
     def feasible(self) -> bool:
@@ -133,7 +133,7 @@ class SearchResult:
             NothingFeasibleError: there is none; says how close the search came.
         """
         masks = self.masks
-        number = self.archive.episodes.index(self.archive.best) + 1  # type: ignore[arg-type]
+        number = self.archive.trials.index(self.archive.best) + 1  # type: ignore[arg-type]
         return self._built(masks, number, self.outcome.accuracy, self.outcome.network)
 
     @property
@@ -162,7 +162,8 @@ class SearchResult:
         """Every judged network in order, a structured array (n,).
 
         Its fields: ``accuracy`` f8; ``cost`` f8, the scalar; ``feasible`` bool; ``costs``
-        (n_budgets,) f8 in the order of ``problem.names``; ``kept`` (n_groups,) f8, fraction of filters kept.
+        (n_budgets,) f8 in the order of ``problem.names``; ``kept`` (n_groups,) f8, fraction of
+        filters kept.
         """
         fields = np.dtype(
             [
@@ -175,7 +176,7 @@ class SearchResult:
         )
         rows = [
             (row.accuracy, row.cost, row.feasible, tuple(row.costs.values()), row.kept)
-            for row in self.archive.episodes
+            for row in self.archive.trials
         ]
         return np.array(rows, dtype=fields)
 

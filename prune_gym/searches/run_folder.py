@@ -15,10 +15,11 @@ from typing import Any
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import InvalidValueError, RunFolderError
-from prune_gym.problem.archive import Archive, Episode, Front
+from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.saving import masks_of_plan, write_json
+from prune_gym.problem.saving import masks_of_plan
 from prune_gym.searches.baselines import BASELINES
+from prune_gym.utils.files import write_json
 
 _PACKAGES = (
     "prune-gym",
@@ -144,7 +145,7 @@ class RunFolder:
         return cls(Path(path)), config
 
     def note_command(self) -> None:
-        """Add the command line of this sitting to ``command.txt``."""
+        """Add the command line of this call to ``command.txt``."""
         with (self.path / "command.txt").open("a", encoding="utf-8") as file:
             file.write(shlex.join(["prune-gym", *sys.argv[1:]]) + "\n")
 
@@ -173,20 +174,18 @@ class RunFolder:
         """One row per evaluated network."""
         return self.path / "episodes.csv"
 
-    def append(
-        self, episode: Episode, number: int, multiplier: float, problem: PruningProblem
-    ) -> None:
+    def append(self, trial: Trial, number: int, multiplier: float, problem: PruningProblem) -> None:
         """Add one row to the log of episodes."""
         row: dict[str, Any] = {
             "episode": number,
-            "accuracy": repr(episode.accuracy),
-            "cost": repr(episode.cost),
-            "feasible": int(episode.feasible),
+            "accuracy": repr(trial.accuracy),
+            "cost": repr(trial.cost),
+            "feasible": int(trial.feasible),
             "multiplier": repr(multiplier),
-            **{f"cost_{name}": repr(cost) for name, cost in episode.costs.items()},
+            **{f"cost_{name}": repr(cost) for name, cost in trial.costs.items()},
             **{
                 f"kept_{group.name}": f"{share:.6g}"
-                for group, share in zip(problem.groups, episode.kept, strict=True)
+                for group, share in zip(problem.groups, trial.kept, strict=True)
             },
         }
         new = not self.episodes.exists()
@@ -239,7 +238,7 @@ class RunFolder:
         self._drop_cut_line()
         for row in self.read_episodes():
             archive.put(
-                Episode(
+                Trial(
                     accuracy=float(row["accuracy"]),
                     cost=float(row["cost"]),
                     costs={
@@ -253,7 +252,7 @@ class RunFolder:
             )
         if self.front.is_file():
             front = Front.load(self.front, RunFolderError)
-            archive.front = front.until(len(archive.episodes))
+            archive.front = front.until(len(archive.trials))
         if archive.best is not None:
             archive.best_masks = masks_of_plan(self.path, problem)
         return int(self.read_json("state.json").get("remembered", 0))

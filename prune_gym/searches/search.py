@@ -16,7 +16,7 @@ import numpy as np
 
 from agents.console import stopping
 from prune_gym.errors import InvalidTypeError, InvalidValueError, RunFolderError, UsageError
-from prune_gym.problem.archive import Archive, Episode, further_costs
+from prune_gym.problem.archive import Archive, Trial, further_costs
 from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
@@ -236,7 +236,7 @@ class Search:
     @property
     def progress(self) -> Progress:
         """How far it is."""
-        rows, best = self.archive.episodes, self.archive.best
+        rows, best = self.archive.trials, self.archive.best
         return Progress(
             evaluations=len(rows),
             total=self.evaluations,
@@ -269,7 +269,7 @@ class Search:
 
         Black-box budgets are called one at a time: they may count, measure time, or use a device.
         """
-        if self.folder is not None and len(self.archive.episodes) < self.evaluations:
+        if self.folder is not None and len(self.archive.trials) < self.evaluations:
             self.folder.drop_results()
         black_box = any(budget.counted is None for budget in self.problem.budgets)
         device = self.problem.example.device
@@ -289,14 +289,14 @@ class Search:
             self._save_front()
         return self.result
 
-    def _record(self, episode: Episode, masks: Masks, outcome: Outcome, improved: bool) -> None:
+    def _record(self, trial: Trial, masks: Masks, outcome: Outcome, improved: bool) -> None:
         if improved:
             self.best_outcome = outcome
         if self.folder is not None:
             if improved:
                 path, name = self.folder.path, self.config.network_name
                 save_pruned(path, outcome.network, self.problem, masks, name)
-            self.folder.append(episode, len(self.archive.episodes), self.multiplier, self.problem)
+            self.folder.append(trial, len(self.archive.trials), self.multiplier, self.problem)
             if time.monotonic() >= self._front_due:
                 self._save_front()
         if self.on_progress is not None:
@@ -316,7 +316,7 @@ class Search:
         """Ask for ratios, judge them, tell; rows of an earlier run are told again, not judged."""
         generator = np.random.default_rng(self.config.seed)
         costs = Costs(self.problem) if self.config.hard else None
-        known = [(row.accuracy, row.cost, row.feasible) for row in self.archive.episodes]
+        known = [(row.accuracy, row.cost, row.feasible) for row in self.archive.trials]
         proposer = BASELINES.get(self.config.algo)(
             len(self.problem.groups), self.evaluations, generator
         )
@@ -338,16 +338,16 @@ class Search:
             [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)], workers
         )
         # A resumed search goes on with other noise; the same would repeat the same networks.
-        venv.seed(config.seed + len(self.archive.episodes))
+        venv.seed(config.seed + len(self.archive.trials))
         try:
             model = self._agent(venv)
-            if len(self.archive.episodes) < self.evaluations:
+            if len(self.archive.trials) < self.evaluations:
                 # whole episodes of all environments: the callback ends with the last one needed
                 episodes = -(-self.evaluations // N_ENVS) * N_ENVS
                 n_groups = len(self.problem.groups)
                 total = max(config.timesteps, episodes * n_groups)
                 # steps of episodes that were broken off have judged nothing
-                model.num_timesteps = len(self.archive.episodes) * n_groups
+                model.num_timesteps = len(self.archive.trials) * n_groups
                 steps = total - model.num_timesteps
                 try:
                     model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
@@ -374,7 +374,7 @@ class Search:
                     f"{self.folder.agent} is damaged ({error}); delete it, and "
                     f"{self.folder.replay_buffer.name} if it is there, to go on with a new one."
                 ) from error
-            model.set_random_seed(self.config.seed + len(self.archive.episodes))
+            model.set_random_seed(self.config.seed + len(self.archive.trials))
         else:
             free: dict[str, Any] = {}
             if self.config.hard and AGENTS[self.config.algo].multiplier is not None:
@@ -395,13 +395,11 @@ class Search:
 
             def _on_step(self) -> bool:
                 searching.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
-                left = searching.evaluations - len(searching.archive.episodes)
+                left = searching.evaluations - len(searching.archive.trials)
                 for index in np.flatnonzero(self.locals["dones"])[:left]:
                     env = self.training_env.envs[index].unwrapped  # type: ignore[attr-defined]
                     searching.archive.add(env.last_masks(), env.last_outcome())
-                return (
-                    not searching.stop and len(searching.archive.episodes) < searching.evaluations
-                )
+                return not searching.stop and len(searching.archive.trials) < searching.evaluations
 
             def _on_rollout_start(self) -> None:
                 if searching.folder and time.monotonic() - self.saved > SAVE_EVERY_S:

@@ -1,54 +1,21 @@
-"""Files that are whole or not there: written beside their place, then renamed into it."""
+"""Files that are whole or not there, written as `agents.files` writes them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import secrets
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agents import files
 from prune_gym.errors import FileError, FolderInPlaceError, NoFolderError
 
-
-@contextlib.contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """Where to write what shall become ``path``.
-
-    What lies at ``path`` stays as it is until the block has ended. Where the block raises (a full
-    disk, Ctrl-C, a check that failed), ``path`` is untouched and the partial file is removed.
-    The partial file's name is nobody else's, so that processes which write the same file at the
-    same time do not meet: the last one to end is the one that stays.
-
-    Args:
-        path: the file to make or to replace; its folder is made where it is missing.
-
-    Raises:
-        FileError: the file cannot be written.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with replacing(Path(folder) / "x.txt") as partial:
-    ...         size = partial.write_text("whole")
-    ...     print((Path(folder) / "x.txt").read_text(), partial.exists())
-    whole False
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, FileError):
-            message = f"{path} cannot be written: {error.strerror or error}."
-            raise FileError(error.errno, message) from error
-        raise
+replacing = partial(files.replacing, kind=FileError)
+write_json = partial(files.write_json, indent=1, kind=FileError)
 
 
 def check_writable(path: Path | str) -> None:

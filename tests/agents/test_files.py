@@ -8,15 +8,7 @@ import math
 import pytest
 
 from agents.errors import FileError, RunFolderError
-from agents.files import (
-    check_writable,
-    fact_in,
-    make_folder,
-    read_json,
-    reading,
-    replacing,
-    write_json,
-)
+from agents.files import make_folder, read_json, replacing, write_json
 
 
 def test_a_file_that_was_not_finished_replaces_nothing(tmp_path):
@@ -56,29 +48,8 @@ def test_what_cannot_be_read_is_named(tmp_path, content, message):
         read_json(path, RunFolderError)
 
 
-def test_facts(tmp_path):
-    path = tmp_path / "x.json"
-    assert fact_in(path, "a") is None
-    write_json(path, {"a": 3})
-    assert (fact_in(path, "a"), fact_in(path, "b")) == (3, None)
-
-
-def test_what_goes_wrong_with_content_is_the_fault_of_the_file():
-    words = r"x\.npz is damaged or of another version \('a'\)"
-    with pytest.raises(RunFolderError, match=words), reading("x.npz", RunFolderError):
-        {}["a"]
-
-
-def test_what_cannot_be_written_is_said_beforehand(tmp_path):
-    check_writable(tmp_path / "new" / "folder" / "x.pt")
-    assert not list(tmp_path.iterdir())
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(IsADirectoryError, match=r"is a folder; give a file"):
-        check_writable(tmp_path)
-    with pytest.raises(NotADirectoryError, match=r"file is no folder; give another"):
-        check_writable(tmp_path / "file" / "x.pt")
     with pytest.raises(FileError, match=r"cannot be written \(Not a directory\); give another"):
         make_folder(tmp_path / "file" / "x")
     assert make_folder(tmp_path / "a" / "b").is_dir()
-    with pytest.raises(FileError, match=r"takes no file"):
-        check_writable("/proc/x.pt")

@@ -160,7 +160,7 @@ def test_the_archive_judges_by_the_episodes_limit(tiny_problem):
     for limit, action in ((0.8, -0.4), (0.2, -0.4), (0.2, 0.9)):
         env.reset(seed=0, options={"limit": limit})
         env.step(np.full(3, action, dtype=np.float32))
-    rows = env.archive.episodes
+    rows = env.archive.trials
     assert [row.feasible for row in rows] == [True, False, True]
     assert rows[0].cost * 0.8 == pytest.approx(rows[1].cost * 0.2)
     assert rows[0].costs == rows[1].costs
@@ -189,7 +189,7 @@ def test_the_best_network_is_one_within_limits(tiny_problem):
         env.step(np.full(3, action, dtype=np.float32))
     with pytest.raises(ValueError, match=r"Say within which: best_network\(\{'params': 0\.1\}\)"):
         env.best_network()
-    costs = {row.costs["params"] for row in env.archive.episodes}
+    costs = {row.costs["params"] for row in env.archive.trials}
     for limit in sorted(costs):
         masks = env.archive.best_within({"params": limit}).masks
         expected = tiny_problem.recover(tiny_problem.compact(masks))

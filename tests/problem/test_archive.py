@@ -8,14 +8,14 @@ import pytest
 import tiny
 
 from prune_gym.errors import NothingFeasibleError, RunFolderError
-from prune_gym.problem.archive import Archive, Episode
+from prune_gym.problem.archive import Archive, Trial
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 
 CONFIG = SearchConfig("PruneVGG-v0", "random", 24, 0, 2, {"network": "small", "dataset": "digits"})
 
 
 def episode(accuracy, cost=0.4, feasible=True):
-    return Episode(accuracy, cost, {"params": cost}, feasible, (1.0, 0.5, 0.25))
+    return Trial(accuracy, cost, {"params": cost}, feasible, (1.0, 0.5, 0.25))
 
 
 def test_ranking():
@@ -32,7 +32,7 @@ def test_ranking():
     best = episode(0.8, 0.45)
     assert archive.put(best)
     assert archive.best is best
-    assert len(archive.episodes) == 7
+    assert len(archive.trials) == 7
 
 
 def test_nothing_feasible_says_how_close_it_was():
@@ -55,7 +55,7 @@ def test_added_outcomes_are_told(tiny_problem):
     for seed in range(6):
         masks = tiny.random_masks(tiny_problem, seed, 0.3)
         archive.add(masks, tiny_problem.evaluate(masks))
-    assert [row for row, _ in told] == archive.episodes
+    assert [row for row, _ in told] == archive.trials
     last_best = [row for row, best in told if best][-1]
     assert archive.best is last_best
     assert tiny_problem.evaluate(archive.feasible_masks()).accuracy == last_best.accuracy
@@ -92,15 +92,15 @@ def test_episodes_survive_exactly(folder, tiny_problem):
     for seed in range(8):
         masks = tiny.random_masks(tiny_problem, seed, 0.4)
         archive.add(masks, tiny_problem.evaluate(masks))
-        folder.append(archive.episodes[-1], seed + 1, seed / 3, tiny_problem)
+        folder.append(archive.trials[-1], seed + 1, seed / 3, tiny_problem)
     restored = Archive()
     folder.restore(restored)
     assert restored.best_masks is None
-    for one, other in zip(restored.episodes, archive.episodes, strict=True):
+    for one, other in zip(restored.episodes, archive.trials, strict=True):
         assert (one.accuracy, one.cost, one.costs) == (other.accuracy, other.cost, other.costs)
         assert one.feasible == other.feasible
         assert one.kept == pytest.approx(other.kept, rel=1e-5)
-    assert restored.episodes.index(restored.best) == archive.episodes.index(archive.best)
+    assert restored.episodes.index(restored.best) == archive.trials.index(archive.best)
     assert [float(row["multiplier"]) for row in folder.read_episodes()] == [n / 3 for n in range(8)]
 
 

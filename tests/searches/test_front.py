@@ -132,7 +132,7 @@ def test_budgets_that_were_not_limited_are_counted(tiny_problem):
     found = archive.best_within({"macs": 0.3, "size_bytes": 0.4})
     outcome = other.evaluate(found.masks)
     assert outcome.feasible
-    assert outcome.accuracy == found.accuracy == archive.episodes[found.number - 1].accuracy
+    assert outcome.accuracy == found.accuracy == archive.trials[found.number - 1].accuracy
     assert outcome.costs == {name: found.costs[name] for name in outcome.costs}
 
 
@@ -201,7 +201,7 @@ def test_ctrl_c_loses_nothing_of_the_front(tmp_path, tiny_problem):
     whole.run()
 
     def interrupt(search):
-        if len(search.archive.episodes) == 13:
+        if len(search.archive.trials) == 13:
             raise KeyboardInterrupt
 
     first = search_in(tmp_path / "cut", tiny_problem, config_of("random", 40), interrupt)
@@ -244,7 +244,7 @@ def test_a_hard_search_evaluates_nothing_over_a_limit(tmp_path, algo, env):
         config = replace(config_of(algo, 24, hard=hard), env=env)
         search = search_in(tmp_path / str(hard), problem, config)
         search.run()
-        runs[hard] = [row.feasible for row in search.archive.episodes]
+        runs[hard] = [row.feasible for row in search.archive.trials]
         assert RunFolder.open(search.folder.path)[1].hard is hard
     assert len(runs[True]) == 24
     assert all(runs[True])
@@ -264,8 +264,8 @@ def test_agents_of_a_hard_search_pay_nothing(tmp_path, algo):
             "SolvedMultiplier" if algo == "cpo" else "FixedMultiplier"
         )
         assert model.multiplier.value == search.multiplier == 0.0
-        assert len(search.archive.episodes) == networks
-        assert all(row.feasible for row in search.archive.episodes)
+        assert len(search.archive.trials) == networks
+        assert all(row.feasible for row in search.archive.trials)
     soft = search_in(tmp_path / "soft", problem, config_of(algo, 8))
     soft.run()
     assert type(AGENTS[algo].constructor.load(soft.folder.agent).multiplier).__name__ != (

@@ -95,7 +95,7 @@ def test_candidates_are_the_best_networks_in_turn(tmp_path):
     problem, _ = noisy_problem()
     search = searched(tmp_path, problem)
     found = list(candidates(search.archive, problem, search.config.by_ratio))
-    feasible = [row for row in search.archive.episodes if row.feasible]
+    feasible = [row for row in search.archive.trials if row.feasible]
     assert 3 < len(found) <= min(10, len(feasible))
     judged = [problem.evaluate(masks) for masks in found]
     assert all(outcome.remembered and outcome.feasible for outcome in judged)  # no others

@@ -82,7 +82,7 @@ def test_every_search_spends_its_evaluations_and_can_be_repeated(tmp_path, tiny_
     for run in ("one", "two"):
         search = search_in(tmp_path / run, tiny_problem, config_of(name, 60))
         search.run()
-        assert search.evaluations == len(search.archive.episodes) == 20
+        assert search.evaluations == len(search.archive.trials) == 20
         logs.append(search.folder.episodes.read_text())
     assert logs[0] == logs[1]
     assert search.archive.best is not None
@@ -106,11 +106,11 @@ def test_a_stopped_control_ends_as_if_it_had_not_been(tmp_path, tiny_problem, na
     whole.run()
 
     def stop(search):
-        search.stop = len(search.archive.episodes) >= stop_after
+        search.stop = len(search.archive.trials) >= stop_after
 
     first = search_in(tmp_path / "stopped", tiny_problem, config, stop)
     first.run()
-    assert stop_after <= len(first.archive.episodes) < 60 or name == "cem"
+    assert stop_after <= len(first.archive.trials) < 60 or name == "cem"
     second = search_in(tmp_path / "stopped", tiny_problem, config)
     second.run()
     assert second.folder.episodes.read_bytes() == whole.folder.episodes.read_bytes()
@@ -126,7 +126,7 @@ def test_a_control_whose_log_was_cut_off_ends_as_if_it_had_not_been(tmp_path, ti
     expected = whole.folder.episodes.read_bytes()
     whole.folder.episodes.write_bytes(expected[:-cut])
     again = search_in(tmp_path / "run", tiny_problem, config)
-    assert len(again.archive.episodes) == 49
+    assert len(again.archive.trials) == 49
     again.run()
     assert again.folder.episodes.read_bytes() == expected
 
@@ -134,12 +134,12 @@ def test_a_control_whose_log_was_cut_off_ends_as_if_it_had_not_been(tmp_path, ti
 @pytest.mark.parametrize("name", AGENTS)
 def test_a_stopped_agent_goes_on(tmp_path, tiny_problem, name):
     def stop(search):
-        search.stop = len(search.archive.episodes) >= 10
+        search.stop = len(search.archive.trials) >= 10
 
     config = config_of(name, 3 * 40)
     first = search_in(tmp_path / "run", tiny_problem, config, stop)
     first.run()
-    held = len(first.archive.episodes)
+    held = len(first.archive.trials)
     assert 10 <= held < 40
     assert first.folder.agent.is_file()
     learned_from = first.folder.replay_buffer
@@ -151,15 +151,15 @@ def test_a_stopped_agent_goes_on(tmp_path, tiny_problem, name):
         after, n = load_from_pkl(learned_from), before.size()
         assert after.size() > n
         np.testing.assert_array_equal(after.raw_rewards[:n], before.raw_rewards[:n])
-    assert len(second.archive.episodes) == 40
-    assert [row.accuracy for row in second.archive.episodes[:held]] == [
-        row.accuracy for row in first.archive.episodes
+    assert len(second.archive.trials) == 40
+    assert [row.accuracy for row in second.archive.trials[:held]] == [
+        row.accuracy for row in first.archive.trials
     ]
     assert second.archive.best.accuracy >= (first.archive.best or second.archive.best).accuracy
     assert np.isfinite(second.multiplier)
     third = search_in(tmp_path / "run", tiny_problem, config)
     third.run()  # nothing is left to do
-    assert len(third.archive.episodes) == 40
+    assert len(third.archive.trials) == 40
 
 
 def test_finish(tmp_path):

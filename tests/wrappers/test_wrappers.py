@@ -123,7 +123,7 @@ def test_record_best_keeps_the_best_feasible_network(tiny_problem):
     for _ in range(12):
         tiny.rollout(env, seed=len(outcomes))
         outcomes.append((env.unwrapped.last_outcome(), env.unwrapped.last_masks()))
-    assert len(env.archive.episodes) == 12
+    assert len(env.archive.trials) == 12
     feasible = [(outcome.accuracy, -outcome.cost) for outcome, _ in outcomes if outcome.feasible]
     assert 0 < len(feasible) < 12
     assert (env.archive.best.accuracy, -env.archive.best.cost) == max(feasible)
@@ -136,7 +136,7 @@ def test_environments_share_an_archive(tiny_problem):
     envs = [RecordBest(make(tiny_problem, "network"), archive) for _ in range(2)]
     for env in envs:
         tiny.rollout(env)
-    assert len(archive.episodes) == 2
+    assert len(archive.trials) == 2
     assert all(env.archive is archive for env in envs)
 
 
