@@ -297,7 +297,7 @@ def _refuse_beside_resume(context: typer.Context) -> None:
 def _listings() -> dict[str, dict[str, str]]:
     from prune_gym import BUDGETS, CRITERIA, DATASETS, ENVIRONMENTS, NETWORKS, RECOVERIES
     from prune_gym.envs import GRANULARITIES
-    from prune_gym.searches.search import algorithms
+    from prune_gym.searches.algorithms import algorithms
 
     def summary(env_id: str) -> str:
         env = GRANULARITIES[ENVIRONMENTS[env_id]["granularity"]]

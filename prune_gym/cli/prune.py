@@ -28,12 +28,13 @@ from prune_gym.errors import (
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import load_pruned, masks_of_plan
+from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.fine_tuning import OnStep
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
-from prune_gym.searches.search import Progress, Search, begin, check_algorithm, make_config_env
+from prune_gym.searches.search import Progress, Search, begin
 from prune_gym.training.evaluation import accuracy
 from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name

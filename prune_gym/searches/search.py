@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
 import numpy as np
 
 from agents.console import stopping
@@ -22,6 +21,7 @@ from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import save_pruned
 from prune_gym.pruning.masks import Masks
+from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.baselines import BASELINES, Judged, Proposer, masks_of_ratios
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
@@ -30,7 +30,6 @@ from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.files import replacing
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.threads import Workers, one_thread
-from prune_gym.wrappers.projection import ProjectionWrapper
 
 if TYPE_CHECKING:
     from agents import Constrained
@@ -38,24 +37,6 @@ if TYPE_CHECKING:
 N_ENVS = 8
 ENV_IDS = {"layer": "PruneVGG-v0", "filter": "PruneVGGFilters-v0"}  # by granularity
 SAVE_EVERY_S = 15.0
-
-
-def algorithms() -> dict[str, str]:
-    """Every search algorithm with its description: agents first, then baselines.
-
-    Agents that need other actions than prune ratios, or a wrapper, are for ``agents.train``.
-    """
-    from agents import AGENTS
-
-    able = {n: spec for n, spec in AGENTS.items() if "Box" in spec.action_spaces}
-    agents = {n: spec.description for n, spec in able.items() if spec.wrapper is None}
-    return {**agents, **BASELINES.describe()}
-
-
-def check_algorithm(name: str) -> None:
-    """Raise UnknownNameError, with the nearest name, for an unknown algorithm."""
-    if name not in algorithms():
-        raise unknown_name("algorithm", name, list(algorithms()))
 
 
 @dataclass(frozen=True)
@@ -407,27 +388,6 @@ class Search:
                     self.saved = time.monotonic()
 
         return Record()
-
-
-def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[Any, Any]:
-    """The environment of a search, around a problem that is built already."""
-    from prune_gym import ENVIRONMENTS
-
-    if "limit_range" in ENVIRONMENTS[config.env]:
-        raise InvalidValueError(
-            f"--env {config.env!r} draws a limit for every episode; a search has one. Search in "
-            "PruneVGG-v0 (`prune-gym pick` then answers for other limits), or train one policy for "
-            f"all of them: python -m agents.train --env prune_gym:{config.env}."
-        )
-    granularity = config.granularity
-    by_filter = granularity == "filter"  # then only what is counted has a dense cost
-    dense = all(
-        budget.monotone and not (by_filter and budget.counted is None) for budget in problem.budgets
-    )
-    cost_mode = "dense" if dense else "terminal"
-    env = gym.make("Prune-v0", granularity=granularity, problem=problem, cost_mode=cost_mode)
-    mode = "scale" if granularity == "layer" else "clip"
-    return ProjectionWrapper(env, mode) if config.hard else env
 
 
 def _tell(proposer: Proposer, judged: Judged) -> Any:

@@ -50,7 +50,7 @@ def elsewhere(tmp_path: Path, function, *arguments):
     """What a function gives in a new process."""
     given, found = tmp_path / "given.pkl", tmp_path / "found.pkl"
     given.write_bytes(cloudpickle.dumps((function, arguments)))
-    tests = Path(__file__).parents[1]
+    tests = Path(__file__).parent
     paths = [str(Path(prune_gym.__file__).parents[1]), str(tests), str(tests.parent)]
     program = f"import sys; sys.path[:0] = {paths!r}\n{RUN}"
     subprocess.run([sys.executable, "-c", program, str(given), str(found)], check=True)

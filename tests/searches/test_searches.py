@@ -15,10 +15,11 @@ from agents import AGENTS as ZOO
 from prune_gym import Budget
 from prune_gym.errors import UnknownNameError
 from prune_gym.pruning.masks import kept_count
+from prune_gym.searches.algorithms import algorithms, check_algorithm, make_config_env
 from prune_gym.searches.baselines import BASELINES, masks_of_ratios
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
-from prune_gym.searches.search import Search, algorithms, check_algorithm, make_config_env
+from prune_gym.searches.search import Search
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.threads import Workers, one_thread
 

@@ -1,0 +1,52 @@
+"""What searches: agents and baselines by name, and the environment that they search in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+from prune_gym import ENVIRONMENTS
+from prune_gym.errors import InvalidValueError
+from prune_gym.problem.problem import PruningProblem
+from prune_gym.searches.baselines import BASELINES
+from prune_gym.searches.run_folder import SearchConfig
+from prune_gym.utils.registry import unknown_name
+from prune_gym.wrappers.projection import ProjectionWrapper
+
+
+def algorithms() -> dict[str, str]:
+    """Every search algorithm with its description: agents first, then baselines.
+
+    Agents that need other actions than prune ratios, or a wrapper, are for ``agents.train``.
+    """
+    from agents import AGENTS
+
+    able = {n: spec for n, spec in AGENTS.items() if "Box" in spec.action_spaces}
+    agents = {n: spec.description for n, spec in able.items() if spec.wrapper is None}
+    return {**agents, **BASELINES.describe()}
+
+
+def check_algorithm(name: str) -> None:
+    """Raise UnknownNameError, with the nearest name, for an unknown algorithm."""
+    if name not in algorithms():
+        raise unknown_name("algorithm", name, list(algorithms()))
+
+
+def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[Any, Any]:
+    """The environment of a search, around a problem that is built already."""
+    if "limit_range" in ENVIRONMENTS[config.env]:
+        raise InvalidValueError(
+            f"--env {config.env!r} draws a limit for every episode; a search has one. Search in "
+            "PruneVGG-v0 (`prune-gym pick` then answers for other limits), or train one policy for "
+            f"all of them: python -m agents.train --env prune_gym:{config.env}."
+        )
+    granularity = config.granularity
+    by_filter = granularity == "filter"  # then only what is counted has a dense cost
+    dense = all(
+        budget.monotone and not (by_filter and budget.counted is None) for budget in problem.budgets
+    )
+    cost_mode = "dense" if dense else "terminal"
+    env = gym.make("Prune-v0", granularity=granularity, problem=problem, cost_mode=cost_mode)
+    mode = "scale" if granularity == "layer" else "clip"
+    return ProjectionWrapper(env, mode) if config.hard else env
