@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agents.algorithms.trust_region import CPO, TRPOLagrangian
     from agents.algorithms.two_critics import A2CLagrangian, PPOLagrangian, TwoCritics
     from agents.costs import read_cost_limit, read_costs
+    from agents.errors import AgentsError
     from agents.evaluation import Evaluation, evaluate
     from agents.multipliers.penalties import BarrierMultiplier, PenaltyMultiplier
     from agents.multipliers.rules import (
@@ -27,10 +28,8 @@ if TYPE_CHECKING:
         PIDMultiplier,
         VectorMultiplier,
     )
-    from agents.runs.checkpoint import Checkpoint, Checkpoints
     from agents.runs.eval_callback import ConstrainedEvalCallback
     from agents.runs.folder import RunConfig
-    from agents.runs.replayable import Replayable
     from agents.runs.training import Training
     from agents.toy import BudgetToyEnv
     from agents.wrappers import AddCost, FixedPenalty, SauteBudget
@@ -45,10 +44,9 @@ __all__ = [
     "AdamMultiplier",
     "AddCost",
     "AgentSpec",
+    "AgentsError",
     "BarrierMultiplier",
     "BudgetToyEnv",
-    "Checkpoint",
-    "Checkpoints",
     "Constrained",
     "ConstrainedEvalCallback",
     "CostCriticPolicy",
@@ -61,7 +59,6 @@ __all__ = [
     "PIDMultiplier",
     "PPOLagrangian",
     "PenaltyMultiplier",
-    "Replayable",
     "RunConfig",
     "SauteBudget",
     "TRPOLagrangian",
@@ -78,10 +75,10 @@ __all__ = [
 
 _MODULES = {
     "runs.eval_callback": ("ConstrainedEvalCallback",),
-    "runs.checkpoint": ("Checkpoint", "Checkpoints"),
     "algorithms.constrained": ("Constrained",),
     "algorithms.cost_critic": ("CostCriticPolicy",),
     "costs": ("read_cost_limit", "read_costs"),
+    "errors": ("AgentsError",),
     "evaluation": ("Evaluation", "evaluate"),
     "algorithms.focops": ("FOCOPS",),
     "algorithms.lagrangian": ("constrain", "constrained"),
@@ -95,7 +92,6 @@ _MODULES = {
     ),
     "multipliers.penalties": ("BarrierMultiplier", "PenaltyMultiplier"),
     "algorithms.replay_buffer": ("CostReplayBuffer",),
-    "runs.replayable": ("Replayable",),
     "runs.folder": ("RunConfig",),
     "zoo.table": ("AGENTS", "AgentSpec"),
     "toy": ("BudgetToyEnv",),

@@ -3,10 +3,10 @@
 ``python -m agents.compare RUN... [--out FOLDER]`` compares folders that ``python -m agents.train``
 wrote. Scores from elsewhere, such as those of a baseline, go in by hand:
 
->>> from agents.compare import compare_scores
+>>> from agents.compare import compare_scores, table
 >>> scores = {"ppo_lag": [0.7, 0.8, 0.9, 0.8], "random": [0.2, 0.4, 0.3, 0.3]}
 >>> comparison = compare_scores(scores)
->>> print(comparison.table())
+>>> print(table(comparison))
 | algorithm | seeds | IQM (95 % interval)  | median |
 | --------- | ----- | -------------------- | ------ |
 | ppo_lag   | 4     | 0.800 [0.700, 0.900] | 0.800  |
@@ -18,19 +18,22 @@ A run of ppo_lag scores higher than one of
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from agents.comparison.finished_runs import Run, check_lengths, read_runs, task_names
+from agents.comparison.report import save, table
 from agents.comparison.statistics import ALL_TASKS, Comparison, FloatArray, compare_columns
+from agents.console import say, user_errors
+from agents.errors import AgentsError, InvalidValueError
 
 SCORES = ("best_feasible", "final")
 
@@ -60,13 +63,13 @@ def compare(
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If a folder is none of a finished run, a seed occurs twice, runs of one
+        InvalidValueError: If a folder is none of a finished run, a seed occurs twice, runs of one
             algorithm differ in settings or those on one task in length, or a feasible return is
             below ``infeasible_score``.
-        ImportError: If rliable is not installed (says how to install it).
+        MissingLibraryError: If rliable is not installed (says how to install it).
     """
     if score not in SCORES:
-        raise ValueError(f"score is {score!r}; it must be one of {', '.join(SCORES)}.")
+        raise InvalidValueError(f"score is {score!r}; it must be one of {', '.join(SCORES)}.")
     found = read_runs(runs)
     tasks = task_names(found)
     check_lengths(found, tasks)
@@ -75,7 +78,7 @@ def compare(
     for run, task in zip(found, tasks, strict=True):
         value = run.feasible_return(score)
         if value is not None and value < infeasible_score:
-            raise ValueError(
+            raise InvalidValueError(
                 f"run {run.folder} has a feasible return of {value:g}, below infeasible_score="
                 f"{infeasible_score:g}: finding nothing feasible would be the better score. Pass "
                 "an infeasible_score that is not above any feasible return."
@@ -114,16 +117,16 @@ def compare_scores(
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If there are no scores, or not numbers of the same tasks.
-        ImportError: If rliable is not installed (says how to install it).
+        InvalidValueError: If there are no scores, or not numbers of the same tasks.
+        MissingLibraryError: If rliable is not installed (says how to install it).
     """
     if not scores:
-        raise ValueError("scores is empty; pass {'algorithm': [score of every run], ...}.")
+        raise InvalidValueError("scores is empty; pass {'algorithm': [score of every run], ...}.")
     matrices = {name: _matrix(name, values) for name, values in scores.items()}
     widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
     n_tasks = len(tasks) if tasks is not None else next(iter(widths.values()))
     if any(width != n_tasks for width in widths.values()):
-        raise ValueError(
+        raise InvalidValueError(
             f"scores have columns for {widths} tasks, expected {n_tasks}: all algorithms need a "
             "column for every task."
         )
@@ -140,13 +143,13 @@ def _matrix(name: str, values: Any) -> FloatArray:
     try:
         matrix = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"scores[{name!r}] are no numbers of equally long rows: {error}"
         ) from error
     if matrix.ndim == 1:
         matrix = matrix[:, None]
     if matrix.ndim != 2 or matrix.size == 0 or not np.isfinite(matrix).all():
-        raise ValueError(
+        raise InvalidValueError(
             f"scores[{name!r}] has shape {np.shape(values)}; it must be finite numbers, a list of "
             "one per run or an array of shape (n_runs, n_tasks)."
         )
@@ -170,53 +173,42 @@ def _median(values: Sequence[float]) -> float:
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2.0
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare the runs on the command line.
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
-    Args:
-        arguments: The command line without its first word; that of the process if left out.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m agents.compare",
-        description="Compare finished trainings over their seeds.",
-    )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="folder that python -m agents.train wrote, or a folder of such folders",
-    )
-    parser.add_argument("--out", metavar="FOLDER", help="write table, CSV, JSON and plots here")
-    parser.add_argument(
-        "--score",
-        choices=SCORES,
-        default=SCORES[0],
-        help="what a run is scored by (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--infeasible-score",
-        type=float,
-        default=0.0,
-        metavar="SCORE",
-        help="score of a run without a feasible return (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--reps", type=int, default=2000, help="bootstrap samples (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)"
-    )
-    options = vars(parser.parse_args(arguments))
-    out = options.pop("out")
-    try:
-        comparison = compare(**options)
-        files = [] if out is None else comparison.save(out)
-    except (ImportError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    sys.stdout.write(comparison.table() + "\n")
-    for file in files:
-        sys.stdout.write(f"wrote {file}\n")
+
+@app.command(no_args_is_help=True)
+def main(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folder that python -m agents.train wrote, or a folder of such folders.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for table, CSV, JSON and plots.")] = None,
+    score: Annotated[
+        str, typer.Option(help=f"What a run is scored by: {' or '.join(SCORES)}.")
+    ] = SCORES[0],
+    infeasible_score: Annotated[
+        float, typer.Option(help="Score of a run without a feasible return.")
+    ] = 0.0,
+    reps: Annotated[int, typer.Option(min=1, help="Bootstrap samples.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Compare finished trainings over their seeds."""
+    with user_errors(AgentsError):
+        comparison = compare(
+            runs, score=score, infeasible_score=infeasible_score, reps=reps, seed=seed
+        )
+        files = [] if out is None else save(comparison, out)
+        say(table(comparison))
+        for file in files:
+            say(f"wrote {file}")
 
 
 if __name__ == "__main__":
-    main()
+    app(prog_name="python -m agents.compare")

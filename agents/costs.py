@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from stable_baselines3.common.vec_env import VecEnv
+
+from agents.errors import CostError
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -29,10 +33,10 @@ def read_cost(info: Mapping[str, Any], env_index: int = 0) -> float:
         env_index: Which environment of the vector it came from; named in the error.
 
     Raises:
-        ValueError: If ``info`` has no ``"cost"`` or it is not a finite number.
+        CostError: If ``info`` has no ``"cost"`` or it is not a finite number.
     """
     if "cost" not in info:
-        raise ValueError(
+        raise CostError(
             f'info["cost"] is missing from the step info of env {env_index} '
             f'(its keys: {sorted(map(str, info))}). Put a finite number under "cost" into the '
             "info of every step, 0.0 where nothing is charged; agents.AddCost(env, cost, "
@@ -40,7 +44,7 @@ def read_cost(info: Mapping[str, Any], env_index: int = 0) -> float:
         )
     cost = info["cost"]
     if not isinstance(cost, Real) or not math.isfinite(cost):
-        raise ValueError(
+        raise CostError(
             f'info["cost"] of env {env_index} is {cost!r}; it must be a finite number. '
             "Return a python float from the environment's step."
         )
@@ -57,7 +61,7 @@ def read_costs(infos: Sequence[Mapping[str, Any]]) -> FloatArray:
         Costs, float64 of shape (n_envs,).
 
     Raises:
-        ValueError: If an info has no ``"cost"`` or it is not a finite number.
+        CostError: If an info has no ``"cost"`` or it is not a finite number.
     """
     return np.array([read_cost(info, i) for i, info in enumerate(infos)], dtype=np.float64)
 
@@ -66,10 +70,10 @@ def check_cost_limit(cost_limit: Any) -> float:
     """Return ``cost_limit`` as a float.
 
     Raises:
-        ValueError: If it is not a finite number.
+        CostError: If it is not a finite number.
     """
     if not isinstance(cost_limit, Real) or not math.isfinite(cost_limit):
-        raise ValueError(
+        raise CostError(
             f"cost_limit is {cost_limit!r}; it must be one finite number, in the unit of the "
             'episodic sum of info["cost"]. Set the environment\'s cost_limit or pass '
             "cost_limit=... to such a number."
@@ -88,19 +92,19 @@ def read_cost_vectors(infos: Sequence[Mapping[str, Any]], n_costs: int) -> Float
         Costs, float64 of shape (n_envs, n_costs).
 
     Raises:
-        ValueError: If an info has no ``"costs"``, not so many, or they are not finite numbers.
+        CostError: If an info has no ``"costs"``, not so many, or they are not finite numbers.
     """
     rows = []
     for index, info in enumerate(infos):
         if "costs" not in info:
-            raise ValueError(
+            raise CostError(
                 f'info["costs"] is missing from the step info of env {index} (its keys: '
                 f"{sorted(map(str, info))}). Several multipliers need the vector of all costs on "
                 'every step; with one multiplier, info["cost"] is enough.'
             )
         row = _floats(info["costs"])
         if row.shape != (n_costs,) or not np.isfinite(row).all():
-            raise ValueError(
+            raise CostError(
                 f'info["costs"] of env {index} is {info["costs"]!r}; it must be {n_costs} finite '
                 "numbers, one for every multiplier."
             )
@@ -115,19 +119,19 @@ def read_cost_limit(env: gym.Env[Any, Any] | VecEnv) -> float:
         env: An environment, or a vector of environments that agree on their limit; wrapped or not.
 
     Raises:
-        ValueError: If there is no ``cost_limit``, it is not a finite number, or a vector's
+        CostError: If there is no ``cost_limit``, it is not a finite number, or a vector's
             environments disagree.
     """
     values = _attributes(env, "cost_limit")
     if not values:
-        raise ValueError(
+        raise CostError(
             f"cost_limit: {env} has no attribute of this name. Give the environment one (the "
             'largest allowed mean of the episodic sum of info["cost"]; agents.AddCost(env, cost, '
             "cost_limit) adds it from outside), or pass cost_limit=..."
         )
     limits = [check_cost_limit(value) for value in values]
     if len(set(limits)) > 1:
-        raise ValueError(
+        raise CostError(
             f"cost_limit differs between the environments of the vector: {limits}. One agent "
             "holds one limit: build them alike, or pass cost_limit=..."
         )
@@ -145,18 +149,18 @@ def read_cost_limits(env: gym.Env[Any, Any] | VecEnv, n_costs: int) -> FloatArra
         Limits, float64 of shape (n_costs,).
 
     Raises:
-        ValueError: If there are no ``cost_limits``, not so many, or a vector's environments
+        CostError: If there are no ``cost_limits``, not so many, or a vector's environments
             disagree.
     """
     values = _attributes(env, "cost_limits")
     if not values:
-        raise ValueError(
+        raise CostError(
             f"cost_limits: {env} has no attribute of this name. Several multipliers need one limit "
             "for each cost on the environment; pass a single multiplier for a single cost."
         )
     limits = check_cost_limits(values[0], n_costs)
     if any(not np.array_equal(limits, value) for value in values[1:]):
-        raise ValueError(
+        raise CostError(
             f"cost_limits differ between the environments of the vector: {values}. Build them "
             "alike, or pass cost_limit=[...]."
         )
@@ -167,11 +171,11 @@ def check_cost_limits(cost_limits: Any, n_costs: int) -> FloatArray:
     """Return ``cost_limits`` as a float64 array of shape (n_costs,).
 
     Raises:
-        ValueError: If they are not so many finite numbers.
+        CostError: If they are not so many finite numbers.
     """
     limits = np.atleast_1d(_floats(cost_limits))
     if limits.shape != (n_costs,) or not np.isfinite(limits).all():
-        raise ValueError(
+        raise CostError(
             f"cost limits are {cost_limits!r}; they must be {n_costs} finite numbers, one for "
             "every multiplier."
         )
@@ -196,9 +200,9 @@ def _floats(values: Any) -> FloatArray:
 
 def _attributes(env: gym.Env[Any, Any] | VecEnv, name: str) -> list[Any]:
     """Return an attribute of every environment, wrapped or not; nothing if there is none."""
-    if isinstance(env, VecEnv):
-        return list(env.get_attr(name)) if env.has_attr(name) else []
-    return [env.get_wrapper_attr(name)] if env.has_wrapper_attr(name) else []
+    if isinstance(env, gym.Env):
+        return [env.get_wrapper_attr(name)] if env.has_wrapper_attr(name) else []
+    return list(env.get_attr(name)) if env.has_attr(name) else []
 
 
 class EpisodeCosts:

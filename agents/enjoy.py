@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agents.runs.console import say, user_errors
-from agents.train import describe
+from agents.console import say, user_errors
+from agents.errors import AgentsError, InvalidValueError
+from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder
 
 if TYPE_CHECKING:
     from agents.evaluation import Evaluation
-    from agents.runs.folder import RunConfig, RunFolder
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.command(no_args_is_help=True)
@@ -35,9 +39,7 @@ def enjoy(
     render: Annotated[bool, typer.Option("--render", help="Show the environment.")] = False,
 ) -> None:
     """Play episodes with the policy of a run; print what they earn and cost."""
-    with user_errors():
-        from agents.runs.folder import RunFolder
-
+    with user_errors(AgentsError):
         folder, config = RunFolder.open(run)
         result = play(folder, config, model, episodes, not stochastic, seed, render)
         for number, (earned, cost, length) in enumerate(
@@ -48,7 +50,7 @@ def enjoy(
                 f"episode {number}: return {earned:.4g}, cost {cost:.4g} (limit "
                 f"{result.cost_limit:.4g}), {length} steps, {verdict}"
             )
-        describe(result)
+        say(result.summary())
 
 
 def play(
@@ -72,30 +74,29 @@ def play(
         render: Whether the environment shows itself.
 
     Raises:
-        ValueError: If there is no such model.
+        AgentsError: If there is no such model, or it cannot be shown.
     """
     from stable_baselines3.common.vec_env import VecNormalize
 
     from agents.evaluation import evaluate
-    from agents.runs.folder import EVALUATION_SEED, make_env, make_envs
-    from agents.zoo.make import find_agent
+    from agents.runs.make import load_model, make_env, make_envs
 
     path = _model_path(folder, which)
     if render:
         modes = make_env(config).metadata.get("render_modes") or []
         if "human" not in modes:
-            raise ValueError(f"{config.env} cannot be shown: its render modes are {modes}.")
+            raise InvalidValueError(f"{config.env} cannot be shown: its render modes are {modes}.")
     envs: Any = make_envs(config, n_envs=1, training=False, render_mode="human" if render else None)
     if isinstance(envs, VecNormalize):
         statistics = folder.normaliser("best" if path == folder.model("best") else "final")
         if not statistics.exists():
-            raise ValueError(
+            raise InvalidValueError(
                 f"{path} needs the statistics that its observations were normalised by, and "
                 f"{statistics} is missing. Finish the run."
             )
         envs = VecNormalize.load(str(statistics), envs.venv)
         envs.training = False
-    model = find_agent(config.algo).constructor.load(path, device=config.device)
+    model = load_model(config, path)
     result = evaluate(
         model,
         envs,
@@ -118,7 +119,7 @@ def _model_path(folder: RunFolder, which: str) -> Path:
         cure = "the run was not evaluated while it trained: train with --eval-freq"
     else:
         cure = "pass final, best, or a file that save() wrote"
-    raise ValueError(f"model {which!r}: there is no {path}; {cure}.")
+    raise InvalidValueError(f"model {which!r}: there is no {path}; {cure}.")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
     VecEnv,
     VecEnvWrapper,
     VecNormalize,
@@ -24,6 +23,8 @@ from stable_baselines3.common.vec_env import (
 )
 
 from agents.costs import check_cost_limit, read_cost, read_cost_limit
+from agents.env_checks import as_vec_env, unwrapped_ids
+from agents.errors import InvalidValueError
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,18 @@ class Evaluation:
         """Whether no episode cost more than the limit (so that the mean cost does not either)."""
         return self.violation_rate == 0.0
 
+    def summary(self) -> str:
+        """Say it in one line.
+
+        >>> print(Evaluation.of_episodes([1.0, 3.0], [0.2, 0.6], [8, 8], 0.5).summary())
+        2 episodes: return 2 ± 1, cost 0.4 (limit 0.5), 50% over the limit
+        """
+        verdict = "feasible" if self.feasible else f"{self.violation_rate:.0%} over the limit"
+        return (
+            f"{self.episodes} episodes: return {self.return_mean:.4g} ± {self.return_std:.2g}, "
+            f"cost {self.cost_mean:.4g} (limit {self.cost_limit:.4g}), {verdict}"
+        )
+
     @property
     def rank(self) -> tuple[bool, float, float]:
         """What policies are chosen by, larger is better.
@@ -138,7 +151,7 @@ class _Recorder:
         if "reward" in info:
             reward = info["reward"]
             if not isinstance(reward, Real) or not math.isfinite(reward):
-                raise ValueError(
+                raise InvalidValueError(
                     f'info["reward"] of env {index} is {reward!r}; it must be a finite number: '
                     "wrappers that penalise keep the unpenalised reward there. If yours means "
                     "something else by it, give it another key."
@@ -147,42 +160,6 @@ class _Recorder:
         if self._normaliser is not None:
             return float(self._normaliser.get_original_reward()[index])
         return float(scope["reward"])
-
-
-def check_env(env: Any, name: str = "env") -> None:
-    """Raise a TypeError unless ``env`` is an environment, or a vector of Stable-Baselines3."""
-    if isinstance(env, gym.vector.VectorEnv):
-        raise TypeError(
-            f"{name} is a {type(env).__name__}, a vector of Gymnasium, whose infos and autoreset "
-            "differ from those of Stable-Baselines3, which takes its own: pass one environment, "
-            "or DummyVecEnv([make_one, make_one])."
-        )
-    if not isinstance(env, gym.Env | VecEnv):
-        raise TypeError(
-            f"{name} is {env!r}; it must be a gymnasium.Env or a VecEnv of Stable-Baselines3. "
-            "Make one: gymnasium.make(id)."
-        )
-
-
-def as_vec_env(env: gym.Env[Any, Any] | VecEnv, name: str = "env") -> VecEnv:
-    """Return a vector of Stable-Baselines3: ``env`` itself, or a vector of this environment alone.
-
-    Args:
-        env: An environment, or a vector of them.
-        name: What to call it in an error.
-
-    Raises:
-        TypeError: If it is neither; vectors of Gymnasium are not.
-    """
-    check_env(env, name)
-    return env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
-
-
-def innermost(env: VecEnv) -> set[int]:
-    """Return the identities of a vector and of the environments in it, freed of all wrappers."""
-    vector = env.unwrapped
-    envs = getattr(vector, "envs", [])  # those of other processes cannot be shared
-    return {id(vector), *(id(one.unwrapped) for one in envs)}
 
 
 @contextmanager
@@ -244,16 +221,16 @@ def evaluate(
         cost_limit: Limit on the episodic cost; read from the environment if left out.
 
     Raises:
-        ValueError: If ``n_episodes`` is not positive, cost or limit cannot be read, or the model
-            learns in ``env``.
-        TypeError: If ``env`` is no environment of Gymnasium or vector of Stable-Baselines3.
+        InvalidValueError: If ``n_episodes`` is not positive, cost or limit cannot be read, or the
+            model learns in ``env``.
+        InvalidTypeError: If ``env`` is no environment of Gymnasium or vector of Stable-Baselines3.
     """
     if n_episodes < 1:
-        raise ValueError(f"n_episodes is {n_episodes!r}; it must be at least 1. Try 20.")
+        raise InvalidValueError(f"n_episodes is {n_episodes!r}; it must be at least 1. Try 20.")
     venv = as_vec_env(env)
     training: Any = getattr(model, "env", None)  # a policy alone has none
-    if isinstance(training, VecEnv) and innermost(training) & innermost(venv):
-        raise ValueError(
+    if isinstance(training, VecEnv) and unwrapped_ids(training) & unwrapped_ids(venv):
+        raise InvalidValueError(
             "env is an environment that the model learns in (the same object, perhaps wrapped): "
             "the evaluation would break into episodes that are being learned from. Make a second "
             "one: evaluate(model, gymnasium.make(...))."

@@ -6,33 +6,102 @@ import json
 import math
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from agents.errors import FileError, NotAFileError, NotAFolderError
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Where to write what becomes ``path`` once the block has ended, in one step.
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Where to write what shall become ``path``.
+
+    What lies at ``path`` stays as it is until the block has ended. Where the block raises (a full
+    disk, Ctrl-C, a check that failed), ``path`` is untouched and the partial file is removed.
+    The partial file's name is nobody else's, so that processes which write the same file at the
+    same time do not meet: the last one to end is the one that stays.
 
     Args:
-        path: The file to make or replace; if the block raises, it stays as it is.
+        path: The file to make or to replace; its folder exists.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder) / "x.txt") as partial:
+    ...         size = partial.write_text("whole")
+    ...     print((Path(folder) / "x.txt").read_text(), partial.exists())
+    whole False
     """
+    path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         yield partial
         partial.replace(path)
     except BaseException:
-        with suppress(OSError):
+        with suppress(OSError):  # the first error is the one to tell
             partial.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON; numbers that it has no name for (infinite ones) become null."""
+def check_writable(path: Path | str) -> None:
+    """Find out, before hours of work, whether ``path`` can be written; nothing is left behind.
+
+    Args:
+        path: The file to make or to replace; its folder may be missing.
+
+    Raises:
+        FileError: If it is a folder, or its folder is no folder, cannot be made or takes no file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise NotAFileError(f"{path} is a folder; give a file, e.g. {path / 'network'}.")
+    folder = path.parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotAFolderError(f"{path} cannot be written: {folder} is no folder; give another.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be written: {folder} takes no file ({error.strerror or error}); give "
+            "another."
+        ) from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder, and those above it, where it is not there yet.
+
+    Raises:
+        FileError: If it cannot be made, or takes no file.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be written ({error.strerror or error}); give another folder."
+        ) from error
+    return path
+
+
+def write_json(path: Path | str, content: Any, *, indent: int | None = 2) -> None:
+    """Write JSON; numbers that it has no name for (infinite ones and NaN) become null.
+
+    Args:
+        path: The file to make or to replace; its folder exists.
+        content: Dicts, lists and tuples of texts, numbers, booleans and None.
+        indent: Of each level; None writes one line.
+
+    Raises:
+        TypeError: If there is something in it that JSON cannot hold.
+    """
     with replacing(path) as partial:
-        text = json.dumps(_finite(content), indent=2, allow_nan=False)
+        text = json.dumps(_finite(content), indent=indent, allow_nan=False)
         partial.write_text(text + "\n", encoding="utf-8")
 
 
@@ -44,6 +113,48 @@ def _finite(content: Any) -> Any:
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content
+
+
+def read_json(path: Path | str, kind: type[Exception]) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: The file.
+        kind: The error to raise where it cannot be read, is no JSON, or holds no keys.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise kind(f"{path} cannot be read ({error.strerror or error}).") from error
+    except ValueError as error:  # of JSON, or of its encoding
+        raise kind(f"{path} is not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise kind(f"{path} holds no keys.")
+    return content
+
+
+def fact_in(path: Path | str, name: str) -> Any:
+    """Return an entry of a JSON file; None where there is no such file, or no such entry."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))[name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def reading(path: Path | str, kind: type[Exception]) -> Iterator[None]:
+    """What goes wrong while the content of a file is taken up is the file's fault.
+
+    Args:
+        path: The file.
+        kind: The error to raise, with what to do.
+    """
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise kind(
+            f"{path} is damaged or of another version ({error}); delete it to start anew."
+        ) from error
 
 
 def count_lines(path: Path) -> int:

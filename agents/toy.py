@@ -12,6 +12,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from agents.errors import InvalidValueError
+
 Observation = npt.NDArray[np.float32]
 
 
@@ -47,9 +49,13 @@ class BudgetToyEnv(gym.Env[Observation, Any]):
 
     def __init__(self, cost_limit: float = 0.25, n_actions: int | None = None) -> None:
         if not (math.isfinite(cost_limit) and cost_limit > 0.0):
-            raise ValueError(f"cost_limit is {cost_limit!r}; it must be a finite number > 0.")
+            raise InvalidValueError(
+                f"cost_limit is {cost_limit!r}; it must be a finite number > 0."
+            )
         if n_actions is not None and (not isinstance(n_actions, int) or n_actions < 2):
-            raise ValueError(f"n_actions is {n_actions!r}; it must be an integer >= 2, or None.")
+            raise InvalidValueError(
+                f"n_actions is {n_actions!r}; it must be an integer >= 2, or None."
+            )
         self.n_actions = n_actions
         self.observation_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
         self.action_space = (

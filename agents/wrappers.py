@@ -19,6 +19,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from agents.costs import check_cost_limit, read_cost, read_cost_limit
+from agents.errors import InvalidTypeError, InvalidValueError
 from agents.multipliers.checks import check_number
 
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
@@ -49,8 +50,8 @@ class AddCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         cost_limit: As given.
 
     Raises:
-        TypeError: If ``cost`` cannot be called.
-        ValueError: If ``cost_limit``, or later a cost, is not a finite number.
+        InvalidTypeError: If ``cost`` cannot be called.
+        InvalidValueError: If ``cost_limit``, or later a cost, is not a finite number.
     """
 
     def __init__(self, env: gym.Env[Any, Any], cost: CostFunction, cost_limit: float) -> None:
@@ -59,7 +60,7 @@ class AddCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         )
         super().__init__(env)
         if not callable(cost):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"cost is {cost!r}; it must be a function (observation, action, reward, info) -> "
                 "number. For a constant cost: lambda *_: 1.0."
             )
@@ -79,7 +80,7 @@ class AddCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         cost: Any = self._cost(observation, action, float(reward), info)
         if not isinstance(cost, Real | np.bool_) or not math.isfinite(cost):
             name = getattr(self._cost, "__name__", type(self._cost).__name__)
-            raise ValueError(
+            raise InvalidValueError(
                 f"cost function {name!r} returned {cost!r}; it must return a finite number, "
                 "e.g. float(...) of an array's one entry, and 0.0 where nothing is charged."
             )
@@ -93,7 +94,7 @@ class _Repaid(gym.Wrapper[Any, Any, Any, Any]):
         inner: Any = env
         while isinstance(inner, gym.Wrapper):
             if isinstance(inner, _Repaid):
-                raise ValueError(
+                raise InvalidValueError(
                     f"env is penalised by {type(inner).__name__} already, whose rewards "
                     f"{type(self).__name__} would take for the environment's. Use one of them."
                 )
@@ -144,8 +145,8 @@ class FixedPenalty(_Repaid, RecordConstructorArgs):
         multiplier: Price of cost in units of reward, 0 or above.
 
     Raises:
-        ValueError: If ``multiplier`` is not a finite number >= 0, the environment is penalised
-            already, or later if a step has no cost.
+        InvalidValueError: If ``multiplier`` is not a finite number >= 0, the environment is
+            penalised already, or later if a step has no cost.
     """
 
     def __init__(self, env: gym.Env[Any, Any], multiplier: float) -> None:
@@ -200,9 +201,9 @@ class SauteBudget(_Repaid, RecordConstructorArgs):
         cost_limit: The budget.
 
     Raises:
-        ValueError: If the limit is not positive, ``unsafe_reward`` is not finite, observations are
-            neither a flat ``Box`` nor a ``Dict``, the environment is penalised already, or later if
-            a step has no cost.
+        InvalidValueError: If the limit is not positive, ``unsafe_reward`` is not finite,
+            observations are neither a flat ``Box`` nor a ``Dict``, the environment is penalised
+            already, or later if a step has no cost.
     """
 
     def __init__(
@@ -216,7 +217,7 @@ class SauteBudget(_Repaid, RecordConstructorArgs):
         self.unsafe_reward = _checked_reward(unsafe_reward)
         limit = read_cost_limit(env) if cost_limit is None else check_cost_limit(cost_limit)
         if limit <= 0.0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"cost_limit is {limit!r}; a budget of which fractions can be left must be > 0. "
                 "Shift costs and limit to positive ones, or use FixedPenalty."
             )
@@ -240,7 +241,7 @@ class SauteBudget(_Repaid, RecordConstructorArgs):
 
 def _checked_reward(unsafe_reward: Any) -> float:
     if not isinstance(unsafe_reward, Real) or not math.isfinite(unsafe_reward):
-        raise ValueError(
+        raise InvalidValueError(
             f"unsafe_reward is {unsafe_reward!r}; it must be a finite number, less than any step "
             "of the environment pays. Leave it out for -1.0."
         )
@@ -255,12 +256,12 @@ def _with_budget(space: spaces.Space[Any]) -> spaces.Space[Any]:
         return spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
     if isinstance(space, spaces.Dict):
         if "budget_left" in space.spaces:
-            raise ValueError(
+            raise InvalidValueError(
                 'env has an observation "budget_left" already, under which SauteBudget would put '
                 "its own. Rename it."
             )
         return spaces.Dict({**space.spaces, "budget_left": spaces.Box(-1.0, 1.0, (1,), np.float32)})
-    raise ValueError(
+    raise InvalidValueError(
         f"env has the observation space {space}; SauteBudget adds to a flat Box or a Dict. "
         "Wrap it in gymnasium.wrappers.FlattenObservation first."
     )

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,11 +22,11 @@ from typing import Any, NamedTuple
 
 import step_processes
 import torch
+from origin import origin
 from step_subjects import Paper, Subject, Times, data_of, in_turns
 
 import prune_gym
 from prune_gym.problem.outcome import OutcomeMemory
-from prune_gym.searches.run_folder import versions
 from prune_gym.utils.devices import has_bfloat16
 
 NETWORKS = ("vgg11", "vgg16", "resnet18", "resnet50")
@@ -105,38 +102,10 @@ def main() -> None:
 
 
 def about(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Command, commit, machine and versions."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    words = sys.argv[1:]
-    if "--out" in words:  # where results go is no part of them
-        place = words.index("--out")
-        words = words[:place] + words[place + 2 :]
+    """Command, commit, machine, versions, and the device."""
     device = arguments.device
-    if device != "cpu":
-        device = torch.cuda.get_device_name()
-    return {
-        "command": " ".join(["python", "benchmarks/bench_step.py", *words]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "device": device,
-        "versions": versions(),
-    }
-
-
-def processor() -> str:
-    """Name and vector instructions of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = set(facts.get("flags", "").split()) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
-    return f"{facts.get('model name', platform.processor())} ({' '.join(sorted(flags))})"
+    device = device if device == "cpu" else torch.cuda.get_device_name()
+    return {**origin(), "threads": torch.get_num_threads(), "device": device}
 
 
 def subject(name: str, arguments: argparse.Namespace, n_train: int = 2048) -> Subject:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare_agents import origin
+from origin import origin
 
 RESULTS = Path(__file__).parent / "results" / "budgets.json"
 LIMITS = {

@@ -14,24 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from origin import origin
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import prune_gym
 from agents import AGENTS, evaluate, make_agent
-from agents.zoo.table import named
+from agents.zoo.table import import_object
 from prune_gym.problem.archive import Archive
-from prune_gym.searches.baselines import CONTROLS, masks_of_ratios
+from prune_gym.searches.baselines import BASELINES, masks_of_ratios
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.threads import Workers, one_thread
 
@@ -43,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where rows are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--algorithms", nargs="+", default=[*AGENTS, *CONTROLS.names()])
+    parser.add_argument("--algorithms", nargs="+", default=[*AGENTS, *BASELINES.names()])
     parser.add_argument(
         "--evaluations", type=int, default=752, help="networks per run (whole rollouts of 16)"
     )
@@ -76,7 +72,7 @@ def run(
     began, used = time.monotonic(), time.process_time()
     archive = Archive()
     with one_thread(), Workers(threads) as workers:
-        if algo in CONTROLS:
+        if algo in BASELINES:
             search(algo, seed, problem, archive, evaluations, workers)
             final: dict[str, Any] = {}
         else:
@@ -107,7 +103,7 @@ def train(
         env = gym.make("PruneVGG-v0", problem=problem, cost_mode="dense")
         if "Box" not in spec.action_spaces:
             env = prune_gym.DiscreteRatios(env)
-        return env if spec.wrapper is None else named(spec.wrapper)(env)
+        return env if spec.wrapper is None else import_object(spec.wrapper)(env)
 
     venv = ThreadVecEnv([make] * spec.n_envs, workers)
     venv.seed(seed)
@@ -138,7 +134,7 @@ def train(
 def search(
     algo: str, seed: int, problem: Any, archive: Archive, evaluations: int, workers: Workers
 ) -> None:
-    proposer = CONTROLS.get(algo)(len(problem.groups), evaluations, np.random.default_rng(seed))
+    proposer = BASELINES.get(algo)(len(problem.groups), evaluations, np.random.default_rng(seed))
     batch = next(proposer, None)
     while batch is not None:
         masks = [masks_of_ratios(problem, ratios) for ratios in batch]
@@ -150,20 +146,6 @@ def search(
             batch = proposer.send(judged)
         except StopIteration:
             batch = None
-
-
-def origin() -> dict[str, Any]:
-    """Where figures come from: command, commit, machine, versions."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
-    packages = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "rliable")
-    return {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in packages},
-    }
 
 
 def write_results(folder: Path, algorithms: list[str], seeds: list[int]) -> None:

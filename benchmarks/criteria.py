@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare_agents import origin, run
+from compare_agents import run
+from origin import origin
 from torch import nn
 
 import prune_gym
@@ -163,13 +164,13 @@ def scores_of(rows: list[Row], searcher: str, criteria: list[str]) -> dict[str, 
 
 def summarise(rows: list[Row], criteria: list[str], searchers: list[str]) -> dict[str, Any]:
     """Print a table per searcher and what to use; the figures of the verdicts come back."""
-    from agents.compare import compare_scores
+    from agents.compare import compare_scores, table
 
     summary = {}
     for searcher in searchers:
         scores = scores_of(rows, searcher, criteria)
         print(f"\n## {searcher}\n")
-        print(compare_scores(scores).table() if len(scores) > 1 else scores)
+        print(table(compare_scores(scores)) if len(scores) > 1 else scores)
         summary[searcher] = verdict(scores)
         print(f"\n{summary[searcher]['words']}")
     return summary

@@ -27,7 +27,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from compare_agents import origin
+from origin import origin
 
 import prune_gym
 from agents import FixedMultiplier, make_agent

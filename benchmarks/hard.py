@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from origin import origin
 
 import prune_gym
 
@@ -41,14 +37,8 @@ def main() -> None:
         for granularity in GRANULARITIES
         for projected in (True, False)
     ]
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
     content = {
-        "command": " ".join(["python", "benchmarks/hard.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("torch", "gymnasium", "numpy")},
+        **origin(),
         "limits": LIMITS,
         "note": "random actions; no recovery and 8 images per network, since costs do not depend "
         "on accuracy",

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
-import sys
 from pathlib import Path
+
+from origin import origin
 
 ALGORITHMS = ("ppo_lag", "ppo_pid", "cem", "random", "uniform")
 RESULTS = Path(__file__).parent / "results" / "main_job.json"
@@ -34,25 +33,10 @@ def main() -> None:
         for seed in arguments.seeds[:1] if algo == "uniform" else arguments.seeds:  # draws nothing
             rows.append(run(algo, seed, arguments.folder, arguments.options))
             print(rows[-1], flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
     RESULTS.parent.mkdir(exist_ok=True)
-    result = {
-        "command": " ".join(["python", "benchmarks/main_job.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": json.loads(
-            (run_folder(arguments.folder, *first(rows)) / "versions.json").read_text()
-        ),
-        "rows": rows,
-    }
+    result = {**origin(), "rows": rows}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     summarise(rows)
-
-
-def first(rows: list[dict[str, object]]) -> tuple[str, int]:
-    return str(rows[0]["algo"]), int(str(rows[0]["seed"]))
 
 
 def run_folder(folder: Path, algo: str, seed: int) -> Path:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shlex
-import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from origin import origin
 
 from prune_gym.datasets import load_dataset
 from prune_gym.networks import build_network
@@ -253,19 +251,9 @@ def no_results(folder: RunFolder) -> dict[str, Any]:
 def facts(device: str) -> dict[str, Any]:
     """The code and the machine, as they are now."""
     place = resolve_device(device)
-    changed = git("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)benchmarks/results")
-    return {
-        "commit": git("rev-parse", "HEAD") or "unknown",
-        "dirty": bool(changed),
-        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }
-
-
-def git(*words: str) -> str:
-    return subprocess.run(
-        ["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    ).stdout.strip()
+    found = {name: value for name, value in origin().items() if name not in ("command", "versions")}
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+    return {**found, "device": name}
 
 
 def table(cells: list[dict[str, Any]], rows: list[str]) -> str:

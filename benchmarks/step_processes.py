@@ -193,7 +193,12 @@ def whole_search(timesteps: int) -> dict[str, Any]:
                 setattr(PPOLagrangian, name, function)
         began = time.perf_counter()
         search.archive.feasible_masks()
-        finish(search, wall_s=lambda: searched, on_step=lambda step, loss: None)
+        finish(
+            search.result,
+            search.run_folder.path,
+            wall_s=lambda: searched,
+            on_step=lambda step, loss: None,
+        )
         finished = time.perf_counter() - began
     spent = clock.seconds
     return {

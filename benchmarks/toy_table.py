@@ -13,12 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,11 +22,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from origin import origin
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from agents import AGENTS, evaluate, make_agent
-from agents.zoo.table import named
+from agents.zoo.table import import_object
 
 RESULTS = Path(__file__).parent / "results" / "toy_table.json"
 COST_TOLERANCE, RETURN_TOLERANCE, PRICE_TOLERANCE = 0.10, 0.05, 0.25
@@ -68,7 +65,7 @@ def run(algo: str, cost_limit: float, seed: int) -> Row:
     """Train one agent and say what it came to."""
     spec = AGENTS[algo].tuned_for("BudgetToy-v0")
     discrete = "Box" not in spec.action_spaces
-    wrapper = None if spec.wrapper is None else named(spec.wrapper)
+    wrapper = None if spec.wrapper is None else import_object(spec.wrapper)
     kwargs = {"cost_limit": cost_limit, "n_actions": 9 if discrete else None}
 
     def make() -> gym.Env[Any, Any]:
@@ -115,17 +112,7 @@ def main() -> None:
             with arguments.rows.open("a") as file:
                 file.write(json.dumps(asdict(row)) + "\n")
         print(row, flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
-    packages = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy")
-    result = {
-        "command": " ".join(["python", "benchmarks/toy_table.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {name: version(name) for name in packages},
-        "rows": [asdict(row) for row in rows],
-    }
+    result = {**origin(), "rows": [asdict(row) for row in rows]}
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{sum(row.holds for row in rows)} of {len(rows)} within tolerance")
 

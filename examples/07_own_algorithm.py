@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 
 import prune_gym
 from agents import FixedMultiplier, TwoCritics, make_agent
-from agents.compare import compare_scores
+from agents.compare import compare_scores, table
 
 STEPS, SEEDS = 256, range(1)  # a demonstration; 6016 steps and 5 seeds make a comparison
 
@@ -44,4 +44,4 @@ contestants = {"crpo": crpo}
 for name in ("ppo_lag", "cpo"):
     contestants[name] = lambda env, seed, name=name: make_agent(name, env, seed=seed, device="cpu")
 scores = {name: [best_feasible(make, s) for s in SEEDS] for name, make in contestants.items()}
-print(compare_scores(scores).table())
+print(table(compare_scores(scores)))

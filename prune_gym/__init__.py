@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import gymnasium as gym
+from prune_gym.envs.registration import ENVIRONMENTS as ENVIRONMENTS
+from prune_gym.envs.registration import NONDETERMINISTIC as NONDETERMINISTIC
+from prune_gym.envs.registration import register_envs
+from prune_gym.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from agents.wrappers import FixedPenalty, SauteBudget
     from prune_gym.budgets import (
         BUDGETS,
         Budget,
@@ -38,21 +39,24 @@ if TYPE_CHECKING:
     from prune_gym.problem.saving import load_pruned, save_pruned
     from prune_gym.problem.sharing import SharedProblem, share
     from prune_gym.pruning.groups import FilterGroup
+    from prune_gym.searches.result import PrunedNetwork, SearchResult
+    from prune_gym.searches.search import search
     from prune_gym.training.recovery import RECOVERIES
     from prune_gym.wrappers import (
         BinaryFilters,
         BinaryToBox,
         DiscreteRatios,
+        FixedPenalty,
+        ProjectionWrapper,
         RecordBest,
         RecordEpisodeCost,
         RecordEpisodeCostVector,
+        SauteBudget,
     )
-    from prune_gym.wrappers.projection import ProjectionWrapper
 
 __version__ = "0.1.0"
 
-# Public name -> module (a dot: of this package); imported when first used, so that
-# `import prune_gym` stays cheap.
+# public name -> module, imported when the name is first used
 _PUBLIC = {
     "BUDGETS": ".budgets",
     "BinaryFilters": ".wrappers",
@@ -68,17 +72,20 @@ _PUBLIC = {
     "Evidence": ".criteria",
     "ExportError": ".errors",
     "FilterGroup": ".pruning.groups",
-    "FixedPenalty": "agents.wrappers",
+    "FixedPenalty": ".wrappers",
     "InfeasibleLimitError": ".errors",
     "NETWORKS": ".networks",
     "Outcome": ".problem.outcome",
-    "ProjectionWrapper": ".wrappers.projection",
+    "ProjectionWrapper": ".wrappers",
+    "PruneGymError": ".errors",
+    "PrunedNetwork": ".searches.result",
     "PruningProblem": ".problem.problem",
     "RECOVERIES": ".training.recovery",
     "RecordBest": ".wrappers",
     "RecordEpisodeCost": ".wrappers",
     "RecordEpisodeCostVector": ".wrappers",
-    "SauteBudget": "agents.wrappers",
+    "SauteBudget": ".wrappers",
+    "SearchResult": ".searches.result",
     "SharedProblem": ".problem.sharing",
     "Split": ".datasets",
     "UnsupportedNetworkError": ".errors",
@@ -90,6 +97,7 @@ _PUBLIC = {
     "make_problem": ".problem.make",
     "onnx_latency_ms": ".budgets",
     "save_pruned": ".problem.saving",
+    "search": ".searches.search",
     "share": ".problem.sharing",
 }
 
@@ -114,11 +122,14 @@ __all__ = [
     "InfeasibleLimitError",
     "Outcome",
     "ProjectionWrapper",
+    "PruneGymError",
+    "PrunedNetwork",
     "PruningProblem",
     "RecordBest",
     "RecordEpisodeCost",
     "RecordEpisodeCostVector",
     "SauteBudget",
+    "SearchResult",
     "SharedProblem",
     "Split",
     "UnsupportedNetworkError",
@@ -131,51 +142,10 @@ __all__ = [
     "onnx_latency_ms",
     "register_envs",
     "save_pruned",
+    "search",
     "share",
 ]
 
-# id -> default arguments of `prune_gym.envs:make_env`
-ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "PruneVGG-v0": {"granularity": "layer"},
-    "PruneVGGFilters-v0": {"granularity": "filter"},
-    "PruneVGGLatency-v0": {"granularity": "layer", "budgets": {"latency_ms": 0.5}},
-    "PruneVGGAnyLimit-v0": {"granularity": "layer", "limit_range": (0.05, 0.4)},
-    "Prune-v0": {"granularity": "layer", "own": True},
-    **{
-        f"Prune{title}-CIFAR10-v0": {
-            "granularity": "layer",
-            "network": title.lower(),
-            "dataset": "cifar10",
-        }
-        for title in ("VGG11", "VGG16", "VGG19", "ResNet18", "ResNet50", "ResNet56")
-    },
-}
-
-# those whose budgets are measured: equal actions do not give equal costs in another process
-NONDETERMINISTIC = ("PruneVGGLatency-v0",)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'prune_gym' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name], __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
-
-
-def register_envs() -> None:
-    """Register every environment id with Gymnasium; calling it again changes nothing."""
-    for env_id, defaults in ENVIRONMENTS.items():
-        if env_id not in gym.registry:
-            gym.register(
-                env_id,
-                entry_point="prune_gym.envs:make_env",
-                vector_entry_point="prune_gym.envs.vector:make_vector_env",
-                kwargs=dict(defaults),
-                nondeterministic=env_id in NONDETERMINISTIC,
-            )
-
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)
 
 register_envs()

@@ -57,6 +57,10 @@ class NoFolderError(FileError, NotADirectoryError):
     """A file where a folder is to be."""
 
 
+class MissingLibraryError(PruneGymError, ImportError):
+    """A library that cannot be imported; the message says how to install it."""
+
+
 class OutOfMemoryError(InvalidValueError):
     """The machine or the device has too little memory; the message says what to lower."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -58,3 +59,20 @@ def tiny_problem() -> prune_gym.PruningProblem:
 def residual_problem() -> prune_gym.PruningProblem:
     """A residual network of two stages, random data."""
     return tiny.make_tiny("residual")
+
+
+@pytest.fixture(scope="session")
+def known_options() -> set[str]:
+    """Every long option of the commands, the benchmarks and `python -m agents.*`."""
+    from typer.main import get_command
+
+    from agents.enjoy import app as enjoy
+    from agents.train import app as train
+    from prune_gym.cli.main import app
+
+    commands = [*get_command(app).commands.values(), get_command(train), get_command(enjoy)]
+    known = {"--help"} | {o for c in commands for p in c.params for o in p.opts}
+    for script in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "agents").glob("*.py")]:
+        text = script.read_text(encoding="utf-8")
+        known |= set(re.findall(r'(?:add|add_argument)\(\s*"(--[a-z-]+)"', text))
+    return known

@@ -31,6 +31,10 @@ def test_readme_has_blocks_and_examples_are_numbered():
     assert [path.name[:3] for path in EXAMPLES] == [f"{n + 1:02}_" for n in range(len(EXAMPLES))]
 
 
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_example(path, tmp_path, monkeypatch, capsys):
@@ -47,29 +51,15 @@ def test_readme_names_files_that_exist():
     for name in re.findall(
         r"`((?:prune_gym|agents|examples|benchmarks|tests|docs)/[\w./]*)`", README
     ):
-        assert (ROOT / name).exists(), name
+        assert (ROOT / name).exists() or name.startswith("docs/_build"), name
 
 
-def test_readme_names_every_command_and_no_other():
+def test_readme_names_commands_that_exist():
     from prune_gym.cli.main import app
 
-    table = re.findall(r"^\| `prune-gym (\w+)", README, re.MULTILINE)
-    assert sorted(table) == sorted(get_command(app).commands)
     used = set(re.findall(r"prune-gym ([a-z]+)\b", README))
-    assert used <= set(table)
+    assert used <= set(get_command(app).commands)
 
 
-def test_options_in_the_readme_exist():
-    from agents.train import app as train
-    from prune_gym.cli.main import app
-
-    known = {
-        option
-        for command in [*get_command(app).commands.values(), get_command(train)]
-        for parameter in command.params
-        for option in parameter.opts
-    }
-    for script in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "agents").glob("*.py")]:
-        text = script.read_text(encoding="utf-8")
-        known |= set(re.findall(r'(?:add|add_argument)\(\s*"(--[a-z-]+)"', text))
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+def test_options_in_the_readme_exist(known_options):
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known_options

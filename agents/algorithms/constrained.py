@@ -7,10 +7,12 @@ cost of finished episodes.
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -27,13 +29,42 @@ from agents.costs import (
     read_cost_vectors,
     read_costs,
 )
-from agents.env_checks import check_truncation, reward_scaling, unfit
+from agents.env_checks import (
+    check_reward_scaling,
+    check_truncation,
+    check_unpenalised,
+    explain_misfit,
+)
+from agents.errors import InvalidTypeError, InvalidValueError
 from agents.multipliers.rules import VectorMultiplier, check_multiplier
 from agents.wrappers import FixedPenalty, SauteBudget
 
 
 class Constrained(BaseAlgorithm):
     """Mixin: an algorithm that holds the mean episodic cost at or below a limit.
+
+    The problem is ``max J_r(pi)`` subject to ``J_c(pi) <= d``, and its Lagrangian
+    ``min over lambda >= 0, max over pi, of J_r(pi) - lambda * (J_c(pi) - d)``, with
+
+    - ``pi``: the policy;
+    - ``J_r``, ``J_c``: the expected undiscounted sums of reward and of cost in an episode;
+    - ``d``: the limit, held at ``d - cost_margin * |d|``;
+    - ``lambda``: the multiplier, a price of cost in units of reward. It moves by the violation,
+      the mean cost of the episodes that finished since it last moved minus what it is held at;
+      how, is the business of its rule, see `agents.multipliers.rules`.
+
+    With several costs there is one lambda for each, and ``lambda * J_c`` is a sum over them.
+
+    | logged | meaning |
+    |---|---|
+    | ``lagrange/cost`` | mean cost of the episodes that the multiplier moved by |
+    | ``lagrange/violation_rate`` | fraction of these episodes that cost more than a limit |
+    | ``lagrange/multiplier`` | the multiplier |
+    | ``lagrange/violations`` | episodes of the training so far that cost more than a limit |
+    | ``lagrange/cost_rate`` | mean cost of a step, of the training so far |
+
+    With several costs there is a cost, a multiplier and a cost rate for each, such as
+    ``lagrange/cost_NAME``.
 
     Args:
         policy: As the algorithm takes it.
@@ -57,6 +88,8 @@ class Constrained(BaseAlgorithm):
     """
 
     made_by: str  # names what a model file may be loaded by; the class, where it does not say
+    refused: ClassVar[frozenset[str]] = frozenset()  # arguments of a parent that are none here
+    __signature__: ClassVar[inspect.Signature]  # with the arguments behind *args and **kwargs
     rewards_are_scaled: bool = False  # whether VecNormalize may divide rewards by their spread
 
     def __init__(
@@ -71,7 +104,7 @@ class Constrained(BaseAlgorithm):
         **kwargs: Any,
     ) -> None:
         if isinstance(env, gym.vector.VectorEnv):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"env is a {type(env).__name__}, a vector of Gymnasium. Stable-Baselines3 takes "
                 "its own, which keep the last step's info and its cost (SAME_STEP autoreset hides "
                 "them): pass one environment, or DummyVecEnv([make_one, make_one])."
@@ -79,7 +112,7 @@ class Constrained(BaseAlgorithm):
         self.multiplier = check_multiplier(multiplier)
         self.cost_limit = self._checked_limit(cost_limit)
         if not 0.0 <= cost_margin < 1.0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"cost_margin is {cost_margin!r}; it must be in [0, 1): a fraction of the limit "
                 "kept in reserve. Try 0.05."
             )
@@ -94,7 +127,7 @@ class Constrained(BaseAlgorithm):
         try:
             super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         except AssertionError as error:  # Stable-Baselines3 checks its action spaces so
-            raise unfit(error) from error
+            raise explain_misfit(error) from error
         if _init_setup_model:
             self._setup_model()
 
@@ -103,6 +136,7 @@ class Constrained(BaseAlgorithm):
         super().__init_subclass__(**kwargs)
         if "made_by" not in vars(cls):
             cls.made_by = cls.__name__
+        cls.__signature__ = _whole_signature(cls)
 
     @property
     def n_costs(self) -> int:
@@ -129,10 +163,10 @@ class Constrained(BaseAlgorithm):
         """Return the limits that hold now, shape (n_costs,): those given, or the environment's.
 
         Raises:
-            ValueError: If there is no environment, or it has no limits.
+            InvalidValueError: If there is no environment, or it has no limits.
         """
         if self.env is None:
-            raise ValueError(
+            raise InvalidValueError(
                 "env is None: the model was loaded without an environment. Call set_env(env) "
                 "before learn, or load(path, env=env)."
             )
@@ -157,19 +191,10 @@ class Constrained(BaseAlgorithm):
 
     def _check_env(self) -> None:
         self.limits()
-        for wrapper in (FixedPenalty, SauteBudget):
-            if self.env is not None and any(self.env.env_is_wrapped(wrapper)):
-                raise ValueError(
-                    f"env is penalised by {wrapper.__name__} already; the multiplier would charge "
-                    "the same cost twice. Pass the environment without that wrapper."
-                )
-        scaling = None if self.env is None else reward_scaling(self.env)
-        if scaling is not None and not self.rewards_are_scaled:
-            raise ValueError(
-                f"env is in a {scaling}: rewards would be divided by a spread that drifts, costs "
-                "would not, and the multiplier, a price of cost in units of reward, would have no "
-                "unit. Use VecNormalize(..., norm_reward=False)."
-            )
+        if self.env is not None:
+            check_unpenalised(self.env, FixedPenalty, SauteBudget)
+            if not self.rewards_are_scaled:
+                check_reward_scaling(self.env)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         if self.env is None:
@@ -254,25 +279,67 @@ class Constrained(BaseAlgorithm):
         super().save(path, exclude=exclude, include=include)
 
     @classmethod
-    def load(cls, path: SavedModel, *args: Any, **kwargs: Any) -> Any:
-        """Load a model; see SB3's ``load``.
+    def load(
+        cls,
+        path: SavedModel,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model; see Stable-Baselines3's ``load``.
+
+        Args:
+            path: The file.
+            env: An environment to go on with.
+            device: Of the model.
+            custom_objects: What replaces objects of the file that cannot be loaded, by name.
+            print_system_info: Whether to print the versions it was saved with.
+            force_reset: Whether the next ``learn`` resets the environment.
+            **kwargs: Arguments of the constructor that replace those of the file.
 
         Raises:
-            ValueError: If the file was made by another algorithm or a later version, or for another
-                number of costs.
+            InvalidValueError: If the file was made by another algorithm or a later version, or for
+                another number of costs.
         """
         check_origin(path, cls.made_by)
         if "multiplier" in kwargs:
             kwargs["multiplier"] = check_multiplier(kwargs["multiplier"])
-        model = super().load(path, *args, **kwargs)
+        model = super().load(
+            path, env, device, custom_objects, print_system_info, force_reset, **kwargs
+        )
         if model.n_costs != len(model.cost_sum):
-            raise ValueError(
+            raise InvalidValueError(
                 f"multiplier is for {model.n_costs} costs, but the model in path={str(path)!r} was "
                 f"trained with {len(model.cost_sum)}. Give one for each of them."
             )
         if "cost_limit" in kwargs:
             model.cost_limit = model._checked_limit(kwargs["cost_limit"])
         return model
+
+
+def _whole_signature(cls: type[Constrained]) -> inspect.Signature:
+    """Return all that a class takes: its own arguments, and those it passes on to its parents.
+
+    `help` and editors show it; the constructors only pass on what they do not use themselves.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for kind in cls.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
+        for one in parameters:
+            known = one.name in found or one.name in cls.refused or one.name.startswith("_")
+            if known or one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+                continue
+            positional = one.name in ("policy", "env")
+            how = one.POSITIONAL_OR_KEYWORD if positional else one.KEYWORD_ONLY
+            found[one.name] = one.replace(kind=how)
+        if all(one.kind is not one.VAR_KEYWORD for one in parameters):
+            break  # nothing is passed on
+    return inspect.Signature(sorted(found.values(), key=lambda one: one.kind))
 
 
 class _Watch(BaseCallback):

@@ -18,6 +18,7 @@ from agents.algorithms.cost_critic import (
     CostCriticPolicy,
 )
 from agents.algorithms.two_critics import CriticArray, TwoCritics
+from agents.errors import InvalidTypeError
 from agents.multipliers.checks import check_number
 
 NEVER = 1e6  # a clip range that no ratio of probabilities leaves
@@ -80,6 +81,13 @@ class FOCOPSMultiInputPolicy(FOCOPSPolicy, CostCriticMultiInputPolicy):
 class FOCOPS(TwoCritics, PPO):
     """First Order Constrained Optimization in Policy Space, with two critics.
 
+    Minimises the mean over states of ``near * (KL(pi || pi_k) - A * ratio / temperature)``, with
+
+    - ``pi``, ``pi_k``: the policy, and that of the rollout; ``ratio`` the probability of an action
+      under the one over that under the other;
+    - ``near``: 1 in states where ``KL(pi || pi_k) <= target_kl``, else 0;
+    - ``A``: the mixed advantage of `TwoCritics` over its standard deviation in the rollout.
+
     - Paper: Zhang et al. 2020, https://arxiv.org/abs/2002.06506. Minimise the mean over states of
       ``KL(pi || pi_k) - (A_r - nu A_c) * ratio / temperature``, where only states with
       ``KL(pi || pi_k) <= target_kl`` count, pi_k being the policy of the rollout; end the epochs
@@ -94,8 +102,13 @@ class FOCOPS(TwoCritics, PPO):
       ``target_kl``. There is no decay of weights.
 
     PPO's clip range and entropy bonus are taken by the method: ``clip_range`` and ``ent_coef`` are
-    no arguments. ``train/entropy_loss`` is the mean KL divergence from pi_k. See `TwoCritics` for
-    what else it does and logs.
+    no arguments. See `TwoCritics` for what else it does.
+
+    | logged | meaning |
+    |---|---|
+    | ``train/entropy_loss`` | mean KL divergence from pi_k |
+    | ``train/clip_fraction`` | 0: nothing is clipped |
+    | the others of ``train/*``, ``lagrange/*`` | see `TwoCritics` and PPO |
 
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
@@ -116,6 +129,7 @@ class FOCOPS(TwoCritics, PPO):
     """
 
     made_by = "FOCOPS"
+    refused = frozenset({*TwoCritics.refused, "clip_range", "ent_coef"})
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": FOCOPSPolicy,
         "CnnPolicy": FOCOPSCnnPolicy,
@@ -135,7 +149,7 @@ class FOCOPS(TwoCritics, PPO):
     ) -> None:
         for name, what in (("clip_range", "clips nothing"), ("ent_coef", "has no entropy bonus")):
             if name in kwargs:
-                raise TypeError(
+                raise InvalidTypeError(
                     f"{name} is not an argument of FOCOPS, which {what}: the KL divergence from "
                     "the last policy is in its place. Use temperature and target_kl."
                 )
@@ -152,7 +166,7 @@ class FOCOPS(TwoCritics, PPO):
             **kwargs,
         )
         if not issubclass(self.policy_class, FOCOPSPolicy):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"policy is {self.policy_class.__name__}, which does not know the policy before "
                 f"it. Name one of {sorted(self.policy_aliases)} or subclass FOCOPSPolicy."
             )

@@ -32,16 +32,26 @@ from stable_baselines3.common.utils import obs_as_tensor
 from agents.algorithms.constrained import Constrained
 from agents.algorithms.replay_buffer import CostReplayBuffer, buffer_class
 from agents.costs import FloatArray
-from agents.evaluation import check_env
+from agents.env_checks import check_env
+from agents.errors import InvalidTypeError, InvalidValueError
 
 
 class PenalisedRollouts(Constrained, OnPolicyAlgorithm):
     """Mixin for on-policy algorithms: the rollout's rewards are penalised before they are learned.
 
-    When a rollout is complete the multiplier moves by the episodes that finished in it; then all
-    its rewards become ``(reward - multiplier * cost) / (1 + multiplier)`` with that one multiplier,
-    and the buffer computes returns and advantages again. The environment, ``Monitor`` and every
-    logged return stay unpenalised.
+    The algorithm learns from the reward ``(r - lambda * c) / (1 + lambda)``, with ``r`` and ``c``
+    reward and cost of a step and ``lambda`` the multiplier, see `Constrained`; with several costs
+    ``lambda * c`` and ``lambda`` are sums over them. When a rollout is complete the multiplier
+    moves by the episodes that finished in it; then all its rewards are penalised with that one
+    multiplier, and the buffer computes returns and advantages again. The environment, ``Monitor``
+    and every logged return stay unpenalised.
+
+    - Paper: RCPO of Tessler et al. 2018, https://arxiv.org/abs/1805.11074: one critic of the
+      penalised reward ``r - lambda * c``, and ``lambda`` moves by ``J_c - limit`` more slowly.
+    - Ours: that, for any algorithm that fills a rollout buffer.
+    - Deviations: the division by ``1 + lambda``, which bounds the size of what is learned; the
+      multiplier moves by the undiscounted sum, by whichever rule is handed in.
+    - Logs: what `Constrained` does, and the algorithm's own; ``train/*`` is of penalised rewards.
     """
 
     def _begin_rollout(self) -> None:
@@ -83,8 +93,17 @@ class PenalisedRollouts(Constrained, OnPolicyAlgorithm):
 class PenalisedReplay(Constrained, OffPolicyAlgorithm):
     """Mixin for off-policy algorithms: a replay buffer that mixes reward and cost when sampled.
 
-    The multiplier moves once per ``episodes_per_update`` finished episodes, by their mean cost, not
-    before ``learning_starts``: episodes of random actions say nothing about the policy.
+    The critics learn from the reward ``(r - lambda * c) / (1 + lambda)``, with ``r`` and ``c``
+    reward and cost of a replayed step and ``lambda`` the multiplier *of today*, however old the
+    step is; see `Constrained`, and `CostReplayBuffer` for how. The multiplier moves once per
+    ``episodes_per_update`` finished episodes, by their mean cost, not before ``learning_starts``:
+    episodes of random actions say nothing about the policy.
+
+    - Paper: RCPO of Tessler et al. 2018, https://arxiv.org/abs/1805.11074, see `PenalisedRollouts`.
+    - Ours: its penalised reward, computed when it is replayed.
+    - Deviations: as in `PenalisedRollouts`; besides, the episodes that move the multiplier are
+      those of the exploring policy, noise included (``cost_margin`` makes up for it).
+    - Logs: what `Constrained` does, and the algorithm's own; ``train/*`` is of penalised rewards.
 
     Args:
         policy: As the algorithm takes it.
@@ -106,7 +125,7 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> None:
         if not isinstance(episodes_per_update, int) or episodes_per_update < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"episodes_per_update is {episodes_per_update!r}; it must be an integer >= 1. "
                 "Try 8."
             )
@@ -114,7 +133,7 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)
         given = self.replay_buffer_class
         if given is not None and not issubclass(given, CostReplayBuffer):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"replay_buffer_class is {given.__name__}, which has no place for costs. Leave it "
                 "out, or subclass agents.CostReplayBuffer. (Hindsight replay invents rewards for "
                 "other goals, but cannot invent their costs.)"
@@ -125,13 +144,13 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         chosen = self.replay_buffer_class
         if self.n_steps > 1 and chosen is not None and not issubclass(chosen, NStepReplayBuffer):
-            raise ValueError(
+            raise InvalidValueError(
                 f"n_steps is {self.n_steps}, but replay_buffer_class={chosen.__name__} samples "
-                "single steps. Subclass CostNStepReplayBuffer (agents.algorithms.replay_buffer), or "
-                "use n_steps=1."
+                "single steps. Subclass CostNStepReplayBuffer of agents.algorithms.replay_buffer, "
+                "or use n_steps=1."
             )
         if chosen is None and self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
-            raise ValueError(
+            raise InvalidValueError(
                 f"n_steps is {self.n_steps}, but Stable-Baselines3 replays Dict observations in "
                 "single steps only. Use n_steps=1."
             )
@@ -157,18 +176,19 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         """Load a saved buffer; its samples are mixed with this model's multiplier.
 
         Raises:
-            ValueError: If it holds no costs, or not so many; the model keeps the buffer it had.
+            InvalidValueError: If it holds no costs, or not so many; the model keeps the buffer it
+                had.
         """
         kept = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
         loaded, self.replay_buffer = self.replay_buffer, kept
         if not isinstance(loaded, CostReplayBuffer):
-            raise ValueError(
+            raise InvalidValueError(
                 f"path={str(path)!r} is a {type(loaded).__name__} without costs. Load "
                 "a buffer that a constrained model saved."
             )
         if loaded.costs.shape[-1] != self.n_costs:
-            raise ValueError(
+            raise InvalidValueError(
                 f"path={str(path)!r} holds {loaded.costs.shape[-1]} costs per step, "
                 f"the model {self.n_costs}. Load a buffer of the same number of multipliers."
             )
@@ -193,14 +213,14 @@ def constrained(algorithm: type[BaseAlgorithm]) -> type[Any]:
         algorithm: An on-policy or off-policy algorithm of Stable-Baselines3 or sb3-contrib.
 
     Raises:
-        TypeError: If it is neither, or constrained already.
+        InvalidTypeError: If it is neither, or constrained already.
     """
     if not isinstance(algorithm, type) or not issubclass(algorithm, BaseAlgorithm):
-        raise TypeError(
+        raise InvalidTypeError(
             f"algorithm is {algorithm!r}; it must be a class of Stable-Baselines3, such as PPO."
         )
     if issubclass(algorithm, Constrained):
-        raise TypeError(f"algorithm is {algorithm.__name__}, which is constrained already.")
+        raise InvalidTypeError(f"algorithm is {algorithm.__name__}, which is constrained already.")
     return _constrained(algorithm)
 
 
@@ -212,7 +232,7 @@ def _constrained(algorithm: Any) -> type[Any]:
     elif issubclass(algorithm, OffPolicyAlgorithm):
         mixin = PenalisedReplay
     else:
-        raise TypeError(
+        raise InvalidTypeError(
             f"algorithm is {algorithm.__name__}, which cannot be made constrained: it is neither "
             "on-policy nor off-policy, so that neither rollouts nor a replay buffer show the costs "
             "of single steps (ARS only sums up whole episodes). Use PPO, A2C, TRPO, RecurrentPPO, "
@@ -235,6 +255,7 @@ def constrain(
     *,
     multiplier: Any = None,
     cost_limit: Any = None,
+    cost_margin: float = 0.0,
     **kwargs: Any,
 ) -> Any:
     """Make a model of any algorithm that keeps the mean episodic cost at or below a limit.
@@ -253,16 +274,16 @@ def constrain(
         multiplier: The multiplier, or a list of one for each cost of ``info["costs"]``;
             `GradientMultiplier` with its defaults if left out.
         cost_limit: Limit on the mean episodic cost; read from the environment if left out.
-        **kwargs: ``cost_margin``, the fraction of the limit kept in reserve; for off-policy
-            algorithms ``episodes_per_update``, finished episodes between two moves of the
-            multiplier; and all other arguments of the algorithm.
+        cost_margin: Fraction of the limit kept in reserve, in [0, 1).
+        **kwargs: All other arguments of the algorithm, and for off-policy ones
+            ``episodes_per_update``, finished episodes between two moves of the multiplier.
 
     Returns:
         A model of the algorithm, ready to ``learn``.
 
     Raises:
-        TypeError: If the algorithm cannot be made constrained (names the reason).
-        ValueError: If environment and algorithm do not fit (names what makes them fit).
+        InvalidTypeError: If the algorithm cannot be made constrained (names the reason).
+        InvalidValueError: If environment and algorithm do not fit (names what makes them fit).
     """
     kind = constrained(algorithm)
     if isinstance(env, str):
@@ -270,7 +291,8 @@ def constrain(
     check_env(env)
     if policy is None:
         policy = fitting_policy(kind, env)
-    return kind(policy, env, multiplier=multiplier, cost_limit=cost_limit, **kwargs)
+    limits = {"cost_limit": cost_limit, "cost_margin": cost_margin}
+    return kind(policy, env, multiplier=multiplier, **limits, **kwargs)
 
 
 def fitting_policy(algorithm: type[BaseAlgorithm], env: Any) -> str:
@@ -284,7 +306,7 @@ def fitting_policy(algorithm: type[BaseAlgorithm], env: Any) -> str:
     name = f"{kind}{'Lstm' if recurrent else ''}Policy"
     if name not in algorithm.policy_aliases:
         known = ", ".join(sorted(algorithm.policy_aliases))
-        raise ValueError(
+        raise InvalidValueError(
             f"env: {algorithm.__name__} has no policy for observations of {space} (it has {known})."
             " Wrap each environment in gymnasium.wrappers.FlattenObservation."
         )

@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 from stable_baselines3.common.save_util import open_path
 
+from agents.errors import MissingFileError, ModelFileError
+
 FORMAT = 1  # of saved models; a larger one was written by a later version of this package
 SavedModel: TypeAlias = str | pathlib.Path | io.BufferedIOBase
 
@@ -18,15 +20,18 @@ def read_origin(path: str | pathlib.Path | io.BufferedIOBase) -> tuple[str, int]
     """Return what made a saved model (empty for models of others) and its format.
 
     Raises:
-        ValueError: If the file is not a saved model of Stable-Baselines3.
-        FileNotFoundError: If there is none.
+        ModelFileError: If the file is not a saved model of Stable-Baselines3.
+        MissingFileError: If there is none.
     """
-    file = open_path(path, "r", suffix="zip")
+    try:
+        file = open_path(path, "r", suffix="zip")
+    except FileNotFoundError as error:
+        raise MissingFileError(f"path={str(path)!r}: there is no such file.") from error
     try:
         with zipfile.ZipFile(file) as archive:
             data = dict(json.loads(archive.read("data")))
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise ModelFileError(
             f"path={str(path)!r} is no saved model ({error}). Pass a file written by save()."
         ) from error
     finally:
@@ -38,13 +43,13 @@ def read_origin(path: str | pathlib.Path | io.BufferedIOBase) -> tuple[str, int]
 
 
 def check_origin(path: SavedModel, made_by: str) -> None:
-    """Raise a ValueError unless a saved model was made by ``made_by``, in a format known here."""
+    """Raise a ModelFileError unless a model was made by ``made_by``, in a format known here."""
     origin, version = read_origin(path)
     if origin != made_by:
         whose = f"it was made by {origin}; load it with that" if origin else "it is not ours"
-        raise ValueError(f"path={str(path)!r} cannot be loaded by {made_by}: {whose}.")
+        raise ModelFileError(f"path={str(path)!r} cannot be loaded by {made_by}: {whose}.")
     if version > FORMAT:
-        raise ValueError(
+        raise ModelFileError(
             f"path={str(path)!r} has format {version}; this version knows up to {FORMAT}. "
             "Upgrade the package to load it."
         )

@@ -21,6 +21,7 @@ from agents.algorithms.cost_critic import mix_advantages
 from agents.algorithms.model_file import SavedModel
 from agents.algorithms.two_critics import CriticArray, TwoCritics
 from agents.costs import FloatArray
+from agents.errors import InvalidTypeError
 from agents.multipliers.checks import check_violation
 from agents.multipliers.rules import VectorMultiplier
 
@@ -28,8 +29,17 @@ from agents.multipliers.rules import VectorMultiplier
 class TRPOLagrangian(TwoCritics, TRPO):
     """TRPO with a Lagrangian and two critics; see `TwoCritics` for what it does.
 
-    The surrogate that the line search has to improve is that of
-    ``(A_r - multiplier * A_c) / (1 + multiplier)``.
+    Maximises ``mean(ratio * A)`` subject to ``mean KL <= target_kl``, with ``ratio`` the
+    probability of an action under the policy over that under the policy of the rollout, ``KL`` the
+    divergence between the two in a state, and ``A`` the mixed advantage of `TwoCritics`.
+
+    - Paper: TRPO-Lagrangian of Ray et al. 2019, "Benchmarking Safe Exploration in Deep
+      Reinforcement Learning": one natural gradient step on the surrogates' mixture
+      ``(L(A_r) - multiplier * L(A_c)) / (1 + multiplier)``, and a line search.
+    - Ours: TRPO of sb3-contrib on the surrogate of the mixed advantage, which is the same mixture,
+      as nothing is clipped.
+    - Deviations: A_c is centred; the multiplier follows whichever rule is handed in.
+    - Logs: what `TwoCritics` does, and TRPO's ``train/*``.
     """
 
     made_by = "TRPOLagrangian"
@@ -124,7 +134,13 @@ class CPO(TwoCritics, TRPO):
 
     There is nothing to tune and nothing that moves the multiplier; ``multiplier`` is no argument.
     ``model.multiplier.value`` is nu, a price in units of reward (as every multiplier here); while
-    no step keeps the constraint it stays as it was, and ``lagrange/recovery`` is 1. One cost.
+    no step keeps the constraint it stays as it was. One cost.
+
+    | logged | meaning |
+    |---|---|
+    | ``lagrange/recovery`` | 1 if no step keeps the constraint, so that the step lowers the cost |
+    | ``lagrange/multiplier`` | nu of the update before |
+    | the others of ``lagrange/*``, ``train/*`` | see `TwoCritics` and TRPO |
 
     Args:
         policy: As in `TwoCritics`.
@@ -140,6 +156,7 @@ class CPO(TwoCritics, TRPO):
     """
 
     made_by = "CPO"
+    refused = frozenset({*TwoCritics.refused, "multiplier"})
     multiplier: SolvedMultiplier
 
     def __init__(
@@ -150,17 +167,28 @@ class CPO(TwoCritics, TRPO):
         **kwargs: Any,
     ) -> None:
         if "multiplier" in kwargs:
-            raise TypeError(_refusal(kwargs["multiplier"]))
+            raise InvalidTypeError(_refusal(kwargs["multiplier"]))
         self._steps = 0  # since the violation was last measured
         self._episode_length = 1.0  # mean, in steps
         super().__init__(policy, env, *args, multiplier=SolvedMultiplier(), **kwargs)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: SavedModel, *args: Any, **kwargs: Any) -> Any:
+    def load(
+        cls,
+        path: SavedModel,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Any:
         """Load a model; see `Constrained.load`. There is no multiplier to choose."""
         if "multiplier" in kwargs:
-            raise TypeError(_refusal(kwargs["multiplier"]))
-        return super().load(path, *args, **kwargs)
+            raise InvalidTypeError(_refusal(kwargs["multiplier"]))
+        return super().load(
+            path, env, device, custom_objects, print_system_info, force_reset, **kwargs
+        )
 
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
         costs = super()._watch_step(scope)

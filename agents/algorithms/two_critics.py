@@ -24,12 +24,21 @@ from agents.algorithms.cost_critic import (
     mix_advantages,
 )
 from agents.costs import FloatArray
+from agents.errors import InvalidTypeError, InvalidValueError
 
 CriticArray = npt.NDArray[np.float32]
 
 
 class TwoCritics(Constrained, OnPolicyAlgorithm):
     """Mixin: an on-policy algorithm whose advantages weigh reward against cost.
+
+    What the algorithm follows, in place of the advantage ``A_r`` of reward, is
+    ``A = (A_r - lambda * (A_c - mean(A_c))) / (1 + lambda)``, with
+
+    - ``A_r``, ``A_c``: the advantages of reward and of cost of a step, by GAE with a critic each;
+    - ``mean``: over the rollout;
+    - ``lambda``: the multiplier, see `Constrained`; with several costs ``lambda * A_c`` and
+      ``lambda`` are sums over them.
 
     Everything of the algorithm stays as it is (its loop, its losses, its schedules); only the
     advantages change. Once per rollout:
@@ -42,8 +51,14 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
     4. the cost critic is fitted.
 
     With ``FixedMultiplier(0.0)`` and unnormalised advantages it is the algorithm it extends, to the
-    last bit. ``save`` keeps the multiplier, the cost critic and its optimiser. Logs ``lagrange/*``,
-    ``train/cost_value_loss`` and ``train/cost_explained_variance``.
+    last bit. ``save`` keeps the multiplier, the cost critic and its optimiser.
+
+    | logged | meaning |
+    |---|---|
+    | ``lagrange/*`` | see `Constrained` |
+    | ``train/cost_value_loss`` | mean squared error of the cost critic while it is fitted |
+    | ``train/cost_explained_variance`` | how much of the cost returns it explained before |
+    | everything else | as the algorithm logs it; ``train/*`` is of the mixed advantages |
 
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of
@@ -73,6 +88,7 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
         "MultiInputPolicy": CostCriticMultiInputPolicy,
     }
     policy: CostCriticPolicy
+    refused = frozenset({"normalize_advantage"})
     rewards_are_scaled = True  # the cost has a critic and a unit of its own
 
     def __init__(
@@ -88,14 +104,14 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
         **kwargs: Any,
     ) -> None:
         if "normalize_advantage" in kwargs:
-            raise TypeError(
+            raise InvalidTypeError(
                 f"normalize_advantage is not an argument of {type(self).__name__}: it would "
                 "rescale the cost too. Use normalize_reward_advantage=True or False."
             )
         _check_fraction("cost_gamma", cost_gamma)
         _check_fraction("cost_gae_lambda", cost_gae_lambda)
         if cost_n_epochs is not None and cost_n_epochs < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"cost_n_epochs is {cost_n_epochs!r}; it must be an integer >= 1, or None for "
                 "as many passes as the algorithm makes itself."
             )
@@ -103,7 +119,7 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
             policy, env, *args, normalize_advantage=False, _init_setup_model=False, **kwargs
         )
         if not issubclass(self.policy_class, CostCriticPolicy):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"policy is {self.policy_class.__name__}, which has no cost critic. Name "
                 f"one of {sorted(self.policy_aliases)} or subclass CostCriticPolicy."
             )
@@ -224,11 +240,16 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
 class PPOLagrangian(TwoCritics, PPO):
     """PPO with a Lagrangian and two critics; see `TwoCritics` for what it does.
 
+    Maximises ``mean(min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A))``, with ``ratio`` the
+    probability of an action under the policy over that under the policy of the rollout, ``eps`` the
+    ``clip_range`` and ``A`` the mixed advantage of `TwoCritics`.
+
     - Paper: PPO-Lagrangian of Ray et al. 2019, "Benchmarking Safe Exploration in Deep Reinforcement
       Learning": maximise ``L_clip(A_r) - multiplier * L(A_c)``, divided by ``1 + multiplier``.
     - Ours: the clipped surrogate of ``(A_r - multiplier * A_c) / (1 + multiplier)``.
     - Deviations: the clipping sees the mixed advantage; the multiplier takes plain gradient steps
       or follows another rule, whichever is handed in.
+    - Logs: what `TwoCritics` does, and PPO's ``train/*``.
 
     Example:
         >>> from agents import BudgetToyEnv, PPOLagrangian
@@ -243,8 +264,15 @@ class PPOLagrangian(TwoCritics, PPO):
 class A2CLagrangian(TwoCritics, A2C):
     """A2C with a Lagrangian and two critics; see `TwoCritics` for what it does.
 
-    The policy gradient follows ``(A_r - multiplier * A_c) / (1 + multiplier)``; the cost critic
-    makes one step per rollout unless ``cost_n_epochs`` says otherwise.
+    The policy gradient is ``mean(A * grad log pi(a | s))``, with ``pi(a | s)`` the probability of
+    the action that was taken and ``A`` the mixed advantage of `TwoCritics`.
+
+    - Paper: A2C of Mnih et al. 2016, https://arxiv.org/abs/1602.01783, has no constraint; the
+      mixture is that of Ray et al. 2019, see `PPOLagrangian`.
+    - Ours: Stable-Baselines3's A2C with mixed advantages.
+    - Deviations: the cost critic makes one step per rollout, apart from the policy's, unless
+      ``cost_n_epochs`` says otherwise.
+    - Logs: what `TwoCritics` does, and A2C's ``train/*``.
     """
 
     made_by = "A2CLagrangian"
@@ -252,4 +280,4 @@ class A2CLagrangian(TwoCritics, A2C):
 
 def _check_fraction(name: str, value: float) -> None:
     if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} is {value!r}; it must be in [0, 1]. Try 1.0 or 0.95.")
+        raise InvalidValueError(f"{name} is {value!r}; it must be in [0, 1]. Try 1.0 or 0.95.")

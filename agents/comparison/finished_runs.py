@@ -1,4 +1,4 @@
-"""What finished trainings left in their folders: ``config.json`` and ``result.json``."""
+"""What finished trainings left in their folders; see `agents.runs.folder` for the files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
+
+from agents.errors import InvalidValueError, RunFolderError
+from agents.runs.folder import CONFIG, RESULT
 
 # Keys of config.json in which all runs of one algorithm have to agree
 SETTINGS = ("overrides", "wrappers", "n_envs", "normalize")
@@ -73,11 +76,13 @@ def read_runs(
             names, which replace those of the algorithms, to folders.
 
     Raises:
-        ValueError: If a folder is none of a finished run (names it and what is wrong), a seed
+        RunFolderError: If a folder is none of a finished run (names it and what is wrong), a seed
             of an algorithm occurs twice, or its settings differ.
     """
     if isinstance(runs, (str, os.PathLike)):
-        raise ValueError(f"runs is {str(runs)!r}; it must be a list of folders: [{str(runs)!r}].")
+        raise InvalidValueError(
+            f"runs is {str(runs)!r}; it must be a list of folders: [{str(runs)!r}]."
+        )
     named: list[tuple[str | None, str | os.PathLike[str]]] = []
     if isinstance(runs, Mapping):
         named = [(name, folder) for name, folders in runs.items() for folder in folders]
@@ -85,7 +90,7 @@ def read_runs(
         named = [(None, folder) for folder in runs]
     found = [_read(folder, name) for name, given in named for folder in _folders(given)]
     if not found:
-        raise ValueError("runs is empty; pass at least one folder of a run.")
+        raise InvalidValueError("runs is empty; pass at least one folder of a run.")
     _check_groups(found)
     return found
 
@@ -98,12 +103,12 @@ def _check_groups(runs: Sequence[Run]) -> None:
         group = groups.setdefault((task, run.algorithm), [])
         for other in group:
             if other.seed == run.seed:
-                raise ValueError(
+                raise RunFolderError(
                     f"seed {run.seed} of {run.algorithm} on {task} occurs twice, in "
                     f"{other.folder} and {run.folder}: it would count twice. Leave one out, {cure}"
                 )
             if other.settings != run.settings:
-                raise ValueError(
+                raise RunFolderError(
                     f"settings of {run.algorithm} on {task} differ: {other.settings} in "
                     f"{other.folder}, {run.settings} in {run.folder}. Compare one at a time, {cure}"
                 )
@@ -135,13 +140,13 @@ def check_lengths(runs: Sequence[Run], tasks: Sequence[str]) -> None:
     """Check that all runs of a task were equally long.
 
     Raises:
-        ValueError: If they were not (names a run of either length).
+        RunFolderError: If they were not (names a run of either length).
     """
     first: dict[str, Run] = {}
     for run, task in zip(runs, tasks, strict=True):
         other = first.setdefault(task, run)
         if other.timesteps != run.timesteps:
-            raise ValueError(
+            raise RunFolderError(
                 f"timesteps differ between runs on {task}: {other.timesteps} in {other.folder}, "
                 f"{run.timesteps} in {run.folder}. Compare runs of one length at a time."
             )
@@ -151,12 +156,14 @@ def _folders(given: str | os.PathLike[str]) -> list[Path]:
     """Return ``given`` if it is a run, else the runs below it."""
     path = Path(given)
     if not path.is_dir():
-        raise ValueError(f"run {path} is no folder. Pass folders written by python -m agents.train")
-    if (path / "config.json").exists() or (path / "result.json").exists():
+        raise RunFolderError(
+            f"run {path} is no folder. Pass folders written by python -m agents.train"
+        )
+    if (path / CONFIG).exists() or (path / RESULT).exists():
         return [path]
-    below = sorted(config.parent for config in path.rglob("config.json"))
+    below = sorted(config.parent for config in path.rglob(CONFIG))
     if not below:
-        raise ValueError(
+        raise RunFolderError(
             f"run {path} has no config.json, nor has a folder below it. Pass folders written by "
             "python -m agents.train"
         )
@@ -164,7 +171,7 @@ def _folders(given: str | os.PathLike[str]) -> list[Path]:
 
 
 def _read(folder: Path, name: str | None) -> Run:
-    config, result = _load(folder, "config.json"), _load(folder, "result.json")
+    config, result = _load(folder, CONFIG), _load(folder, RESULT)
     final = _get(folder, result, "final", dict)
     return Run(
         folder=folder,
@@ -187,21 +194,23 @@ def _read(folder: Path, name: str | None) -> Run:
 def _load(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.exists():
-        raise ValueError(
+        raise RunFolderError(
             f"run {folder} has no {name}: it did not finish. Finish it or leave it out."
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"run {folder}: {name} is not JSON ({error}). Run it again.") from error
+        raise RunFolderError(
+            f"run {folder}: {name} is not JSON ({error}). Run it again."
+        ) from error
     if not isinstance(data, dict):
-        raise ValueError(f"run {folder}: {name} holds no keys. Run it again.")
+        raise RunFolderError(f"run {folder}: {name} holds no keys. Run it again.")
     return data
 
 
 def _get(folder: Path, data: Mapping[str, Any], key: str, kind: type) -> Any:
     if not isinstance(data.get(key), kind):
-        raise ValueError(
+        raise RunFolderError(
             f"run {folder}: {key!r} is {data.get(key)!r}; it must be of type {kind.__name__}. "
             "Was the folder written by python -m agents.train?"
         )
@@ -211,7 +220,7 @@ def _get(folder: Path, data: Mapping[str, Any], key: str, kind: type) -> Any:
 def _number(folder: Path, data: Mapping[str, Any], key: str) -> float:
     value = _get(folder, data, key, Real)
     if not math.isfinite(value):
-        raise ValueError(f"run {folder}: {key!r} is {value!r}; it must be finite.")
+        raise RunFolderError(f"run {folder}: {key!r} is {value!r}; it must be finite.")
     return float(value)
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from agents.files import write_json
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from agents.comparison.statistics import Comparison, Estimate, Row
+from agents.comparison.statistics import Comparison, Estimate, Row
+from agents.files import make_folder, write_json
 
 FEW = 3  # seeds below which an interval says little
 # Okabe and Ito's colours, which the colour-blind can tell apart, and markers for black and white
@@ -30,8 +28,8 @@ LABELS = {
 }
 
 
-def markdown(comparison: Comparison) -> str:
-    """Return the table and its notes."""
+def table(comparison: Comparison) -> str:
+    """Return the rows as a table in Markdown, and what to bear in mind with it."""
     rows = comparison.rows
     columns = {
         "task": [row.task for row in rows],
@@ -62,11 +60,23 @@ def markdown(comparison: Comparison) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def save(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write all there is into ``folder`` and return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write table (Markdown, CSV), everything as JSON, and the plots.
+
+    Args:
+        comparison: What `agents.compare.compare` found.
+        folder: Where to; made if it is not there.
+
+    Returns:
+        The files: ``comparison.md``, ``comparison.csv``, ``comparison.json``, ``intervals.png``,
+        and ``return_cost.png`` if there are runs.
+
+    Raises:
+        FileError: If the folder cannot be made, or takes no file.
+    """
+    folder = make_folder(folder)
     files = [folder / f"comparison.{kind}" for kind in ("md", "csv", "json")]
-    files[0].write_text(markdown(comparison) + "\n", encoding="utf-8")
+    files[0].write_text(table(comparison) + "\n", encoding="utf-8")
     with files[1].open("w", newline="", encoding="utf-8") as file:
         lines = [_flat(row) for row in comparison.rows]
         writer = csv.DictWriter(file, fieldnames=list(lines[0]), lineterminator="\n")

@@ -7,18 +7,17 @@ it is given, so that its intervals cannot be repeated.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from agents.comparison.finished_runs import Run
+from agents.errors import InvalidValueError, MissingLibraryError
 
 ALL_TASKS = "all tasks"
 
@@ -92,23 +91,6 @@ class Comparison:
     runs: tuple[Run, ...] = ()
     tasks: tuple[str, ...] = ()
 
-    def table(self) -> str:
-        """Return the rows as a table in Markdown, and what to bear in mind with it."""
-        from agents.comparison.report import markdown
-
-        return markdown(self)
-
-    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write table (Markdown, CSV), everything as JSON, and the plots.
-
-        Returns:
-            The files: ``comparison.md``, ``comparison.csv``, ``comparison.json``,
-            ``intervals.png``, and ``return_cost.png`` if there are runs.
-        """
-        from agents.comparison.report import save
-
-        return save(self, Path(folder))
-
 
 def compare_columns(columns: Scores, settings: Mapping[str, Any]) -> Comparison:
     """Compare algorithms task by task, and on all tasks together.
@@ -118,12 +100,14 @@ def compare_columns(columns: Scores, settings: Mapping[str, Any]) -> Comparison:
         settings: ``reps`` and ``seed`` of the bootstrap, and what else is to be recorded.
 
     Raises:
-        ValueError: If ``reps`` is no positive integer.
-        ImportError: If rliable is not installed (says how to install it).
+        InvalidValueError: If ``reps`` is no positive integer.
+        MissingLibraryError: If rliable is not installed (says how to install it).
     """
     bootstrap = {"reps": settings["reps"], "seed": settings["seed"]}
     if not isinstance(bootstrap["reps"], int) or bootstrap["reps"] < 1:
-        raise ValueError(f"reps is {bootstrap['reps']!r}; it must be an integer >= 1. Try 2000.")
+        raise InvalidValueError(
+            f"reps is {bootstrap['reps']!r}; it must be an integer >= 1. Try 2000."
+        )
     rows: list[Row] = []
     improvements: list[Improvement] = []
     for task, of_task in {**columns, **_all_tasks(columns)}.items():
@@ -174,7 +158,7 @@ def interquartile_mean(
         seed: Seed of the bootstrap, which draws runs with replacement, in every task by itself.
 
     Raises:
-        ImportError: If rliable is not installed (says how to install it).
+        MissingLibraryError: If rliable is not installed (says how to install it).
     """
     value = _metric("aggregate_iqm")(scores)
     rng = np.random.default_rng(seed)
@@ -205,7 +189,7 @@ def probability_of_improvement(
         seed: As in `interquartile_mean`.
 
     Raises:
-        ImportError: If rliable is not installed (says how to install it).
+        MissingLibraryError: If rliable is not installed (says how to install it).
     """
     value = _metric("probability_of_improvement")(scores, others)
     # What rliable computes, without its p-values, which are most of the time it takes: the share
@@ -221,7 +205,7 @@ def _metric(name: str) -> Callable[..., Any]:
     try:
         metric: Callable[..., Any] = getattr(import_module("rliable.metrics"), name)
     except ImportError as error:
-        raise ImportError(
+        raise MissingLibraryError(
             f'rliable cannot be imported ({error}). Install it: pip install "prune-gym[agents]".'
         ) from error
     return metric

@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from agents.costs import FloatArray
+from agents.errors import InvalidTypeError, InvalidValueError
 from agents.multipliers.checks import check_number, check_range, check_violation, clip
 
 
@@ -45,7 +46,7 @@ class Multiplier(Protocol):
             violation: Mean episodic cost minus its limit; positive when the limit is broken.
 
         Raises:
-            ValueError: If ``violation`` is not a finite number.
+            InvalidValueError: If ``violation`` is not a finite number.
         """
 
 
@@ -123,15 +124,15 @@ class PIDMultiplier:
         for name in ("kp", "ki", "kd"):
             check_number(name, getattr(self, name), low=0.0)
         if self.kp == self.ki == self.kd == 0.0:
-            raise ValueError(
+            raise InvalidValueError(
                 "kp, ki and kd are all 0; at least one must be positive, or the multiplier "
                 "never moves. Use FixedMultiplier for a constant."
             )
         check_range(self.initial, self.upper_bound)
         if not isinstance(self.ema, Real) or not 0.0 <= self.ema < 1.0:
-            raise ValueError(f"ema is {self.ema!r}; it must be in [0, 1). Try 0.5.")
+            raise InvalidValueError(f"ema is {self.ema!r}; it must be in [0, 1). Try 0.5.")
         if not isinstance(self.delay, int) or self.delay < 1:
-            raise ValueError(f"delay is {self.delay!r}; it must be an integer >= 1. Try 1.")
+            raise InvalidValueError(f"delay is {self.delay!r}; it must be an integer >= 1. Try 1.")
         self._value = self._integral = float(self.initial)
         self._smoothed = deque(maxlen=self.delay + 1)
 
@@ -156,6 +157,12 @@ class PIDMultiplier:
 @dataclass(kw_only=True)
 class AdamMultiplier:
     """``softplus(x)``, where Adam moves ``x`` up the violation (arXiv 2110.08558).
+
+    The value is ``min(log(1 + exp(x)), upper_bound)``, and an update makes a step of Adam on ``x``
+    with the slope ``violation * sigmoid(x)``, the derivative of ``violation * softplus(x)``: ``x <-
+    x + learning_rate * m / (sqrt(v) + 1e-8)``, m and v being the bias-corrected moving averages,
+    with the weights ``betas``, of the slope and of its square. At the upper bound a broken limit
+    moves nothing.
 
     Adam divides a step by its usual size: ``x`` moves by about ``learning_rate`` per update
     whatever the violation, and lags behind when its sign turns. It is what the pruning paper and
@@ -183,7 +190,7 @@ class AdamMultiplier:
         check_range(self.initial, self.upper_bound)
         check_number("initial", self.initial, low=0.0, exclusive=True)
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ValueError(f"betas is {self.betas!r}; it must be two numbers in [0, 1).")
+            raise InvalidValueError(f"betas is {self.betas!r}; it must be two numbers in [0, 1).")
         self._x = self.initial + math.log(-math.expm1(-self.initial))  # softplus inverted
 
     @property
@@ -236,10 +243,10 @@ class VectorMultiplier:
 
     def __init__(self, multipliers: Sequence[Multiplier]) -> None:
         if not multipliers:
-            raise ValueError("multipliers is empty; give one for every cost.")
+            raise InvalidValueError("multipliers is empty; give one for every cost.")
         self.multipliers = tuple(_check_rule(rule) for rule in multipliers)
         if len({id(rule) for rule in self.multipliers}) < len(self.multipliers):
-            raise ValueError(
+            raise InvalidValueError(
                 "multipliers has the same object twice; it would follow two costs at once. Make "
                 "one object for every cost."
             )
@@ -253,10 +260,10 @@ class VectorMultiplier:
         """Move every multiplier by its own violation, shape (n_costs,).
 
         Raises:
-            ValueError: If there are not so many; none moves then.
+            InvalidValueError: If there are not so many; none moves then.
         """
         if np.shape(violation) != (len(self.multipliers),):
-            raise ValueError(
+            raise InvalidValueError(
                 f"violation is {violation!r}; it must be {len(self.multipliers)} numbers, one for "
                 "every multiplier."
             )
@@ -277,7 +284,7 @@ def check_multiplier(multiplier: Any) -> AnyMultiplier:
     A sequence becomes a `VectorMultiplier`.
 
     Raises:
-        TypeError: If it is none of these.
+        InvalidTypeError: If it is none of these.
     """
     if multiplier is None:
         return GradientMultiplier()
@@ -290,7 +297,7 @@ def check_multiplier(multiplier: Any) -> AnyMultiplier:
 
 def _check_rule(multiplier: Any) -> Multiplier:
     if isinstance(multiplier, type) or not isinstance(multiplier, Multiplier):
-        raise TypeError(
+        raise InvalidTypeError(
             f"multiplier is {multiplier!r}; it must be an object with a `value` and an "
             "`update(violation)`. Pass for example GradientMultiplier() or FixedMultiplier(1.0), "
             "or a list with one for every cost."

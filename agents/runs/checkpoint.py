@@ -1,25 +1,22 @@
-"""Checkpoints from which a training goes on as if it had never stopped, to the last bit.
+"""Checkpoints of a training, from which it goes on with new episodes.
 
-Stable-Baselines3 saves a model's parameters and settings. A training is more: its replay buffer,
-the statistics of ``VecNormalize``, the states of all random generators, and where every environment
-stands in its episode. `Checkpoints` saves all that between two rollouts, as one file that is
-replaced in one step, and a later training is put back to the same point between two rollouts:
+Stable-Baselines3 saves a model: its networks, optimisers and counters, and ours save their
+multiplier with it. A training is more: a replay buffer, the statistics of ``VecNormalize``, what
+callbacks have counted. `Checkpoints` saves all that between two rollouts, as one file that is
+replaced in one step. What is not saved is where environments stand in their episodes: a resumed
+training begins new ones, with other random numbers, and the steps of those that were broken off do
+not count.
 
 >>> import tempfile
 >>> from pathlib import Path
->>> from stable_baselines3.common.vec_env import DummyVecEnv
 >>> from agents import BudgetToyEnv, PPOLagrangian
 >>> from agents.runs.checkpoint import Checkpoint, Checkpoints
->>> from agents.runs.replayable import Replayable
 >>> path = Path(tempfile.mkdtemp()) / "checkpoint.zip"
->>> def make():
-...     return DummyVecEnv([lambda: Replayable(BudgetToyEnv())])
->>> model = PPOLagrangian("MlpPolicy", make(), n_steps=60, batch_size=60, seed=0, device="cpu")
+>>> kwargs = {"n_steps": 60, "batch_size": 60, "seed": 0, "device": "cpu"}
+>>> model = PPOLagrangian("MlpPolicy", BudgetToyEnv(), **kwargs)
 >>> model = model.learn(120, callback=Checkpoints(path))
->>> checkpoint = Checkpoint.read(path)
->>> again = checkpoint.load_model(PPOLagrangian, make(), device="cpu")
->>> callback = Checkpoints(path, resume_from=checkpoint)
->>> again.learn(60, callback=callback, reset_num_timesteps=False).num_timesteps
+>>> again = Checkpoint.read(path).load_model(PPOLagrangian, BudgetToyEnv(), device="cpu")
+>>> again.learn(60, reset_num_timesteps=False).num_timesteps
 180
 """
 
@@ -37,11 +34,10 @@ from typing import Any, Protocol
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.type_aliases import GymEnv
 
+from agents.errors import MissingFileError, ModelFileError
 from agents.files import replacing
-from agents.runs.model_state import get_state, set_state
-from agents.runs.replayable import Replayable
 
 # what a file that is none, or whose classes have other names now, may raise
 _DAMAGE = (
@@ -54,7 +50,8 @@ _DAMAGE = (
     IndexError,
     TypeError,
 )
-FORMAT = 1  # of checkpoints; a larger one was written by a later version of this package
+_STATISTICS = ("obs_rms", "ret_rms")  # of VecNormalize
+FORMAT = 2  # of checkpoints; a larger one was written by a later version of this package
 
 
 class Stateful(Protocol):
@@ -63,8 +60,8 @@ class Stateful(Protocol):
     def get_state(self) -> Any:
         """Return what can be pickled."""
 
-    def set_state(self, state: Any, *, new_episodes: bool) -> None:
-        """Go on from what `get_state` returned; with ``new_episodes`` all environments begin."""
+    def set_state(self, state: Any) -> None:
+        """Go on from what `get_state` returned."""
 
 
 class TrainingStopped(Exception):
@@ -77,71 +74,72 @@ class Checkpoint:
 
     Attributes:
         path: Its file.
-        state: All but the model and its replay buffer.
+        num_timesteps: After how many steps it was taken.
+        parts: States of the training's parts, by name.
+        keeps: Names of files beside it that belong to it.
+        statistics: Of ``VecNormalize``, by name; none where the training has no such layer.
     """
 
     path: Path
-    state: Mapping[str, Any]
+    num_timesteps: int
+    parts: Mapping[str, Any]
+    keeps: tuple[str, ...]
+    statistics: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path | str) -> Checkpoint:
         """Read a checkpoint; like every pickle, only from somebody you trust.
 
         Raises:
-            ValueError: If the file is damaged or of a later version.
-            FileNotFoundError: If there is none.
+            ModelFileError: If the file is damaged or of another version.
+            MissingFileError: If there is none.
         """
         try:
             with zipfile.ZipFile(path) as archive:
                 state = pickle.loads(archive.read("state.pkl"))
-            version = state["format"]
+            version = state.pop("format")
+        except FileNotFoundError as error:
+            raise MissingFileError(f"there is no checkpoint {path}.") from error
         except _DAMAGE as error:
-            raise ValueError(
+            raise ModelFileError(
                 f"{path} is no checkpoint, or damaged ({error}). Start the training anew."
             ) from error
-        if version > FORMAT:
-            raise ValueError(
-                f"{path} has format {version}; this version knows up to {FORMAT}. Upgrade the "
-                "package to go on from it."
+        if version != FORMAT:
+            cure = "Upgrade the package to go on from it." if version > FORMAT else "Start anew."
+            raise ModelFileError(
+                f"{path} has format {version}; this version knows up to {FORMAT}. {cure}"
             )
-        return cls(Path(path), state)
-
-    @property
-    def num_timesteps(self) -> int:
-        """After how many steps it was taken."""
-        return int(self.state["num_timesteps"])
+        return cls(Path(path), **state)
 
     def load_model(
-        self,
-        algorithm: type[BaseAlgorithm],
-        env: VecEnv,
-        *,
-        device: str = "auto",
-        new_episodes: bool = False,
+        self, algorithm: type[BaseAlgorithm], env: GymEnv, *, device: str = "auto"
     ) -> Any:
-        """Load the model and its replay buffer; `Checkpoints` restores the rest in ``learn``.
+        """Load the model, its replay buffer, and the statistics that normalise its observations.
+
+        The next ``learn(..., reset_num_timesteps=False)`` begins new episodes.
 
         Args:
             algorithm: The class of the model.
-            env: A vector of environments like those of the saved training.
+            env: An environment like that of the saved training, or a vector of them.
             device: Of the model.
-            new_episodes: Whether all environments begin new episodes.
         """
         with zipfile.ZipFile(self.path) as archive:
             file = io.BytesIO(archive.read("model.zip"))
-            model: Any = algorithm.load(file, env=env, device=device, force_reset=new_episodes)
+            model: Any = algorithm.load(file, env=env, device=device)
             if "replay_buffer.pkl" in archive.namelist():
                 with archive.open("replay_buffer.pkl") as buffer_file:
                     raw: Any = buffer_file
                     model.load_replay_buffer(io.BufferedReader(raw))
-                if new_episodes:
-                    break_off(model.replay_buffer)
+                break_off(model.replay_buffer)
+        normaliser = model.get_vec_normalize_env()
+        if normaliser is not None:
+            vars(normaliser).update(self.statistics)
         return model
 
     def restore_files(self) -> None:
         """Put the files that the checkpoint keeps back beside it, and remove later ones."""
         with zipfile.ZipFile(self.path) as archive:
-            for name in self.state["keeps"]:
+            for name in self.keeps:
                 target = self.path.with_name(name)
                 if f"files/{name}" in archive.namelist():
                     with replacing(target) as partial:
@@ -157,10 +155,7 @@ def break_off(buffer: Any) -> None:
 
 
 class Checkpoints(BaseCallback):
-    """Saves checkpoints between rollouts, and restores one at the first rollout.
-
-    Both happen at the same point of the loop, before the first step of a rollout; what happened in
-    between (loading, seeding, resets) leaves no trace. Environments have to be `Replayable`.
+    """Saves checkpoints between rollouts, before the first step of the next one.
 
     Args:
         path: The file; a new checkpoint replaces it in one step.
@@ -168,9 +163,6 @@ class Checkpoints(BaseCallback):
             done less often, so that it takes a twentieth of the time at most. 0 saves always.
         parts: What else has a state, by name.
         keeps: Names of files beside ``path`` that belong to the checkpoint.
-        resume_from: The checkpoint to go on from.
-        new_episodes: Whether environments begin new episodes, as in `Checkpoint.load_model`. The
-            training is then another one from there on.
 
     Attributes:
         stop: Set it to True: the next checkpoint is taken at the end of the running rollout, and
@@ -185,8 +177,6 @@ class Checkpoints(BaseCallback):
         every_s: float = 60.0,
         parts: Mapping[str, Stateful] | None = None,
         keeps: Sequence[str] = (),
-        resume_from: Checkpoint | None = None,
-        new_episodes: bool = False,
     ) -> None:
         super().__init__()
         self.path = Path(path)
@@ -194,24 +184,12 @@ class Checkpoints(BaseCallback):
         self.parts = dict(parts or {})
         self.keeps = tuple(keeps)
         self.stop = False
-        self.saved: int | None = None if resume_from is None else resume_from.num_timesteps
-        self._resume_from = resume_from
-        self._new_episodes = new_episodes
-        self._due = 0.0 if resume_from is None else time.monotonic() + every_s
+        self.saved: int | None = None
+        self._due = 0.0
         self._within_rollout = False
 
-    def _on_training_start(self) -> None:
-        if not all(self.training_env.env_is_wrapped(Replayable)):
-            raise ValueError(
-                "env: checkpoints need every environment in agents.runs.replayable.Replayable, outside "
-                "of all other wrappers."
-            )
-
     def _on_rollout_start(self) -> None:
-        if self._resume_from is not None:
-            restore(self.model, self._resume_from, self.parts, new_episodes=self._new_episodes)
-            self._resume_from = None
-        elif self.stop or time.monotonic() >= self._due:
+        if self.stop or time.monotonic() >= self._due:
             self.save()
         if self.stop:
             raise TrainingStopped(f"stopped after {self.model.num_timesteps} timesteps")
@@ -230,55 +208,36 @@ class Checkpoints(BaseCallback):
     def save(self) -> None:
         """Save a checkpoint now; between rollouts only."""
         begun = time.monotonic()
-        save(self.path, self.model, self.parts, self.keeps)
+        self._write()
         self.saved = self.model.num_timesteps
         ended = time.monotonic()
         self._due = (
             ended if self.every_s == 0.0 else ended + max(self.every_s, 19 * (ended - begun))
         )
 
-
-def save(
-    path: Path, model: BaseAlgorithm, parts: Mapping[str, Stateful], keeps: Sequence[str]
-) -> None:
-    """Write a checkpoint; what lies at ``path`` is replaced once the new one is whole."""
-    state = {
-        **get_state(model),
-        "format": FORMAT,
-        "num_timesteps": model.num_timesteps,
-        "parts": {name: part.get_state() for name, part in parts.items()},
-        "keeps": tuple(keeps),
-    }
-    with (
-        replacing(path) as partial,
-        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
-    ):
-        archive.writestr("state.pkl", pickle.dumps(state))
-        model_file = io.BytesIO()
-        model.save(model_file)
-        archive.writestr("model.zip", model_file.getvalue())
-        for name in keeps:
-            if path.with_name(name).exists():
-                archive.write(path.with_name(name), f"files/{name}")
-        buffer = getattr(model, "replay_buffer", None)
-        if buffer is not None:
-            with archive.open("replay_buffer.pkl", "w", force_zip64=True) as buffer_file:
-                pickle.dump(buffer, buffer_file, protocol=pickle.HIGHEST_PROTOCOL)
-
-
-def restore(
-    model: BaseAlgorithm,
-    checkpoint: Checkpoint,
-    parts: Mapping[str, Stateful],
-    *,
-    new_episodes: bool = False,
-) -> None:
-    """Put everything but the model itself back to where it stood; before a rollout's first step.
-
-    Raises:
-        EpisodeMismatchError: If an environment cannot be brought back to its episode.
-    """
-    for name, part in parts.items():
-        part.set_state(checkpoint.state["parts"][name], new_episodes=new_episodes)
-    checkpoint.restore_files()
-    set_state(model, checkpoint.state, new_episodes=new_episodes)  # last: it sets the generators
+    def _write(self) -> None:
+        model = self.model
+        normaliser = model.get_vec_normalize_env()
+        noted = {} if normaliser is None else vars(normaliser)
+        state = {
+            "format": FORMAT,
+            "num_timesteps": model.num_timesteps,
+            "parts": {name: part.get_state() for name, part in self.parts.items()},
+            "keeps": self.keeps,
+            "statistics": {name: noted[name] for name in _STATISTICS if name in noted},
+        }
+        with (
+            replacing(self.path) as partial,
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+        ):
+            archive.writestr("state.pkl", pickle.dumps(state))
+            model_file = io.BytesIO()
+            model.save(model_file)
+            archive.writestr("model.zip", model_file.getvalue())
+            for name in self.keeps:
+                if self.path.with_name(name).exists():
+                    archive.write(self.path.with_name(name), f"files/{name}")
+            buffer = getattr(model, "replay_buffer", None)
+            if buffer is not None:
+                with archive.open("replay_buffer.pkl", "w", force_zip64=True) as buffer_file:
+                    pickle.dump(buffer, buffer_file, protocol=pickle.HIGHEST_PROTOCOL)

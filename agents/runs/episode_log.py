@@ -57,6 +57,7 @@ class EpisodeLog(BaseCallback):
 
     Attributes:
         episodes: Number of rows.
+        finished_steps: Steps of these episodes.
     """
 
     def __init__(
@@ -71,39 +72,37 @@ class EpisodeLog(BaseCallback):
         self.path = path
         self.progress = progress
         self.episodes = 0
+        self.finished_steps = 0
         self._cost_limit = cost_limit
         self._report = report
         self._file: IO[str] | None = None
         self._begun = self._reported = time.monotonic()
-        self._wall_s = 0.0  # of earlier sittings
+        self._wall_s_before = 0.0  # before it was resumed
         self._recent: deque[tuple[float, float]] = deque(maxlen=20)  # returns, costs
 
     @property
     def wall_s(self) -> float:
-        """Duration of the training so far, all sittings together."""
-        return self._wall_s + time.monotonic() - self._begun
+        """Duration of the training so far, without the time between stops and resumptions."""
+        return self._wall_s_before + time.monotonic() - self._begun
 
     def get_state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         return {
             "episodes": self.episodes,
-            "running": self._running.copy(),
-            "paid": self._paid.copy(),
+            "finished_steps": self.finished_steps,
             "recent": list(self._recent),
             "wall_s": self.wall_s,
             "progress_lines": count_lines(self.progress),
         }
 
-    def set_state(self, state: Mapping[str, Any], *, new_episodes: bool) -> None:
-        """Go on from a checkpoint; later rows are cut off."""
-        self.close()
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, before the training starts; later rows are cut off."""
         self.episodes = state["episodes"]
-        if not new_episodes:
-            self._running, self._paid = state["running"].copy(), state["paid"].copy()
+        self.finished_steps = state["finished_steps"]
         self._recent.extend(state["recent"])
-        self._wall_s = state["wall_s"]
+        self._wall_s_before = state["wall_s"]
         keep_lines(self.path, 1 + self.episodes)
-        self._open()
+        keep_lines(self.progress, state["progress_lines"])
 
     def close(self) -> None:
         """Close the file."""
@@ -116,9 +115,6 @@ class EpisodeLog(BaseCallback):
         self._running = np.zeros((n_envs, 3))  # unpenalised reward, cost, length
         self._paid = np.zeros(n_envs, dtype=bool)  # whether info["reward"] was there
         self._begun = self._reported = time.monotonic()
-        self._open()
-
-    def _open(self) -> None:
         new = not self.path.exists()
         self._file = self.path.open("a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
@@ -146,6 +142,7 @@ class EpisodeLog(BaseCallback):
         self._running[index], self._paid[index] = 0.0, False
         self._recent.append((earned, cost))
         self.episodes += 1
+        self.finished_steps += int(length)
         self._writer.writerow(
             (
                 self.episodes,
@@ -231,25 +228,21 @@ class ContinuedCSV(CSVOutputFormat):
 
 
 class _ContinuedTensorBoard(TensorBoardOutputFormat):
-    """TensorBoard's events; what earlier sittings wrote beyond this step is hidden."""
+    """TensorBoard's events; what was written beyond this step before is hidden."""
 
     def __init__(self, folder: Path, first_step: int | None) -> None:
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=first_step)
         self._is_closed = False
 
 
-def make_logger(folder: Path, *, rows: int | None = None, timesteps: int | None = None) -> Logger:
+def make_logger(folder: Path, *, timesteps: int | None = None) -> Logger:
     """Make the logger of a training: ``progress.csv``, and TensorBoard's events if installed.
 
     Args:
-        folder: Where the files go.
-        rows: Lines of ``progress.csv`` that stay; all if left out.
+        folder: Where the files go; what is there is gone on with.
         timesteps: Steps of the checkpoint the training goes on from.
     """
-    path = folder / "progress.csv"
-    if rows is not None:
-        keep_lines(path, rows)
-    outputs: list[KVWriter] = [ContinuedCSV(path)]
+    outputs: list[KVWriter] = [ContinuedCSV(folder / "progress.csv")]
     if SummaryWriter is not None:
         outputs.append(_ContinuedTensorBoard(folder, None if timesteps is None else timesteps + 1))
     return Logger(str(folder), outputs)

@@ -25,7 +25,9 @@ from stable_baselines3.common.vec_env import (
 )
 
 from agents.costs import check_cost_limit, read_cost_limit
-from agents.evaluation import Evaluation, as_vec_env, evaluate, innermost
+from agents.env_checks import as_vec_env, unwrapped_ids
+from agents.errors import InvalidValueError
+from agents.evaluation import Evaluation, evaluate
 from agents.files import replacing
 
 
@@ -71,9 +73,9 @@ class ConstrainedEvalCallback(EvalCallback):
             what callbacks of Stable-Baselines3 that stop the training look at.
 
     Raises:
-        ValueError: If a number is out of range; from ``learn``, if ``eval_env`` is an environment
-            of the training, or normalises in another way.
-        TypeError: If ``eval_env`` is no environment.
+        InvalidValueError: If a number is out of range; from ``learn``, if ``eval_env`` is an
+            environment of the training, or normalises in another way.
+        InvalidTypeError: If ``eval_env`` is no environment.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class ConstrainedEvalCallback(EvalCallback):
     ) -> None:
         for name, value in {"eval_freq": eval_freq, "n_eval_episodes": n_eval_episodes}.items():
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be an integer >= 1.")
+                raise InvalidValueError(f"{name} is {value!r}; it must be an integer >= 1.")
         super().__init__(
             as_vec_env(eval_env, "eval_env"),
             callback_on_new_best=callback_on_new_best,
@@ -117,8 +119,8 @@ class ConstrainedEvalCallback(EvalCallback):
     # -- before the training -------------------------------------------------------------------
 
     def _init_callback(self) -> None:
-        if innermost(self.training_env) & innermost(self.eval_env):
-            raise ValueError(
+        if unwrapped_ids(self.training_env) & unwrapped_ids(self.eval_env):
+            raise InvalidValueError(
                 "eval_env is an environment of the training (the same object, perhaps wrapped): "
                 "evaluations would break into the episodes that are being learned from. Make a "
                 "second one: eval_env=gymnasium.make(...)."
@@ -142,7 +144,7 @@ class ConstrainedEvalCallback(EvalCallback):
                 raise AttributeError("one of them has no VecNormalize")
             sync_envs_normalization(self.training_env, self.eval_env)
         except (AssertionError, AttributeError) as error:
-            raise ValueError(
+            raise InvalidValueError(
                 f"eval_env is not normalised as the environment of the training is ({error}). "
                 "Wrap both in the same layers, such as VecNormalize(eval_env, training=False, "
                 "norm_reward=False)."
@@ -160,7 +162,7 @@ class ConstrainedEvalCallback(EvalCallback):
             return
         with np.load(path) as file:
             if "costs" not in file or file["costs"].shape[1:] != (self.n_eval_episodes,):
-                raise ValueError(
+                raise InvalidValueError(
                     f"log_path: {path} cannot be continued: its rows are not the costs of "
                     f"{self.n_eval_episodes} episodes each. Pass the n_eval_episodes it was "
                     "written with, or another log_path."

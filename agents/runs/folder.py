@@ -1,39 +1,37 @@
-"""A run: what was asked for, its folder, and the environments it is made of."""
+"""A run: what was asked for, and the files of its folder.
+
+| file | what it holds |
+|---|---|
+| ``config.json`` | the fields of `RunConfig` |
+| ``command.txt`` | the command lines that worked on it |
+| ``versions.json`` | versions of python and packages, and the machine |
+| ``checkpoint.zip`` | from where the training goes on |
+| ``episodes.csv`` | one row per finished episode of the training |
+| ``progress.csv``, ``events.out.tfevents.*`` | Stable-Baselines3's log |
+| ``evaluations.npz`` | evaluations during the training |
+| ``best_model.zip``, ``best_vecnormalize.pkl`` | the best model of these, and its statistics |
+| ``model.zip``, ``vecnormalize.pkl`` | the final model, and its statistics |
+| ``result.json`` | what came out, once the run is finished: see `RunResult` |
+"""
 
 from __future__ import annotations
 
-import copy
-import difflib
-import importlib
 import importlib.metadata
-import json
 import platform
 import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
-
-from agents.costs import read_cost
-from agents.files import write_json
-from agents.runs.replayable import Replayable
-from agents.zoo.table import AgentSpec, named
-from agents.zoo.make import find_agent, make_agent
+from agents.errors import FileError, RunFolderError
+from agents.files import make_folder, read_json, write_json
 
 EVALUATION_SEED = 1_000  # added to a run's seed: episodes that the training has not seen
 MULTIPLIER = "multiplier."  # begins overrides that are arguments of the multiplier
+CONFIG, RESULT = "config.json", "result.json"
 _PACKAGES = ("prune-gym", "gymnasium", "numpy", "stable-baselines3", "sb3-contrib", "torch")
-
-
-class RunFolderError(ValueError):
-    """A run folder that is missing, damaged, or taken already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,147 +75,26 @@ class RunConfig:
         return Path("runs") / f"{self.algo}-{env_id}-{self.seed}"
 
 
-# -- environments and agents ---------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What came out of a training; saved as ``result.json``.
 
-
-def make_env(config: RunConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """Make one environment of a run, with all its wrappers."""
-    render: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-    try:
-        env: gym.Env[Any, Any] = gym.make(config.env, **config.env_kwargs, **render)
-    except gym.error.UnregisteredEnv as error:
-        if ":" in config.env:
-            raise
-        raise ValueError(
-            f"env={config.env!r} is not registered: {error} Name the module that registers it, "
-            f"too: MODULE:{config.env}."
-        ) from error
-    for name in config.wrappers:
-        env = _wrapped(name, env)
-    spec = find_agent(config.algo)
-    if spec.wrapper is not None:
-        limit = {} if config.cost_limit is None else {"cost_limit": config.cost_limit}
-        env = named(spec.wrapper)(env, **limit)
-    return Replayable(Monitor(env))
-
-
-def make_envs(
-    config: RunConfig,
-    *,
-    n_envs: int | None = None,
-    training: bool = True,
-    render_mode: str | None = None,
-) -> VecEnv:
-    """Make a vector of environments of a run.
-
-    Args:
-        config: The run.
-        n_envs: How many; those of the run if left out.
-        training: Whether statistics for normalisation are updated.
-        render_mode: How the environments show themselves.
+    Attributes:
+        final: The evaluation of the final policy: the fields of `agents.Evaluation`.
+        episodes: Finished episodes of the training.
+        violations: How many of them cost more than the limit.
+        best_feasible_return: Best return of an episode within the limit, of the training, its
+            evaluations or the final policy; None if there was none.
+        episodes_to_first_feasible: Episodes of training until the first, None if there was none.
+        wall_s: Duration of the training in seconds.
     """
-    make = partial(make_env, config, render_mode)
-    vector: VecEnv = DummyVecEnv([make] * (config.n_envs if n_envs is None else n_envs))
-    if config.normalize:
-        vector = VecNormalize(vector, training=training, norm_reward=False)
-    return vector
 
-
-def check_costs(config: RunConfig) -> None:
-    """Take one step in an environment of the run, to see that it reports its cost.
-
-    Raises:
-        ValueError: If it does not.
-    """
-    env = make_env(config)
-    try:
-        env.reset(seed=config.seed + EVALUATION_SEED)
-        space = env.action_space
-        space.seed(config.seed)
-        if not env.has_wrapper_attr("action_masks"):
-            read_cost(env.step(space.sample())[4])
-        elif isinstance(space, gym.spaces.Discrete):  # not every action is allowed
-            allowed = np.asarray(env.get_wrapper_attr("action_masks")(), dtype=np.int8)
-            read_cost(env.step(space.sample(allowed))[4])
-    finally:
-        env.close()
-
-
-def make_model(config: RunConfig, env: VecEnv) -> Any:
-    """Make the agent of a run.
-
-    Raises:
-        ValueError: If agent and environment do not fit, or a value is out of range.
-        TypeError: If an override is no argument of the agent or its multiplier.
-    """
-    spec = find_agent(config.algo)
-    given = copy.deepcopy(dict(config.overrides))  # algorithms write into what they are given
-    overrides = {k: v for k, v in given.items() if not k.startswith(MULTIPLIER)}
-    if len(overrides) < len(given):
-        overrides["multiplier"] = _make_multiplier(spec, config)
-    if isinstance(overrides.get("train_freq"), list):  # JSON has no tuples
-        overrides["train_freq"] = tuple(overrides["train_freq"])
-    if config.cost_limit is not None and spec.wrapper is None:
-        overrides["cost_limit"] = config.cost_limit
-    return make_agent(config.algo, env, seed=config.seed, device=config.device, **overrides)
-
-
-def _make_multiplier(spec: AgentSpec, config: RunConfig) -> Any:
-    given = {
-        key.removeprefix(MULTIPLIER): value
-        for key, value in config.overrides.items()
-        if key.startswith(MULTIPLIER)
-    }
-    if spec.multiplier is None:
-        raise TypeError(
-            f"{config.algo} has no multiplier to choose: leave {MULTIPLIER}{next(iter(given))} out."
-        )
-    env_id = config.env.rpartition(":")[2]
-    tuned = spec.tuned.get(env_id, {}).get("multiplier_kwargs", {})
-    try:
-        return spec.multiplier(**{**spec.multiplier_kwargs, **tuned, **given})
-    except TypeError as error:
-        raise TypeError(f"{MULTIPLIER[:-1]} of {config.algo}: {error}.") from error
-
-
-def _wrapped(name: str, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    wrapper = imported("wrapper", name)
-    try:
-        wrapped = wrapper(env)
-    except TypeError as error:
-        raise TypeError(
-            f"wrapper {name!r} cannot be put around the environment: {error}. It has to take the "
-            "environment alone; for further arguments name a function of yours that does."
-        ) from error
-    if not isinstance(wrapped, gym.Env):
-        raise TypeError(f"wrapper {name!r} returned {wrapped!r}, which is no gymnasium.Env.")
-    return wrapped
-
-
-def imported(kind: str, name: str) -> Any:
-    """Import ``"module:name"``.
-
-    Raises:
-        ValueError: If that cannot be done (says why, and names the nearest).
-    """
-    module_name, separator, attribute = name.partition(":")
-    if not separator:
-        raise ValueError(f"{kind} {name!r}: expected MODULE:NAME, e.g. prune_gym:DiscreteRatios.")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(
-            f"{kind} {name!r} cannot be imported: {error}. Its module has to be installed, or in "
-            "the working directory."
-        ) from error
-    if not hasattr(module, attribute):
-        near = difflib.get_close_matches(attribute, dir(module), n=1)
-        hint = f" Did you mean '{module_name}:{near[0]}'?" if near else ""
-        raise ValueError(f"{kind} {name!r}: {module_name} has no {attribute!r}.{hint}")
-    return getattr(module, attribute)
-
-
-# -- the folder ----------------------------------------------------------------------------------
+    final: Mapping[str, Any]
+    episodes: int
+    violations: int
+    best_feasible_return: float | None
+    episodes_to_first_feasible: int | None
+    wall_s: float
 
 
 @dataclass(frozen=True)
@@ -238,7 +115,7 @@ class RunFolder:
             RunFolderError: If the folder is not empty.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if (path / "config.json").is_file():
+            if (path / CONFIG).is_file():
                 cure = f"a run already; choose another folder, or continue it: --resume {path}"
             else:
                 cure = "other files; choose another folder"
@@ -248,7 +125,7 @@ class RunFolder:
     def create(cls, path: Path, config: RunConfig) -> RunFolder:
         """Make the folder of a new run."""
         cls.check_free(path)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         folder = cls(path)
         folder.write_config(config)
         write_json(path / "versions.json", _versions())
@@ -261,27 +138,47 @@ class RunFolder:
         Raises:
             RunFolderError: If there is none, or its configuration is damaged.
         """
-        file = path / "config.json"
-        if not file.is_file():
+        folder = cls(path)
+        if not folder.config.is_file():
             raise RunFolderError(
                 f"{path} is no run folder: it holds no config.json. Pass a folder that "
                 "python -m agents.train wrote."
             )
+        values = read_json(folder.config, RunFolderError)
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
             config = RunConfig(**{**values, "wrappers": tuple(values["wrappers"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunFolderError(f"{file} is damaged, or of another version: {error}.") from error
-        return cls(path), config
+        except (TypeError, KeyError) as error:
+            raise RunFolderError(
+                f"{folder.config} is damaged, or of another version: {error}."
+            ) from error
+        return folder, config
 
     def write_config(self, config: RunConfig) -> None:
         """Write ``config.json``."""
-        write_json(self.path / "config.json", asdict(config))
+        write_json(self.config, asdict(config))
+
+    def write_result(self, result: RunResult) -> None:
+        """Write ``result.json``: the run is finished."""
+        write_json(self.result, asdict(result))
+
+    def drop_result(self) -> None:
+        """Remove what only a finished run has, before it is made longer."""
+        for path in (self.result, self.model(), self.normaliser()):
+            path.unlink(missing_ok=True)
 
     def note_command(self, module: str = "agents.train") -> None:
-        """Add the command line of this sitting to ``command.txt``."""
-        with (self.path / "command.txt").open("a", encoding="utf-8") as file:
-            file.write(shlex.join(["python", "-m", module, *sys.argv[1:]]) + "\n")
+        """Add this process's command line to ``command.txt``."""
+        path = self.path / "command.txt"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(shlex.join(["python", "-m", module, *sys.argv[1:]]) + "\n")
+        except OSError as error:
+            raise FileError(f"{path} cannot be written ({error.strerror or error}).") from error
+
+    @property
+    def config(self) -> Path:
+        """What was asked for."""
+        return self.path / CONFIG
 
     @property
     def checkpoint(self) -> Path:
@@ -294,9 +191,14 @@ class RunFolder:
         return self.path / "episodes.csv"
 
     @property
+    def progress(self) -> Path:
+        """Stable-Baselines3's log of the training."""
+        return self.path / "progress.csv"
+
+    @property
     def result(self) -> Path:
         """What came out; there once the run is finished."""
-        return self.path / "result.json"
+        return self.path / RESULT
 
     def model(self, which: str = "final") -> Path:
         """Where the ``"final"`` or the ``"best"`` model is."""

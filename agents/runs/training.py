@@ -1,11 +1,10 @@
-"""A training from its first step to its result, in one sitting or several.
+"""A training from its first step to its result, in one process or, resumed, in several.
 
 ``python -m agents.train`` is this module on the command line.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,27 +14,19 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
-from agents.runs.eval_callback import ConstrainedEvalCallback
+from agents.env_checks import check_costs
+from agents.errors import MissingLibraryError, RunFolderError, TrainingDivergedError
+from agents.evaluation import Evaluation, evaluate
 from agents.runs.checkpoint import Checkpoint, Checkpoints, TrainingStopped
 from agents.runs.episode_log import EpisodeLog, make_logger, summarise
-from agents.evaluation import Evaluation, evaluate
-from agents.files import write_json
-from agents.runs.folder import (
-    EVALUATION_SEED,
-    RunConfig,
-    RunFolder,
-    RunFolderError,
-    check_costs,
-    make_envs,
-    make_model,
-)
-from agents.zoo.make import find_agent
-
-_LATER = ("result.json", "model.zip", "vecnormalize.pkl")  # of a finished run
+from agents.runs.eval_callback import ConstrainedEvalCallback
+from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder, RunResult
+from agents.runs.make import make_env, make_envs, make_model
+from agents.zoo.make import check_device, find_agent
 
 
 class Training:
-    """One sitting of a run.
+    """A run in this process, from its beginning or from where it was stopped.
 
     Make it with `begin` or `resume`, which check everything, then call `run`.
 
@@ -46,7 +37,6 @@ class Training:
         checkpoint: Where it goes on from; None at the beginning.
         checkpoint_every_s: Seconds between checkpoints; 0 for one at every rollout.
         progress: Whether to show a bar.
-        new_episodes: See `Checkpoints`.
         report: Called with a line of words now and then.
     """
 
@@ -59,15 +49,14 @@ class Training:
         checkpoint: Checkpoint | None = None,
         checkpoint_every_s: float = 60.0,
         progress: bool = False,
-        new_episodes: bool = False,
         report: Callable[[str], None] | None = None,
     ) -> None:
         self.folder, self.config, self.model = folder, config, model
         self._checkpoint = checkpoint
-        self._bar = ProgressBarCallback() if progress else None
+        self._bar = _progress_bar() if progress else None
         self.log = EpisodeLog(
             folder.episodes,
-            progress=folder.path / "progress.csv",
+            progress=folder.progress,
             cost_limit=config.cost_limit,
             report=None if progress else report,
         )
@@ -80,44 +69,76 @@ class Training:
             every_s=checkpoint_every_s,
             parts=parts,
             keeps=("best_model.zip", "best_vecnormalize.pkl", "evaluations.npz"),
-            resume_from=checkpoint,
-            new_episodes=new_episodes,
         )
 
     @classmethod
-    def begin(cls, config: RunConfig, out: Path | None = None, **options: Any) -> Training:
+    def begin(
+        cls,
+        config: RunConfig,
+        out: Path | None = None,
+        *,
+        checkpoint_every_s: float = 60.0,
+        progress: bool = False,
+        report: Callable[[str], None] | None = None,
+    ) -> Training:
         """Check everything, then make the folder of a new run.
 
         Args:
             config: What to train.
             out: The folder; ``runs/ALGO-ENV-SEED`` if left out.
-            **options: Further arguments of `Training`.
+            checkpoint_every_s: See `Training`.
+            progress: See `Training`.
+            report: See `Training`.
 
         Raises:
-            ValueError: If something does not fit (names the cure); nothing was made then.
+            AgentsError: If something does not fit (names the cure); nothing was made then.
         """
         path = config.default_folder if out is None else out
         RunFolder.check_free(path)
         find_agent(config.algo)
-        _check_bar(options)
-        check_costs(config)
+        check_device(config.device)
+        if progress:
+            _progress_bar()
+        env = make_env(config)
+        try:
+            check_costs(env, config.seed + EVALUATION_SEED)
+        finally:
+            env.close()
         model = make_model(config, make_envs(config))
-        return cls(RunFolder.create(path, config), config, model, **options)
+        return cls(
+            RunFolder.create(path, config),
+            config,
+            model,
+            checkpoint_every_s=checkpoint_every_s,
+            progress=progress,
+            report=report,
+        )
 
     @classmethod
-    def resume(cls, path: Path, timesteps: int | None = None, **options: Any) -> Training:
-        """Go on with a run from its latest checkpoint.
+    def resume(
+        cls,
+        path: Path,
+        timesteps: int | None = None,
+        *,
+        checkpoint_every_s: float = 60.0,
+        progress: bool = False,
+        report: Callable[[str], None] | None = None,
+    ) -> Training:
+        """Go on with a run from its latest checkpoint, with new episodes.
+
+        Steps of the episodes that were broken off do not count: they are made once more.
 
         Args:
             path: The folder of the run.
             timesteps: New total number of steps; as it was if left out.
-            **options: Further arguments of `Training`.
+            checkpoint_every_s: See `Training`.
+            progress: See `Training`.
+            report: See `Training`.
 
         Raises:
-            ValueError: If there is no such run, or nothing is left to do.
+            AgentsError: If there is no such run, or nothing is left to do.
         """
         folder, config = RunFolder.open(path)
-        _check_bar(options)
         checkpoint = Checkpoint.read(folder.checkpoint) if folder.checkpoint.exists() else None
         done = 0 if checkpoint is None else checkpoint.num_timesteps
         total = config.timesteps if timesteps is None else timesteps
@@ -135,16 +156,20 @@ class Training:
         if checkpoint is None:  # stopped before its first rollout
             model = make_model(config, envs)
         else:
-            model = checkpoint.load_model(
-                find_agent(config.algo).constructor,
-                envs,
-                device=config.device,
-                new_episodes=options.get("new_episodes", False),
-            )
-        training = cls(folder, config, model, checkpoint=checkpoint, **options)
+            check_device(config.device)
+            constructor = find_agent(config.algo).constructor
+            model = checkpoint.load_model(constructor, envs, device=config.device)
+        training = cls(
+            folder,
+            config,
+            model,
+            checkpoint=checkpoint,
+            checkpoint_every_s=checkpoint_every_s,
+            progress=progress,
+            report=report,
+        )
         folder.write_config(config)
-        for name in _LATER:
-            (folder.path / name).unlink(missing_ok=True)
+        folder.drop_result()
         return training
 
     def run(self) -> Evaluation:
@@ -155,30 +180,39 @@ class Training:
 
         Raises:
             TrainingStopped: If ``checkpoints.stop`` was set; a checkpoint was taken.
+            TrainingDivergedError: If the policy's numbers are finite no more.
         """
-        begun = time.monotonic()
-        done = 0
-        if self._checkpoint is None:
-            for path in (self.folder.episodes, self.folder.path / "progress.csv"):
-                path.unlink(missing_ok=True)  # of a sitting that ended before its first checkpoint
-            logger = make_logger(self.folder.path)
-        else:
-            done = self._checkpoint.num_timesteps
-            rows = self._checkpoint.state["parts"]["episodes"]["progress_lines"]
-            logger = make_logger(self.folder.path, rows=rows, timesteps=done)
+        left = self._restore()
+        done = None if self._checkpoint is None else self._checkpoint.num_timesteps
+        logger = make_logger(self.folder.path, timesteps=done)
         self.model.set_logger(logger)
         try:
-            if done < self.config.timesteps:
-                self._learn(self.config.timesteps - done, reset=self._checkpoint is None)
-                wall_s = self.log.wall_s
-            else:  # stopped after its last rollout
-                wall_s = self._checkpoint_wall_s() + time.monotonic() - begun
+            if left > 0:  # else it was stopped after its last rollout
+                self._learn(left)
         finally:
             self.log.close()
             logger.close()
-        return self._finish(wall_s)
+        return self._finish(self.log.wall_s)
 
-    def _learn(self, timesteps: int, *, reset: bool) -> None:
+    def _restore(self) -> int:
+        """Put what the checkpoint knows beside the model back; return how many steps are left."""
+        checkpoint = self._checkpoint
+        if checkpoint is None:
+            for path in (self.folder.episodes, self.folder.progress):
+                path.unlink(missing_ok=True)  # of a start without a checkpoint
+            return self.config.timesteps
+        checkpoint.restore_files()
+        for name, part in self.checkpoints.parts.items():
+            part.set_state(checkpoint.parts[name])
+        self.checkpoints.saved = checkpoint.num_timesteps
+        if checkpoint.num_timesteps >= self.config.timesteps:
+            return 0
+        # other random numbers than at the beginning, which would repeat the same episodes
+        self.model.set_random_seed(self.config.seed + checkpoint.num_timesteps)
+        self.model.num_timesteps = self.log.finished_steps
+        return self.config.timesteps - self.log.finished_steps
+
+    def _learn(self, timesteps: int) -> None:
         callbacks: list[BaseCallback] = [self.log]
         if self._evaluations is not None:
             callbacks.append(self._evaluations)
@@ -188,17 +222,22 @@ class Training:
         every = 1 if isinstance(self.model, OnPolicyAlgorithm) else 4  # rollouts, or episodes
         try:
             self.model.learn(
-                timesteps, callback=callbacks, log_interval=every, reset_num_timesteps=reset
+                timesteps,
+                callback=callbacks,
+                log_interval=every,
+                reset_num_timesteps=self._checkpoint is None,
             )
         except TrainingStopped:
             if self._bar is not None:
                 self._bar.on_training_end()
             raise
-
-    def _checkpoint_wall_s(self) -> float:
-        if self._checkpoint is None:
-            return 0.0
-        return float(self._checkpoint.state["parts"]["episodes"]["wall_s"])
+        except ValueError as error:
+            if "Expected parameter" not in str(error):  # torch's distributions refuse NaN
+                raise
+            raise TrainingDivergedError(
+                f"the policy's outputs are no numbers any more after {self.model.num_timesteps} "
+                "timesteps: lower learning_rate, e.g. --set learning_rate=1e-4."
+            ) from error
 
     def _finish(self, wall_s: float) -> Evaluation:
         self.model.save(self.folder.model())
@@ -215,9 +254,10 @@ class Training:
             cost_limit=self.config.cost_limit,
         )
         envs.close()
-        content = {"final": asdict(final), **asdict(summarise(self.folder.episodes))}
-        content["best_feasible_return"] = self._best_seen(final, content["best_feasible_return"])
-        write_json(self.folder.result, {**content, "wall_s": wall_s})
+        trained = summarise(self.folder.episodes)
+        seen = self._best_seen(final, trained.best_feasible_return)
+        summary = {**asdict(trained), "best_feasible_return": seen}
+        self.folder.write_result(RunResult(final=asdict(final), wall_s=wall_s, **summary))
         return final
 
     def _best_seen(self, final: Evaluation, trained: float | None) -> float | None:
@@ -253,7 +293,7 @@ class _Evaluations(ConstrainedEvalCallback):
     def get_state(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._state}
 
-    def set_state(self, state: dict[str, Any], *, new_episodes: bool) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
 
 
@@ -285,11 +325,10 @@ def _evaluations(folder: RunFolder, config: RunConfig) -> _Evaluations:
     )
 
 
-def _check_bar(options: dict[str, Any]) -> None:
-    if options.get("progress"):
-        try:
-            ProgressBarCallback()
-        except ImportError as error:
-            raise ImportError(
-                'progress needs tqdm and rich: pip install "prune-gym[agents]".'
-            ) from error
+def _progress_bar() -> ProgressBarCallback:
+    try:
+        return ProgressBarCallback()
+    except ImportError as error:
+        raise MissingLibraryError(
+            'progress needs tqdm and rich: pip install "prune-gym[agents]".'
+        ) from error

@@ -18,13 +18,16 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.algorithms.lagrangian import fitting_policy
-from agents.evaluation import check_env
-from agents.zoo.table import AGENTS, AgentSpec, named
+from agents.env_checks import check_env, env_id
+from agents.errors import InvalidTypeError, InvalidValueError, UnfitEnvError, UnknownNameError
+from agents.zoo.table import AGENTS, AgentSpec, import_object
 
 
 def make_agent(
@@ -41,9 +44,9 @@ def make_agent(
             ``learning_rate=3e-4`` or ``multiplier=GradientMultiplier(initial=3.0)``.
 
     Raises:
-        ValueError: If there is no agent of this name, or it does not fit the environment.
-        TypeError: If the algorithm has no argument of an override's name.
-        ModuleNotFoundError: If it needs a package that is not installed.
+        InvalidValueError: If there is no agent of this name, or it does not fit the environment.
+        InvalidTypeError: If the algorithm has no argument of an override's name.
+        MissingLibraryError: If it needs a package that is not installed.
     """
     row = find_agent(name)
     check_env(env)
@@ -52,8 +55,9 @@ def make_agent(
     arguments = _arguments(constructor)
     for key in overrides:
         if key not in arguments:
-            raise TypeError(f"{key!r} is no argument of {name}; {_known(key, arguments)}")
+            raise InvalidTypeError(f"{key!r} is no argument of {name}; {_known(key, arguments)}")
     check_fit(name, env)
+    check_device(overrides.get("device", "auto"))
     n_envs = env.num_envs if isinstance(env, VecEnv) else 1
     chosen: dict[str, Any] = {"policy": fitting_policy(constructor, env)}
     if spec.rollout_size is not None:
@@ -79,61 +83,57 @@ def _dividing(rollout_size: int, batch_size: int) -> int:
 
 
 def find_agent(name: str) -> AgentSpec:
-    """Return the row of this name; an unknown one is a ValueError that lists those there are."""
+    """Return the row of this name; an unknown one is an error that lists those there are."""
     if name not in AGENTS:
-        raise ValueError(f"name is {name!r}; {_known(name, AGENTS)}")
+        raise UnknownNameError(f"name is {name!r}; {_known(name, AGENTS)}")
     return AGENTS[name]
 
 
+def check_device(device: Any) -> None:
+    """Raise an InvalidValueError unless torch can compute on ``device``."""
+    try:
+        th.zeros(1, device=get_device(device))
+    except (AssertionError, RuntimeError) as error:  # torch's, for what it was built without, too
+        words = str(error).splitlines()[0]
+        raise InvalidValueError(f"device is {device!r}: {words}. Use cpu, cuda or auto.") from error
+
+
 def check_fit(name: str, env: gym.Env[Any, Any] | VecEnv) -> None:
-    """Raise a ValueError, with the cure, unless the agent takes the environment."""
+    """Raise an UnfitEnvError, with the cure, unless the agent takes the environment."""
     spec, space = find_agent(name), env.action_space
     kind = type(space).__name__
     if kind not in spec.action_spaces:
         if kind == "Box":
-            cure = "Wrap each environment so that it has one; prune_gym.DiscreteRatios does."
+            cure = (
+                "Wrap each environment so that it has one; gymnasium.wrappers.TransformAction does."
+            )
         elif "Box" in spec.action_spaces and kind == "MultiBinary":
-            cure = "Wrap each environment in prune_gym.BinaryToBox."
+            cure = "Wrap each environment in gymnasium.wrappers.TransformAction, to a Box."
         else:
             fitting = [key for key, row in AGENTS.items() if kind in row.action_spaces]
             cure = f"Agents that take it: {', '.join(fitting)}."
-        raise ValueError(
+        raise UnfitEnvError(
             f"env: {name} takes an action space of {' or '.join(spec.action_spaces)}, not {space}. "
             f"{cure}"
         )
     if spec.wrapper is not None:
-        wrapper = named(spec.wrapper)
+        wrapper = import_object(spec.wrapper)
         if isinstance(env, VecEnv):
             wrapped = all(env.env_is_wrapped(wrapper))
         else:
             wrapped = is_wrapped(env, wrapper)
         if not wrapped:
             module, cls = spec.wrapper.split(":")
-            raise ValueError(
+            raise UnfitEnvError(
                 f"env: {name} needs each environment wrapped: from {module} import {cls}; "
                 f"{cls}(env)."
             )
 
 
-def env_id(env: gym.Env[Any, Any] | VecEnv) -> str:
-    """Return the id an environment was registered under, empty if it has none."""
-    if isinstance(env, VecEnv):
-        spec = env.get_attr("spec")[0] if env.has_attr("spec") else None
-    else:
-        spec = env.spec
-    return "" if spec is None else str(spec.id)
-
-
 def _arguments(constructor: type[Any]) -> set[str]:
-    """Return what can be overridden: the arguments of the algorithm and of all it is built on."""
-    names: set[str] = set()
-    for kind in constructor.__mro__:
-        if "__init__" in vars(kind):
-            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
-            names.update(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
-    hidden = {"self", "args", "env", "seed"}
-    hidden |= {"support_multi_env", "supported_action_spaces", "monitor_wrapper"}  # of base classes
-    return {name for name in names - hidden if not name.startswith("_")}
+    """Return what can be overridden, and what the constructor refuses with a word of its own."""
+    names = {*inspect.signature(constructor).parameters, *getattr(constructor, "refused", ())}
+    return {name for name in names - {"env", "seed"} if not name.startswith("_")}
 
 
 def _known(name: str, names: Collection[str]) -> str:

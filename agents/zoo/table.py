@@ -10,12 +10,13 @@ from typing import Any
 
 from agents.algorithms.constrained import Constrained
 from agents.algorithms.lagrangian import constrained
+from agents.errors import MissingLibraryError
 from agents.multipliers.penalties import BarrierMultiplier, PenaltyMultiplier
 from agents.multipliers.rules import AdamMultiplier, GradientMultiplier, Multiplier, PIDMultiplier
 from agents.zoo import values
 
 
-def named(path: str) -> Any:
+def import_object(path: str) -> Any:
     """Import ``"module:name"``; where sb3-contrib is missing, say how to install it."""
     module, name = path.split(":")
     try:
@@ -23,7 +24,7 @@ def named(path: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "sb3_contrib":
             raise
-        raise ModuleNotFoundError(
+        raise MissingLibraryError(
             f"{name} is built on sb3-contrib, which is not installed. "
             'pip install "prune-gym[agents]" installs it.',
             name=error.name,
@@ -72,9 +73,9 @@ class AgentSpec:
         """The class of its models.
 
         Raises:
-            ModuleNotFoundError: If it needs a package that is not installed (says how to).
+            MissingLibraryError: If it needs a package that is not installed (says how to).
         """
-        kind = named(self.algorithm)
+        kind = import_object(self.algorithm)
         own = issubclass(kind, Constrained) or self.wrapper is not None  # the wrapper constrains
         return kind if own else constrained(kind)
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from prune_gym.errors import InvalidValueError
-
-ENTRY_POINT = "prune_gym.envs:make_env"
+from prune_gym.envs.registration import ENTRY_POINT
+from prune_gym.errors import InvalidValueError, MissingLibraryError
 
 
 def require(module: str, library: str, install: str) -> Any:
@@ -21,12 +20,13 @@ def require(module: str, library: str, install: str) -> Any:
         install: the arguments of ``pip install``.
 
     Raises:
-        ImportError: the library is missing, or cannot be imported; says how to install it.
+        MissingLibraryError: it is not there, or cannot be imported; says how to install it (an
+            ImportError, too).
     """
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(
+        raise MissingLibraryError(
             f"{library} cannot be imported ({error}). Install it: pip install {install}",
             name=error.name,
             path=error.path,

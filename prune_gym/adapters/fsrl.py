@@ -30,17 +30,17 @@ INSTALL = (
 )
 
 
-def vector_env(env_id: str, n_envs: int = 1, **kwargs: Any) -> Any:
+def vector_env(env_id: str, n_envs: int = 1, **env_arguments: Any) -> Any:
     """A ``DummyVectorEnv`` of Tianshou around environments of one process.
 
     Args:
         env_id: a registered id.
         n_envs: number of environments; those made from JSON-able arguments share one problem.
-        kwargs: of the environment.
+        env_arguments: what ``gym.make`` takes for that id.
 
     Raises:
-        ImportError: Tianshou is missing; says how to install it.
+        MissingLibraryError: Tianshou is missing; says how to install it.
     """
     whole_number("n_envs", n_envs, 1)
     vector = require("tianshou.env", "Tianshou 0.5, which FSRL stands on,", INSTALL)
-    return vector.DummyVectorEnv([partial(gym.make, env_id, **kwargs)] * n_envs)
+    return vector.DummyVectorEnv([partial(gym.make, env_id, **env_arguments)] * n_envs)

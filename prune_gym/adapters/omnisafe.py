@@ -40,29 +40,33 @@ ARGUMENTS: dict[str, dict[str, Any]] = {}
 
 
 class RegisteredEnvs(TensorEnvs):
-    """`TensorEnvs` with the arguments of `register`; ``kwargs`` (``env_cfgs``) go before them."""
+    """`TensorEnvs` with the arguments of `register`; those given here (``env_cfgs``) go before."""
 
     def __init__(
-        self, env_id: str, num_envs: int = 1, device: str | torch.device = "cpu", **kwargs: Any
+        self,
+        env_id: str,
+        num_envs: int = 1,
+        device: str | torch.device = "cpu",
+        **env_arguments: Any,
     ) -> None:
-        super().__init__(env_id, num_envs, device, **{**ARGUMENTS.get(env_id, {}), **kwargs})
+        super().__init__(env_id, num_envs, device, **{**ARGUMENTS.get(env_id, {}), **env_arguments})
 
 
-def register(*env_ids: str, **kwargs: Any) -> None:
+def register(*env_ids: str, **env_arguments: Any) -> None:
     """Make ids known to OmniSafe; the last call for an id holds.
 
     Args:
         env_ids: registered with Gymnasium; default: every id that makes a pruning environment.
-        kwargs: arguments of these environments. OmniSafe has ``env_cfgs`` for them, but lets few
-            algorithms have it, and wants it JSON-able.
+        env_arguments: what ``gym.make`` takes for these ids. OmniSafe has ``env_cfgs`` for them,
+            but lets few algorithms have it, and wants it JSON-able.
 
     Raises:
-        ImportError: OmniSafe is missing; says how to install it.
+        MissingLibraryError: OmniSafe is missing; says how to install it.
     """
     core = _omnisafe("omnisafe.envs.core")
     for name in env_ids or registered_ids():
-        if name not in ARGUMENTS or env_ids or kwargs:
-            ARGUMENTS[name] = kwargs
+        if name not in ARGUMENTS or env_ids or env_arguments:
+            ARGUMENTS[name] = env_arguments
     if "PruneCMDP" not in core.ENV_REGISTRY._class:
         members = {"_support_envs": ARGUMENTS}
         core.env_register(type("PruneCMDP", (RegisteredEnvs, core.CMDP), members))
@@ -79,7 +83,7 @@ def configure(
         custom_cfgs: what else to set; it has the last word.
 
     Raises:
-        ImportError: OmniSafe is missing; says how to install it.
+        MissingLibraryError: OmniSafe is missing; says how to install it.
         UnknownNameError: it has no such algorithm.
         ValueError: ``env_cfgs`` for an algorithm that has none.
     """

@@ -38,7 +38,7 @@ def register(*env_ids: str) -> None:
             makes a pruning environment.
 
     Raises:
-        ImportError: Ray is missing; says how to install it.
+        MissingLibraryError: Ray is missing; says how to install it.
     """
     registry = require("ray.tune.registry", "Ray", INSTALL)
     for env_id in env_ids or registered_ids():

@@ -13,12 +13,16 @@ what it takes on newer ones. `SixTuple` needs no library at all.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
 from prune_gym.adapters.base import registered_ids, require
 from prune_gym.envs import make_env
+from prune_gym.envs.arguments import EnvArguments, shows_keywords_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 INSTALL = "safety-gymnasium  # Python 3.8 to 3.10"
 PREFIX = "Safety"
@@ -37,9 +41,12 @@ class SixTuple(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, info["cost"], terminated, truncated, info
 
 
-def make_six(**kwargs: Any) -> SixTuple:
-    """An environment from the arguments of `prune_gym.envs.make_env`, with steps of six values."""
-    return SixTuple(make_env(**kwargs))
+@shows_keywords_of(make_env)
+def make_six(
+    granularity: str = "layer", needs_network: bool = False, **arguments: Unpack[EnvArguments]
+) -> SixTuple:
+    """What `prune_gym.envs.make_env` makes of the same arguments, with steps of six values."""
+    return SixTuple(make_env(granularity, needs_network, **arguments))
 
 
 def register(*env_ids: str) -> list[str]:
@@ -52,7 +59,7 @@ def register(*env_ids: str) -> list[str]:
         The ids for ``safety_gymnasium.make``.
 
     Raises:
-        ImportError: Safety-Gymnasium is missing; says how to install it.
+        MissingLibraryError: Safety-Gymnasium is missing; says how to install it.
     """
     library = require("safety_gymnasium", "Safety-Gymnasium", INSTALL)
     names = []

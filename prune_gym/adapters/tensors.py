@@ -28,7 +28,7 @@ class TensorEnvs:
         env_id: a registered id.
         num_envs: number of environments; those made from JSON-able arguments share one problem.
         device: of the tensors.
-        kwargs: of the environment; OmniSafe's ``env_cfgs``.
+        env_arguments: what ``gym.make`` takes for that id; OmniSafe's ``env_cfgs``.
 
     Raises:
         ValueError: the spaces are not boxes, which is all that OmniSafe can deal with.
@@ -37,10 +37,16 @@ class TensorEnvs:
     need_time_limit_wrapper = False
 
     def __init__(
-        self, env_id: str, num_envs: int = 1, device: str | torch.device = "cpu", **kwargs: Any
+        self,
+        env_id: str,
+        num_envs: int = 1,
+        device: str | torch.device = "cpu",
+        **env_arguments: Any,
     ) -> None:
         whole_number("num_envs", num_envs, 1)
-        self.envs: list[gym.Env[Any, Any]] = [gym.make(env_id, **kwargs) for _ in range(num_envs)]
+        self.envs: list[gym.Env[Any, Any]] = [
+            gym.make(env_id, **env_arguments) for _ in range(num_envs)
+        ]
         self._num_envs, self._device = num_envs, torch.device(device)
         self.need_auto_reset_wrapper = num_envs == 1
         self._observation_space = self.envs[0].observation_space

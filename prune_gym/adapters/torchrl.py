@@ -20,19 +20,19 @@ INSTALL = "torchrl"
 KEY = "cost"
 
 
-def make_env(env_id: str, *, device: str | torch.device = "cpu", **kwargs: Any) -> Any:
+def make_env(env_id: str, *, device: str | torch.device = "cpu", **env_arguments: Any) -> Any:
     """A ``GymWrapper`` with the key ``"cost"``, (1,) float32, at reset and every step.
 
     Args:
         env_id: a registered id.
         device: of the tensordicts.
-        kwargs: of the environment.
+        env_arguments: what ``gym.make`` takes for that id.
 
     Raises:
-        ImportError: TorchRL is missing; says how to install it.
+        MissingLibraryError: TorchRL is missing; says how to install it.
     """
     wrapper = require("torchrl.envs", "TorchRL", INSTALL).GymWrapper
-    env = wrapper(gym.make(env_id, **kwargs), device=device)
+    env = wrapper(gym.make(env_id, **env_arguments), device=device)
     env.set_info_dict_reader(cost_reader(device))
     return env
 

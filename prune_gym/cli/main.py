@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
     from prune_gym.budgets import BudgetKey
 
 app = typer.Typer(
-    help="Prune a trained network under a budget, by constrained reinforcement learning.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(soft_wrap=True)
 
@@ -31,6 +31,22 @@ def main() -> None:
     """Entry point of the command."""
     sys.path.insert(0, "")  # "module:function" finds modules in the working directory
     app()
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        console.print(f"prune-gym {version('prune-gym')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Prune a trained network under a budget, by constrained reinforcement learning."""
 
 
 @app.command()
@@ -60,17 +76,17 @@ def prune(
     device: options.Device = "cpu",
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
-    from prune_gym.cli import prune as sitting
+    from prune_gym.cli import prune as command
     from prune_gym.searches.run_folder import SearchConfig
 
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         if resume is not None:
             _refuse_beside_resume(context)
-            sitting.resume(resume, timesteps, finish, console)
+            command.resume(resume, timesteps, finish, console)
             return
         if finish:
             raise InvalidValueError("--finish goes with --resume RUN only.")
-        named = sitting.environment(env)
+        named = command.environment(env)
         problem = {
             "network": network or named.get("network", "small"),
             "dataset": _settled(dataset or named.get("dataset", "digits")),
@@ -86,9 +102,9 @@ def prune(
             "weights": None if weights is None else str(weights.resolve()),
         }
         config = SearchConfig(
-            env, algo, timesteps or 12_000, seed, finetune_steps, problem, distillation, hard
+            env, algo, timesteps or 12_000, seed, finetune_steps, {}, distillation, hard
         )
-        sitting.start(config, out or _free_folder(f"{algo}-{seed}"), console)
+        command.start(config, problem, out or _free_folder(f"{algo}-{seed}"), console)
 
 
 @app.command()
@@ -166,10 +182,10 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
 ) -> None:
     """Load the pruned network of a run and judge it anew: costs, validation, test."""
-    from prune_gym.cli import prune as sitting
+    from prune_gym.cli import prune as command
 
     with user_errors():
-        sitting.evaluate(run, console)
+        command.evaluate(run, console)
 
 
 @app.command()
@@ -280,7 +296,7 @@ def _refuse_beside_resume(context: typer.Context) -> None:
 
 def _listings() -> dict[str, dict[str, str]]:
     from prune_gym import BUDGETS, CRITERIA, DATASETS, ENVIRONMENTS, NETWORKS, RECOVERIES
-    from prune_gym.envs.layer import GRANULARITIES
+    from prune_gym.envs import GRANULARITIES
     from prune_gym.searches.search import algorithms
 
     def summary(env_id: str) -> str:

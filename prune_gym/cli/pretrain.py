@@ -15,9 +15,10 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from prune_gym.cli.console import LINE_EVERY_S, progress_bar, say, stopping, time_left
+from agents.console import say, stopping
+from prune_gym.cli.console import LINE_EVERY_S, progress_bar, time_left
 from prune_gym.datasets import Dataset, file_name, load_dataset
-from prune_gym.errors import CheckpointError, InvalidValueError, TrainingDivergedError
+from prune_gym.errors import CheckpointError, FileError, InvalidValueError, TrainingDivergedError
 from prune_gym.networks.build import build_for, check_outputs
 from prune_gym.networks.checkpoints import (
     cache_dir,
@@ -114,16 +115,16 @@ def pretrain(
     recipe, epochs = recipe_for(config, data, place)
     data = data.to(place)
     training = _begun(config, data, recipe, epochs, place)
-    sitting = _Sitting(training, data, state, config, epochs, console)
+    pretraining = _Pretraining(training, data, state, config, epochs, console)
     if resume:
-        sitting.restore(saved)
+        pretraining.restore(saved)
     before = fact_in(path.with_suffix(".json"), "validation_accuracy")
     if isinstance(before, float) and path.exists():
-        say(console, f"{path} has weights of validation accuracy {before:.4f}; to be replaced.")
+        say(f"{path} has weights of validation accuracy {before:.4f}; to be replaced.", console)
     try:
-        done = sitting.run()
+        done = pretraining.run()
         if done:
-            _keep(sitting, path, place)
+            _keep(pretraining, path, place)
     except TrainingDivergedError as error:
         state.unlink(missing_ok=True)
         raise TrainingDivergedError(
@@ -131,11 +132,11 @@ def pretrain(
             f"below {recipe.peak_lr:g}."
         ) from error
     if not done:
-        say(console, f"\nstopped at step {training.step_number} of {training.steps}; saved.")
+        say(f"\nstopped at step {training.step_number} of {training.steps}; saved.", console)
         words = ["prune-gym", "pretrain", config.network, "--dataset", config.dataset]
         words += [] if out is None else ["--out", str(out)]
         words += [] if device == "auto" else ["--device", device]
-        say(console, f"go on: {shlex.join([*words, '--resume'])}")
+        say(f"go on: {shlex.join([*words, '--resume'])}", console)
         raise SystemExit(130)
 
 
@@ -153,14 +154,14 @@ def _begun(
     return Training(network, data.train, recipe, steps=steps, generator=order, augment=data.augment)
 
 
-def _keep(sitting: _Sitting, path: Path, place: torch.device) -> None:
+def _keep(pretraining: _Pretraining, path: Path, place: torch.device) -> None:
     """Judge what is to be saved and put it, with its facts, in its place.
 
     What is at chance replaces nothing: up to 1.5 times the accuracy of guessing, or 0.6 of two
     classes, where 0.75 may be honest work.
     """
-    network, data = sitting.training.network, sitting.data
-    sitting.check_losses()
+    network, data = pretraining.training.network, pretraining.data
+    pretraining.check_losses()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         save_weights(network, partial)
@@ -172,19 +173,19 @@ def _keep(sitting: _Sitting, path: Path, place: torch.device) -> None:
                 f"{data.n_classes} classes is at chance, and would replace other weights."
             )
         facts = {
-            **asdict(sitting.config),
-            **sitting._settings(),
-            "dataset": sitting.config.dataset,
+            **asdict(pretraining.config),
+            **pretraining._settings(),
+            "dataset": pretraining.config.dataset,
             "device": str(place),
             "validation_accuracy": score,
             "test_accuracy": None if data.test is None else accuracy(network, data.test),
-            "wall_s": round(sitting.wall_s(), 1),
+            "wall_s": round(pretraining.wall_s(), 1),
             "torch": torch.__version__,
         }
     write_json(path.with_suffix(".json"), facts)
-    sitting.state.unlink(missing_ok=True)
+    pretraining.state.unlink(missing_ok=True)
     test = "" if data.test is None else f", test {facts['test_accuracy']:.4f}"
-    say(sitting.console, f"validation accuracy {score:.4f}{test}\nsaved: {path}")
+    say(f"validation accuracy {score:.4f}{test}\nsaved: {path}", pretraining.console)
 
 
 def _taken_up(
@@ -223,7 +224,7 @@ def _agreed(state: Path, tensors: dict[str, torch.Tensor], given: dict[str, Any]
 
 
 @dataclass
-class _Sitting:
+class _Pretraining:
     """The loop around a training: progress, judging, saving, stopping."""
 
     training: Training
@@ -240,7 +241,7 @@ class _Sitting:
         self._losses: deque[float] = deque(maxlen=20)
 
     def wall_s(self) -> float:
-        """Seconds spent on the training, all sittings together."""
+        """Seconds spent on the training, all calls together."""
         return self._before_s + time.monotonic() - self._began
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -281,7 +282,7 @@ class _Sitting:
         try:
             write_tensors(self.state, tensors)
         except OSError as error:
-            raise OSError(
+            raise FileError(
                 f"the training's state cannot be saved to {self.state}: {error}. What was saved "
                 "before is whole; make room and go on with --resume."
             ) from error
@@ -289,7 +290,10 @@ class _Sitting:
 
     def run(self) -> bool:
         """Train to the end, or until a stop is asked for; whether the end was reached."""
-        with progress_bar(self.console) as bar, stopping(self, "the step in hand"):
+        with (
+            progress_bar(self.console) as bar,
+            stopping(self, "finishing the step in hand; Ctrl-C again stops at once"),
+        ):
             task = bar.add_task("training", total=self.training.steps, detail="")
             while self.training.step_number < self.training.steps and not self.stop:
                 loss = float(self.training.step())

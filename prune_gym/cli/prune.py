@@ -1,9 +1,10 @@
-"""One sitting at a run, as the command line has it: progress, Ctrl-C, finish, report."""
+"""``prune-gym prune`` and ``evaluate``: a search shown on a terminal, finished and reported."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import Progress as BarProgress
 from rich.table import Table
 
 from prune_gym.budgets import amount
-from prune_gym.cli.console import LINE_EVERY_S, progress_bar, stopping
+from prune_gym.cli.console import LINE_EVERY_S, progress_bar
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
 from prune_gym.errors import (
     BudgetError,
@@ -27,28 +28,32 @@ from prune_gym.errors import (
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import load_pruned, masks_of_plan, write_json
-from prune_gym.searches.finalize import OnStep, finish
+from prune_gym.searches.finalize import finish
+from prune_gym.searches.fine_tuning import OnStep
 from prune_gym.searches.remeasure import confirm, spread_in_words
+from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
-from prune_gym.searches.search import Search, check_algorithm, make_config_env
+from prune_gym.searches.search import Progress, Search, begin, check_algorithm, make_config_env
 from prune_gym.training.evaluation import accuracy
 from prune_gym.utils.registry import unknown_name
 
 
-def start(config: SearchConfig, path: Path, console: Console) -> None:
-    """Run a new search into a folder. Everything is checked before the folder is made."""
+def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: Console) -> None:
+    """Run a new search into a folder. Everything is checked before the folder is made.
+
+    Args:
+        config: how to search.
+        arguments: of `make_problem`.
+        path: the folder to make.
+        console: where to report.
+    """
     began = time.monotonic()
     check_algorithm(config.algo)
-    console.print(f"loading {config.problem['network']} and {config.problem['dataset']} ...")
-    problem = make_problem(**config.problem)
+    console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
+    problem = make_problem(**arguments)
     make_config_env(config, problem).close()
     _say_unpruned(problem, console)
-    # whoever goes on with the run judges in the same batches, and by the same limits
-    unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
-    fixed = {"batch_size": problem.evaluator.validation.batch_size, "unpruned_values": unpruned}
-    config = replace(config, problem={**config.problem, **fixed}, folder=str(Path.cwd()))
-    folder = RunFolder.create(path, config)
-    _sit(problem, config, folder, began, console)
+    _run(begin(problem, config, path), began, console)
 
 
 def _say_unpruned(problem: PruningProblem, console: Console) -> None:
@@ -98,12 +103,17 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
     if timesteps is not None:  # for good, now that nothing is refused any more
         write_json(folder.path / "config.json", config.to_json())
     folder.note_command()
-    _sit(problem, config, folder, began, console, finish_now=finish_now)
+    _run(Search(problem, config, folder), began, console, finish_now=finish_now)
 
 
 def problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
     """The problem of a run's configuration (raises RunFolderError where that is damaged)."""
     try:
+        if not config.problem:
+            raise RunFolderError(
+                f"{folder.path} was begun from Python with an object, which no file holds; go on "
+                "there: prune_gym.search(problem, out=..., resume=True)."
+            )
         with importing(config):
             return make_problem(**config.problem)
     except TypeError as error:
@@ -124,33 +134,27 @@ def importing(config: SearchConfig) -> Iterator[None]:
         ) from error
 
 
-def _sit(
-    problem: PruningProblem,
-    config: SearchConfig,
-    folder: RunFolder,
-    began: float,
-    console: Console,
-    *,
-    finish_now: bool = False,
-) -> None:
+def _run(search: Search, began: float, console: Console, *, finish_now: bool = False) -> None:
+    """Search, fine-tune, test and report, as a terminal shows it."""
+    folder, config = search.run_folder, search.config
     before = float(folder.read_json("state.json").get("wall_s", 0.0))
 
     def wall_s() -> float:
         return before + time.monotonic() - began
 
-    search = Search(problem, config, folder)
+    result = search.result
     try:
         with progress_bar(console) as progress:
-            display = SearchDisplay(search, progress, console)
-            search.on_progress = display.update
-            with stopping(search, "the networks in hand"):
-                if not finish_now:
-                    search.run()
-            if not search.stop:
-                metrics = _finish(search, wall_s, progress)
+            search.on_progress = SearchDisplay(search, progress, console).update
+            if not finish_now:
+                result = search.run()
+            if not result.stopped:
+                result.archive.feasible_masks()  # an error must not wait for the bar below
+                on_step = finetuning_bar(progress, config.finetune_steps)
+                metrics = finish(result, folder.path, wall_s=wall_s, on_step=on_step)
                 page = write_report(folder, config)
     except KeyboardInterrupt:
-        search.stop = True
+        result = replace(result, stopped=True)
     except BudgetError as error:
         kept = len(search.archive.episodes)
         words = f"The {kept} networks recorded so far are kept" if kept else "None is recorded yet"
@@ -165,8 +169,8 @@ def _sit(
     finally:
         state = {"wall_s": wall_s(), "remembered": search.remembered}
         write_json(folder.path / "state.json", state)
-    if search.stop:
-        _say_stopped(search, console)
+    if result.stopped:
+        _say_stopped(result, folder.path, console)
         raise SystemExit(130)
     metrics["wall_s"] = wall_s()
     write_json(folder.path / "metrics.json", metrics)
@@ -175,13 +179,7 @@ def _sit(
     console.print(f"network: prune_gym.load_pruned({str(folder.path)!r})")
 
 
-def _finish(search: Search, wall_s: Callable[[], float], progress: Progress) -> dict[str, Any]:
-    search.archive.feasible_masks()  # an error here must not wait for the bar below
-    on_step = finetuning_bar(progress, search.config.finetune_steps)
-    return finish(search, wall_s=wall_s, on_step=on_step)
-
-
-def finetuning_bar(progress: Progress, steps: int) -> OnStep:
+def finetuning_bar(progress: BarProgress, steps: int) -> OnStep:
     """Add a bar for so many optimizer steps; returns what moves it."""
     task = progress.add_task("fine-tuning", total=steps, detail="")
 
@@ -194,29 +192,26 @@ def finetuning_bar(progress: Progress, steps: int) -> OnStep:
 class SearchDisplay:
     """Live progress of a search: a bar in a terminal, a line now and then elsewhere."""
 
-    def __init__(self, search: Search, progress: Progress, console: Console) -> None:
-        self.progress, self.console = progress, console
+    def __init__(self, search: Search, bars: BarProgress, console: Console) -> None:
+        self.bars, self.console = bars, console
         self.total = search.evaluations
-        self.task = progress.add_task("searching", total=self.total, detail="")
+        self.task = bars.add_task("searching", total=self.total, detail="")
         self.began = self.said = time.monotonic()
-        self.already = len(search.archive.episodes)
-        progress.update(self.task, completed=self.already)
+        self.already = search.progress.evaluations
+        bars.update(self.task, completed=self.already)
 
-    def update(self, search: Search) -> None:
+    def update(self, progress: Progress) -> None:
         """Show the state after one more evaluated network."""
-        done = len(search.archive.episodes)
-        recent = search.archive.episodes[-50:]
-        best = search.archive.best
-        cost = sum(episode.cost for episode in recent) / len(recent)
+        done, best = progress.evaluations, progress.best_accuracy
         detail = (
-            f"best feasible {'none yet' if best is None else f'{best.accuracy:.3f}'}  "
-            f"cost {cost:.3f} (limit {search.problem.cost_limit:g})"
+            f"best feasible {'none yet' if best is None else f'{best:.3f}'}  "
+            f"cost {progress.recent_cost:.3f} (limit {progress.cost_limit:g})"
         )
-        if search.multiplier == search.multiplier:
-            detail += f"  multiplier {search.multiplier:.2f}"
-        if search.remembered:
-            detail += f"  known {search.remembered}"
-        self.progress.update(self.task, completed=done, detail=detail)
+        if not math.isnan(progress.multiplier):
+            detail += f"  multiplier {progress.multiplier:.2f}"
+        if progress.remembered:
+            detail += f"  known {progress.remembered}"
+        self.bars.update(self.task, completed=done, detail=detail)
         now = time.monotonic()
         if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
             self.said = now
@@ -224,12 +219,12 @@ class SearchDisplay:
             self.console.print(f"{done}/{self.total}  {detail}  {max(0.0, left):.0f} s left")
 
 
-def _say_stopped(search: Search, console: Console) -> None:
-    best, path = search.archive.best, search.folder.path
+def _say_stopped(result: SearchResult, path: Path, console: Console) -> None:
+    best = result.archive.best
     found = "no feasible network yet"
     if best is not None:
         found = f"best feasible {best.accuracy:.3f}, saved in {path} (not fine-tuned)"
-    console.print(f"\nstopped after {len(search.archive.episodes)} networks; {found}.")
+    console.print(f"\nstopped after {len(result)} networks; {found}.")
     console.print(f"go on:      prune-gym prune --resume {path}")
     if best is not None:
         console.print(f"finish now: prune-gym prune --resume {path} --finish")

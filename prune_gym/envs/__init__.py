@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
-from prune_gym.envs.base import PruneEnv
-from prune_gym.envs.filter import FilterPruneEnv
-from prune_gym.envs.layer import LayerPruneEnv, NetworkPruneEnv, make_env
+from typing import TYPE_CHECKING
 
-__all__ = ["FilterPruneEnv", "LayerPruneEnv", "NetworkPruneEnv", "PruneEnv", "make_env"]
+from prune_gym.utils.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from prune_gym.envs.base import PruneEnv
+    from prune_gym.envs.filter import FilterPruneEnv
+    from prune_gym.envs.layer import LayerPruneEnv, NetworkPruneEnv
+    from prune_gym.envs.make import GRANULARITIES, make_env, make_vector_env
+    from prune_gym.envs.vector import PruneVectorEnv
+
+__all__ = [
+    "GRANULARITIES",
+    "FilterPruneEnv",
+    "LayerPruneEnv",
+    "NetworkPruneEnv",
+    "PruneEnv",
+    "PruneVectorEnv",
+    "make_env",
+    "make_vector_env",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "FilterPruneEnv": ".filter",
+        "GRANULARITIES": ".make",
+        "LayerPruneEnv": ".layer",
+        "NetworkPruneEnv": ".layer",
+        "PruneEnv": ".base",
+        "PruneVectorEnv": ".vector",
+        "make_env": ".make",
+        "make_vector_env": ".make",
+    },
+)

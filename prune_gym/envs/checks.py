@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_gym.errors import InvalidTypeError, InvalidValueError
-from prune_gym.problem.make import shared_problem
+from prune_gym.envs.episode import Schedule
+from prune_gym.errors import InvalidValueError
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.sharing import SharedProblem
 from prune_gym.utils.registry import suggest, unknown_name
-from prune_gym.utils.threads import pin_worker
 
-SCHEDULED = ("max_ratio", "recovery_steps", "limit")
-
-
-def resolve_problem(problem: Any, arguments: dict[str, Any]) -> PruningProblem:
-    """The problem given (or shared by another process), or the one that the arguments describe."""
-    pin_worker()
-    if problem is None:
-        return shared_problem(**arguments)
-    if isinstance(problem, SharedProblem):
-        problem = problem.open()
-    if not isinstance(problem, PruningProblem):
-        raise InvalidTypeError(
-            f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
-        )
-    if arguments:
-        raise InvalidValueError(
-            f"problem is given, so {', '.join(arguments)} cannot be; say it to make_problem()."
-        )
-    return problem
+EXAMPLE_RANGE = (0.05, 0.4)  # the limit_range that messages suggest
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
@@ -51,10 +32,12 @@ def check_structure(problem: PruningProblem, granularity: str, structures: Seque
         )
 
 
-def check_dense(problem: PruningProblem, cost_mode: str) -> None:
-    """Raise where a dense cost is asked for a budget that is not known to be monotone."""
+def check_dense(problem: PruningProblem, cost_mode: str, granularity: str) -> None:
+    """Raise where a dense cost is asked for, but the floor that it is the growth of could fall."""
+    if cost_mode != "dense":
+        return
     unknown = [budget for budget in problem.budgets if not budget.monotone]
-    if cost_mode == "dense" and unknown:
+    if unknown:
         noise = ", and by noise a smaller network can cost more here"
         raise InvalidValueError(
             f"cost_mode='dense' with budget {unknown[0].name!r}: the dense cost is the growth of a "
@@ -62,21 +45,65 @@ def check_dense(problem: PruningProblem, cost_mode: str) -> None:
             f"{'' if unknown[0].is_deterministic else noise}. Use cost_mode='terminal'; a budget "
             "of yours that never rises can be declared: Budget(..., monotone=True)."
         )
+    measured = [budget.name for budget in problem.budgets if budget.counted is None]
+    if granularity == "filter" and measured:  # a decision may drop what the floor keeps
+        raise InvalidValueError(
+            f"cost_mode='dense' with granularity='filter' and budget {measured[0]!r}: it is "
+            "measured, so it may depend on which filters stay, and the floor, which keeps the most "
+            "important ones, can fall when others are chosen. Use granularity='layer', or "
+            "cost_mode='terminal'."
+        )
 
 
-def check_schedule(settings: dict[str, Any]) -> None:
+def check_schedule(settings: Mapping[str, Any]) -> None:
     """Raise for an unknown option, or a value that is not allowed."""
+    known = list(Schedule.__annotations__)
     for name, value in settings.items():
-        if name not in SCHEDULED:
+        if name not in known:
             raise InvalidValueError(
-                f"unknown option {name!r}.{suggest(name, list(SCHEDULED))} "
-                f"Known: {', '.join(SCHEDULED)}."
+                f"unknown option {name!r}.{suggest(name, known)} Known: {', '.join(known)}."
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if name == "max_ratio" and not (number and 0.0 < value <= 1.0):
             raise InvalidValueError(f"max_ratio={value!r} must be a number in (0, 1].")
         if name == "recovery_steps" and not (number and isinstance(value, int) and value >= 0):
             raise InvalidValueError(f"recovery_steps={value!r} must be a whole number, 0 or above.")
+
+
+def check_limit_range(limit_range: Any, problem: PruningProblem) -> tuple[float, float] | None:
+    """Lowest and highest limit of an episode; None where the problem's limits always hold."""
+    if limit_range is None:
+        return None
+    if len(problem.budgets) > 1:
+        raise InvalidValueError(
+            f"limit_range with {len(problem.budgets)} budgets ({', '.join(problem.names)}): one "
+            "limit is drawn, so give one budget; or leave limit_range out."
+        )
+    is_pair = isinstance(limit_range, Sequence) and len(limit_range) == 2
+    are_numbers = is_pair and all(map(_is_number, limit_range))
+    if not are_numbers or not 0.0 < limit_range[0] < limit_range[1] <= 1.0:
+        raise InvalidValueError(
+            f"limit_range={limit_range!r}: expected the lowest and the highest limit, two numbers "
+            f"0 < low < high <= 1, e.g. {EXAMPLE_RANGE}."
+        )
+    return float(limit_range[0]), float(limit_range[1])
+
+
+def check_limit(limit: Any, limit_range: tuple[float, float] | None) -> None:
+    """Raise unless an episode may have this limit; None stands for a drawn one."""
+    if limit is None:
+        return
+    if limit_range is None:
+        raise InvalidValueError(
+            f"limit={limit!r}: the limits of this environment are those of its problem. Make one "
+            f"whose limit may change from episode to episode: limit_range={EXAMPLE_RANGE}."
+        )
+    low, high = limit_range
+    if not _is_number(limit) or not low <= limit <= high:
+        raise InvalidValueError(
+            f"limit={limit!r} must be a number in [{low:g}, {high:g}], this environment's "
+            "limit_range."
+        )
 
 
 def check_action(action: Any, shape: tuple[int, ...] | None) -> NDArray[np.float32]:
@@ -90,3 +117,7 @@ def check_action(action: Any, shape: tuple[int, ...] | None) -> NDArray[np.float
     if not np.isfinite(array).all():
         raise InvalidValueError("action holds NaN or infinity; give numbers in [-1, 1].")
     return np.clip(array, -1.0, 1.0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)  # those of NumPy, too

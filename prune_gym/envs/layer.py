@@ -1,18 +1,15 @@
-"""Coarse environments: one prune ratio per filter group."""
+"""The environments of granularities ``"layer"`` and ``"network"``: a prune ratio per group."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from prune_gym.envs.base import PruneEnv
-from prune_gym.envs.filter import FilterPruneEnv
-from prune_gym.errors import InvalidValueError
-from prune_gym.pruning.masks import Mask
-from prune_gym.utils.registry import unknown_name
+from prune_gym.envs.episode import Decision, Episode
+from prune_gym.pruning.masks import kept_count, top_mask
 
 
 class LayerPruneEnv(PruneEnv):
@@ -49,7 +46,15 @@ class LayerPruneEnv(PruneEnv):
     | 13 | weight | cost that the group itself decides about, at the others' present state | 0 | 1 |
     | 14 | limit | this episode's limit, log(limit / low) / log(high / low) | 0 | 1 |
 
-    For a black-box budget the share of parameters stands in for it in features 9 to 13.
+    With k - 1 of the groups 1 ... K decided, n_i filters kept of group i, m_i the fewest that can
+    be kept of it, N_i all of them, and c the cost by filters kept per group:
+
+        floor     = c(n_1, ..., n_(k-1), m_k, m_(k+1), ..., m_K)
+        ceiling   = c(n_1, ..., n_(k-1), N_k, N_(k+1), ..., N_K)
+        undecided = ceiling - floor
+        weight    = ceiling - c(n_1, ..., n_(k-1), m_k, N_(k+1), ..., N_K)
+
+    For a black-box budget the share of parameters stands in for c.
 
     ## Reward
     0.0 until the last step, then the validation accuracy in [0, 1].
@@ -71,18 +76,28 @@ class LayerPruneEnv(PruneEnv):
     cost / limit, and ``cost_limit`` 1.0.
 
     ## Info
-    ``cost`` float; ``costs`` (n_budgets,) float32; ``cost_<budget>`` float; ``<budget>`` float, the
-    raw value in its unit; ``accuracy`` float; ``feasible`` bool; ``kept`` (n_groups,) float32;
-    with ``limit_range`` also ``limit`` float.
-    The same keys at every step; results are zero until the last one.
+    The same keys in reset and at every step; results are 0.0 or False until the last one.
+
+    | key | type | meaning |
+    |---|---|---|
+    | ``cost`` | float | charged at this step, as one number |
+    | ``costs`` | (n_budgets,) float32 | charged: budget / budget of the unpruned network |
+    | ``cost_<budget>`` | float | the same by name |
+    | ``accuracy`` | float | result: the reward, in [0, 1] |
+    | ``feasible`` | bool | result: whether every limit is met |
+    | ``<budget>`` | float | result: the finished network's budget, in its own unit |
+    | ``kept`` | (n_groups,) float32 | fraction of filters kept per group; 1 where undecided |
+    | ``limit`` | float | this episode's limit; with ``limit_range`` only |
 
     ## Episode end
     ``terminated`` after the last filter group; ``truncated`` is always False.
 
     ## Arguments
-    ``problem``, ``cost_mode``, ``max_ratio``, ``limit_range``, ``render_mode`` (see `PruneEnv`)
-    and everything that `prune_gym.make_problem` takes: ``network``, ``dataset``, ``budgets``,
-    ``criterion``, ``recovery``, ``structure``, ``evaluation_samples``, ``device``, ...
+    ``problem``, ``cost_mode``, ``max_ratio``, ``limit_range``, ``render_mode`` (see `PruneEnv`),
+    or in place of ``problem`` what `prune_gym.make_problem` makes one from: ``network``,
+    ``dataset``, ``budgets``, ``criterion``, ``recovery``, ``recovery_steps``, ``structure``,
+    ``round_to``, ``evaluation_samples``, ``precision``, ``batch_size``, ``device``, ``weights``,
+    ``train``, ``validation``, ``test``, ``ignore``, ``unpruned_values``, ``seed``.
     ``reset(options={"max_ratio": ..., "recovery_steps": ..., "limit": ...})`` sets them for one
     episode.
 
@@ -92,12 +107,11 @@ class LayerPruneEnv(PruneEnv):
 
     granularity: ClassVar[str] = "layer"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    def _action_size(self) -> int:
+        return 1
 
-    def _decide(self, action: NDArray[np.float32]) -> list[tuple[Mask, float]]:
-        return [self._by_ratio(len(self._ratios), action[0])]
+    def _decide(self, episode: Episode, action: NDArray[np.float32]) -> list[Decision]:
+        return [decision_of_ratio(episode, episode.n_decided, action[0])]
 
 
 class NetworkPruneEnv(PruneEnv):
@@ -115,40 +129,27 @@ class NetworkPruneEnv(PruneEnv):
 
     granularity: ClassVar[str] = "network"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.action_space = spaces.Box(-1.0, 1.0, (len(self.problem.groups),), np.float32)
-
     @property
     def steps_left(self) -> int:
         """1, or 0 once the episode has ended."""
         return min(1, super().steps_left)
 
-    def _decide(self, action: NDArray[np.float32]) -> list[tuple[Mask, float]]:
-        return [self._by_ratio(index, value) for index, value in enumerate(action)]
+    def _action_size(self) -> int:
+        return len(self.problem.groups)
+
+    def _decide(self, episode: Episode, action: NDArray[np.float32]) -> list[Decision]:
+        return [decision_of_ratio(episode, index, value) for index, value in enumerate(action)]
 
 
-GRANULARITIES: dict[str, type[PruneEnv]] = {
-    env.granularity: env for env in (LayerPruneEnv, FilterPruneEnv, NetworkPruneEnv)
-}
-
-
-def make_env(granularity: str = "layer", own: bool = False, **kwargs: Any) -> PruneEnv:
-    """The environment of a granularity: ``"layer"``, ``"filter"`` or ``"network"``.
-
-    The entry point of the registered ids, so that ``gym.make("PruneVGG-v0",
-    granularity="network")`` works.
+def decision_of_ratio(episode: Episode, index: int, value: float) -> Decision:
+    """What becomes of a group whose prune ratio is asked for by a number of an action.
 
     Args:
-        granularity: what one step decides.
-        own: whether the user must say what is pruned (``Prune-v0``).
-        kwargs: of the environment.
+        episode: whose ``max_ratio`` is the prune ratio of 1.
+        index: of the group.
+        value: in [-1, 1]; -1 removes nothing.
     """
-    if granularity not in GRANULARITIES:
-        raise unknown_name("granularity", granularity, list(GRANULARITIES))
-    if own and not {"problem", "network"} & set(kwargs):
-        raise InvalidValueError(
-            "Prune-v0 prunes what you bring: gym.make('Prune-v0', problem=prune_gym.make_problem("
-            "network=..., train=..., validation=...)), or network='vgg11', dataset='cifar10'."
-        )
-    return GRANULARITIES[granularity](**kwargs)
+    problem = episode.problem
+    ratio = 0.5 * (float(value) + 1.0) * episode.max_ratio
+    count = kept_count(ratio, int(problem.sizes[index]), problem.round_to)
+    return Decision(top_mask(problem.orders[index], count), ratio)

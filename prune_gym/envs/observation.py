@@ -2,6 +2,16 @@
 
 Every feature lies in [0, 1]. The layer facts are the paper's (arXiv 2110.08558), scaled by their
 largest value in the network; the budget features make the cost predictable (Markov).
+
+With groups 1 ... K, of which k - 1 are decided, let n_i be the filters kept of group i, m_i the
+fewest that can be kept of it, N_i all of them, and c the cost by filters kept per group:
+
+    floor     = c(n_1, ..., n_(k-1), m_k, m_(k+1), ..., m_K)
+    ceiling   = c(n_1, ..., n_(k-1), N_k, N_(k+1), ..., N_K)
+    undecided = ceiling - floor
+    weight    = ceiling - c(n_1, ..., n_(k-1), m_k, N_(k+1), ..., N_K)
+
+After the last group floor = ceiling = c(n_1, ..., n_K), and undecided = weight = 0.
 """
 
 from __future__ import annotations
@@ -10,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from prune_gym.envs.episode import Episode
 from prune_gym.problem.problem import PruningProblem
 
 # (feature, meaning); the tables in the environments' docstrings are held against this one.
@@ -48,11 +59,14 @@ def feature_names(
 
 
 class Observer:
-    """Builds observations for one problem; holds only what never changes.
+    """Builds the observations of one problem's episodes; holds only what never changes.
 
     Args:
         problem: the pruning problem.
         limit_range: lowest and highest limit of an episode where it is drawn anew each time.
+
+    Attributes:
+        size: number of features.
     """
 
     def __init__(
@@ -60,63 +74,62 @@ class Observer:
     ) -> None:
         self.problem, self.limit_range = problem, limit_range
         self.size = len(feature_names(problem.names, limit_range))
-        self._facts = _layer_facts(problem)  # (n_groups, 5)
+        self._facts = _layer_facts(problem)  # (n_groups, 5) float64 in [0, 1]
 
-    def __call__(
-        self,
-        counts: NDArray[np.int64],
-        minimum: NDArray[np.int64],
-        decided: int,
-        ratios: list[float],
-        limits: NDArray[np.float64],
-    ) -> NDArray[np.float32]:
-        """The observation before group ``decided`` is decided (or after the last one).
-
-        Args:
-            counts: (n_groups,) kept filters; meaningful for decided groups only.
-            minimum: (n_groups,) smallest number of kept filters that can be reached.
-            decided: number of groups decided so far.
-            ratios: prune ratios of the decided groups.
-            limits: (n_budgets,) of this episode.
+    def __call__(self, episode: Episode) -> NDArray[np.float32]:
+        """The observation before the next group is decided, or after the last one.
 
         Returns:
-            (size,) float32 in [0, 1].
+            (n_features,) float32 in [0, 1].
         """
-        problem, n = self.problem, len(self.problem.groups)
-        last = min(decided, n - 1)
-        states = np.array([minimum, problem.sizes, problem.sizes])  # floor, ceiling, the rest
-        states[:, :decided] = counts[:decided]
-        states[2, last] = minimum[last] if decided < n else counts[last]
-        floor, ceiling, rest = problem.counted_costs(states)
-        own = ceiling - rest
-        kept = counts[decided - 1] / problem.sizes[decided - 1] if decided else 1.0
-        features = np.empty(self.size)
-        features[0] = decided / n
-        features[1:6] = self._facts[last]
-        features[6:9] = ratios[-1] if ratios else 0.0, kept, sum(ratios) / n
-        end = 9 + len(limits) * len(BUDGET_FEATURES)
-        tail = features[9:end].reshape(-1, len(BUDGET_FEATURES))  # (n_budgets, 5)
-        tail[:, 0], tail[:, 1], tail[:, 2] = floor, floor / limits, ceiling
-        tail[:, 3], tail[:, 4] = ceiling - floor, own
+        parts = [self._layer_features(episode), self._budget_features(episode).ravel()]
         if self.limit_range is not None:
             low, high = self.limit_range
-            features[end] = np.log(limits[0] / low) / np.log(high / low)
-        return features.clip(0.0, 1.0).astype(np.float32)
+            parts.append(np.log(episode.limits / low) / np.log(high / low))  # (1,)
+        return np.concatenate(parts).clip(0.0, 1.0).astype(np.float32)
+
+    def _layer_features(self, episode: Episode) -> NDArray[np.float64]:
+        """Of the group that is next (the last one, at the end), and of what was decided: (9,)."""
+        n_groups, n_decided = len(self.problem.groups), episode.n_decided
+        features = np.empty(len(LAYER_FEATURES))  # (9,) float64
+        features[0] = n_decided / n_groups
+        features[1:6] = self._facts[min(n_decided, n_groups - 1)]
+        features[6:9] = 0.0, 1.0, 0.0
+        if n_decided:
+            last = n_decided - 1
+            kept = episode.counts[last] / self.problem.sizes[last]
+            features[6:9] = episode.ratios[-1], kept, sum(episode.ratios) / n_groups
+        return features
+
+    def _budget_features(self, episode: Episode) -> NDArray[np.float64]:
+        """What is spent of each budget, and what can be saved yet: (n_budgets, 5)."""
+        n_groups, n_decided = len(self.problem.groups), episode.n_decided
+        smallest = episode.floor_counts()  # (n_groups,) int64
+        largest = episode.counts  # (n_groups,) int64; undecided groups are whole
+        without = largest.copy()  # the group that is next is cut to its minimum
+        if n_decided < n_groups:
+            without[n_decided] = episode.minimum[n_decided]
+        states = np.array([smallest, largest, without])  # (3, n_groups)
+        floor, ceiling, rest = self.problem.counted_costs(states)  # (n_budgets,) float64 each
+        columns = floor, floor / episode.limits, ceiling, ceiling - floor, ceiling - rest
+        return np.stack(columns, axis=-1)  # (n_budgets, 5), the order of BUDGET_FEATURES
 
 
 def _layer_facts(problem: PruningProblem) -> NDArray[np.float64]:
+    """Filters, input channels, kernel, stride and padding / largest in the network: (n_groups, 5).
+
+    They are those of the first layer of each group; kernel, stride and padding are the first of
+    their axes, and 0 for layers that have none.
+    """
     rows = []
     for group in problem.groups:
         layer = problem.network.get_submodule(group.producers[0])
-        rows.append(
-            [
-                float(group.n_filters),
-                float(getattr(layer, "in_channels", getattr(layer, "in_features", 1))),
-                *(_first(layer, name) for name in ("kernel_size", "stride", "padding")),
-            ]
-        )
-    facts = np.array(rows)
-    return facts / np.maximum(facts.max(axis=0), 1.0)  # type: ignore[no-any-return]
+        n_inputs = getattr(layer, "in_channels", getattr(layer, "in_features", 1))
+        shape = (_first(layer, name) for name in ("kernel_size", "stride", "padding"))
+        rows.append([float(group.n_filters), float(n_inputs), *shape])
+    facts = np.array(rows)  # (n_groups, 5)
+    scaled: NDArray[np.float64] = facts / np.maximum(facts.max(axis=0), 1.0)
+    return scaled
 
 
 def _first(layer: nn.Module, name: str) -> float:

@@ -9,9 +9,32 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Row: TypeAlias = tuple[str, int, "NDArray[np.bool_] | None"]  # layer, filters, mask or undecided
+# name of the layer, number of filters, keep mask (n_filters,) bool; None = undecided
+Row: TypeAlias = tuple[str, int, "NDArray[np.bool_] | None"]
 
 KEPT, DROPPED, UNDECIDED = "#1f6f8b", "#e8d5c4", "#f4f4f4"
+
+
+def caption(
+    names: Sequence[str],
+    costs: NDArray[np.float64],
+    limits: NDArray[np.float64],
+    accuracy: float | None,
+) -> str:
+    """What is used of each limit, and the accuracy where it is known.
+
+    Args:
+        names: of the budgets.
+        costs: (n_budgets,) float64.
+        limits: (n_budgets,) float64.
+        accuracy: in [0, 1].
+
+    >>> caption(["params"], np.array([0.25]), np.array([0.3]), None)
+    'params 0.250 of 0.3'
+    """
+    rows = zip(names, costs, limits, strict=True)
+    used = "  ".join(f"{name} {cost:.3f} of {limit:g}" for name, cost, limit in rows)
+    return used if accuracy is None else f"{used}  accuracy {accuracy:.3f}"
 
 
 def as_text(rows: Sequence[Row], title: str, width: int = 40) -> str:
@@ -38,7 +61,7 @@ def draw(rows: Sequence[Row], title: str, figure: Any = None) -> Any:
     """A matplotlib figure: one bar per layer, as wide as the layer, kept part filled.
 
     Args:
-        rows: layer name, number of filters, keep mask (None = undecided).
+        rows: one per layer.
         title: above the picture.
         figure: a figure to draw into; None makes one.
     """
@@ -50,8 +73,8 @@ def draw(rows: Sequence[Row], title: str, figure: Any = None) -> Any:
     sizes = np.array([n for _, n, _ in rows], dtype=float)
     kept = np.array([0 if mask is None else np.count_nonzero(mask) for _, _, mask in rows])
     places = np.arange(len(rows))
-    open_ = [UNDECIDED if mask is None else DROPPED for _, _, mask in rows]
-    axes.barh(places, sizes, color=open_, edgecolor="#999999", linewidth=0.5)
+    colors = [UNDECIDED if mask is None else DROPPED for _, _, mask in rows]
+    axes.barh(places, sizes, color=colors, edgecolor="#999999", linewidth=0.5)
     axes.barh(places, kept, color=KEPT)
     for place, (_, n_filters, mask) in zip(places, rows, strict=True):
         label = f"{n_filters} undecided" if mask is None else f"{kept[place]} of {n_filters}"
@@ -91,7 +114,7 @@ class Window:
             manager.show()
 
     def show(self, rows: Sequence[Row], title: str) -> None:
-        """Redraw."""
+        """Draw anew."""
         draw(rows, title, self.figure)
         self.figure.canvas.draw_idle()
         self.figure.canvas.flush_events()
@@ -99,44 +122,3 @@ class Window:
     def close(self) -> None:
         """Close the window."""
         self._pyplot.close(self.figure)
-
-
-def title(
-    names: Sequence[str],
-    costs: NDArray[np.float64],
-    limits: NDArray[np.float64],
-    accuracy: float | None,
-) -> str:
-    """What is used of each limit, (n_budgets,), and the accuracy where it is known.
-
-    >>> title(["params"], np.array([0.25]), np.array([0.3]), None)
-    'params 0.250 of 0.3'
-    """
-    rows = zip(names, costs, limits, strict=True)
-    used = "  ".join(f"{name} {cost:.3f} of {limit:g}" for name, cost, limit in rows)
-    return used if accuracy is None else f"{used}  accuracy {accuracy:.3f}"
-
-
-def render(
-    mode: str, rows: Sequence[Row], title: str, window: Window | None
-) -> tuple[Any, Window | None]:
-    """A picture in one of the environments' render modes, and the window if there is one.
-
-    Args:
-        mode: ``"ansi"``, ``"rgb_array"`` or ``"human"``, which gives no picture but the window.
-        rows: see `draw`.
-        title: above the picture.
-        window: of an earlier picture.
-    """
-    if mode == "ansi":
-        return as_text(rows, title), window
-    if mode == "rgb_array":
-        return as_image(rows, title), window
-    return None, show(rows, title, window)
-
-
-def show(rows: Sequence[Row], title: str, window: Window | None) -> Window:
-    """Draw into a window, which is opened at the first call."""
-    window = Window() if window is None else window
-    window.show(rows, title)
-    return window

@@ -11,13 +11,9 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.vector.utils import iterate
 
-from prune_gym.envs.base import PruneEnv
-from prune_gym.envs.layer import make_env
+from prune_gym.envs.base import pruning_env
 from prune_gym.errors import InvalidValueError
-from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.threads import Workers, usable_cores
-
-_OF_THE_ENV = ("granularity", "cost_mode", "max_ratio", "limit_range", "render_mode")
 
 
 class PruneVectorEnv(SyncVectorEnv):
@@ -25,7 +21,8 @@ class PruneVectorEnv(SyncVectorEnv):
 
     The environments share one problem: data, unpruned network and remembered outcomes. Each has
     random numbers of its own, so the results do not depend on the number of threads. An episode
-    that has ended begins anew at the next step (``NEXT_STEP``).
+    that has ended begins anew at the next step (``NEXT_STEP``). After Ctrl-C in `step`, networks
+    that were being judged are lost: go on with `reset`.
 
     Args:
         envs: environments around one problem, wrapped or not.
@@ -34,19 +31,18 @@ class PruneVectorEnv(SyncVectorEnv):
 
     Raises:
         ValueError: no environments, or environments around several problems.
-
-    After Ctrl-C in `step`, networks that were being judged are lost: go on with `reset`.
+        TypeError: other environments.
     """
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]], threads: int | None = None) -> None:
-        ahead = [_Ahead(env) for env in envs]
-        if len({id(env.pruning.problem) for env in ahead}) != 1:
+        members = [_EarlyStep(env) for env in envs]
+        if len({id(env.pruning.problem) for env in members}) != 1:
             raise InvalidValueError(f"envs={envs!r}: expected environments around one problem.")
-        problem = ahead[0].pruning.problem
+        problem = members[0].pruning.problem
         if threads is None and any(budget.counted is None for budget in problem.budgets):
             threads = 1
-        super().__init__([lambda env=env: env for env in ahead])  # type: ignore[misc]
-        self._ahead = ahead
+        super().__init__([lambda env=env: env for env in members])  # type: ignore[misc]
+        self._members = members
         n = min(len(envs), threads or usable_cores())
         cores = max(1, usable_cores() // n)
         self._workers = None if n == 1 else Workers(n, problem.example.device, cores)
@@ -54,18 +50,18 @@ class PruneVectorEnv(SyncVectorEnv):
     @property
     def cost_limit(self) -> float:
         """Limit of the episodic sum of ``info["cost"]`` of each environment."""
-        return self._ahead[0].pruning.cost_limit
+        return self._members[0].pruning.cost_limit
 
     def step(self, actions: Any) -> Any:
         """Step all environments; those that judge a network do so side by side."""
         try:
             single = list(iterate(self.action_space, actions))
-            for env, action in zip(self._ahead, single, strict=True):
+            for env, action in zip(self._members, single, strict=True):
                 if self._workers is not None and env.pruning.steps_left == 1:
                     env.begin(action, self._workers)
             return super().step(actions)
         finally:  # also after an error in one of them
-            for env in self._ahead:
+            for env in self._members:
                 env.settle()
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -75,12 +71,12 @@ class PruneVectorEnv(SyncVectorEnv):
             self._workers.close()
 
 
-class _Ahead(gym.Wrapper[Any, Any, Any, Any]):
+class _EarlyStep(gym.Wrapper[Any, Any, Any, Any]):
     """An environment whose next step may have begun already, in a thread."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.pruning: PruneEnv = env.unwrapped  # type: ignore[assignment]
+        self.pruning = pruning_env(env, "PruneVectorEnv")
         self._begun: Future[Any] | None = None
 
     def begin(self, action: Any, workers: Workers) -> None:
@@ -94,20 +90,3 @@ class _Ahead(gym.Wrapper[Any, Any, Any, Any]):
         if self._begun is not None and not self._begun.cancel():
             self._begun.exception()  # waits
         self._begun = None
-
-
-def make_vector_env(num_envs: int = 1, threads: int | None = None, **kwargs: Any) -> PruneVectorEnv:
-    """The entry point behind ``gym.make_vec("PruneVGG-v0", num_envs=8)``.
-
-    Args:
-        num_envs: number of environments.
-        threads: see `PruneVectorEnv`.
-        kwargs: of `make_env`.
-    """
-    whole_number("num_envs", num_envs, 1)
-    if threads is not None:
-        whole_number("threads", threads, 1)
-    first = make_env(**kwargs)
-    own = {name: value for name, value in kwargs.items() if name in _OF_THE_ENV}
-    others = [make_env(problem=first.problem, **own) for _ in range(num_envs - 1)]
-    return PruneVectorEnv([first, *others], threads)

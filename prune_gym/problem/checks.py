@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import numbers
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from prune_gym.budgets import Budget, Limit, as_budget, parse_limit
+from prune_gym.budgets import (
+    Budget,
+    Limit,
+    as_budget,
+    budget_key,
+    budgets_to_json,
+    parse_limit,
+)
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.utils.registry import unknown_name
 
@@ -24,6 +33,30 @@ _TAKEN = (
     "projected",
     "reward",
 )
+
+
+def written_down(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arguments of `make_problem` that a file can hold; None where one is an object that it cannot.
+
+    Paths become absolute, and programs get their folder, so that they mean the same everywhere.
+    """
+    plain = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in arguments.items()}
+    budgets: Any = plain.pop("budgets")
+    try:
+        written: dict[str, Any] = json.loads(json.dumps(plain, default=_as_list))
+        if budgets is not None:
+            given = dict(budgets).items()
+            budgets = {budget_key(k) if isinstance(k, str) else k: limit for k, limit in given}
+            json.dumps(budgets_to_json(budgets))
+    except (TypeError, ValueError):
+        return None
+    return {**written, "budgets": budgets}
+
+
+def _as_list(value: Any) -> list[Any]:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def check_structure(structure: str, round_to: int) -> None:

@@ -25,6 +25,7 @@ from prune_gym.problem.checks import (
     check_ignore,
     check_structure,
     check_unpruned_values,
+    written_down,
 )
 from prune_gym.problem.costs import measure_unpruned
 from prune_gym.problem.problem import PruningProblem
@@ -114,6 +115,7 @@ def make_problem(
     >>> len(problem.groups), problem.limits
     (8, (0.25,))
     """
+    arguments = written_down(locals())
     check_structure(structure, round_to)
     check_ignore(ignore)
     batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
@@ -146,6 +148,7 @@ def make_problem(
         round_to=whole_number("round_to", round_to, 1),
         layout=layout,
         batch_size=batch_size,
+        arguments=arguments,
     )
     _check_smallest(problem, is_known=unpruned_values is not None)
     return problem

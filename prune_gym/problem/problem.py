@@ -13,9 +13,10 @@ the scalar cost is the worst of costs / limits and the scalar limit is 1.0 (`Con
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ class PruningProblem:
         round_to: kept filters of a group come in multiples of it (or all stay).
         layout: in which networks are judged.
         batch_size: images a forward when networks are judged; None = measured.
+        arguments: of `prune_gym.make_problem`, where all of them can be written down; else None.
     """
 
     network: nn.Module
@@ -73,6 +75,7 @@ class PruningProblem:
     round_to: int = 1
     layout: InferenceLayout = field(default_factory=InferenceLayout)
     batch_size: int | None = None
+    arguments: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         """Short, so that an error message that holds a problem stays readable."""

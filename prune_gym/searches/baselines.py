@@ -25,10 +25,10 @@ Proposer: TypeAlias = Generator[list[Ratios], Judged, None]
 
 BATCH = 8  # judged side by side
 
-CONTROLS: Registry[Callable[..., Proposer]] = Registry("algorithm")
+BASELINES: Registry[Callable[..., Proposer]] = Registry("algorithm")
 
 
-@CONTROLS.register
+@BASELINES.register
 def uniform(n_groups: int, evaluations: int, generator: np.random.Generator) -> Proposer:
     """The same prune ratio in every layer, from an even grid."""
     grid = np.linspace(0.0, 1.0, evaluations + 1)[1:]
@@ -36,14 +36,14 @@ def uniform(n_groups: int, evaluations: int, generator: np.random.Generator) -> 
         yield [np.full(n_groups, ratio) for ratio in grid[start : start + BATCH]]
 
 
-@CONTROLS.register
+@BASELINES.register
 def random(n_groups: int, evaluations: int, generator: np.random.Generator) -> Proposer:
     """Independent uniform prune ratios per layer."""
     for start in range(0, evaluations, BATCH):
         yield list(generator.random((min(BATCH, evaluations - start), n_groups)))
 
 
-@CONTROLS.register
+@BASELINES.register
 def cem(n_groups: int, evaluations: int, generator: np.random.Generator) -> Proposer:
     """Cross-entropy method: refit a Gaussian to the best 20 % of 40 samples, again and again.
 

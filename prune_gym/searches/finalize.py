@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from prune_gym.budgets import count
@@ -15,25 +13,25 @@ from prune_gym.errors import NothingFeasibleError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import save_pruned, write_json
 from prune_gym.pruning.masks import Mask, Masks
+from prune_gym.searches.fine_tuning import OnStep, fine_tune
 from prune_gym.searches.remeasure import Confirmation, candidates, confirm
+from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import SearchConfig
-from prune_gym.searches.search import Search, network_name
 from prune_gym.training.evaluation import accuracy, paired_latency_ms
-from prune_gym.training.loop import MANY, Recipe, fit
-from prune_gym.utils.devices import has_bfloat16
 
 LATENCY_BATCH = 100
 TUNED = 3  # networks are fine-tuned at most before a search gives up
-SMALL_MACS = 5e6  # below, threads wait for each other longer than they work
-OnStep = Callable[[int, float], None]
 
 
-def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> dict[str, Any]:
+def finish(
+    result: SearchResult, path: Path, *, wall_s: Callable[[], float], on_step: OnStep
+) -> dict[str, Any]:
     """Fine-tune the best feasible network, test it, and write network and ``metrics.json``.
 
     Args:
-        search: a search that has ended.
-        wall_s: gives the seconds spent on the run so far, all sittings together.
+        result: of a search that has ended.
+        path: of its run folder.
+        wall_s: gives the seconds spent on the run so far, all calls together.
         on_step: called with (steps done, loss) while fine-tuning.
 
     Returns:
@@ -43,17 +41,17 @@ def finish(search: Search, *, wall_s: Callable[[], float], on_step: OnStep) -> d
         NothingFeasibleError: no evaluated network meets every limit, or none of the best still
             does when it is measured anew; the run folder keeps the network as it was searched.
     """
-    problem, config, episodes = search.problem, search.config, search.archive.episodes
-    in_turn = candidates(search.archive, problem, search.by_ratio)
-    feasible = sum(episode.feasible for episode in episodes)
+    problem, config, trials = result.problem, result.config, result.archive.episodes
+    in_turn = candidates(result.archive, problem, config.by_ratio)
+    feasible = sum(trial.feasible for trial in trials)
     told = {
-        "evaluations": len(episodes),
-        "remembered_evaluations": search.remembered,
+        "evaluations": len(trials),
+        "remembered_evaluations": result.remembered,
         "feasible_evaluations": feasible,
-        "infeasible_evaluations": len(episodes) - feasible,
+        "infeasible_evaluations": len(trials) - feasible,
     }
     try:
-        return complete(problem, config, in_turn, search.folder.path, told, wall_s, on_step)
+        return complete(problem, config, in_turn, path, told, wall_s, on_step)
     except NothingFeasibleError as error:
         raise NothingFeasibleError(
             f"{error} The network as searched is kept in the run folder."
@@ -87,7 +85,7 @@ def complete(
     masks, network, scores, confirmed = _first_confirmed(problem, config, in_turn, on_step)
     scores.update(_exact_scores(network, problem))
     scores["finetuned_test"] = _test_accuracy(network, problem)
-    save_pruned(path, network, problem, masks, network_name(config))
+    save_pruned(path, network, problem, masks, config.network_name)
     metrics = {
         "feasible": confirmed.feasible,
         "costs": dict(zip(problem.names, confirmed.costs.tolist(), strict=True)),
@@ -151,50 +149,6 @@ def _first_confirmed(
             break
     others = f"; so are the next {len(refused) - 1} of the best" if len(refused) > 1 else ""
     raise NothingFeasibleError(f"{refused[0]}{others}. A budget is noisy, or depends on weights.")
-
-
-def fine_tune(
-    network: nn.Module,
-    problem: PruningProblem,
-    *,
-    steps: int,
-    seed: int,
-    distillation: float = 0.0,
-    on_step: OnStep | None = None,
-) -> None:
-    """Train a compact network in place on the training split, augmented, in one cycle.
-
-    The recipe was tuned once, on the validation accuracy of uniformly pruned networks, for all
-    searches: Adam on small sets, Nesterov SGD from 5,000 images on.
-
-    Args:
-        network: trained in place.
-        problem: its training split and, as the teacher, its unpruned network are used.
-        steps: optimizer steps.
-        seed: of the batches' order and of augmentation.
-        distillation: share of the loss that follows the teacher's outputs, in [0, 1].
-        on_step: called with (steps done, loss).
-    """
-    recipe = Recipe()
-    if len(problem.data.train) >= MANY:
-        bfloat16 = has_bfloat16(problem.example.device)
-        recipe = Recipe("sgd", 128, peak_lr=0.05, weight_decay=5e-4, bfloat16=bfloat16)
-    threads = torch.get_num_threads()
-    if count("macs", network, problem.example) < SMALL_MACS:
-        torch.set_num_threads(1)
-    try:
-        fit(
-            network,
-            problem.data.train,
-            replace(recipe, distillation=distillation, keep_zeros=problem.structure == "weight"),
-            steps=steps,
-            teacher=problem.network,
-            generator=torch.Generator().manual_seed(seed),
-            augment=problem.data.augment,
-            on_step=on_step,
-        )
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:

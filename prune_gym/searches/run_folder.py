@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Episode, Front
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.saving import write_json
+from prune_gym.problem.saving import masks_of_plan, write_json
+from prune_gym.searches.baselines import BASELINES
 
 _PACKAGES = (
     "prune-gym",
@@ -55,6 +57,23 @@ class SearchConfig:
     distillation: float = 0.0
     hard: bool = False
     folder: str = ""
+
+    @property
+    def granularity(self) -> str:
+        """What the environment decides at a time: a layer, or each filter of one."""
+        granularity: str = ENVIRONMENTS[self.env]["granularity"]
+        return granularity
+
+    @property
+    def by_ratio(self) -> bool:
+        """Whether masks keep the most important filters, as many as a ratio leaves."""
+        return self.granularity != "filter" or self.algo in BASELINES
+
+    @property
+    def network_name(self) -> str | None:
+        """Registered name of the unpruned network, or ``"module:function"``; None = an object."""
+        name = self.problem.get("network", "small")
+        return name if isinstance(name, str) else None
 
     def to_json(self) -> dict[str, Any]:
         """What ``config.json`` holds."""
@@ -211,8 +230,12 @@ class RunFolder:
             elif not whole and content.startswith(b"episode"):  # cut within the head line
                 self.episodes.unlink()
 
-    def restore(self, archive: Archive) -> None:
-        """Fill an empty archive with the log and the front (masks of the best come apart)."""
+    def restore(self, archive: Archive, problem: PruningProblem) -> int:
+        """Fill an empty archive with the log, the front and the best network's masks.
+
+        Returns:
+            How many evaluations had been remembered from before.
+        """
         self._drop_cut_line()
         for row in self.read_episodes():
             archive.put(
@@ -231,6 +254,9 @@ class RunFolder:
         if self.front.is_file():
             front = Front.load(self.front, RunFolderError)
             archive.front = front.until(len(archive.episodes))
+        if archive.best is not None:
+            archive.best_masks = masks_of_plan(self.path, problem)
+        return int(self.read_json("state.json").get("remembered", 0))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; an empty dict where it is missing."""

@@ -1,27 +1,32 @@
-"""The search: an agent or a control evaluates networks; the archive keeps the best feasible one.
+"""The search: an agent or a baseline evaluates networks; the archive keeps the best feasible one.
 
-Part of the composition root: the one place where `prune_gym` and `agents` meet (inside functions).
+Here `prune_gym` and `agents` meet.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 
-from prune_gym.errors import InvalidValueError, RunFolderError
+from agents.console import stopping
+from prune_gym.errors import InvalidTypeError, InvalidValueError, RunFolderError, UsageError
 from prune_gym.problem.archive import Archive, Episode, further_costs
 from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import save_pruned
 from prune_gym.pruning.masks import Masks
-from prune_gym.searches.baselines import CONTROLS, Judged, Proposer, masks_of_ratios
+from prune_gym.searches.baselines import BASELINES, Judged, Proposer, masks_of_ratios
+from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
+from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.files import replacing
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.threads import Workers, one_thread
@@ -31,11 +36,12 @@ if TYPE_CHECKING:
     from agents import Constrained
 
 N_ENVS = 8
+ENV_IDS = {"layer": "PruneVGG-v0", "filter": "PruneVGGFilters-v0"}  # by granularity
 SAVE_EVERY_S = 15.0
 
 
 def algorithms() -> dict[str, str]:
-    """Every search algorithm with its description: agents first, then controls.
+    """Every search algorithm with its description: agents first, then baselines.
 
     Agents that need other actions than prune ratios, or a wrapper, are for ``agents.train``.
     """
@@ -43,7 +49,7 @@ def algorithms() -> dict[str, str]:
 
     able = {n: spec for n, spec in AGENTS.items() if "Box" in spec.action_spaces}
     agents = {n: spec.description for n, spec in able.items() if spec.wrapper is None}
-    return {**agents, **CONTROLS.describe()}
+    return {**agents, **BASELINES.describe()}
 
 
 def check_algorithm(name: str) -> None:
@@ -52,19 +58,146 @@ def check_algorithm(name: str) -> None:
         raise unknown_name("algorithm", name, list(algorithms()))
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a search is, for whoever shows it.
+
+    Attributes:
+        evaluations: networks judged so far.
+        total: networks to be judged.
+        best_accuracy: of the best feasible one; None where there is none yet.
+        recent_cost: mean scalar cost of the latest fifty.
+        cost_limit: the scalar limit.
+        multiplier: the agent's Lagrange multiplier; NaN for baselines.
+        remembered: evaluations for which nothing was run, as the same decision had been judged.
+    """
+
+    evaluations: int
+    total: int
+    best_accuracy: float | None
+    recent_cost: float
+    cost_limit: float
+    multiplier: float
+    remembered: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def search(
+    problem: PruningProblem,
+    algo: str = "ppo_lag",
+    *,
+    evaluations: int = 300,
+    seed: int = 0,
+    granularity: str = "layer",
+    hard: bool = False,
+    out: Path | str | None = None,
+    resume: bool = False,
+    finetune_steps: int = 300,
+    distillation: float = 0.0,
+    on_progress: OnProgress | None = None,
+) -> SearchResult:
+    """Search for the most accurate network within a problem's limits.
+
+    Ctrl-C ends it after the networks in work and gives back what was found so far
+    (``result.stopped``); a second Ctrl-C gives it back at once.
+
+    Args:
+        problem: of `prune_gym.make_problem`.
+        algo: a name of ``prune-gym list algorithms``: an agent, or a baseline.
+        evaluations: networks to be judged.
+        seed: of the search.
+        granularity: ``"layer"``, a prune ratio per group, or ``"filter"``, each filter by itself.
+        hard: whether every judged network is kept within the limits; for monotone budgets.
+        out: folder in which everything is saved as it comes, as ``prune-gym prune`` does, which
+            can go on with it (``--resume``); None = nothing is written.
+        resume: go on with the search in ``out``, until ``evaluations`` networks are judged; its
+            algorithm, seed and granularity stay as they were.
+        finetune_steps: of what ``prune-gym prune --resume`` would do at the end; nothing is
+            fine-tuned here, see `SearchResult.fine_tune`.
+        distillation: likewise.
+        on_progress: called after every judged network.
+
+    Raises:
+        ValueError: an unknown algorithm, or an argument that is not allowed.
+        RunFolderError: ``out`` is taken already.
+        BudgetError: a budget broke; with ``out`` what was judged is kept.
+
+    >>> from prune_gym import make_problem
+    >>> problem = make_problem(budgets={"params": 0.25})
+    >>> result = search(problem, "random", evaluations=16)
+    >>> len(result), result.networks["cost"].shape
+    (16, (16,))
+    >>> smaller = result.best.fine_tune(steps=20)
+    >>> smaller.costs["params"] <= 0.25
+    True
+    """
+    if not isinstance(problem, PruningProblem):
+        raise InvalidTypeError(
+            f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
+        )
+    if granularity not in ENV_IDS:
+        raise unknown_name("granularity", granularity, list(ENV_IDS))
+    timesteps = whole_number("evaluations", evaluations, 1) * len(problem.groups)
+    if resume:
+        if out is None:
+            raise InvalidValueError("resume=True goes on with a run folder; name it: out=RUN.")
+        folder, config = RunFolder.open(out)
+        config = replace(config, timesteps=timesteps)
+        return Search(problem, config, folder, on_progress).run()
+    config = SearchConfig(
+        ENV_IDS[granularity],
+        algo,
+        timesteps,
+        whole_number("seed", seed, 0),
+        whole_number("finetune_steps", finetune_steps, 0),
+        {},
+        distillation,
+        hard,
+    )
+    return begin(problem, config, out, on_progress).run()
+
+
+def begin(
+    problem: PruningProblem,
+    config: SearchConfig,
+    out: Path | str | None,
+    on_progress: OnProgress | None = None,
+) -> Search:
+    """A new search; everything is checked before its folder is made.
+
+    Args:
+        problem: what to search.
+        config: how; what it says of the problem is filled in here.
+        out: the run folder to make; None = nothing is written.
+        on_progress: called after every judged network.
+    """
+    check_algorithm(config.algo)
+    make_config_env(config, problem).close()
+    if problem.arguments is not None:
+        # whoever goes on with the run judges in the same batches, and by the same limits
+        unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
+        fixed = {"batch_size": problem.evaluator.validation.batch_size, "unpruned_values": unpruned}
+        config = replace(config, problem={**problem.arguments, **fixed})
+    config = replace(config, folder=str(Path.cwd()))
+    folder = None if out is None else RunFolder.create(out, config)
+    return Search(problem, config, folder, on_progress)
+
+
 class Search:
-    """One search in a run folder, from its beginning or from where it stopped.
+    """One search, from its beginning or from where its run folder says that it stopped.
 
     Args:
         problem: the pruning problem.
         config: what to do.
-        folder: where rows, the best network and the agent are saved as they come.
+        folder: where rows, the best network and the agent are saved as they come; None = nowhere.
         on_progress: called after every evaluated network.
 
     Attributes:
         archive: everything evaluated so far.
-        remembered_before: see `remembered`; of earlier sittings.
-        multiplier: the agent's Lagrange multiplier; NaN for controls.
+        best_outcome: of the best feasible network, where it was judged in this process.
+        multiplier: the agent's Lagrange multiplier; NaN for baselines.
         stop: set it to True to end after the networks in work.
     """
 
@@ -72,21 +205,19 @@ class Search:
         self,
         problem: PruningProblem,
         config: SearchConfig,
-        folder: RunFolder,
-        on_progress: Callable[[Search], None] = lambda search: None,
+        folder: RunFolder | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self.problem, self.config, self.folder = problem, config, folder
         self.archive = Archive(further=further_costs(problem))
+        self.best_outcome: Outcome | None = None
         self.multiplier = float("nan")
         self.stop = False
-        self.remembered_before = int(folder.read_json("state.json").get("remembered", 0))
-        self._hits_before = problem.evaluator.memory.hits  # of others that use the problem
         self.on_progress = on_progress
-        folder.restore(self.archive)
-        if self.archive.best is not None:
-            from prune_gym.problem.saving import masks_of_plan
-
-            self.archive.best_masks = masks_of_plan(folder.path, problem)
+        self._remembered_before = 0
+        self._hits_before = problem.evaluator.memory.hits  # of others that use the problem
+        if folder is not None:
+            self._remembered_before = folder.restore(self.archive, problem)
         self.archive.on_add = self._record
         self._front_saved, self._front_due = self.archive.front.newest, 0.0
 
@@ -96,62 +227,97 @@ class Search:
         return max(1, self.config.timesteps // len(self.problem.groups))
 
     @property
-    def by_ratio(self) -> bool:
-        """Whether masks keep the most important filters, as many as a ratio leaves."""
-        from prune_gym import ENVIRONMENTS
+    def run_folder(self) -> RunFolder:
+        """Where it is saved (UsageError where nothing is written)."""
+        if self.folder is None:
+            raise UsageError("this search has no run folder; give one: search(..., out=RUN).")
+        return self.folder
 
-        ratios = ENVIRONMENTS[self.config.env]["granularity"] != "filter"
-        return ratios or self.config.algo in CONTROLS
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        rows, best = self.archive.episodes, self.archive.best
+        return Progress(
+            evaluations=len(rows),
+            total=self.evaluations,
+            best_accuracy=None if best is None else best.accuracy,
+            recent_cost=float(np.mean([row.cost for row in rows[-50:]])) if rows else 0.0,
+            cost_limit=self.problem.cost_limit,
+            multiplier=self.multiplier,
+            remembered=self.remembered,
+        )
 
     @property
     def remembered(self) -> int:
         """Evaluations for which nothing was run: the same decision had been judged before."""
-        return self.remembered_before + self.problem.evaluator.memory.hits - self._hits_before
+        return self._remembered_before + self.problem.evaluator.memory.hits - self._hits_before
 
-    def run(self) -> None:
-        """Search until the evaluations are spent or `stop` is set.
+    @property
+    def result(self) -> SearchResult:
+        """What was found so far."""
+        return SearchResult(
+            self.problem,
+            self.config,
+            self.archive,
+            self.best_outcome,
+            self.remembered,
+            self.stop,
+        )
+
+    def run(self) -> SearchResult:
+        """Search until the evaluations are spent, `stop` is set, or Ctrl-C is pressed.
 
         Black-box budgets are called one at a time: they may count, measure time, or use a device.
         """
-        if len(self.archive.episodes) < self.evaluations:
+        if self.folder is not None and len(self.archive.episodes) < self.evaluations:
             self.folder.drop_results()
         black_box = any(budget.counted is None for budget in self.problem.budgets)
         device = self.problem.example.device
-        with one_thread(), Workers(1 if black_box else None, device) as workers:
-            try:
-                if self.config.algo in CONTROLS:
-                    self._run_control(workers)
+        try:
+            with (
+                stopping(self, "finishing the networks in hand; Ctrl-C again stops at once"),
+                one_thread(),
+                Workers(1 if black_box else None, device) as workers,
+            ):
+                if self.config.algo in BASELINES:
+                    self._run_baseline(workers)
                 else:
                     self._run_agent(workers)
-            finally:
-                self._save_front()
+        except KeyboardInterrupt:
+            self.stop = True
+        finally:
+            self._save_front()
+        return self.result
 
     def _record(self, episode: Episode, masks: Masks, outcome: Outcome, improved: bool) -> None:
         if improved:
-            save_pruned(
-                self.folder.path, outcome.network, self.problem, masks, network_name(self.config)
-            )
-        self.folder.append(episode, len(self.archive.episodes), self.multiplier, self.problem)
-        if time.monotonic() >= self._front_due:
-            self._save_front()
-        self.on_progress(self)
+            self.best_outcome = outcome
+        if self.folder is not None:
+            if improved:
+                path, name = self.folder.path, self.config.network_name
+                save_pruned(path, outcome.network, self.problem, masks, name)
+            self.folder.append(episode, len(self.archive.episodes), self.multiplier, self.problem)
+            if time.monotonic() >= self._front_due:
+                self._save_front()
+        if self.on_progress is not None:
+            self.on_progress(self.progress)
 
     def _save_front(self) -> None:
         """Save the front if it has changed; how long that takes says when to do it again."""
-        if self.archive.front.newest != self._front_saved:
+        if self.folder is not None and self.archive.front.newest != self._front_saved:
             began = time.monotonic()
             self.archive.front.save(self.folder.front)
             self._front_saved = self.archive.front.newest
             self._front_due = time.monotonic() + 20.0 * (time.monotonic() - began)
 
-    # -- controls ----------------------------------------------------------------------------
+    # -- baselines ---------------------------------------------------------------------------
 
-    def _run_control(self, workers: Workers) -> None:
+    def _run_baseline(self, workers: Workers) -> None:
         """Ask for ratios, judge them, tell; rows of an earlier run are told again, not judged."""
         generator = np.random.default_rng(self.config.seed)
         costs = Costs(self.problem) if self.config.hard else None
         known = [(row.accuracy, row.cost, row.feasible) for row in self.archive.episodes]
-        proposer = CONTROLS.get(self.config.algo)(
+        proposer = BASELINES.get(self.config.algo)(
             len(self.problem.groups), self.evaluations, generator
         )
         batch = next(proposer, None)
@@ -178,19 +344,23 @@ class Search:
             if len(self.archive.episodes) < self.evaluations:
                 # whole episodes of all environments: the callback ends with the last one needed
                 episodes = -(-self.evaluations // N_ENVS) * N_ENVS
-                total = max(config.timesteps, episodes * len(self.problem.groups))
-                steps = max(total - model.num_timesteps, 1)
+                n_groups = len(self.problem.groups)
+                total = max(config.timesteps, episodes * n_groups)
+                # steps of episodes that were broken off have judged nothing
+                model.num_timesteps = len(self.archive.episodes) * n_groups
+                steps = total - model.num_timesteps
                 try:
                     model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
                 finally:  # a budget that raises must not cost what was learned
-                    save_agent(model, self.folder)
+                    if self.folder is not None:
+                        save_agent(model, self.folder)
         finally:
             venv.close()
 
     def _agent(self, venv: ThreadVecEnv) -> Constrained:
         from agents import AGENTS, FixedMultiplier, make_agent
 
-        if self.folder.agent.is_file():
+        if self.folder is not None and self.folder.agent.is_file():
             try:
                 kind = AGENTS[self.config.algo].constructor
                 model: Constrained = kind.load(self.folder.agent, env=venv)
@@ -218,22 +388,24 @@ class Search:
         """An SB3 callback that records finished episodes in the order of the environments."""
         from stable_baselines3.common.callbacks import BaseCallback
 
-        search = self
+        searching = self
 
         class Record(BaseCallback):
             saved = time.monotonic()
 
             def _on_step(self) -> bool:
-                search.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
-                left = search.evaluations - len(search.archive.episodes)
+                searching.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
+                left = searching.evaluations - len(searching.archive.episodes)
                 for index in np.flatnonzero(self.locals["dones"])[:left]:
                     env = self.training_env.envs[index].unwrapped  # type: ignore[attr-defined]
-                    search.archive.add(env.last_masks(), env.last_outcome())
-                return not search.stop and len(search.archive.episodes) < search.evaluations
+                    searching.archive.add(env.last_masks(), env.last_outcome())
+                return (
+                    not searching.stop and len(searching.archive.episodes) < searching.evaluations
+                )
 
             def _on_rollout_start(self) -> None:
-                if time.monotonic() - self.saved > SAVE_EVERY_S:
-                    save_agent(self.model, search.folder)
+                if searching.folder and time.monotonic() - self.saved > SAVE_EVERY_S:
+                    save_agent(self.model, searching.folder)
                     self.saved = time.monotonic()
 
         return Record()
@@ -243,14 +415,13 @@ def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[An
     """The environment of a search, around a problem that is built already."""
     from prune_gym import ENVIRONMENTS
 
-    named = ENVIRONMENTS[config.env]
-    if "limit_range" in named:
+    if "limit_range" in ENVIRONMENTS[config.env]:
         raise InvalidValueError(
             f"--env {config.env!r} draws a limit for every episode; a search has one. Search in "
             "PruneVGG-v0 (`prune-gym pick` then answers for other limits), or train one policy for "
             f"all of them: python -m agents.train --env prune_gym:{config.env}."
         )
-    granularity = named["granularity"]
+    granularity = config.granularity
     by_filter = granularity == "filter"  # then only what is counted has a dense cost
     dense = all(
         budget.monotone and not (by_filter and budget.counted is None) for budget in problem.budgets
@@ -259,12 +430,6 @@ def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[An
     env = gym.make("Prune-v0", granularity=granularity, problem=problem, cost_mode=cost_mode)
     mode = "scale" if granularity == "layer" else "clip"
     return ProjectionWrapper(env, mode) if config.hard else env
-
-
-def network_name(config: SearchConfig) -> str | None:
-    """Registered name of the unpruned network."""
-    name = config.problem.get("network", "small")
-    return name if isinstance(name, str) else None
 
 
 def _tell(proposer: Proposer, judged: Judged) -> Any:

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from prune_gym.envs.base import pruning_env
 from prune_gym.errors import InvalidValueError
 
 
@@ -29,6 +30,10 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
     Args:
         env: an environment that takes prune ratios.
         n: number of ratios, evenly spaced in [0, ``max_ratio``]; 2 at least.
+
+    Raises:
+        ValueError: another ``n``, another action space, or granularity ``"filter"``.
+        TypeError: no pruning environment.
     """
 
     def __init__(self, env: gym.Env[Any, Any], n: int = 11) -> None:
@@ -37,7 +42,8 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         if isinstance(n, bool) or not isinstance(n, int) or n < 2:
             raise InvalidValueError(f"n={n!r} must be a whole number of at least 2.")
         shape = _box_shape(env)
-        if env.unwrapped.granularity == "filter":  # type: ignore[attr-defined]
+        self._pruning = pruning_env(env, "DiscreteRatios")
+        if self._pruning.granularity == "filter":
             raise InvalidValueError(
                 "DiscreteRatios: granularity='filter' takes no ratios; use BinaryFilters."
             )
@@ -59,24 +65,23 @@ class DiscreteRatios(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         were cut to their minimum. That can be told of budgets that are counted and monotone; others
         mask nothing, nor does granularity "network", whose groups are decided at once. If no ratio
         is left, the largest one stays allowed. With a `ProjectionWrapper` inside nothing is masked:
-        what it makes of a ratio is safe.
+        what it makes of a ratio meets the limits.
 
         Returns:
             (n,) bool, True = allowed; (n * n_groups,) with granularity "network".
         """
-        base: Any = self.env.unwrapped
-        problem = base.problem
+        env, problem = self._pruning, self._pruning.problem
         if isinstance(self.action_space, spaces.MultiDiscrete):
             return np.ones(self.action_space.nvec.sum(), dtype=np.bool_)
-        if base.steps_left == 0 or self.env.has_wrapper_attr("project"):
+        if env.steps_left == 0 or self.env.has_wrapper_attr("project"):
             return np.ones(self.n, dtype=np.bool_)
         actions = [self.action(index) for index in range(self.n)]
-        counts = np.array([base.floor_counts(base.would_keep(a)) for a in actions])
-        within = problem.counted_costs(counts) <= base.cost_limits  # (n, n_budgets)
+        counts = np.array([env.floor_counts(env.would_keep(a)) for a in actions])  # (n, n_groups)
+        within: NDArray[np.bool_] = problem.counted_costs(counts) <= env.cost_limits
         told = [budget.counted is not None and budget.monotone for budget in problem.budgets]
-        masks: NDArray[np.bool_] = within[:, told].all(axis=1)
-        masks[-1] |= not masks.any()
-        return masks
+        allowed: NDArray[np.bool_] = np.all(within[:, told], axis=1)  # (n,) of (n, n_budgets)
+        allowed[-1] |= not allowed.any()
+        return allowed
 
 
 class BinaryFilters(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
@@ -84,12 +89,16 @@ class BinaryFilters(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: an environment with granularity ``"filter"``.
+
+    Raises:
+        ValueError: another granularity or action space.
+        TypeError: no pruning environment.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        if env.unwrapped.granularity != "filter":  # type: ignore[attr-defined]
+        if pruning_env(env, "BinaryFilters").granularity != "filter":
             raise InvalidValueError("BinaryFilters needs granularity='filter'; use DiscreteRatios.")
         self.action_space = spaces.MultiBinary(_box_shape(env)[0])
 
@@ -109,6 +118,9 @@ class BinaryToBox(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: an environment with a ``MultiBinary`` action space.
+
+    Raises:
+        ValueError: another action space.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:

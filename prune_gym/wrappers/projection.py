@@ -12,9 +12,9 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from prune_gym.envs.base import PruneEnv
+from prune_gym.envs.base import pruning_env
 from prune_gym.envs.checks import check_choice
-from prune_gym.errors import InvalidTypeError, InvalidValueError
+from prune_gym.errors import InvalidValueError
 from prune_gym.problem.feasibility import (
     STEPS,
     Costs,
@@ -23,6 +23,7 @@ from prune_gym.problem.feasibility import (
     first_feasible,
     with_fewer,
 )
+from prune_gym.pruning.masks import kept_per_group
 
 Action = NDArray[np.float32]
 MODES = ("clip", "scale")
@@ -34,12 +35,13 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     An action is let through as it is where the floor it leaves (the cost if all groups after it
     were cut to their minimum) is within every limit. Else it is moved as little as possible:
 
-    * granularity ``"layer"``: to a prune ratio that keeps as many filters as is safe. (Which of the
-      ratios that keep so many depends on the action; ``last_ratio`` of the observation tells it);
+    * granularity ``"layer"``: to a prune ratio that keeps as many filters as the limits allow.
+      (Which of the ratios that keep so many depends on the action; ``last_ratio`` of the
+      observation tells it);
     * ``"filter"``: the fewest further filters go, those with the lowest entries first. Where even
       the one with the highest entry costs too much (a black box may depend on which filters stay),
       the criterion's most important filters stay instead, as few as can be: the floor's own, which
-      were found safe before;
+      were found to meet the limits before;
     * ``"network"``: all prune ratios move towards the largest by the same, smallest fraction of
       what is left to it.
 
@@ -62,21 +64,21 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: a pruning environment that takes a box of numbers.
-        mode: ``"clip"`` moves unsafe actions only. ``"scale"`` (granularity ``"layer"``) moves all
-            of them: -1 becomes what ``"clip"`` makes of it, 1 is the largest prune ratio, and what
-            is between is spread evenly, so that no two actions come to the same prune ratio and a
-            policy always learns from what it does. It is easier to learn with where limits are
-            tight.
+        mode: ``"clip"`` moves infeasible actions only. ``"scale"`` (granularity ``"layer"``) moves
+            all of them: -1 becomes what ``"clip"`` makes of it, 1 is the largest prune ratio, and
+            what is between is spread evenly, so that no two actions come to the same prune ratio
+            and a policy always learns from what it does. It is easier to learn with where limits
+            are tight.
 
     Raises:
         ValueError: a budget that is not monotone, another action space, or an unknown mode.
+        TypeError: no pruning environment.
     """
 
     def __init__(self, env: gym.Env[Any, Any], mode: str = "clip") -> None:
         RecordConstructorArgs.__init__(self, mode=mode)
         super().__init__(env)
-        if not isinstance(env.unwrapped, PruneEnv):
-            raise InvalidTypeError(f"ProjectionWrapper: expected a pruning environment, got {env}.")
+        self._pruning = pruning_env(env, "ProjectionWrapper")
         if not isinstance(env.action_space, spaces.Box):
             raise InvalidValueError(
                 f"ProjectionWrapper: expected a Box action space, got {env.action_space}; put it "
@@ -84,21 +86,21 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 "DiscreteRatios(ProjectionWrapper(env))."
             )
         check_choice("mode", mode, MODES)
-        if mode == "scale" and env.unwrapped.granularity != "layer":
+        if mode == "scale" and self._pruning.granularity != "layer":
             raise InvalidValueError(
-                f"ProjectionWrapper: mode='scale' with granularity={env.unwrapped.granularity!r}; "
+                f"ProjectionWrapper: mode='scale' with granularity={self._pruning.granularity!r}; "
                 "it needs one prune ratio a step, granularity='layer'. Use mode='clip'."
             )
         self.mode = mode
-        check_monotone(env.unwrapped.problem, "ProjectionWrapper")
-        self._costs = Costs(env.unwrapped.problem)
+        check_monotone(self._pruning.problem, "ProjectionWrapper")
+        self._costs = Costs(self._pruning.problem)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset; nothing is projected yet."""
         observation, info = self.env.reset(seed=seed, options=options)
-        nothing = np.zeros(self._base.action_space.shape or (), dtype=np.float32)
+        nothing = np.zeros(self._pruning.action_space.shape or (), dtype=np.float32)
         return observation, {**info, "projected": False, "executed": nothing}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -118,39 +120,35 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return scaled, not np.array_equal(scaled, action)
 
     def _clip(self, action: Any) -> tuple[Any, bool]:
-        is_safe, kept = self._look(action)
-        if is_safe:
+        feasible, n_kept = self._look(action)
+        if feasible:
             return action, False
         given = np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
-        if self._base.granularity == "filter":
-            moved, last = self._fewer_filters(given, kept), kept - 1
+        if self._pruning.granularity == "filter":
+            moved, last = self._fewer_filters(given, n_kept), n_kept - 1
             if not self._look(moved(last))[0]:
                 return self._filters_of_floor(given), True
         else:
             moved, last = partial(along_line, given), STEPS
         return moved(first_feasible(lambda step: self._look(moved(step)), last)), True
 
-    @property
-    def _base(self) -> PruneEnv:
-        return self.env.unwrapped  # type: ignore[return-value]
-
     def _look(self, action: Any) -> tuple[bool, int]:
-        """Whether an action is safe, and how many filters it keeps."""
-        base = self._base
-        masks = base.would_keep(action)
-        costs = self._costs(base.floor_counts(masks), lambda: base.floor_masks(masks))
-        kept = sum(int(np.count_nonzero(mask)) for mask in masks)
-        return bool(np.all(costs <= base.cost_limits)), kept
+        """Whether the floor that an action leaves meets every limit; how many filters it keeps."""
+        env = self._pruning
+        masks = env.would_keep(action)
+        costs = self._costs(env.floor_counts(masks), lambda: env.floor_masks(masks))
+        n_kept = int(kept_per_group(masks).sum())
+        return bool(np.all(costs <= env.cost_limits)), n_kept
 
-    def _fewer_filters(self, action: Action, kept: int) -> Callable[[int], Action]:
-        """Gives the action that keeps ``kept - step`` filters, those with the highest entries."""
-        n_filters = len(self._base.would_keep(action)[0])
+    def _fewer_filters(self, action: Action, n_kept: int) -> Callable[[int], Action]:
+        """By step, the action that keeps ``n_kept - step`` filters: those with highest entries."""
+        n_filters = len(self._pruning.would_keep(action)[0])
         ranked = np.argsort(-action[:n_filters], kind="stable")
-        return lambda step: with_fewer(action, ranked[: kept - step].tolist())
+        return lambda step: with_fewer(action, ranked[: n_kept - step].tolist())
 
     def _filters_of_floor(self, action: Action) -> Action:
         """The action that keeps what the floor keeps of the group: the floor stays where it is."""
-        base = self._base
-        index = len(base.problem.groups) - base.steps_left
-        n_kept = int(np.count_nonzero(base.floor_masks()[index]))
+        env = self._pruning
+        index = len(env.problem.groups) - env.steps_left
+        n_kept = int(env.floor_counts()[index])
         return with_fewer(action, range(n_kept))  # entries are in order of importance

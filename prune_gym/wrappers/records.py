@@ -16,6 +16,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from torch import nn
 
+from prune_gym.envs.base import pruning_env
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.problem.archive import Archive, further_costs
 
@@ -33,21 +34,24 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         archive: every episode's outcome, the best feasible one (``archive.best``; with
             ``limit_range`` each was judged by a limit of its own), and the front:
             ``archive.best_within({"params": 0.05}).masks`` answers for other limits.
+
+    Raises:
+        TypeError: no pruning environment.
     """
 
     def __init__(self, env: gym.Env[Any, Any], archive: Archive | None = None) -> None:
         RecordConstructorArgs.__init__(self, archive=archive, _disable_deepcopy=True)
         super().__init__(env)
+        self._pruning = pruning_env(env, "RecordBest")
         if archive is None:
-            archive = Archive(further=further_costs(env.unwrapped.problem))  # type: ignore[attr-defined]
+            archive = Archive(further=further_costs(self._pruning.problem))
         self.archive = archive
 
     def step(self, action: Any) -> Step:
         """Step; a finished episode goes to the archive."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated:
-            base: Any = self.env.unwrapped
-            self.archive.add(base.last_masks(), base.last_outcome())
+            self.archive.add(self._pruning.last_masks(), self._pruning.last_outcome())
         return observation, reward, terminated, truncated, info
 
     def best_network(self, limits: Mapping[str, float] | None = None) -> nn.Module:
@@ -61,16 +65,14 @@ class RecordBest(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             NothingFeasibleError: no episode met every limit.
             ValueError: None with ``limit_range``, or a budget whose cost is not known.
         """
-        base: Any = self.env.unwrapped
-        if limits is None and base.limit_range is not None:
+        env, archive = self._pruning, self.archive
+        if limits is None and env.limit_range is not None:
             raise InvalidValueError(
                 "best_network() of an environment with limit_range: each episode has a limit of "
-                f"its own. Say within which: best_network({{{base.cost_names[0]!r}: 0.1}})."
+                f"its own. Say within which: best_network({{{env.cost_names[0]!r}: 0.1}})."
             )
-        archive = self.archive
         masks = archive.feasible_masks() if limits is None else archive.best_within(limits).masks
-        network: nn.Module = base.problem.recover(base.problem.compact(masks))
-        return network
+        return env.problem.recover(env.problem.compact(masks))
 
 
 class RecordEpisodeCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -81,6 +83,10 @@ class RecordEpisodeCost(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: an environment with ``info["cost"]`` in reset and at every step.
+
+    Raises:
+        TypeError: a vector of environments.
+        ValueError: in reset or step, an info without a cost.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -124,6 +130,10 @@ class RecordEpisodeCostVector(VectorWrapper):
     Args:
         env: a vector of environments with ``info["cost"]`` in reset and at every step. One that
             does not name its autoreset mode is taken for ``NEXT_STEP``, as Gymnasium does.
+
+    Raises:
+        TypeError: no vector of environments; in reset or step, infos that are no dict.
+        ValueError: in reset or step, an info without a cost.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:

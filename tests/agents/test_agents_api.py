@@ -1,6 +1,6 @@
-import ast
 import doctest
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
@@ -8,8 +8,10 @@ import sys
 import pytest
 
 import agents
+from agents import AgentsError
+from agents.algorithms.lagrangian import PenalisedReplay, PenalisedRollouts
 
-MODULES = [f"agents.{module.name}" for module in pkgutil.iter_modules(agents.__path__)]
+MODULES = [module.name for module in pkgutil.walk_packages(agents.__path__, "agents.")]
 
 
 def test_import_is_lazy():
@@ -37,23 +39,55 @@ def test_unknown_name():
         agents.nothing  # noqa: B018
 
 
-def imported(tree):
-    """Every module that a file imports, wherever in it, also by name."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_module":
-            yield from (a.value for a in node.args if isinstance(a, ast.Constant))
-
-
 @pytest.mark.parametrize("name", ["agents", *MODULES])
-def test_never_imports_prune_gym(name):
-    with open(importlib.import_module(name).__file__, encoding="utf-8") as file:
-        modules = set(imported(ast.parse(file.read())))
-    assert modules
-    assert not {module for module in modules if module.split(".")[0] == "prune_gym"}
+def test_never_knows_of_prune_gym(name):
+    """Neither in imports nor in words."""
+    source = inspect.getsource(importlib.import_module(name))
+    assert "prune_gym" not in source
+
+
+@pytest.mark.parametrize("name", ["wrappers", "costs", "toy", "console", "files", "compare"])
+def test_what_needs_no_algorithm_loads_none(name):
+    heavy = {"torch", "stable_baselines3", "sb3_contrib", "matplotlib"}
+    code = f"import agents.{name}, sys; print({heavy} & set(sys.modules) or 'nothing')"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "nothing"
+
+
+@pytest.mark.parametrize("kind", AgentsError.__subclasses__())
+def test_errors_are_of_the_built_in_types_too(kind):
+    assert AgentsError.exit_code == kind.exit_code == 2
+    assert kind.__mro__[2].__module__ == "builtins"
+
+
+@pytest.mark.parametrize("name", agents.AGENTS)
+def test_constructors_show_what_they_take(name):
+    constructor = agents.AGENTS[name].constructor
+    shown = inspect.signature(constructor).parameters
+    assert list(shown)[:2] == ["policy", "env"]
+    assert all(one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) for one in shown.values())
+    assert {"learning_rate", "gamma", "seed"} <= shown.keys()
+    if issubclass(constructor, agents.Constrained):
+        assert {"cost_limit", "cost_margin"} <= shown.keys()
+        assert ("multiplier" in shown) == (name != "cpo")
+        assert not constructor.refused & shown.keys()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(agents.PPOLagrangian, agents.A2CLagrangian, agents.TRPOLagrangian, agents.CPO),
+        *(agents.FOCOPS, PenalisedReplay, PenalisedRollouts),
+    ],
+)
+def test_algorithms_say_what_they_do(kind):
+    words = inspect.getdoc(kind)
+    for part in ("- Paper: ", "- Ours: ", "- Deviations: "):
+        assert part in words
+    assert "- Logs: " in words or "| logged | meaning |" in words
+    assert "``mean(" in words or " / " in words  # a formula
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -8,8 +8,10 @@ import pytest
 
 pytest.importorskip("rliable")
 
-from agents.compare import compare, compare_scores, main
-from agents.comparison.report import plot_intervals, plot_return_cost
+from typer.testing import CliRunner
+
+from agents.compare import app, compare, compare_scores
+from agents.comparison.report import plot_intervals, plot_return_cost, save, table
 from agents.comparison.statistics import interquartile_mean, probability_of_improvement
 
 
@@ -164,12 +166,12 @@ def test_several_tasks_are_reported_alone_and_together():
 
 
 def test_few_seeds_are_marked():
-    table = compare_scores({"two": [1.0, 2.0], "three": [0.0, 0.1, 0.2]}).table()
-    lines = table.splitlines()
+    text = table(compare_scores({"two": [1.0, 2.0], "three": [0.0, 0.1, 0.2]}))
+    lines = text.splitlines()
     assert next(line for line in lines if line.startswith("| two")).count(" * ") == 1
     assert "*" not in next(line for line in lines if line.startswith("| three"))
-    assert "fewer than 3 seeds: the interval says nothing" in table
-    assert "fewer" not in compare_scores({"three": [0.0, 0.1, 0.2]}).table()
+    assert "fewer than 3 seeds: the interval says nothing" in text
+    assert "fewer" not in table(compare_scores({"three": [0.0, 0.1, 0.2]}))
 
 
 @pytest.mark.parametrize(
@@ -227,9 +229,9 @@ def test_runs_can_be_scored_by_their_final_policy(write):
 
 
 def test_never_feasible_is_said(write):
-    table = compare([write(best=None)]).table()
-    assert "0 of 1" in table
-    assert "never" in table
+    text = table(compare([write(best=None)]))
+    assert "0 of 1" in text
+    assert "never" in text
 
 
 def test_folders_of_runs_and_names_of_ones_own(write, tmp_path):
@@ -264,10 +266,8 @@ def test_all_tasks_together_only_with_equally_many_seeds(write):
     comparison = compare(runs)
     assert by_algorithm(comparison, "all tasks").keys() == {"a"}
     assert by_algorithm(comparison, "all tasks")["a"].feasible_runs == 4
-    assert "4 of 4" in comparison.table()
-    assert (
-        "Not among all tasks, for want of equally many seeds on each: b, c." in comparison.table()
-    )
+    assert "4 of 4" in table(comparison)
+    assert "Not among all tasks, for want of equally many seeds on each: b, c." in table(comparison)
 
 
 def test_runs_of_other_lengths_are_not_mixed(write):
@@ -342,17 +342,17 @@ def test_missing_best_is_not_the_same_as_none(write):
 # -- what is written ---------------------------------------------------------------------------
 
 
-def test_command_line_writes_everything(write, tmp_path, capsys):
+def test_command_line_writes_everything(write, tmp_path):
     for seed in range(3):
         write("ppo_lag", seed, best=0.7 + 0.1 * seed)
         write("ppo", seed, best=None, final=(0.9, 0.8, 1.0))
     out = tmp_path / "out" / "here"
-    main([str(tmp_path / "runs"), "--out", str(out), "--reps", "100", "--seed", "3"])
-    printed = capsys.readouterr().out
-    table = (out / "comparison.md").read_text()
-    assert printed.startswith(table)
+    arguments = [str(tmp_path / "runs"), "--out", str(out), "--reps", "100", "--seed", "3"]
+    printed = CliRunner().invoke(app, arguments).stdout
+    text = (out / "comparison.md").read_text()
+    assert printed.startswith(text)
     assert f"wrote {out / 'return_cost.png'}" in printed
-    assert "A run of ppo_lag scores higher than one of\n- ppo: with probability 1.00" in table
+    assert "A run of ppo_lag scores higher than one of\n- ppo: with probability 1.00" in text
     with (out / "comparison.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["algorithm"] for line in lines] == ["ppo_lag", "ppo"]
@@ -377,10 +377,17 @@ def test_command_line_writes_everything(write, tmp_path, capsys):
     assert (out / "intervals.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_command_line_names_bad_folders(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="1"):
-        main([str(tmp_path / "nowhere")])
-    assert capsys.readouterr().err.startswith("error: run ")
+def test_command_line_names_bad_folders(tmp_path):
+    done = CliRunner().invoke(app, [str(tmp_path / "nowhere")])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: run ")
+
+
+def test_command_line_names_a_folder_that_cannot_be_written(write, tmp_path):
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(app, [str(write()), "--out", str(tmp_path / "file" / "out")])
+    assert done.exit_code == 2
+    assert "file/out cannot be written (Not a directory); give another folder" in done.stderr
 
 
 def test_module_runs(write):
@@ -390,7 +397,7 @@ def test_module_runs(write):
 
 
 def test_scores_by_hand_have_no_costs_to_plot(tmp_path):
-    files = compare_scores({"a": [1.0, 2.0, 3.0]}).save(tmp_path)
+    files = save(compare_scores({"a": [1.0, 2.0, 3.0]}), tmp_path)
     assert [file.name for file in files if file.suffix == ".png"] == ["intervals.png"]
     assert "wall" not in (tmp_path / "comparison.md").read_text()
 

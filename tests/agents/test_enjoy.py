@@ -70,6 +70,8 @@ def test_errors(run, tmp_path):
     assert "there is no nothing.zip; pass final, best" in call(
         run, "--model", "nothing.zip", code=2
     )
+    (tmp_path / "text").write_text("no model")
+    assert "text' is no saved model" in call(run, "--model", tmp_path / "text", code=2)
     config = RunConfig(algo="a2c_lag", env=TOY, normalize=True)
     Training.begin(config, tmp_path / "new")
     error = call(tmp_path / "new", code=2)

@@ -360,7 +360,7 @@ def test_there_is_one_class_for_an_algorithm():
 @pytest.mark.parametrize("algorithm", [SAC, TD3, DDPG, TQC, CrossQ, DQN, QRDQN, MaskablePPO])
 def test_an_unfit_action_space_names_the_wrapper(algorithm):
     other = PPO if algorithm in DISCRETE else DQN
-    cure = "becomes Discrete for .*DiscreteRatios.*MultiBinary becomes a Box .*BinaryToBox"
+    cure = "TransformAction .*becomes Discrete for .*MultiBinary becomes a Box"
     with pytest.raises(ValueError, match=f"(?s)env: The algorithm only supports .*{cure}"):
         make(algorithm, toy(other))
 

@@ -10,8 +10,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import AGENTS, BudgetToyEnv, FixedMultiplier, SauteBudget, make_agent
 from agents.algorithms.constrained import Constrained
+from agents.env_checks import env_id
 from agents.multipliers.rules import check_multiplier
-from agents.zoo.make import check_fit, env_id, find_agent
+from agents.zoo.make import check_fit, find_agent
 from agents.zoo.values import LinearSchedule
 
 CHEAP_ON = {"n_epochs": 1, "n_critic_updates": 1, "cost_n_epochs": 1}
@@ -254,9 +255,9 @@ def test_rows_say_what_makes_an_action_space_fit(name, kind):
         assert make(name, env, **cheap(name)).action_space == SPACES[kind]  # and it does
         return
     if kind == "Box":
-        cure = "Wrap each environment so that it has one; prune_gym.DiscreteRatios does"
+        cure = "Wrap each environment so that it has one; gymnasium.wrappers.TransformAction does"
     elif kind == "MultiBinary" and "Box" in spec.action_spaces:
-        cure = "Wrap each environment in prune_gym.BinaryToBox"
+        cure = "Wrap each environment in gymnasium.wrappers.TransformAction, to a Box"
     else:
         cure = "Agents that take it: ppo_lag, .*maskable_ppo_lag"
     message = f"env: {name} takes an action space of {spec.action_spaces[0]}.*, not {kind}.* {cure}"

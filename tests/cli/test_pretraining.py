@@ -37,13 +37,13 @@ def train(config=CONFIG, *, out, resume=False, stop_at=None, monkeypatch=None) -
     """What `pretrain` prints; ``stop_at``: the step at which Ctrl-C arrives."""
     said = io.StringIO()
     if stop_at is not None:
-        report = pretraining._Sitting._report
+        report = pretraining._Pretraining._report
 
         def stopping_report(sitting, *arguments):
             report(sitting, *arguments)
             sitting.stop = sitting.training.step_number == stop_at
 
-        monkeypatch.setattr(pretraining._Sitting, "_report", stopping_report)
+        monkeypatch.setattr(pretraining._Pretraining, "_report", stopping_report)
     try:
         pretrain(config, out, "cpu", resume, Console(file=said, width=200))
     finally:
@@ -418,19 +418,19 @@ def test_the_printed_command_goes_on(tmp_path, monkeypatch):
     from prune_gym.cli.main import app
 
     out = tmp_path / "a [b] folder" / "x.safetensors"
-    report = pretraining._Sitting._report
+    report = pretraining._Pretraining._report
 
     def stop(sitting, *arguments):
         report(sitting, *arguments)
         sitting.stop = True
 
-    monkeypatch.setattr(pretraining._Sitting, "_report", stop)
+    monkeypatch.setattr(pretraining._Pretraining, "_report", stop)
     given = ["tiny:cli_network", "--dataset", "tiny:cli_dataset", "--epochs", "2", "--seed", "5"]
     more = ["--batch-size", "16", "--learning-rate", "0.002", "--precision", "float32"]
     done = CliRunner().invoke(app, ["pretrain", *given, *more, "--out", str(out)])
     assert done.exit_code == 130
     command = shlex.split(done.stdout.split("go on: prune-gym ")[1])
-    monkeypatch.setattr(pretraining._Sitting, "_report", report)
+    monkeypatch.setattr(pretraining._Pretraining, "_report", report)
     done = CliRunner().invoke(app, command)
     assert f"saved: {out}" in done.stdout
     facts = json.loads(out.with_suffix(".json").read_text())

@@ -18,8 +18,8 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import prune_gym
 from prune_gym.budgets import as_budget
 from prune_gym.budgets.latency import Stopwatch
+from prune_gym.envs import GRANULARITIES
 from prune_gym.envs.base import COST_MODES, RENDER_MODES
-from prune_gym.envs.layer import GRANULARITIES
 
 # those that work at once: with trained weights in the package
 IDS = ["PruneVGG-v0", "PruneVGGFilters-v0"]

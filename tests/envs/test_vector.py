@@ -299,6 +299,11 @@ def test_later_threads_begin_as_before(tiny_problem):
         torch.set_num_threads(before)
 
 
+def test_other_environments_are_refused():
+    with pytest.raises(TypeError, match="PruneVectorEnv: expected a pruning environment"):
+        PruneVectorEnv([gym.make("CartPole-v1")])
+
+
 def test_one_problem_for_all():
     envs = [gym.make("Prune-v0", problem=tiny.make_tiny()).unwrapped for _ in range(2)]
     with pytest.raises(ValueError, match="expected environments around one problem"):

@@ -15,14 +15,14 @@ from agents import AGENTS as ZOO
 from prune_gym import Budget
 from prune_gym.errors import UnknownNameError
 from prune_gym.pruning.masks import kept_count
-from prune_gym.searches.baselines import CONTROLS, masks_of_ratios
+from prune_gym.searches.baselines import BASELINES, masks_of_ratios
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.search import Search, algorithms, check_algorithm, make_config_env
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.threads import Workers, one_thread
 
-AGENTS = sorted(set(algorithms()) - set(CONTROLS))
+AGENTS = sorted(set(algorithms()) - set(BASELINES))
 
 
 def config_of(algo, timesteps, seed=0):
@@ -31,11 +31,13 @@ def config_of(algo, timesteps, seed=0):
 
 def search_in(path, problem, config, on_progress=lambda search: None):
     folder = RunFolder.open(path)[0] if path.exists() else RunFolder.create(path, config)
-    return Search(problem, config, folder, on_progress)
+    search = Search(problem, config, folder)
+    search.on_progress = lambda progress: on_progress(search)
+    return search
 
 
 def proposals(name, n_groups, evaluations, seed):
-    proposer = CONTROLS.get(name)(n_groups, evaluations, np.random.default_rng(seed))
+    proposer = BASELINES.get(name)(n_groups, evaluations, np.random.default_rng(seed))
     found = []
     batch = next(proposer, None)
     while batch is not None:
@@ -49,7 +51,7 @@ def proposals(name, n_groups, evaluations, seed):
 
 
 @pytest.mark.parametrize("evaluations", [1, 7, 40, 95])
-@pytest.mark.parametrize("name", CONTROLS.names())
+@pytest.mark.parametrize("name", BASELINES.names())
 def test_controls(name, evaluations):
     ratios = proposals(name, 3, evaluations, 0)
     assert ratios.shape == (evaluations, 3)
@@ -74,7 +76,7 @@ def test_masks_of_ratios(tiny_problem):
     assert [int(mask.sum()) for mask in masks] == [4, kept_count(0.5, 6), 1]
 
 
-@pytest.mark.parametrize("name", [*CONTROLS.names(), *AGENTS])
+@pytest.mark.parametrize("name", [*BASELINES.names(), *AGENTS])
 def test_every_search_spends_its_evaluations_and_can_be_repeated(tmp_path, tiny_problem, name):
     logs = []
     for run in ("one", "two"):
@@ -97,7 +99,7 @@ def test_searches_say_what_they_are():
 
 
 @pytest.mark.parametrize("stop_after", [1, 17, 43])
-@pytest.mark.parametrize("name", CONTROLS.names())
+@pytest.mark.parametrize("name", BASELINES.names())
 def test_a_stopped_control_ends_as_if_it_had_not_been(tmp_path, tiny_problem, name, stop_after):
     config = config_of(name, 3 * 60)
     whole = search_in(tmp_path / "whole", tiny_problem, config)
@@ -165,7 +167,12 @@ def test_finish(tmp_path):
     search = search_in(tmp_path / "run", problem, config_of("random", 60, seed=3))
     search.run()
     told = []
-    metrics = finish(search, wall_s=lambda: 1.5, on_step=lambda *step: told.append(step[0]))
+    metrics = finish(
+        search.result,
+        search.run_folder.path,
+        wall_s=lambda: 1.5,
+        on_step=lambda *step: told.append(step[0]),
+    )
     assert told == [1, 2]
     assert metrics["feasible"] is True
     assert all(metrics["costs"][name] <= metrics["limits"][name] for name in ("params", "macs"))

@@ -8,7 +8,7 @@ import pytest
 
 import prune_gym
 from prune_gym.errors import UnknownNameError
-from prune_gym.searches.baselines import CONTROLS
+from prune_gym.searches.baselines import BASELINES
 from prune_gym.utils.registry import Registry
 
 REGISTRIES = {
@@ -17,7 +17,7 @@ REGISTRIES = {
     "criterion": prune_gym.CRITERIA,
     "budget": prune_gym.BUDGETS,
     "recovery": prune_gym.RECOVERIES,
-    "algorithm": CONTROLS,
+    "algorithm": BASELINES,
 }
 
 

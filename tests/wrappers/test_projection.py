@@ -224,7 +224,7 @@ def floor_of(problem, minimum, decided, masks):
 def candidates(env, action):
     """By hand, from the least change on: the masks that a moved action may lead to."""
     base, problem = env.unwrapped, env.unwrapped.problem
-    index = len(base._masks)
+    index = base._episode.n_decided
     if base.granularity == "network":
         for share in np.linspace(0.0, 1.0, 501):
             yield base.would_keep((action + (1.0 - action) * share).astype(np.float32))
@@ -252,7 +252,7 @@ def test_actions_are_moved_as_little_as_possible(case):
         ended = False
         while not ended:
             action = wish(env, generator)
-            decided = tuple(env.unwrapped._masks)
+            decided = env.unwrapped._episode.masks
             own = env.unwrapped.would_keep(action)
             expected = next(
                 masks

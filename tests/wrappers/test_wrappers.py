@@ -29,12 +29,14 @@ from prune_gym import (
     Budget,
     DiscreteRatios,
     FixedPenalty,
+    ProjectionWrapper,
     RecordBest,
     RecordEpisodeCost,
     RecordEpisodeCostVector,
     SauteBudget,
 )
 from prune_gym.problem.archive import Archive
+from prune_gym.wrappers import penalties
 
 
 def make(problem, granularity="layer", **arguments):
@@ -399,10 +401,28 @@ def test_the_agents_are_imported_when_they_are_asked_for():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
-    assert {name for name, module in prune_gym._PUBLIC.items() if module[0] != "."} == {
-        "FixedPenalty",
-        "SauteBudget",
-    }
+    assert penalties.FixedPenalty is FixedPenalty is prune_gym.wrappers.FixedPenalty
+    assert penalties.SauteBudget is SauteBudget is prune_gym.wrappers.SauteBudget
+
+
+def test_penalties_load_no_agents_but_themselves():
+    """Neither PyTorch nor Stable-Baselines3: they go with any library."""
+    code = (
+        "import sys, prune_gym; prune_gym.FixedPenalty, prune_gym.SauteBudget;"
+        "print(sorted({'torch', 'stable_baselines3'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [ProjectionWrapper, DiscreteRatios, BinaryFilters, RecordBest],
+    ids=lambda w: w.__name__,
+)
+def test_wrappers_of_pruning_environments_refuse_others(wrapper):
+    with pytest.raises(TypeError, match=f"{wrapper.__name__}: expected a pruning environment"):
+        wrapper(gym.make("Pendulum-v1"))
 
 
 # -- the episode's cost in vectors of environments -------------------------------------------------

@@ -94,7 +94,7 @@ def searched(tmp_path, problem, algo="random"):
 def test_candidates_are_the_best_networks_in_turn(tmp_path):
     problem, _ = noisy_problem()
     search = searched(tmp_path, problem)
-    found = list(candidates(search.archive, problem, search.by_ratio))
+    found = list(candidates(search.archive, problem, search.config.by_ratio))
     feasible = [row for row in search.archive.episodes if row.feasible]
     assert 3 < len(found) <= min(10, len(feasible))
     judged = [problem.evaluate(masks) for masks in found]
@@ -103,7 +103,7 @@ def test_candidates_are_the_best_networks_in_turn(tmp_path):
     assert ranks == sorted(ranks, reverse=True)
     assert len(list(candidates(search.archive, problem, by_ratio=False))) == 1
     resumed = search_in(tmp_path / "run", problem, search.config)
-    again = list(candidates(resumed.archive, problem, resumed.by_ratio))
+    again = list(candidates(resumed.archive, problem, resumed.config.by_ratio))
     assert len(again) == len(found)
     for one, other in zip(found, again, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
@@ -119,7 +119,9 @@ def test_the_next_best_network_is_taken(tmp_path):
     lucky = set(sizes[:2])
     assert sizes[2] not in lucky
     noisy.factors = lambda size: 100.0 if size in lucky else 1.0
-    metrics = finish(search, wall_s=lambda: 1.0, on_step=lambda *_: None)
+    metrics = finish(
+        search.result, search.run_folder.path, wall_s=lambda: 1.0, on_step=lambda *_: None
+    )
     assert metrics["pruned"]["params"] == sizes[2]
     assert metrics["feasible"] is True
     assert metrics["costs"]["noisy"] == sizes[2] / 765 == metrics["measured"]["noisy"]["median"]
@@ -140,11 +142,13 @@ def test_none_of_them_is(tmp_path):
         match=r"^measured anew, the best network is over a limit: noisy \d+\.\d+ \(.* ms; .* in 2 "
         r"measurements\) of at most 0.5 .*; so are the next \d of the best. A budget is noisy, or",
     ):
-        finish(search, wall_s=lambda: 1.0, on_step=lambda *_: None)
+        finish(search.result, search.run_folder.path, wall_s=lambda: 1.0, on_step=lambda *_: None)
     assert (tmp_path / "run" / "plan.json").read_bytes() == before
     assert not (tmp_path / "run" / "metrics.json").exists()
     noisy.factors = lambda size: 1.0
-    metrics = finish(search, wall_s=lambda: 1.0, on_step=lambda *_: None)
+    metrics = finish(
+        search.result, search.run_folder.path, wall_s=lambda: 1.0, on_step=lambda *_: None
+    )
     assert json.dumps(metrics)
 
 
@@ -153,7 +157,7 @@ def test_a_budget_that_breaks_then_is_named(tmp_path):
     search = searched(tmp_path, problem)
     noisy.factors = lambda size: float("nan")
     with pytest.raises(BudgetError, match="budget 'noisy' returned nan"):
-        finish(search, wall_s=lambda: 1.0, on_step=lambda *_: None)
+        finish(search.result, search.run_folder.path, wall_s=lambda: 1.0, on_step=lambda *_: None)
 
 
 def test_few_are_fine_tuned_where_weights_are_to_blame(tmp_path, monkeypatch):
@@ -173,5 +177,5 @@ def test_few_are_fine_tuned_where_weights_are_to_blame(tmp_path, monkeypatch):
     monkeypatch.setattr("prune_gym.searches.finalize.fine_tune", tune)
     monkeypatch.setattr(type(problem), "compact", lambda self, masks: compact(masks))
     with pytest.raises(NothingFeasibleError, match=r"^after fine-tuning the best network is over"):
-        finish(search, wall_s=lambda: 1.0, on_step=lambda *_: None)
+        finish(search.result, search.run_folder.path, wall_s=lambda: 1.0, on_step=lambda *_: None)
     assert len(tuned) == TUNED == 3

@@ -1,0 +1,155 @@
+"""What commands share on a terminal: words, KEY=VALUE options, stopping, errors in one line."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+
+from agents.errors import InvalidValueError
+
+console = Console(soft_wrap=True)
+errors = Console(stderr=True, soft_wrap=True)
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
+
+
+def say(words: str, to: Console = console) -> None:
+    """Print words that hold paths or commands: as they are, without markup and line breaks."""
+    to.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print an error on standard error and exit."""
+    errors.print(f"[bold red]error[/]: {escape(message)}", highlight=False)
+    raise SystemExit(code)
+
+
+class user_errors:
+    """Show errors that a user can mend in one line, and exit; let bugs keep their traceback.
+
+    >>> from agents.errors import AgentsError
+    >>> with user_errors(AgentsError):
+    ...     print("no error")
+    no error
+
+    Args:
+        *roots: The exceptions that are shown, with all that derive from them; the process ends with
+            their ``exit_code``, 2 where they have none.
+        stopped: What to say after Ctrl-C, which ends with exit code 130.
+    """
+
+    def __init__(self, *roots: type[Exception], stopped: str = "stopped.") -> None:
+        self.roots, self.stopped = roots, stopped
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
+        """Report what the user can mend."""
+        if isinstance(error, KeyboardInterrupt):
+            fail(self.stopped, INTERRUPTED)
+        if isinstance(error, self.roots):
+            fail(str(error), getattr(error, "exit_code", 2))
+
+
+# -- stopping --------------------------------------------------------------------------------------
+
+
+class Stoppable(Protocol):
+    """Work that ends after the piece in hand once its ``stop`` is True."""
+
+    stop: bool
+
+
+@contextmanager
+def stopping(work: Stoppable, words: str) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) sets ``work.stop`` and says so; a second one interrupts.
+
+    Outside of the main thread, where no signal arrives, nothing happens.
+
+    Args:
+        work: What is to be stopped.
+        words: What is said then, on standard error.
+
+    Raises:
+        KeyboardInterrupt: From the work, at the second signal.
+    """
+
+    def stop(signum: int, frame: Any) -> None:
+        if work.stop:
+            raise KeyboardInterrupt
+        work.stop = True
+        with suppress(OSError):  # print() may be interrupted in the middle of itself
+            os.write(2, f"\n{words}\n".encode())
+
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError):  # not in the main thread
+                before[number] = signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def parse_values(option: str, given: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` pairs; values are Python literals, or words.
+
+    >>> parse_values("--set", ["learning_rate=1e-3", "policy_kwargs={'net_arch': [32]}"])
+    {'learning_rate': 0.001, 'policy_kwargs': {'net_arch': [32]}}
+    >>> parse_values("--env-kwargs", ["network=small", "ids=(1, 2)"])
+    {'network': 'small', 'ids': [1, 2]}
+
+    Args:
+        option: Name of the option, for errors.
+        given: The pairs.
+
+    Raises:
+        InvalidValueError: If one is not of that form, or a key is given twice.
+    """
+    values: dict[str, Any] = {}
+    for pair in given:
+        key, separator, text = pair.partition("=")
+        key = key.strip()
+        if not separator or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
+            raise InvalidValueError(
+                f"{option} {pair!r}: expected KEY=VALUE, e.g. learning_rate=1e-3."
+            )
+        if key in values:
+            raise InvalidValueError(f"{option} {key!r} is given twice; give one value for it.")
+        values[key] = _literal(option, pair, text.strip())
+    return values
+
+
+def _literal(option: str, pair: str, text: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        if text.lower() in ("true", "false", "none", "null"):
+            cure = "None" if text.lower() in ("none", "null") else text.capitalize()
+            raise InvalidValueError(f"{option} {pair!r}: write {cure}, as in Python.") from error
+        if re.fullmatch(r"[A-Za-z_/~][^\s()\[\]{}'\"]*", text):
+            return text
+        raise InvalidValueError(
+            f"{option} {pair!r}: {text!r} is no Python literal. Write numbers, True, False, None, "
+            "words, 'texts in quotes', or lists and dicts of them."
+        ) from error
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))  # as it is read from config.json
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(
+            f"{option} {pair!r}: {error}. Only what JSON can hold can be kept with the run: "
+            "numbers, texts, True, False, None, lists and dicts."
+        ) from error

@@ -1,0 +1,1 @@
+"""Trainings: their folders, logs, checkpoints and evaluations."""

@@ -1,0 +1,77 @@
+"""What ``gym.make`` and ``gym.make_vec`` call for the ids of `prune_gym.envs.registration`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prune_gym.envs.arguments import EnvArguments, ProblemArguments, shows_keywords_of
+from prune_gym.envs.base import PruneEnv
+from prune_gym.envs.filter import FilterPruneEnv
+from prune_gym.envs.layer import LayerPruneEnv, NetworkPruneEnv
+from prune_gym.envs.vector import PruneVectorEnv
+from prune_gym.errors import InvalidValueError
+from prune_gym.utils.arguments import whole_number
+from prune_gym.utils.registry import unknown_name
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+GRANULARITIES: dict[str, type[PruneEnv]] = {
+    env.granularity: env for env in (LayerPruneEnv, FilterPruneEnv, NetworkPruneEnv)
+}
+
+
+@shows_keywords_of(PruneEnv)
+def make_env(
+    granularity: str = "layer", needs_network: bool = False, **arguments: Unpack[EnvArguments]
+) -> PruneEnv:
+    """The environment of a granularity: ``"layer"``, ``"filter"`` or ``"network"``.
+
+    The entry point of the registered ids, so that ``gym.make("PruneVGG-v0",
+    granularity="network")`` works.
+
+    Args:
+        granularity: what one step decides.
+        needs_network: whether the user must say what is pruned, by ``problem`` or ``network``
+            (``Prune-v0``).
+        arguments: of the environment; see `PruneEnv` and `prune_gym.make_problem`.
+
+    Raises:
+        ValueError: an unknown granularity, or nothing to prune with ``needs_network``.
+    """
+    if granularity not in GRANULARITIES:
+        raise unknown_name("granularity", granularity, list(GRANULARITIES))
+    if needs_network and not {"problem", "network"} & set(arguments):
+        raise InvalidValueError(
+            "Prune-v0 prunes what you bring: gym.make('Prune-v0', problem=prune_gym.make_problem("
+            "network=..., train=..., validation=...)), or network='vgg11', dataset='cifar10'."
+        )
+    return GRANULARITIES[granularity](**arguments)
+
+
+@shows_keywords_of(make_env)
+def make_vector_env(
+    num_envs: int = 1,
+    threads: int | None = None,
+    granularity: str = "layer",
+    needs_network: bool = False,
+    **arguments: Unpack[EnvArguments],
+) -> PruneVectorEnv:
+    """Many environments around one problem: ``gym.make_vec("PruneVGG-v0", num_envs=8)``.
+
+    Args:
+        num_envs: number of environments.
+        threads: see `PruneVectorEnv`.
+        granularity: see `make_env`.
+        needs_network: see `make_env`.
+        arguments: of each environment; see `PruneEnv` and `prune_gym.make_problem`.
+    """
+    whole_number("num_envs", num_envs, 1)
+    if threads is not None:
+        whole_number("threads", threads, 1)
+    first = make_env(granularity, needs_network, **arguments)
+    of_problem = ProblemArguments.__optional_keys__
+    alike: Any = {name: value for name, value in arguments.items() if name not in of_problem}
+    alike["problem"] = first.problem
+    others = [make_env(granularity, **alike) for _ in range(num_envs - 1)]
+    return PruneVectorEnv([first, *others], threads)

@@ -1,0 +1,43 @@
+"""The registered ids; ``import prune_gym`` makes them known to Gymnasium and loads nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+ENTRY_POINT = "prune_gym.envs:make_env"
+VECTOR_ENTRY_POINT = "prune_gym.envs:make_vector_env"
+
+# id -> default arguments of both entry points
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "PruneVGG-v0": {"granularity": "layer"},
+    "PruneVGGFilters-v0": {"granularity": "filter"},
+    "PruneVGGLatency-v0": {"granularity": "layer", "budgets": {"latency_ms": 0.5}},
+    "PruneVGGAnyLimit-v0": {"granularity": "layer", "limit_range": (0.05, 0.4)},
+    "Prune-v0": {"granularity": "layer", "needs_network": True},
+    **{
+        f"Prune{title}-CIFAR10-v0": {
+            "granularity": "layer",
+            "network": title.lower(),
+            "dataset": "cifar10",
+        }
+        for title in ("VGG11", "VGG16", "VGG19", "ResNet18", "ResNet50", "ResNet56")
+    },
+}
+
+# those whose budgets are measured: equal actions do not give equal costs in another process
+NONDETERMINISTIC = ("PruneVGGLatency-v0",)
+
+
+def register_envs() -> None:
+    """Register every environment id with Gymnasium; calling it again changes nothing."""
+    for env_id, defaults in ENVIRONMENTS.items():
+        if env_id not in gym.registry:
+            gym.register(
+                env_id,
+                entry_point=ENTRY_POINT,
+                vector_entry_point=VECTOR_ENTRY_POINT,
+                kwargs=dict(defaults),
+                nondeterministic=env_id in NONDETERMINISTIC,
+            )

@@ -1,0 +1,230 @@
+"""What a search gives back: everything that it judged, and the networks worth having."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from prune_gym.budgets import Budget, as_budget, parse_limit, relative
+from prune_gym.errors import InvalidValueError
+from prune_gym.problem.archive import Archive, Front, measured_later
+from prune_gym.problem.outcome import Outcome
+from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.saving import save_pruned
+from prune_gym.pruning.masks import Masks
+from prune_gym.searches.fine_tuning import OnStep, fine_tune
+from prune_gym.searches.run_folder import SearchConfig
+from prune_gym.training.evaluation import accuracy
+
+
+@dataclass(frozen=True, eq=False)
+class PrunedNetwork:
+    """A network that a search found, ready to be used, trained on, or saved.
+
+    Attributes:
+        problem: which was searched.
+        masks: keep masks, (n_filters,) bool per group.
+        network: the compact network, in evaluation mode.
+        validation_accuracy: of ``network`` on the validation split.
+        number: of its evaluation in the search, from 1.
+        name: registered name of the unpruned network; None where it is an object.
+    """
+
+    problem: PruningProblem = field(repr=False)
+    masks: Masks = field(repr=False)
+    network: nn.Module = field(repr=False)
+    validation_accuracy: float
+    number: int
+    name: str | None = None
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Cost by budget: the budget of ``network`` / that of the unpruned one."""
+        costs = self.problem.costs(self.masks, self.network)
+        return dict(zip(self.problem.names, costs.tolist(), strict=True))
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Of ``network`` on the test split, which no search looks at; None without one."""
+        data = self.problem.data
+        return None if data.test is None else accuracy(self.network, data.test)
+
+    def fine_tune(
+        self,
+        steps: int = 300,
+        *,
+        seed: int = 0,
+        distillation: float = 0.0,
+        on_step: OnStep | None = None,
+    ) -> PrunedNetwork:
+        """The same network, trained for some steps; this one stays as it is.
+
+        Args:
+            steps: optimizer steps.
+            seed: of the batches' order and of augmentation.
+            distillation: share of the loss that follows the unpruned network, in [0, 1].
+            on_step: called with (steps done, loss).
+        """
+        network = copy.deepcopy(self.network)
+        fine_tune(
+            network,
+            self.problem,
+            steps=steps,
+            seed=seed,
+            distillation=distillation,
+            on_step=on_step,
+        )
+        score = self.problem.accuracy(network)
+        return replace(self, network=network, validation_accuracy=score)
+
+    def save(self, path: Path | str) -> None:
+        """Write it to a folder that `prune_gym.load_pruned` reads (safetensors and a plan)."""
+        save_pruned(path, self.network, self.problem, self.masks, self.name)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SearchResult:
+    """Everything that a search judged, and the best network that meets every limit.
+
+    Attributes:
+        problem: which was searched.
+        config: how.
+        archive: rows, best feasible network and front, as they came.
+        best_outcome: of the best feasible network, where it was judged in this process.
+        remembered: evaluations for which nothing was run, as the same decision had been judged.
+        stopped: whether it was stopped before its evaluations were spent (Ctrl-C).
+    """
+
+    problem: PruningProblem
+    config: SearchConfig
+    archive: Archive
+    best_outcome: Outcome | None = None
+    remembered: int = 0
+    stopped: bool = False
+
+    def __repr__(self) -> str:
+        """The best feasible network in a line."""
+        best = self.archive.best
+        found = "nothing feasible" if best is None else f"best feasible {best.accuracy:.4f}"
+        stopped = ", stopped" if self.stopped else ""
+        return f"SearchResult({self.config.algo}, {len(self)} networks, {found}{stopped})"
+
+    def __len__(self) -> int:
+        """How many networks were judged."""
+        return len(self.archive.episodes)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether a network that meets every limit was found."""
+        return self.archive.best is not None
+
+    @property
+    def best(self) -> PrunedNetwork:
+        """The most accurate network that meets every limit, recovered, not fine-tuned.
+
+        Raises:
+            NothingFeasibleError: there is none; says how close the search came.
+        """
+        masks = self.masks
+        number = self.archive.episodes.index(self.archive.best) + 1  # type: ignore[arg-type]
+        return self._built(masks, number, self.outcome.accuracy, self.outcome.network)
+
+    @property
+    def network(self) -> nn.Module:
+        """The best network, a compact ``nn.Module`` in evaluation mode; see `best`."""
+        return self.best.network
+
+    @property
+    def masks(self) -> Masks:
+        """Keep masks of the best network, (n_filters,) bool per group; see `best`."""
+        return self.archive.feasible_masks()
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the best network was judged as; see `best`."""
+        masks = self.masks
+        return self.best_outcome or self.problem.evaluate(masks)
+
+    @property
+    def front(self) -> Front:
+        """The networks that no other one beats in accuracy and in every cost at once."""
+        return self.archive.front
+
+    @property
+    def networks(self) -> NDArray[Any]:
+        """Every judged network in order, a structured array (n,).
+
+        Its fields: ``accuracy`` f8; ``cost`` f8, the scalar; ``feasible`` bool; ``costs``
+        (n_budgets,) f8 in the order of ``problem.names``; ``kept`` (n_groups,) f8, fraction of filters kept.
+        """
+        fields = np.dtype(
+            [
+                ("accuracy", np.float64),
+                ("cost", np.float64),
+                ("feasible", np.bool_),
+                ("costs", np.float64, (len(self.problem.names),)),
+                ("kept", np.float64, (len(self.problem.groups),)),
+            ]
+        )
+        rows = [
+            (row.accuracy, row.cost, row.feasible, tuple(row.costs.values()), row.kept)
+            for row in self.archive.episodes
+        ]
+        return np.array(rows, dtype=fields)
+
+    def pick(self, limits: Mapping[str | Budget, Any]) -> PrunedNetwork:
+        """The most accurate judged network within other limits; nothing is searched anew.
+
+        Args:
+            limits: by budget, as in `prune_gym.make_problem`: those of the search, every registered
+                budget that counts, and those that give equal networks equal numbers.
+
+        Raises:
+            ValueError: a limit that is none, or a budget whose cost is not known.
+            NothingFeasibleError: no judged network is within them; names the nearest.
+        """
+        if not isinstance(limits, Mapping) or not limits:
+            raise InvalidValueError(
+                f"limits={limits!r}: expected limits by budget, e.g. {{'params': 0.05}}."
+            )
+        budgets = {self._budget(key): given for key, given in limits.items()}
+        missing = [budget.name for budget in budgets if budget.name not in self.front.names]
+        further = measured_later(self.problem, missing)
+        front = self.front if further is None else self.front.with_costs(further)
+        asked: dict[str, float] = {}
+        for budget, given in budgets.items():
+            limit = parse_limit(given, budget)
+            known = budget.name in front.names
+            asked[budget.name] = relative(limit, self._unpruned(budget), budget) if known else 1.0
+        found = front.best_within(asked)
+        network = self.problem.compact(found.masks)
+        self.problem.recover(network, seed=self.config.seed)
+        return self._built(found.masks, found.number, found.accuracy, network)
+
+    def fine_tune(self, steps: int = 300, **settings: Any) -> PrunedNetwork:
+        """The best network, trained for some steps; see `PrunedNetwork.fine_tune`."""
+        return self.best.fine_tune(steps, **settings)
+
+    def save(self, path: Path | str) -> None:
+        """Write the best network to a folder that `prune_gym.load_pruned` reads."""
+        self.best.save(path)
+
+    def _built(self, masks: Masks, number: int, score: float, network: nn.Module) -> PrunedNetwork:
+        name = self.config.network_name
+        return PrunedNetwork(self.problem, masks, network, score, number, name)
+
+    def _budget(self, key: str | Budget) -> Budget:
+        own = {budget.name: budget for budget in self.problem.budgets}
+        return own[key] if isinstance(key, str) and key in own else as_budget(key)
+
+    def _unpruned(self, budget: Budget) -> float:
+        if budget.name in self.problem.names:
+            return float(self.problem.unpruned_values[self.problem.names.index(budget.name)])
+        return budget(self.problem.network, self.problem.example)
