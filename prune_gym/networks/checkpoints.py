@@ -12,7 +12,7 @@ from torch import nn
 from prune_gym.datasets import Dataset
 from prune_gym.datasets.load import file_name
 from prune_gym.errors import CheckpointError
-from prune_gym.utils.cache import cache_dir
+from prune_gym.utils.cache import cache_dir as cache_dir
 from prune_gym.utils.files import replacing
 
 _SHIPPED = Path(__file__).parent / "weights"
