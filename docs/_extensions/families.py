@@ -176,8 +176,8 @@ env = prune_gym.ProjectionWrapper(env)
         words="""
 The networks of the pruning literature for 32x32 pixels. They need trained weights, which one
 command makes (`prune-gym pretrain vgg16 --dataset cifar10`), and CIFAR-10, which is downloaded
-once; `gym.make("PruneVGG16-CIFAR10-v0")` then finds both, and fails with that command otherwise. See
-[real networks and real images](../../networks_and_data.md).
+once; `gym.make("PruneVGG16-CIFAR10-v0")` then finds both, and fails with that command otherwise.
+See [real networks and real images](../../networks_and_data.md).
 """,
         code="""
 import gymnasium as gym
