@@ -72,8 +72,8 @@ env = prune_gym.ProjectionWrapper(env)
         env_class="NetworkPruneEnv",
         words="""
 No id of its own: `granularity="network"` makes any of the environments a bandit, whose one action
-is the vector of all prune ratios. It is the setting of random search, of evolution strategies and of
-Bayesian optimisation.
+is the vector of all prune ratios. It is the setting of random search, of evolution strategies and
+of Bayesian optimisation.
 """,
         code="""
 import gymnasium as gym
