@@ -16,13 +16,14 @@ def reference(app: typer.Typer, name: str) -> str:
 
 def write_pages(app: Sphinx) -> None:
     """Write one page a command, to be included."""
-    from agents import enjoy, train
+    from agents import compare, enjoy, train
     from prune_gym.cli import main
 
     commands = {
         "prune-gym": main.app,
         "python -m agents.train": train.app,
         "python -m agents.enjoy": enjoy.app,
+        "python -m agents.compare": compare.app,
     }
     for name, command in commands.items():
         text = reference(command, name).partition("\n")[2]  # the page has a title of its own

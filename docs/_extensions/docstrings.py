@@ -1,4 +1,4 @@
-"""Markdown tables in docstrings, in the form that Sphinx reads."""
+"""Docstrings as Sphinx reads them: Markdown tables, and colons in what a property is."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ def convert_tables(
             done.append(lines[index])
             index += 1
     lines[:] = done
+    if what in ("attribute", "property") and lines:
+        # else napoleon takes the words before a colon for the name of a type
+        head, colon, tail = lines[0].partition(": ")
+        lines[:1] = [head + colon.strip(), *([tail] if tail else [])]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

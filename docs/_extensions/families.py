@@ -72,8 +72,8 @@ env = prune_gym.ProjectionWrapper(env)
         env_class="NetworkPruneEnv",
         words="""
 No id of its own: `granularity="network"` makes any of the environments a bandit, whose one action
-is the vector of all prune ratios. It is the setting of random search, of evolution strategies and of
-Bayesian optimisation.
+is the vector of all prune ratios. It is the setting of random search, of evolution strategies and
+of Bayesian optimisation.
 """,
         code="""
 import gymnasium as gym
@@ -176,8 +176,8 @@ env = prune_gym.ProjectionWrapper(env)
         words="""
 The networks of the pruning literature for 32x32 pixels. They need trained weights, which one
 command makes (`prune-gym pretrain vgg16 --dataset cifar10`), and CIFAR-10, which is downloaded
-once; `gym.make("PruneVGG16-CIFAR10-v0")` then finds both, and fails with that command otherwise. See
-[real networks and real images](../../networks_and_data.md).
+once; `gym.make("PruneVGG16-CIFAR10-v0")` then finds both, and fails with that command otherwise.
+See [real networks and real images](../../networks_and_data.md).
 """,
         code="""
 import gymnasium as gym

@@ -39,7 +39,7 @@ class SearchConfig:
 
     Attributes:
         env: id of the environment.
-        algo: a name of `prune_gym.searches.search.algorithms`.
+        algo: a name of `prune_gym.searches.algorithms.algorithms`.
         timesteps: environment steps of an agent; controls get as many network evaluations.
         seed: of the search.
         finetune_steps: optimizer steps of the returned network's fine-tuning.
