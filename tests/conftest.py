@@ -66,13 +66,14 @@ def known_options() -> set[str]:
     """Every long option of the commands, the benchmarks and `python -m agents.*`."""
     from typer.main import get_command
 
-    from agents.enjoy import app as enjoy
-    from agents.train import app as train
+    from agents import compare, enjoy, train
     from prune_gym.cli.main import app
 
-    commands = [*get_command(app).commands.values(), get_command(train), get_command(enjoy)]
+    command = get_command(app)
+    of_agents = [get_command(module.app) for module in (train, enjoy, compare)]
+    commands = [command, *command.commands.values(), *of_agents]
     known = {"--help"} | {o for c in commands for p in c.params for o in p.opts}
-    for script in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "agents").glob("*.py")]:
+    for script in (ROOT / "benchmarks").glob("*.py"):
         text = script.read_text(encoding="utf-8")
         known |= set(re.findall(r'(?:add|add_argument)\(\s*"(--[a-z-]+)"', text))
     return known

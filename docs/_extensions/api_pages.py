@@ -57,7 +57,8 @@ def entry(package: ModuleType, name: str) -> str:
     full = f"{package.__name__}.{name}"
     if inspect.isclass(thing):
         directive = "autoexception" if issubclass(thing, BaseException) else "autoclass"
-        options = "   :show-inheritance:\n   :members:\n"
+        bases = [base for base in thing.__bases__ if not base.__name__.startswith(("_", "object"))]
+        options = "   :members:\n" + ("   :show-inheritance:\n" if bases else "")
         if not thing.__module__.startswith(package.__name__):  # its own package indexes it
             options += "   :no-index:\n"
         return f"```{{eval-rst}}\n.. {directive}:: {full}\n{options}```\n"
