@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"  # render_mode="human" must open no window
@@ -27,6 +28,30 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # other processes would find only one of the files named conftest.py: send classes, not names
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+EVERY = 4  # one of so many rows of a sampled test runs, unless all are asked for
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--all``: every row of the sampled tests."""
+    parser.addoption("--all", action="store_true", help="run every row of the sampled tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the first, fifth, ... row of tests that are marked as sampled."""
+    if config.getoption("--all", default=False):
+        return
+    seen: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        if item.get_closest_marker("sampled") is not None:
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % EVERY:
+                left_out.append(item)
+            seen[name] += 1
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,8 @@
 """Every agent of the zoo finds the known optimum of the toy.
 
-One limit and one seed each, a slack limit for some; ``benchmarks/toy_table.py`` runs every agent
-at two limits and three seeds with the same code and tolerances.
+One limit and one seed each, a slack limit for some. Of their rows every fourth runs, with
+``pytest --all`` each one; ``benchmarks/toy_table.py`` runs every agent at two limits and three seeds
+with the same code and tolerances.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def toy_table(root):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", QUICK)
 def test_finds_the_optimum(toy_table, name):
     limit = (0.25, 0.5)[list(AGENTS).index(name) % 2]
@@ -57,6 +59,7 @@ def test_saute_stays_below_the_limit(toy_table):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["ppo_lag", "ppo_penalised", "a2c_lag", "cpo", "td3_lag"])
 def test_multiplier_vanishes_where_the_limit_is_slack(toy_table, name):
     row = toy_table.run(name, 2.0, seed=0)

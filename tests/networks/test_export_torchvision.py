@@ -38,6 +38,7 @@ def pair(request):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled
 def test_round_trips(tmp_path, pair):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
