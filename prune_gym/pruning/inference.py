@@ -115,11 +115,8 @@ def check_precision(precision: Any, device: torch.device) -> None:
 def trains_channels_last(network: nn.Module, example: torch.Tensor) -> bool:
     """Whether a network can also be trained with images and weights that lie channels-last.
 
-    It may take other ways in training mode, which a view() there would show. Scripted layers are
-    left out: nothing keeps oneDNN's fault from them.
+    It may take other ways in training mode, which a view() there would show.
     """
-    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
-        return False
     copied = rebuild(network, {}).train()
     trained = [p for p in copied.parameters() if p.is_floating_point()]
     try:

@@ -165,14 +165,15 @@ class Training:
             images = self.augment(images, self.generator)
         images = self.train.to_layout(images)
         taught = None
-        with self._precision(images), SoundConvolutions():
+        with self._precision(images):
             if self.teacher is not None:
                 with torch.no_grad():
                     taught = self.teacher(images).float()
             outputs = output_tensors(self.network(images))[0]  # auxiliary ones come after it
         loss = self.recipe.loss(outputs.float(), labels, taught)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with SoundConvolutions():
+            loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         with torch.no_grad():
             for parameter, alive in self._pruned:

@@ -1,8 +1,8 @@
 """Every agent of the zoo finds the known optimum of the toy.
 
 One limit and one seed each, a slack limit for some. Of their rows every fourth runs, with
-``pytest --all`` each one; ``benchmarks/toy_table.py`` runs every agent at two limits and three seeds
-with the same code and tolerances.
+``pytest --all`` each one; ``benchmarks/toy_table.py`` runs every agent at two limits and three
+seeds with the same code and tolerances.
 """
 
 from __future__ import annotations

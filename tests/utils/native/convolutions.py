@@ -1,6 +1,6 @@
 """Run by `test_native.py` in processes of their own, under glibc's heap checks.
 
-``python convolutions.py shapes|networks|harm THREADS``: prints each case before it runs, so that
+``python convolutions.py shapes|odd|networks|harm THREADS`` prints each case before it runs, so that
 the last line names the one that a dead process died of.
 """
 
@@ -14,22 +14,22 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from prune_gym.utils.onednn import SoundConvolutions
 
 LAYOUTS = ("first", "last", "images last", "weights last", "gradients last")
 
 
 def shapes() -> None:
     """Every suspicious convolution, forward and backward, as the package runs them."""
-    from prune_gym.utils.onednn import SoundConvolutions
-
     strides = (1, 2, 3, (1, 2), (2, 4))
     grid = itertools.product((1, 3), strides, range(1, 18), ("one", "two", "depthwise"), LAYOUTS)
     for kernel, stride, n_inputs, grouping, layout in grid:
         groups = {"one": 1, "two": 2, "depthwise": n_inputs}[grouping]
         if n_inputs % groups == 0 and (groups == 1 or layout == "last"):
             print(f"kernel {kernel}, stride {stride}, {n_inputs}/{groups} inputs, {layout}")
-            with SoundConvolutions():
-                convolution(kernel, stride, n_inputs, groups, layout)
+            convolution(kernel, stride, n_inputs, groups, layout)
 
 
 def convolution(kernel, stride, n_inputs, groups, layout, n_images=8, size=10) -> None:
@@ -47,7 +47,8 @@ def convolution(kernel, stride, n_inputs, groups, layout, n_images=8, size=10) -
     slopes = torch.randn_like(outputs)
     if layout == "gradients last":
         slopes = slopes.to(memory_format=last)
-    torch.autograd.grad(outputs, [images, weight], slopes)
+    with SoundConvolutions():
+        torch.autograd.grad(outputs, [images, weight], slopes)
     with torch.inference_mode():
         functional.conv2d(images, weight, None, stride, padding=kernel // 2, groups=groups)
 
@@ -66,6 +67,43 @@ class Functional(nn.Module):
         maps = self.turn(self.enter(images).relu().permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         maps = functional.conv2d(input=maps, weight=self.weight, stride=(2, 2))
         return self.classifier(maps.mean(dim=(2, 3)))
+
+
+def _convolve(maps: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.conv2d(maps, weight, None, [2, 2])
+
+
+class Odd(nn.Module):
+    """The fault's convolution where nothing but the operation itself can be seen."""
+
+    def __init__(self, width: int, kind: str) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(1, width, 3, padding=1)
+        self.down = nn.Conv2d(width, 8, 1, stride=2)
+        self.classifier = nn.Linear(8, 3)
+        self.kind = kind
+
+    def forward(self, images):
+        maps = self.enter(images).relu()
+        if self.kind == "checkpoint":
+            maps = checkpoint(self.down, maps, use_reentrant=False)
+        elif self.kind == "operation":
+            maps = torch.ops.aten.conv2d.default(maps, self.down.weight, self.down.bias, [2, 2])
+        else:
+            maps = torch.jit.script(_convolve)(maps, self.down.weight)
+        return self.classifier(maps.mean(dim=(2, 3)))
+
+
+def odd() -> None:
+    """Steps of training, channels-last, of networks whose convolutions are hidden."""
+    for width, kind in itertools.product(range(1, 9), ("checkpoint", "operation", "script")):
+        print(f"{kind}({width})")
+        network = Odd(width, kind).to(memory_format=torch.channels_last)
+        images = torch.randn(8, 1, 16, 16).to(memory_format=torch.channels_last)
+        for _ in range(2):
+            loss = network(images).square().sum()
+            with SoundConvolutions():
+                loss.backward()
 
 
 def networks() -> None:
@@ -115,5 +153,5 @@ if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)
     torch.set_num_threads(int(sys.argv[2]))
     torch.manual_seed(0)
-    {"shapes": shapes, "networks": networks, "harm": harm}[sys.argv[1]]()
+    {"shapes": shapes, "odd": odd, "networks": networks, "harm": harm}[sys.argv[1]]()
     print("survived")

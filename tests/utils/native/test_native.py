@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
-from prune_gym.pruning.inference import trains_channels_last
 from prune_gym.utils.onednn import SoundConvolutions
 
 CHECKER = "libc_malloc_debug.so.0"
@@ -68,7 +66,7 @@ heap_checked = pytest.mark.skipif(not has_checker(), reason="needs glibc's heap 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("isa", instruction_sets())
-@pytest.mark.parametrize("what", ["shapes", "networks"])
+@pytest.mark.parametrize("what", ["shapes", "odd", "networks"])
 def test_nothing_corrupts_the_heap(what, isa, threads):
     code, printed = checked(what, threads, isa)
     assert (code, printed[-1]) == (0, "survived")
@@ -81,45 +79,35 @@ def test_the_checks_see_corruption():
     assert printed[-1] != "survived"
 
 
+def slopes_of(layer, images):
+    """Gradients of images and weights as training computes them."""
+    outputs = layer(images)
+    with SoundConvolutions():
+        return torch.autograd.grad(outputs.square().sum(), [images, layer.weight])
+
+
+def last(tensor):
+    """The same values channels-last, also where one channel leaves the strides open."""
+    return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor)
+
+
 @pytest.mark.parametrize("n_inputs", [1, 2, 7, 15])
 @pytest.mark.parametrize("weights_too", [False, True])
 def test_what_could_be_struck_is_computed_contiguous(n_inputs, weights_too):
     layer = nn.Conv2d(n_inputs, 8, 1, stride=2)
     images = torch.randn(4, n_inputs, 6, 6)
-    expected = layer(images)
+    expected = slopes_of(layer, images.clone().requires_grad_())
     if weights_too:
         layer.to(memory_format=torch.channels_last)
-    last = torch.empty_like(images, memory_format=torch.channels_last).copy_(images)
-    with SoundConvolutions():
-        outputs = layer(last)
-        by_name = functional.conv2d(weight=layer.weight, input=last, bias=layer.bias, stride=2)
-    for found in (outputs, by_name):
-        assert found.stride() == expected.stride()
-        torch.testing.assert_close(found, expected)
+    found = slopes_of(layer, last(images).requires_grad_())
+    assert found[0].stride() == expected[0].stride()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(("n_inputs", "kernel", "stride"), [(16, 1, 2), (4, 3, 2), (4, 1, 1)])
 def test_all_others_stay_channels_last(n_inputs, kernel, stride):
     layer = nn.Conv2d(n_inputs, 8, kernel, stride=stride).to(memory_format=torch.channels_last)
-    images = torch.randn(4, n_inputs, 6, 6).to(memory_format=torch.channels_last)
-    with SoundConvolutions():
-        outputs = layer(images)
-    assert outputs.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_what_needs_no_gradients_stays_channels_last():
-    layer = nn.Conv2d(4, 8, 1, stride=2).to(memory_format=torch.channels_last)
-    images = torch.randn(4, 4, 6, 6).to(memory_format=torch.channels_last)
-    with SoundConvolutions(), torch.no_grad():
-        outputs = layer(images)
-    assert outputs.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-def test_scripted_layers_are_not_trained_channels_last():
-    plain = nn.Sequential(nn.Conv2d(3, 4, 1, stride=2), nn.Flatten(), nn.Linear(36, 2))
-    scripted = nn.Sequential(torch.jit.script(plain[0]), *plain[1:])
-    example = torch.randn(2, 3, 6, 6)
-    assert trains_channels_last(plain, example)
-    assert not trains_channels_last(scripted, example)
+    slopes, _ = slopes_of(layer, last(torch.randn(4, n_inputs, 6, 6)).requires_grad_())
+    assert slopes.is_contiguous(memory_format=torch.channels_last)
+    assert not slopes.is_contiguous()
