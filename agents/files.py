@@ -49,8 +49,12 @@ def replacing(path: Path | str, kind: type[OSError] = FileError) -> Iterator[Pat
         raise
 
 
-def make_folder(path: str | os.PathLike[str]) -> Path:
+def make_folder(path: str | os.PathLike[str], kind: type[OSError] = FileError) -> Path:
     """Make a folder, and those above it, where it is not there yet.
+
+    Args:
+        path: The folder.
+        kind: The error to raise where it cannot be made.
 
     Raises:
         FileError: If it cannot be made, or takes no file.
@@ -61,7 +65,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise FileError(
+        raise kind(
             f"{path} cannot be written ({error.strerror or error}); give another folder."
         ) from error
     return path

@@ -23,6 +23,6 @@ for limit in (0.1, 0.3):
     share = info["params"] / env.unwrapped.problem.unpruned_values[0]
     print(f"limit {limit:.0%}: {share:.1%} of the parameters, accuracy {accuracy:.3f}")
 
-print(f"{sum(not row.feasible for row in env.archive.episodes)} episodes broke their limit")
+print(f"{sum(not row.feasible for row in env.archive.trials)} episodes broke their limit")
 found = env.archive.best_within({"params": 0.2})
-print(f"best of {len(env.archive.episodes)} within 20 %: accuracy {found.accuracy:.3f}")
+print(f"best of {len(env.archive.trials)} within 20 %: accuracy {found.accuracy:.3f}")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from gymnasium.error import DependencyNotInstalled
+
 
 class PruneGymError(Exception):
     """Something that a user can mend; the message says how.
@@ -57,7 +59,7 @@ class NoFolderError(FileError, NotADirectoryError):
     """A file where a folder is to be."""
 
 
-class MissingLibraryError(PruneGymError, ImportError):
+class MissingLibraryError(PruneGymError, DependencyNotInstalled, ImportError):
     """A library that cannot be imported; the message says how to install it."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ console = Console(soft_wrap=True)
 def main() -> None:
     """Entry point of the command."""
     sys.path.insert(0, "")  # "module:function" finds modules in the working directory
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     app()
 
 

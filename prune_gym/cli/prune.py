@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -20,7 +21,6 @@ from prune_gym.cli.console import LINE_EVERY_S, progress_bar
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
 from prune_gym.errors import (
     BudgetError,
-    InvalidValueError,
     NothingFeasibleError,
     RunFolderError,
     UnknownNameError,
@@ -90,13 +90,8 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
-    if timesteps is not None and timesteps != config.timesteps:
-        if config.algo == "uniform":
-            raise InvalidValueError(
-                "--timesteps cannot change for algo='uniform': it would be another grid. Start a "
-                "new run with --out."
-            )
-        config = replace(config, timesteps=timesteps)
+    if timesteps is not None:
+        config = config.lengthened(timesteps)
     if "picked_from" in folder.read_json("metrics.json"):
         raise RunFolderError(
             f"{path} was picked from another run, it holds no search; resume that one."
@@ -110,16 +105,19 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
 
 def problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
     """The problem of a run's configuration (raises RunFolderError where that is damaged)."""
-    try:
-        if not config.problem:
-            raise RunFolderError(
-                f"{folder.path} was begun from Python with an object, which no file holds; go on "
-                "there: prune_gym.search(problem, out=..., resume=True)."
-            )
-        with importing(config):
-            return make_problem(**config.problem)
-    except TypeError as error:
-        raise RunFolderError(f"{folder.path / 'config.json'} is damaged: {error}") from error
+    if not config.problem:
+        raise RunFolderError(
+            f"{folder.path} was begun from Python with an object, which no file holds; go on "
+            "there: prune_gym.search(problem, out=..., resume=True)."
+        )
+    unknown = set(config.problem) - set(inspect.signature(make_problem).parameters)
+    if unknown:
+        raise RunFolderError(
+            f"{folder.path / 'config.json'} is damaged: make_problem has no argument "
+            f"{min(unknown)!r}. Put the file back as it was, or start a new run."
+        )
+    with importing(config):
+        return make_problem(**config.problem)
 
 
 @contextmanager

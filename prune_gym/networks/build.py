@@ -34,13 +34,15 @@ def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
     builder = NETWORKS.get(name)
     wanted = inspect.signature(builder).parameters
     given = {"in_channels": in_channels, "n_classes": n_classes}
+    arguments = {key: value for key, value in given.items() if key in wanted}
     try:
-        module = builder(**{key: value for key, value in given.items() if key in wanted})
+        inspect.signature(builder).bind(**arguments)
     except TypeError as error:
         raise InvalidTypeError(
             f"network {name!r} cannot be built: {error}. Give a function without required "
             "arguments (other than in_channels and n_classes)."
         ) from error
+    module = builder(**arguments)
     if not isinstance(module, nn.Module):
         raise InvalidTypeError(
             f"network {name!r} gave {type(module).__name__}; expected an nn.Module."

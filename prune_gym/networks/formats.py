@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gymnasium.error import DependencyNotInstalled
 from torch import nn
 
-from prune_gym.errors import ExportError
+from prune_gym.errors import ExportError, MissingLibraryError
 from prune_gym.utils.files import replacing
 
 TOLERANCE = 1e-4  # of a file's logits, as a fraction of the network's largest
@@ -54,7 +53,7 @@ def export_network(network: nn.Module, example: torch.Tensor, path: Path | str) 
 
     Raises:
         ExportError: another ending, a network that cannot be written, or a file that differs.
-        DependencyNotInstalled: ``.onnx`` without the packages it needs.
+        MissingLibraryError: ``.onnx`` without the packages it needs.
 
     >>> import tempfile
     >>> from prune_gym import NETWORKS
@@ -184,7 +183,7 @@ def check_installed(name: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise DependencyNotInstalled(
+            raise MissingLibraryError(
                 f"format 'onnx' needs {package}, which cannot be imported ({error}); run: pip "
                 'install "prune-gym[export]"'
             ) from error

@@ -102,6 +102,10 @@ class Front:
     def __len__(self) -> int:
         return len(self._candidates)
 
+    def __repr__(self) -> str:
+        """How many networks, and of which costs."""
+        return f"Front({len(self)} networks by accuracy and {', '.join(self.names)})"
+
     @property
     def newest(self) -> int:
         """Number of the latest evaluation that changed the front; 0 = none did."""

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -39,7 +39,7 @@ class Outcome:
     cost_array: NDArray[np.float64]
     constraint: Constraint
     kept: NDArray[np.float32]
-    build: Callable[[], nn.Module]
+    build: Callable[[], nn.Module] = field(repr=False)
     remembered: bool = False
 
     @property

@@ -22,6 +22,7 @@ from prune_gym.pruning.masks import Masks
 from prune_gym.searches.fine_tuning import OnStep, fine_tune
 from prune_gym.searches.run_folder import SearchConfig
 from prune_gym.training.evaluation import accuracy
+from prune_gym.utils.arguments import check_share, whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +77,9 @@ class PrunedNetwork:
         fine_tune(
             network,
             self.problem,
-            steps=steps,
-            seed=seed,
-            distillation=distillation,
+            steps=whole_number("steps", steps, 0),
+            seed=whole_number("seed", seed, 0),
+            distillation=check_share("distillation", distillation),
             on_step=on_step,
         )
         score = self.problem.accuracy(network)
@@ -209,9 +210,16 @@ class SearchResult:
         self.problem.recover(network, seed=self.config.seed)
         return self._built(found.masks, found.number, found.accuracy, network)
 
-    def fine_tune(self, steps: int = 300, **settings: Any) -> PrunedNetwork:
+    def fine_tune(
+        self,
+        steps: int = 300,
+        *,
+        seed: int = 0,
+        distillation: float = 0.0,
+        on_step: OnStep | None = None,
+    ) -> PrunedNetwork:
         """The best network, trained for some steps; see `PrunedNetwork.fine_tune`."""
-        return self.best.fine_tune(steps, **settings)
+        return self.best.fine_tune(steps, seed=seed, distillation=distillation, on_step=on_step)
 
     def save(self, path: Path | str) -> None:
         """Write the best network to a folder that `prune_gym.load_pruned` reads."""

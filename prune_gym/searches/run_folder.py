@@ -8,7 +8,7 @@ import json
 import platform
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.saving import masks_of_plan
 from prune_gym.searches.baselines import BASELINES
-from prune_gym.utils.files import write_json
+from prune_gym.utils.files import make_folder, write_json
 
 _PACKAGES = (
     "prune-gym",
@@ -47,6 +46,8 @@ class SearchConfig:
         distillation: share of the fine-tuning loss that follows the unpruned network.
         hard: whether every network is kept within the limits (`prune_gym.ProjectionWrapper`).
         folder: working directory in which it began; modules of the user's may lie there.
+        limits: by budget, as fractions; empty in runs of earlier versions.
+        groups: filters by filter group; likewise.
     """
 
     env: str
@@ -58,6 +59,8 @@ class SearchConfig:
     distillation: float = 0.0
     hard: bool = False
     folder: str = ""
+    limits: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
 
     @property
     def granularity(self) -> str:
@@ -75,6 +78,37 @@ class SearchConfig:
         """Registered name of the unpruned network, or ``"module:function"``; None = an object."""
         name = self.problem.get("network", "small")
         return name if isinstance(name, str) else None
+
+    def lengthened(self, timesteps: int) -> SearchConfig:
+        """The same search with other timesteps.
+
+        Raises:
+            ValueError: the algorithm's networks depend on how many there are.
+        """
+        if timesteps != self.timesteps and self.algo == "uniform":
+            raise InvalidValueError(
+                "timesteps and evaluations cannot change for algo='uniform': it would be another "
+                "grid. Start a new run with another folder: --out, out=."
+            )
+        return replace(self, timesteps=timesteps)
+
+    def check_same(self, problem: PruningProblem) -> None:
+        """Raise RunFolderError unless a problem is the one that was searched."""
+        groups = {group.name: group.n_filters for group in problem.groups}
+        limits = dict(zip(problem.names, problem.limits, strict=True))
+        for name, was, found in (("groups", self.groups, groups), ("limits", self.limits, limits)):
+            if was and was != found:
+                raise RunFolderError(
+                    f"the run was of another problem: its {name} were {was}, those of the problem "
+                    f"are {found}. Give the same problem, or start a new run: out=."
+                )
+        given = problem.arguments or {}
+        for name in ("network", "dataset", "criterion", "recovery", "structure", "round_to"):
+            if name in given and given[name] != self.problem.get(name, given[name]):
+                raise RunFolderError(
+                    f"the run was of another problem: its {name} was {self.problem[name]!r}, that "
+                    f"of the problem is {given[name]!r}. Give the same problem, or start a new run."
+                )
 
     def to_json(self) -> dict[str, Any]:
         """What ``config.json`` holds."""
@@ -117,7 +151,7 @@ class RunFolder:
             else:
                 cure = "other files; choose another folder"
             raise RunFolderError(f"out={str(path)!r} holds {cure}.")
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         write_json(folder.path / "config.json", config.to_json())
         folder.note_command()
         write_json(folder.path / "versions.json", versions())
@@ -229,8 +263,8 @@ class RunFolder:
             elif not whole and content.startswith(b"episode"):  # cut within the head line
                 self.episodes.unlink()
 
-    def restore(self, archive: Archive, problem: PruningProblem) -> int:
-        """Fill an empty archive with the log, the front and the best network's masks.
+    def restore(self, archive: Archive) -> int:
+        """Fill an empty archive with the log and the front.
 
         Returns:
             How many evaluations had been remembered from before.
@@ -253,8 +287,6 @@ class RunFolder:
         if self.front.is_file():
             front = Front.load(self.front, RunFolderError)
             archive.front = front.until(len(archive.trials))
-        if archive.best is not None:
-            archive.best_masks = masks_of_plan(self.path, problem)
         return int(self.read_json("state.json").get("remembered", 0))
 
     def read_json(self, name: str) -> dict[str, Any]:

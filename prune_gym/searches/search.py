@@ -19,15 +19,15 @@ from prune_gym.problem.archive import Archive, Trial, further_costs
 from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.saving import save_pruned
+from prune_gym.problem.saving import masks_of_plan, save_pruned
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.baselines import BASELINES, Judged, Proposer, masks_of_ratios
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
-from prune_gym.utils.arguments import whole_number
-from prune_gym.utils.files import replacing
+from prune_gym.utils.arguments import check_share, whole_number
+from prune_gym.utils.files import replacing, write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.threads import Workers, one_thread
 
@@ -125,17 +125,19 @@ def search(
         if out is None:
             raise InvalidValueError("resume=True goes on with a run folder; name it: out=RUN.")
         folder, config = RunFolder.open(out)
-        config = replace(config, timesteps=timesteps)
+        config.check_same(problem)
+        config = config.lengthened(timesteps)
+        write_json(folder.path / "config.json", config.to_json())
         return Search(problem, config, folder, on_progress).run()
     config = SearchConfig(
-        ENV_IDS[granularity],
-        algo,
-        timesteps,
-        whole_number("seed", seed, 0),
-        whole_number("finetune_steps", finetune_steps, 0),
-        {},
-        distillation,
-        hard,
+        env=ENV_IDS[granularity],
+        algo=algo,
+        timesteps=timesteps,
+        seed=whole_number("seed", seed, 0),
+        finetune_steps=whole_number("finetune_steps", finetune_steps, 0),
+        problem={},
+        distillation=check_share("distillation", distillation),
+        hard=bool(hard),
     )
     return begin(problem, config, out, on_progress).run()
 
@@ -161,7 +163,9 @@ def begin(
         unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
         fixed = {"batch_size": problem.evaluator.validation.batch_size, "unpruned_values": unpruned}
         config = replace(config, problem={**problem.arguments, **fixed})
-    config = replace(config, folder=str(Path.cwd()))
+    groups = {group.name: group.n_filters for group in problem.groups}
+    limits = dict(zip(problem.names, problem.limits, strict=True))
+    config = replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
     folder = None if out is None else RunFolder.create(out, config)
     return Search(problem, config, folder, on_progress)
 
@@ -198,7 +202,9 @@ class Search:
         self._remembered_before = 0
         self._hits_before = problem.evaluator.memory.hits  # of others that use the problem
         if folder is not None:
-            self._remembered_before = folder.restore(self.archive, problem)
+            self._remembered_before = folder.restore(self.archive)
+            if self.archive.best is not None:
+                self.archive.best_masks = masks_of_plan(folder.path, problem)
         self.archive.on_add = self._record
         self._front_saved, self._front_due = self.archive.front.newest, 0.0
 
@@ -340,17 +346,16 @@ class Search:
 
     def _agent(self, venv: ThreadVecEnv) -> Constrained:
         from agents import AGENTS, FixedMultiplier, make_agent
+        from agents.runs.checkpoint import break_off
 
         if self.folder is not None and self.folder.agent.is_file():
+            kind = AGENTS[self.config.algo].constructor
             try:
-                kind = AGENTS[self.config.algo].constructor
                 model: Constrained = kind.load(self.folder.agent, env=venv)
                 if self.folder.replay_buffer.is_file():
-                    from agents.runs.checkpoint import break_off
-
                     model.load_replay_buffer(self.folder.replay_buffer)  # type: ignore[attr-defined]
                     break_off(model.replay_buffer)  # type: ignore[attr-defined]
-            except Exception as error:
+            except Exception as error:  # a damaged pickle raises anything
                 raise RunFolderError(
                     f"{self.folder.agent} is damaged ({error}); delete it, and "
                     f"{self.folder.replay_buffer.name} if it is there, to go on with a new one."

@@ -15,6 +15,7 @@ from agents import files
 from prune_gym.errors import FileError, FolderInPlaceError, NoFolderError
 
 replacing = partial(files.replacing, kind=FileError)
+make_folder = partial(files.make_folder, kind=FileError)
 write_json = partial(files.write_json, indent=1, kind=FileError)
 
 

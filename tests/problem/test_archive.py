@@ -96,11 +96,11 @@ def test_episodes_survive_exactly(folder, tiny_problem):
     restored = Archive()
     folder.restore(restored)
     assert restored.best_masks is None
-    for one, other in zip(restored.episodes, archive.trials, strict=True):
+    for one, other in zip(restored.trials, archive.trials, strict=True):
         assert (one.accuracy, one.cost, one.costs) == (other.accuracy, other.cost, other.costs)
         assert one.feasible == other.feasible
         assert one.kept == pytest.approx(other.kept, rel=1e-5)
-    assert restored.episodes.index(restored.best) == archive.trials.index(archive.best)
+    assert restored.trials.index(restored.best) == archive.trials.index(archive.best)
     assert [float(row["multiplier"]) for row in folder.read_episodes()] == [n / 3 for n in range(8)]
 
 
@@ -112,12 +112,12 @@ def test_a_row_that_was_cut_off_is_left_out_and_does_not_harm_the_next(folder, t
         folder.episodes.write_text(whole[:-cut])
         restored = Archive()
         folder.restore(restored)
-        n = len(restored.episodes)
+        n = len(restored.trials)
         assert n in (2, 3)
         folder.append(episode(0.9), n + 1, 0.0, tiny_problem)
         again = Archive()
         folder.restore(again)
-        assert [row.accuracy for row in again.episodes] == [*(0.1, 0.2, 0.3)[:n], 0.9]
+        assert [row.accuracy for row in again.trials] == [*(0.1, 0.2, 0.3)[:n], 0.9]
 
 
 def test_a_folder_that_is_taken(folder, tmp_path):

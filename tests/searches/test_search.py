@@ -14,6 +14,7 @@ import prune_gym
 from prune_gym import Budget, load_pruned, search
 from prune_gym.errors import (
     BudgetError,
+    FileError,
     InvalidTypeError,
     InvalidValueError,
     NothingFeasibleError,
@@ -206,3 +207,52 @@ def test_a_taken_folder_is_refused(tiny_problem, tmp_path):
     with pytest.raises(RunFolderError, match="holds other files; choose another folder"):
         search(tiny_problem, "random", evaluations=4, out=tmp_path)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"budgets": {"params": 0.2}}, "its limits were {'params': 0.3}, those of the problem are"),
+        ({"budgets": {"macs": 0.5}}, "its limits were {'params': 0.3}"),
+        ({"network": "residual"}, "its groups were"),
+    ],
+)
+def test_another_problem_is_no_way_to_go_on(tmp_path, other, words):
+    search(tiny.make_tiny(budgets={"params": 0.3}), "random", evaluations=4, out=tmp_path / "run")
+    rows = RunFolder.open(tmp_path / "run")[0].read_episodes()
+    other = tiny.make_tiny(**{"budgets": {"params": 0.3}, **other})
+    with pytest.raises(RunFolderError, match=words):
+        search(other, evaluations=8, out=tmp_path / "run", resume=True)
+    assert RunFolder.open(tmp_path / "run")[0].read_episodes() == rows
+
+
+def test_another_criterion_is_another_problem(tmp_path):
+    given = {"budgets": {"params": 0.3}, "evaluation_samples": 20}
+    search(prune_gym.make_problem(**given), "random", evaluations=2, out=tmp_path / "run")
+    other = prune_gym.make_problem(**given, criterion="l2")
+    with pytest.raises(RunFolderError, match="its criterion was 'l1', that of the problem is 'l2'"):
+        search(other, evaluations=4, out=tmp_path / "run", resume=True)
+
+
+def test_a_longer_search_is_written_down(tiny_problem, tmp_path):
+    search(tiny_problem, "random", evaluations=4, out=tmp_path / "run")
+    search(tiny_problem, evaluations=6, out=tmp_path / "run", resume=True)
+    assert RunFolder.open(tmp_path / "run")[1].timesteps == 6 * len(tiny_problem.groups)
+    search(tiny_problem, "uniform", evaluations=4, out=tmp_path / "grid")
+    with pytest.raises(InvalidValueError, match="cannot change for algo='uniform': it would be"):
+        search(tiny_problem, evaluations=6, out=tmp_path / "grid", resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tiny_problem, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"file.run cannot be written .*; give another folder"):
+        search(tiny_problem, "random", evaluations=4, out=tmp_path / "file" / "run")
+
+
+def test_shares_and_steps_are_checked_at_the_door(found, tiny_problem):
+    with pytest.raises(InvalidValueError, match=r"distillation=2 must be a number in \[0, 1\]"):
+        found.fine_tune(2, distillation=2)
+    with pytest.raises(InvalidValueError, match="steps=-1 must be a whole number of at least 0"):
+        found.fine_tune(-1)
+    with pytest.raises(InvalidValueError, match=r"distillation=5.0 must be a number in \[0, 1\]"):
+        search(tiny_problem, distillation=5.0)
