@@ -205,7 +205,10 @@ class Front:
                     for number, accuracy, costs, bits in rows
                 )
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise kind(f"{path} is damaged: {error}") from error
+            raise kind(
+                f"{path} is damaged: it holds no front of networks ({type(error).__name__}). Put "
+                "it back as it was; without it the search goes on, and pick has nothing to look at."
+            ) from error
 
 
 def further_costs(problem: PruningProblem) -> Callable[[Masks], dict[str, float]] | None:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.pruning.copying import Skeleton, own_tensors, rebuild
+from prune_gym.pruning.copying import CopyPlan, own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Mask
 
@@ -51,7 +51,7 @@ class Compaction:
     def __init__(
         self, network: nn.Module, groups: Sequence[FilterGroup], training: bool | None = None
     ) -> None:
-        self._skeleton = Skeleton(network, training)
+        self._copy_plan = CopyPlan(network, training)
         tensors = own_tensors(network)
         cuts: dict[tuple[str, int], list[tuple[int, NDArray[np.int64]]]] = {}
         for index, group in enumerate(groups):
@@ -82,7 +82,7 @@ class Compaction:
                     tensor = tensor.index_select(axis, rows.to(tensor.device))
             if tensor is not self._unpruned[name]:
                 sliced[name] = tensor
-        return self._skeleton.build(sliced)
+        return self._copy_plan.build(sliced)
 
 
 class _Axis:

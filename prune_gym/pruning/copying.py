@@ -18,8 +18,8 @@ from prune_gym.pruning.layer_rules import fit
 
 
 def rebuild(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
-    """One copy of a network around other tensors; see `Skeleton.build`."""
-    return Skeleton(network).build(tensors)
+    """One copy of a network around other tensors; see `CopyPlan.build`."""
+    return CopyPlan(network).build(tensors)
 
 
 def own_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -49,7 +49,7 @@ def shallow_copy(network: nn.Module) -> nn.Module | None:
     return copies[id(network)]
 
 
-class Skeleton:
+class CopyPlan:
     """The module tree of a network, taken apart once, so that copies of it are cheap.
 
     A copy shares nothing with the network that either could change: modules, dictionaries of
@@ -58,7 +58,7 @@ class Skeleton:
     belong to whoever set them, and watch that network, not copies of it.
 
     Args:
-        network: the template; left untouched. It must not change while the skeleton is in use.
+        network: the template; left untouched. It must not change while the plan is in use.
         training: mode of the copies; None = each module as it is.
 
     Raises:
@@ -138,7 +138,7 @@ class Skeleton:
         return copied
 
     def _memo(self, made: Mapping[str, torch.Tensor]) -> dict[int, Any]:
-        # by what the tensors are now: the skeleton itself may have been copied with its network
+        # by what the tensors are now: the plan itself may have been copied with its network
         return {id(tensor): made[self._first[name]] for name, tensor in self._tensors.items()}
 
 

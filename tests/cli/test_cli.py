@@ -257,7 +257,7 @@ def test_resuming_a_finished_run_adds_nothing(tiny_run, tmp_path):
     assert kept == (tiny_run / "network.safetensors").read_bytes()
     one, other = (json.loads((path / "metrics.json").read_text()) for path in (run, tiny_run))
     assert one["accuracy"] == other["accuracy"]
-    assert one["wall_s"] > other["wall_s"]  # all sittings together
+    assert one["wall_s"] > other["wall_s"]  # all calls together
 
 
 def test_resuming_with_more_steps(tiny_run, tmp_path):

@@ -178,8 +178,8 @@ def test_limits_that_cannot_be_reached_are_all_named_in_their_units(tiny_options
 
 
 @pytest.mark.parametrize("drift", ["0.4", "1.6"])
-def test_an_amount_is_one_limit_in_every_sitting(tiny_options, tmp_path, monkeypatch, drift):  # noqa: F811
-    """The machine becomes faster or slower between the sittings."""
+def test_an_amount_is_one_limit_in_every_call(tiny_options, tmp_path, monkeypatch, drift):  # noqa: F811
+    """The machine becomes faster or slower between the calls."""
     run = tmp_path / "run"
     options = ["--budget", "own_budgets:clock=700ms", "--algo", "random"]
     call("prune", *tiny_options, *options, "--timesteps", 30, "--out", run)

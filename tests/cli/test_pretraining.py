@@ -39,9 +39,9 @@ def train(config=CONFIG, *, out, resume=False, stop_at=None, monkeypatch=None) -
     if stop_at is not None:
         report = pretraining._Pretraining._report
 
-        def stopping_report(sitting, *arguments):
-            report(sitting, *arguments)
-            sitting.stop = sitting.training.step_number == stop_at
+        def stopping_report(work, *arguments):
+            report(work, *arguments)
+            work.stop = work.training.step_number == stop_at
 
         monkeypatch.setattr(pretraining._Pretraining, "_report", stopping_report)
     try:
@@ -181,7 +181,7 @@ def test_a_restored_training_goes_on_bit_for_bit(recipe, stop):
         assert torch.equal(value, second.tensors()[name]), name
 
 
-def test_stop_and_resume_give_the_weights_of_one_sitting(tmp_path, monkeypatch):
+def test_stop_and_resume_give_the_weights_of_one_call(tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     said = train(out=whole)
     assert "epoch 3/3" in said
@@ -420,9 +420,9 @@ def test_the_printed_command_goes_on(tmp_path, monkeypatch):
     out = tmp_path / "a [b] folder" / "x.safetensors"
     report = pretraining._Pretraining._report
 
-    def stop(sitting, *arguments):
-        report(sitting, *arguments)
-        sitting.stop = True
+    def stop(work, *arguments):
+        report(work, *arguments)
+        work.stop = True
 
     monkeypatch.setattr(pretraining._Pretraining, "_report", stop)
     given = ["tiny:cli_network", "--dataset", "tiny:cli_dataset", "--epochs", "2", "--seed", "5"]

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from prune_gym.errors import UnsupportedNetworkError
-from prune_gym.pruning.copying import Skeleton, own_tensors, rebuild, shallow_copy
+from prune_gym.pruning.copying import CopyPlan, own_tensors, rebuild, shallow_copy
 
 
 class Rich(nn.Module):
@@ -221,7 +221,7 @@ def test_weights_that_a_hook_computes_are_refused():
     network = nn.Sequential(nn.Linear(4, 4))
     prune.random_unstructured(network[0], "weight", amount=0.5)
     with pytest.raises(UnsupportedNetworkError, match=r"layer '0' is computed by a hook"):
-        Skeleton(network)
+        CopyPlan(network)
 
 
 @pytest.mark.parametrize("kind", [Counted, Stateful, Recurrent])
@@ -255,14 +255,14 @@ def test_a_computed_tensor_is_refused_with_the_cure():
 
 def test_two_builds_are_independent():
     network = Rich()
-    skeleton = Skeleton(network)
-    one, other = skeleton.build({}), skeleton.build({"first.weight": torch.zeros(3, 4)})
+    plan = CopyPlan(network)
+    one, other = plan.build({}), plan.build({"first.weight": torch.zeros(3, 4)})
     assert not containers(one) & containers(other)
     assert not addresses(one) & addresses(other)
     assert one.first.out_features == 5
     assert other.first.out_features == 3
     one.numbers.append(9)
-    assert other.numbers == skeleton.build({}).numbers == [1, 2]
+    assert other.numbers == plan.build({}).numbers == [1, 2]
 
 
 def test_channel_counts_follow_the_shapes():
