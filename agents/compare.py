@@ -34,6 +34,7 @@ from agents.comparison.report import save, table
 from agents.comparison.statistics import ALL_TASKS, Comparison, FloatArray, compare_columns
 from agents.console import say, user_errors
 from agents.errors import AgentsError, InvalidValueError
+from agents.files import check_folder, user_path
 
 SCORES = ("best_feasible", "final")
 
@@ -201,10 +202,12 @@ def main(
 ) -> None:
     """Compare finished trainings over their seeds."""
     with user_errors(AgentsError):
+        if out is not None:
+            check_folder(user_path(out))
         comparison = compare(
-            runs, score=score, infeasible_score=infeasible_score, reps=reps, seed=seed
+            [*map(user_path, runs)], score=score, infeasible_score=infeasible_score, reps=reps, seed=seed
         )
-        files = [] if out is None else save(comparison, out)
+        files = [] if out is None else save(comparison, user_path(out))
         say(table(comparison))
         for file in files:
             say(f"wrote {file}")

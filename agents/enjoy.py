@@ -9,6 +9,7 @@ import typer
 
 from agents.console import say, user_errors
 from agents.errors import AgentsError, InvalidValueError
+from agents.files import user_path
 from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def enjoy(
 ) -> None:
     """Play episodes with the policy of a run; print what they earn and cost."""
     with user_errors(AgentsError):
-        folder, config = RunFolder.open(run)
+        folder, config = RunFolder.open(user_path(run))
         result = play(folder, config, model, episodes, not stochastic, seed, render)
         for number, (earned, cost, length) in enumerate(
             zip(result.returns, result.costs, result.lengths, strict=True), start=1
@@ -110,7 +111,7 @@ def play(
 
 
 def _model_path(folder: RunFolder, which: str) -> Path:
-    path = folder.model(which) if which in ("final", "best") else Path(which)
+    path = folder.model(which) if which in ("final", "best") else user_path(which)
     if path.exists():
         return path
     if which == "final":

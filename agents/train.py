@@ -17,6 +17,7 @@ from rich.table import Table
 
 from agents.console import INTERRUPTED, console, fail, parse_values, say, stopping, user_errors
 from agents.errors import AgentsError, InvalidValueError
+from agents.files import user_path
 from agents.runs.folder import RunConfig
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ def train(
         how: Any = {"checkpoint_every_s": checkpoint_every, "progress": progress, "report": say}
         if resume is not None:
             _refuse_beside_resume(context)
-            _run(Training.resume(resume, timesteps, **how))
+            _run(Training.resume(user_path(resume), timesteps, **how))
         else:
+            out = None if out is None else user_path(out)
             _run(Training.begin(_config(context.params), out, **how))
 
 
