@@ -22,17 +22,11 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or not least <= value <= most:
-        raise InvalidValueError(f"{name} is {shown(value)}; it must be {whole_words(least, most)}.")
+        raise InvalidValueError(
+            f"{name} is {shown(value)}; it must be at least {least:,} and at most {most:,}, a whole "
+            "number."
+        )
     return int(value)
-
-
-def whole_words(least: int, most: int) -> str:
-    """What is allowed, in words.
-
-    >>> whole_words(1, 1000)
-    'a whole number of at least 1 and at most 1,000'
-    """
-    return f"a whole number of at least {least:,} and at most {most:,}"
 
 
 def shown(value: object, longest: int = 60) -> str:

@@ -15,13 +15,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from agents.arguments import shown, whole_words
+from agents.arguments import shown
 from agents.console import console, fail
 
 Names = Callable[[], Iterable[str]]
 
 
-def whole(*flags: str, least: int, most: int, help: str = "") -> Any:
+def whole_option(*flags: str, least: int, most: int, help: str = "") -> Any:
     """An option that takes a whole number.
 
     Args:
@@ -39,14 +39,14 @@ def whole(*flags: str, least: int, most: int, help: str = "") -> Any:
         except ValueError:
             number = least - 1
         if not least <= number <= most:
-            _refuse(param, value, whole_words(least, most))
+            _refuse(param, value, f"a whole number of at least {least:,} and at most {most:,}")
         return number
 
     return typer.Option(*flags, help=help, metavar="N", parser=str, callback=check)
 
 
-def real(*flags: str, least: float, most: float, help: str = "") -> Any:
-    """An option that takes a number; the arguments are those of `whole`."""
+def number_option(*flags: str, least: float, most: float, help: str = "") -> Any:
+    """An option that takes a number; the arguments are those of `whole_option`."""
 
     def check(param: typer.CallbackParam, value: Any) -> float | None:
         if value is None:
@@ -66,7 +66,7 @@ def _refuse(param: typer.CallbackParam, value: object, allowed: str) -> None:
     fail(f"{param.opts[0]} {shown(str(value))[1:-1]} must be {allowed}.", 2)
 
 
-def name(names: Names, *flags: str, help: str, metavar: str = "NAME") -> Any:
+def name_option(names: Names, *flags: str, help: str, metavar: str = "NAME") -> Any:
     """An option that takes a name; a shell completes it, and the help shows every one.
 
     Args:

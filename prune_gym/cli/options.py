@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agents.options import Version as Version
-from agents.options import name, real, whole
+from agents.options import name_option, number_option, whole_option
 from prune_gym.cli import names
 from prune_gym.utils.arguments import (
     LEARNING_RATES,
@@ -24,15 +24,15 @@ from prune_gym.utils.arguments import (
 _NETWORK = "A registered network ({names}), or module:function"
 _DATASET = "A registered dataset ({names}), module:function, or folder:PATH"
 
-Env = Annotated[str, name(names.environments, help="Environment: {names}.")]
-Dataset = Annotated[str, name(names.datasets, help=f"{_DATASET}.")]
-EnvNetwork = Annotated[str | None, name(names.networks, help=f"{_NETWORK}; default: env's.")]
-EnvDataset = Annotated[str | None, name(names.datasets, help=f"{_DATASET}; default: env's.")]
+Env = Annotated[str, name_option(names.environments, help="Environment: {names}.")]
+Dataset = Annotated[str, name_option(names.datasets, help=f"{_DATASET}.")]
+EnvNetwork = Annotated[str | None, name_option(names.networks, help=f"{_NETWORK}; default: env's.")]
+EnvDataset = Annotated[str | None, name_option(names.datasets, help=f"{_DATASET}; default: env's.")]
 Weights = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Trained weights (safetensors) of the network."),
 ]
-Device = Annotated[str, name(names.devices, help="One of {names}, or another of torch's.")]
+Device = Annotated[str, name_option(names.devices, help="One of {names}, or another of torch's.")]
 Budget = Annotated[
     list[str] | None,
     typer.Option(
@@ -45,12 +45,15 @@ Budget = Annotated[
     ),
 ]
 Algo = Annotated[
-    str, name(names.algorithms, help="One of {names}; `prune-gym list algorithms` describes them.")
+    str,
+    name_option(
+        names.algorithms, help="One of {names}; `prune-gym list algorithms` describes them."
+    ),
 ]
 Timesteps = Annotated[
-    int | None, whole(least=1, most=MOST_TIMESTEPS, help="Environment steps; default 12000.")
+    int | None, whole_option(least=1, most=MOST_TIMESTEPS, help="Environment steps; default 12000.")
 ]
-Seed = Annotated[int, whole(least=0, most=MOST_SEED, help="Of the search.")]
+Seed = Annotated[int, whole_option(least=0, most=MOST_SEED, help="Of the search.")]
 RunOut = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Run folder; default runs/ALGO-SEED, numbered."),
@@ -68,21 +71,21 @@ Hard = Annotated[
 ]
 Finish = Annotated[bool, typer.Option("--finish", help="With --resume: search no longer, finish.")]
 Criterion = Annotated[
-    str, name(names.criteria, help="Which filters go first: {names}, or module:function.")
+    str, name_option(names.criteria, help="Which filters go first: {names}, or module:function.")
 ]
 Recovery = Annotated[
     str,
-    name(
+    name_option(
         names.recoveries,
         help="What repairs a network before it is judged: {names}, or module:function.",
     ),
 ]
 Structure = Annotated[
-    str, name(names.structures, help="What is removed, filters or single weights: {names}.")
+    str, name_option(names.structures, help="What is removed, filters or single weights: {names}.")
 ]
 RoundTo = Annotated[
     int,
-    whole(
+    whole_option(
         least=1,
         most=MOST_FILTERS,
         help="Filters kept per group come in multiples of it, e.g. 8.",
@@ -94,17 +97,22 @@ Ignore = Annotated[
 ]
 EvaluationSamples = Annotated[
     int | None,
-    whole(least=1, most=MOST_IMAGES, help="Judge on so many validation images; default: all."),
+    whole_option(
+        least=1, most=MOST_IMAGES, help="Judge on so many validation images; default: all."
+    ),
 ]
 JudgedIn = Annotated[
-    str, name(names.precisions, help="In which networks are judged: {names} (tf32: NVIDIA GPUs).")
+    str,
+    name_option(
+        names.precisions, help="In which networks are judged: {names} (tf32: NVIDIA GPUs)."
+    ),
 ]
 FinetuneSteps = Annotated[
-    int, whole(least=0, most=MOST_STEPS, help="Optimizer steps after the search.")
+    int, whole_option(least=0, most=MOST_STEPS, help="Optimizer steps after the search.")
 ]
 Distillation = Annotated[
     float,
-    real(
+    number_option(
         least=0.0,
         most=1.0,
         help="Share of the fine-tuning loss that follows the unpruned network's outputs instead "
@@ -125,7 +133,7 @@ OtherLimits = Annotated[
 ]
 PickedSteps = Annotated[
     int | None,
-    whole(
+    whole_option(
         "--finetune-steps",
         least=0,
         most=MOST_STEPS,
@@ -150,14 +158,14 @@ Inspected = Annotated[
     ),
 ]
 InspectedNetwork = Annotated[
-    str | None, name(names.networks, "--network", help="The same, as an option: {names}.")
+    str | None, name_option(names.networks, "--network", help="The same, as an option: {names}.")
 ]
 InspectedDataset = Annotated[
-    str | None, name(names.datasets, "--dataset", help=f"{_DATASET}; default: digits.")
+    str | None, name_option(names.datasets, "--dataset", help=f"{_DATASET}; default: digits.")
 ]
 Formats = Annotated[
     list[str] | None,
-    name(names.formats, "--format", help="{names}; repeat for several; default: pt2."),
+    name_option(names.formats, "--format", help="{names}; repeat for several; default: pt2."),
 ]
 ExportOut = Annotated[
     Path | None,
@@ -165,7 +173,7 @@ ExportOut = Annotated[
 ]
 UnprunedNetwork = Annotated[
     str | None,
-    name(
+    name_option(
         names.networks,
         "--network",
         help="The unpruned network, where RUN does not name it: {names}, or module:function.",
@@ -177,7 +185,7 @@ UnprunedNetwork = Annotated[
 Trained = Annotated[str, typer.Argument(help="A registered network, or module:function.")]
 Epochs = Annotated[
     int | None,
-    whole(
+    whole_option(
         least=1,
         most=MOST_EPOCHS,
         help="Passes over the images; default: 30, or 60 on fewer than 5,000 images.",
@@ -185,14 +193,15 @@ Epochs = Annotated[
 ]
 TrainingSeed = Annotated[
     int | None,
-    whole(least=0, most=MOST_SEED, help="Of weights, order and augmentation; default 0."),
+    whole_option(least=0, most=MOST_SEED, help="Of weights and batches; default 0."),
 ]
 BatchSize = Annotated[
-    int | None, whole(least=1, most=MOST_BATCH, help="Images a step; default: by their number.")
+    int | None,
+    whole_option(least=1, most=MOST_BATCH, help="Images a step; default: by their number."),
 ]
 LearningRate = Annotated[
     float | None,
-    real(
+    number_option(
         least=LEARNING_RATES[0],
         most=LEARNING_RATES[1],
         help="At the top of its one-cycle schedule; default: by the number of images.",
@@ -200,7 +209,9 @@ LearningRate = Annotated[
 ]
 Precision = Annotated[
     str,
-    name(names.training_precisions, help="{names}; auto: bfloat16 where the machine has it."),
+    name_option(
+        names.training_precisions, help="{names}; auto: bfloat16 where the machine has it."
+    ),
 ]
 WeightsOut = Annotated[Path | None, typer.Option(metavar="FILE", help="File; default: the cache.")]
 ResumeTraining = Annotated[

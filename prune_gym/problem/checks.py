@@ -17,6 +17,7 @@ from prune_gym.budgets import (
     parse_limit,
 )
 from prune_gym.errors import InvalidTypeError, InvalidValueError
+from prune_gym.pruning.groups import FilterGroup
 from prune_gym.utils.registry import unknown_name
 
 STRUCTURES = ("filter", "weight")
@@ -67,6 +68,16 @@ def check_structure(structure: str, round_to: int) -> None:
         raise InvalidValueError(
             f"round_to={round_to!r} with structure='weight': single weights have no use for "
             "multiples; leave it at 1, or use structure='filter'."
+        )
+
+
+def check_round_to(round_to: int, groups: Sequence[FilterGroup]) -> None:
+    """Raise where multiples are so large that no group can lose a filter."""
+    widest = max(group.n_filters for group in groups)
+    if round_to > 1 and round_to >= widest:
+        raise InvalidValueError(
+            f"round_to={round_to} leaves every filter group whole: the widest has {widest} "
+            f"filters; give at most {widest - 1}."
         )
 
 
