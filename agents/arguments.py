@@ -23,8 +23,8 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or not least <= value <= most:
         raise InvalidValueError(
-            f"{name} is {shown(value)}; it must be at least {least:,} and at most {most:,}, a whole "
-            "number."
+            f"{name} is {shown(value)}; it must be at least {least:,} and at most {most:,}, a "
+            "whole number."
         )
     return int(value)
 

@@ -18,6 +18,14 @@ from prune_gym.budgets import (
 )
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.pruning.groups import FilterGroup
+from prune_gym.utils.arguments import (
+    MOST_BATCH,
+    MOST_FILTERS,
+    MOST_IMAGES,
+    MOST_SEED,
+    MOST_STEPS,
+    whole_number,
+)
 from prune_gym.utils.registry import unknown_name
 
 STRUCTURES = ("filter", "weight")
@@ -58,6 +66,23 @@ def _as_list(value: Any) -> list[Any]:
     if isinstance(value, set | frozenset):
         return sorted(value)
     raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def check_numbers(
+    recovery_steps: int,
+    round_to: int,
+    evaluation_samples: int | None,
+    batch_size: int | None,
+    seed: int,
+) -> None:
+    """Raise InvalidValueError for a number that is not possible whatever the network."""
+    whole_number("recovery_steps", recovery_steps, 0, MOST_STEPS)
+    whole_number("round_to", round_to, 1, MOST_FILTERS)
+    whole_number("seed", seed, 0, MOST_SEED)
+    if evaluation_samples is not None:
+        whole_number("evaluation_samples", evaluation_samples, 1, MOST_IMAGES)
+    if batch_size is not None:
+        whole_number("batch_size", batch_size, 1, MOST_BATCH)
 
 
 def check_structure(structure: str, round_to: int) -> None:

@@ -23,6 +23,7 @@ from prune_gym.networks.checkpoints import find_checkpoint
 from prune_gym.problem.checks import (
     check_budgets,
     check_ignore,
+    check_numbers,
     check_round_to,
     check_structure,
     check_unpruned_values,
@@ -39,14 +40,6 @@ from prune_gym.pruning.inference import (
     trains_channels_last,
 )
 from prune_gym.training.recovery import RECOVERIES
-from prune_gym.utils.arguments import (
-    MOST_BATCH,
-    MOST_FILTERS,
-    MOST_IMAGES,
-    MOST_SEED,
-    MOST_STEPS,
-    whole_number,
-)
 from prune_gym.utils.devices import resolve_device
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry
@@ -124,13 +117,7 @@ def make_problem(
     (8, (0.25,))
     """
     arguments = written_down(locals())
-    recovery_steps = whole_number("recovery_steps", recovery_steps, 0, MOST_STEPS)
-    round_to = whole_number("round_to", round_to, 1, MOST_FILTERS)
-    whole_number("seed", seed, 0, MOST_SEED)
-    if evaluation_samples is not None:
-        whole_number("evaluation_samples", evaluation_samples, 1, MOST_IMAGES)
-    if batch_size is not None:
-        whole_number("batch_size", batch_size, 1, MOST_BATCH)
+    check_numbers(recovery_steps, round_to, evaluation_samples, batch_size, seed)
     check_structure(structure, round_to)
     check_ignore(ignore)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
@@ -158,11 +145,11 @@ def make_problem(
         limits=fractions(tuple(chosen), tuple(chosen.values()), unpruned),
         unpruned_values=unpruned,
         recovery=repair,
-        recovery_steps=recovery_steps,
+        recovery_steps=int(recovery_steps),
         structure=structure,
-        round_to=round_to,
+        round_to=int(round_to),
         layout=layout,
-        batch_size=batch_size,
+        batch_size=None if batch_size is None else int(batch_size),
         arguments=arguments,
     )
     _check_smallest(problem, is_known=unpruned_values is not None)

@@ -27,9 +27,9 @@ from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.arguments import (
+    MOST_EVALUATIONS,
     MOST_SEED,
     MOST_STEPS,
-    MOST_TIMESTEPS,
     check_share,
     whole_number,
 )
@@ -126,21 +126,19 @@ def search(
         )
     if granularity not in ENV_IDS:
         raise unknown_name("granularity", granularity, list(ENV_IDS))
-    timesteps = len(problem.groups) * whole_number(
-        "evaluations", evaluations, 1, MOST_TIMESTEPS // len(problem.groups)
-    )
+    evaluations = whole_number("evaluations", evaluations, 1, MOST_EVALUATIONS)
     if resume:
         if out is None:
             raise InvalidValueError("resume=True goes on with a run folder; name it: out=RUN.")
         folder, config = RunFolder.open(out)
         config.check_same(problem)
-        config = config.lengthened(timesteps)
+        config = config.lengthened(evaluations * len(problem.groups))
         write_json(folder.path / "config.json", config.to_json())
         return Search(problem, config, folder, on_progress).run()
     config = SearchConfig(
         env=ENV_IDS[granularity],
         algo=algo,
-        timesteps=timesteps,
+        timesteps=evaluations * len(problem.groups),
         seed=whole_number("seed", seed, 0, MOST_SEED),
         finetune_steps=whole_number("finetune_steps", finetune_steps, 0, MOST_STEPS),
         problem={},
