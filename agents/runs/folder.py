@@ -25,6 +25,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agents.arguments import (
+    MOST_ENVS,
+    MOST_EPISODES,
+    MOST_SEED,
+    MOST_TIMESTEPS,
+    whole_number,
+)
 from agents.errors import RunFolderError
 from agents.files import (
     LineLog,
@@ -74,6 +81,15 @@ class RunConfig:
     eval_freq: int | None = None
     eval_episodes: int = 20
     device: str = "cpu"
+
+    def check_numbers(self) -> None:
+        """Raise InvalidValueError for a number that is not possible."""
+        whole_number("seed", self.seed, 0, MOST_SEED)
+        whole_number("timesteps", self.timesteps, 1, MOST_TIMESTEPS)
+        whole_number("n_envs", self.n_envs, 1, MOST_ENVS)
+        whole_number("eval_episodes", self.eval_episodes, 1, MOST_EPISODES)
+        if self.eval_freq is not None:
+            whole_number("eval_freq", self.eval_freq, 1, MOST_TIMESTEPS)
 
     @property
     def default_folder(self) -> Path:

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
+from agents.arguments import MOST_TIMESTEPS, whole_number
 from agents.env_checks import check_costs
 from agents.errors import FileError, MissingLibraryError, RunFolderError, TrainingDivergedError
 from agents.evaluation import Evaluation, evaluate
@@ -95,6 +96,7 @@ class Training:
             AgentsError: If something does not fit (names the cure); nothing was made then.
         """
         path = config.default_folder if out is None else out
+        config.check_numbers()
         RunFolder.check_free(path)
         find_agent(config.algo)
         check_device(config.device)
@@ -143,6 +145,7 @@ class Training:
         checkpoint = Checkpoint.read(folder.checkpoint) if folder.checkpoint.exists() else None
         done = 0 if checkpoint is None else checkpoint.num_timesteps
         total = config.timesteps if timesteps is None else timesteps
+        whole_number("timesteps", total, 1, MOST_TIMESTEPS)
         if timesteps is not None and timesteps < done:
             raise RunFolderError(
                 f"timesteps is {timesteps}, but {path} has {done} already: give more."
