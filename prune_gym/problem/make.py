@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from prune_gym.problem.checks import (
 )
 from prune_gym.problem.costs import measure_unpruned
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.pruning.branches import check_branches
 from prune_gym.pruning.equivalence import check_compaction, check_smallest
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups, find_weight_groups
 from prune_gym.pruning.inference import (
@@ -132,7 +133,7 @@ def make_problem(
     module = trained_network(network, dataset, data, weights).to(place).eval()
     data, layout = _laid_out(module, data, precision)
     example = data.train.batch(slice(1))
-    groups = _groups(module, example, structure, ignore)
+    groups = _groups(module, data, structure, ignore)
     check_round_to(round_to, groups)
     scores = score_groups(module, groups, score, data.train, seed)
     unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
@@ -167,14 +168,23 @@ def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Datase
 
 
 def _groups(
-    module: nn.Module, example: torch.Tensor, structure: str, ignore: Collection[str]
+    module: nn.Module, data: Dataset, structure: str, ignore: Collection[str]
 ) -> tuple[FilterGroup, ...]:
     """The filter groups; raises where removing filters is not the same as masking them."""
     if structure == "weight":
         return find_weight_groups(module, ignore)
+    example = data.train.batch(slice(1))
     groups = find_filter_groups(module, example, ignore)
+    check_branches(module, groups, [example, *_unlike(data)], ignore)
     check_compaction(module, groups, example)
     return groups
+
+
+def _unlike(data: Dataset) -> Iterator[torch.Tensor]:
+    """Inputs of one example each, from both ends of the classes."""
+    for split, place in ((data.train, -1), (data.validation, 0), (data.validation, -1)):
+        row = int(split.labels.argsort(stable=True)[place]) if split.labels.ndim == 1 else place
+        yield split.batch(torch.tensor([row % len(split)], device=split.labels.device))
 
 
 def _check_smallest(problem: PruningProblem, *, is_known: bool) -> None:
