@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune_gym.budgets.guard import differences, fingerprint, is_interrupt, within
-from prune_gym.errors import BudgetError, InvalidValueError, UsageError
+from prune_gym.budgets.guard import differences, fingerprint, within
+from prune_gym.errors import BudgetError, InvalidValueError, PruneGymError, UsageError
 from prune_gym.utils.global_state import StateKeeper
 from prune_gym.utils.registry import Registry
+from prune_gym.utils.user_code import user_code
 from prune_gym.utils.words import error_in_words, shortened
 
 Measure = Callable[[nn.Module], float]
@@ -176,15 +177,13 @@ class Budget:
     def _watched(self, measure: Callable[[], Any], *networks: nn.Module) -> Any:
         """What a black box returns; raises where it raised, or changed one of the networks."""
         before = [fingerprint(network) for network in networks]
+        who = f"budget {self.name!r}"
         try:
-            with self._keeper.keeping(f"budget {self.name!r}"):
+            with user_code(who, BudgetError, self._keeper):
                 value = measure() if self.timeout_s is None else within(self.timeout_s, measure)
-        except BaseException as error:  # e.g. sys.exit() in a measurement ends no search
-            if is_interrupt(error):
-                raise
-            if isinstance(error, BudgetError):
-                raise BudgetError(f"budget {self.name!r}: {error}") from error
-            raise BudgetError(f"budget {self.name!r} raised {error_in_words(error)}") from error
+        except PruneGymError as error:  # e.g. of a program that is run
+            words = str(error) if str(error).startswith(who) else f"{who}: {error}"
+            raise BudgetError(words) from (error.__cause__ or error)
         for network, was in zip(networks, before, strict=True):
             changed = differences(was, fingerprint(network))
             if changed:

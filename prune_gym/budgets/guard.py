@@ -54,12 +54,6 @@ def within(timeout_s: float, function: Callable[[], Any]) -> Any:
     return returned[0]
 
 
-def is_interrupt(error: BaseException) -> bool:
-    """Whether an error is Ctrl-C, which Python raises in the main thread only, or one of those."""
-    is_main = threading.current_thread() is threading.main_thread()
-    return isinstance(error, KeyboardInterrupt) and is_main
-
-
 def fingerprint(network: nn.Module) -> Fingerprint:
     """What a budget must leave as it is, cheap to take: identities, versions and sums of bits.
 

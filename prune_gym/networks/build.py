@@ -14,6 +14,7 @@ from prune_gym.errors import InvalidTypeError, InvalidValueError, UnsupportedNet
 from prune_gym.networks.checkpoints import find_checkpoint, load_weights
 from prune_gym.networks.vgg import NETWORKS
 from prune_gym.pruning.copying import rebuild
+from prune_gym.utils.user_code import user_code
 
 
 def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
@@ -42,7 +43,8 @@ def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
             f"network {name!r} cannot be built: {error}. Give a function without required "
             "arguments (other than in_channels and n_classes)."
         ) from error
-    module = builder(**arguments)
+    with user_code(f"network {name!r}", UnsupportedNetworkError):
+        module = builder(**arguments)
     if not isinstance(module, nn.Module):
         raise InvalidTypeError(
             f"network {name!r} gave {type(module).__name__}; expected an nn.Module."

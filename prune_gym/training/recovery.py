@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from prune_gym.datasets import Split
+from prune_gym.errors import InvalidValueError
 from prune_gym.training.loop import Recipe, fit, flat
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry
+from prune_gym.utils.user_code import user_code
 
 BN_IMAGES = 256  # enough for stable statistics on the default problem, milliseconds to run
 
@@ -86,5 +88,10 @@ def recover(
         steps: optimizer steps of a recovery that trains.
     """
     generator = torch.Generator().manual_seed(seed)
-    recovery(network, train, generator=generator, steps=steps)
-    return network if is_fixed(recovery) else network.eval()
+    if is_fixed(recovery):
+        recovery(network, train, generator=generator, steps=steps)
+        return network
+    who = f"recovery {getattr(recovery, '__name__', type(recovery).__name__)!r}"
+    with user_code(who, InvalidValueError):
+        recovery(network, train, generator=generator, steps=steps)
+    return network.eval()

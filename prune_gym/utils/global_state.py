@@ -54,12 +54,6 @@ def _autocast() -> tuple[bool, bool]:
     return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
 
-def _put_autocast(state: tuple[bool, bool]) -> None:
-    for kind, is_on in zip(("cpu", "cuda"), state, strict=True):
-        torch.set_autocast_enabled(kind, is_on)
-    torch.clear_autocast_cache()
-
-
 def _put_print_options(state: dict[str, Any]) -> None:
     np.set_printoptions(**state)
 
@@ -71,7 +65,6 @@ def _put_errors(state: dict[str, Any]) -> None:
 _OF_THREAD = (
     _Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
     _Setting("torch's default device", _device, _put_device),
-    _Setting("torch's autocast", _autocast, _put_autocast),
     _Setting("numpy's handling of errors", np.geterr, _put_errors),
     _Setting("", np.get_printoptions, _put_print_options),
 )
@@ -282,19 +275,27 @@ class StateKeeper:
             )
 
 
+_MODES = {  # a block of inference mode puts them all back when it is left
+    "torch's inference mode": torch.is_inference_mode_enabled,
+    "torch's grad mode": torch.is_grad_enabled,
+    "torch's autocast": _autocast,
+}
+
+
 @contextlib.contextmanager
 def _modes(changed: list[str]) -> Iterator[None]:
-    """Leave grad mode and inference mode as they are, also where a block in it was never left."""
+    """Leave torch's modes as they are, also where a block in it was entered and never left."""
     learns, infers = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     with torch.inference_mode(infers):
         torch.set_grad_enabled(learns)
+        before = [get() for get in _MODES.values()]
         try:
             yield
         finally:
-            if torch.is_inference_mode_enabled() != infers:
-                changed.append("torch's inference mode")
-            elif torch.is_grad_enabled() != learns:
-                changed.append("torch's grad mode")
+            now = [get() for get in _MODES.values()]
+            rows = zip(_MODES, before, now, strict=True)
+            # inference mode brings another grad mode with it: the first one that differs is meant
+            changed += [words for words, was, is_now in rows if was != is_now][:1]
 
 
 def _put_back(setting: _Setting, was: Any, changed: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import random
 import signal
@@ -70,7 +71,7 @@ SPOILERS = {
     ),
     "torch's default device": lambda: torch.set_default_device("meta"),
     "torch's number of threads": more_threads,
-    "torch's deterministic algorithms": lambda: torch.use_deterministic_algorithms(True),
+    "torch's deterministic algorithms": lambda: torch.set_deterministic_debug_mode(1),
     "torch's float32": lambda: torch.set_float32_matmul_precision("medium"),
     "torch.backends.cudnn.benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", True),
     "torch's autocast": lambda: enter(torch.autocast("cpu", torch.bfloat16)),
@@ -78,7 +79,7 @@ SPOILERS = {
     "numpy's handling of errors": lambda: np.seterr(all="raise"),
     "the working folder": another_folder,
     "sys.path": lambda: sys.path.insert(0, "mine"),
-    "sys.stdout": lambda: setattr(sys, "stdout", open(os.devnull, "w")),  # noqa: SIM115
+    "sys.stdout": lambda: setattr(sys, "stdout", io.StringIO()),
     "the handler of SIGINT": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     "Python's limit of recursion": lambda: sys.setrecursionlimit(5000),
     "Python's garbage collection": gc.disable,
