@@ -205,7 +205,11 @@ def main(
         if out is not None:
             check_folder(user_path(out))
         comparison = compare(
-            [*map(user_path, runs)], score=score, infeasible_score=infeasible_score, reps=reps, seed=seed
+            [*map(user_path, runs)],
+            score=score,
+            infeasible_score=infeasible_score,
+            reps=reps,
+            seed=seed,
         )
         files = [] if out is None else save(comparison, user_path(out))
         say(table(comparison))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agents.files import user_path
 from prune_gym.cli import options
 from prune_gym.cli.console import user_errors
 from prune_gym.errors import InvalidValueError
@@ -79,19 +81,20 @@ def prune(
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
     from prune_gym.cli import prune as command
+    from prune_gym.datasets import absolute_name
     from prune_gym.searches.run_folder import SearchConfig
 
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         if resume is not None:
             _refuse_beside_resume(context)
-            command.resume(resume, timesteps, finish, console)
+            command.resume(user_path(resume), timesteps, finish, console)
             return
         if finish:
             raise InvalidValueError("--finish goes with --resume RUN only.")
         named = command.environment(env)
         problem = {
             "network": network or named.get("network", "small"),
-            "dataset": _settled(dataset or named.get("dataset", "digits")),
+            "dataset": absolute_name(dataset or named.get("dataset", "digits")),
             "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
             "criterion": criterion,
             "recovery": recovery,
@@ -101,12 +104,13 @@ def prune(
             "evaluation_samples": evaluation_samples,
             "precision": precision,
             "device": device,
-            "weights": None if weights is None else str(weights.resolve()),
+            "weights": None if weights is None else str(user_path(weights).resolve()),
         }
         config = SearchConfig(
             env, algo, timesteps or 12_000, seed, finetune_steps, {}, distillation, hard
         )
-        command.start(config, problem, out or _free_folder(f"{algo}-{seed}"), console)
+        folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
+        command.start(config, problem, folder, console)
 
 
 @app.command()
@@ -120,7 +124,8 @@ def pick(
     from prune_gym.cli.pick import pick as picked
 
     with user_errors("stopped; nothing was written."):
-        picked(run, parse_budgets(budget), finetune_steps, out, console)
+        out = None if out is None else user_path(out)
+        picked(user_path(run), parse_budgets(budget), finetune_steps, out, console)
 
 
 @app.command(name="list")
@@ -187,7 +192,7 @@ def evaluate(
     from prune_gym.cli import prune as command
 
     with user_errors():
-        command.evaluate(run, console)
+        command.evaluate(user_path(run), console)
 
 
 @app.command()
@@ -208,7 +213,8 @@ def export(
     from prune_gym.cli.export import export_run
 
     with user_errors():
-        for path, difference in export_run(run, formats, out, network):
+        out = None if out is None else user_path(out)
+        for path, difference in export_run(user_path(run), formats, out, network):
             console.print(
                 f"{escape(str(path))}: {path.stat().st_size:,} bytes, within {difference:.1e} of "
                 "torch's logits"
@@ -236,20 +242,14 @@ def pretrain(
         config = PretrainConfig(
             network, dataset, epochs, seed, batch_size, learning_rate, precision
         )
-        train(config, out, device, resume, console)
-
-
-def _settled(dataset: str) -> str:
-    """The dataset with an absolute path, so that a run can go on from any folder."""
-    scheme, separator, path = dataset.partition(":")
-    return f"folder:{Path(path).resolve()}" if separator and scheme == "folder" else dataset
+        train(config, None if out is None else user_path(out), device, resume, console)
 
 
 def _free_folder(name: str) -> Path:
     """``runs/NAME``, or ``runs/NAME-2`` and so on where that is taken."""
     folder = Path("runs") / name
     number = 2
-    while folder.exists():
+    while os.path.lexists(folder):
         folder = Path("runs") / f"{name}-{number}"
         number += 1
     return folder

@@ -50,6 +50,7 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
         console: where to report.
     """
     began = time.monotonic()
+    RunFolder.check_free(path)
     check_algorithm(config.algo)
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)

@@ -156,6 +156,8 @@ def begin(
         out: the run folder to make; None = nothing is written.
         on_progress: called after every judged network.
     """
+    if out is not None:
+        RunFolder.check_free(out)
     check_algorithm(config.algo)
     make_config_env(config, problem).close()
     if problem.arguments is not None:
