@@ -269,7 +269,7 @@ def check_new_folder(
 
 
 def strays(folder: Path) -> list[str]:
-    """Names of what lies in a folder, sorted; without partial files and what file managers leave."""
+    """Names of what lies in a folder, but partial files and what file managers leave behind."""
     names = os.listdir(folder)
     return sorted(name for name in names if not is_partial(name) and name not in _NO_CONTENT)
 
