@@ -89,9 +89,7 @@ def is_partial(name: str) -> bool:
 
 
 def remove_partials(folder: Path, name: str | None = None) -> None:
-    """Remove the partial files of processes that were killed.
-
-    Those of other processes of this machine that are alive stay.
+    """Remove the partial files of processes that were killed, not of those that are alive.
 
     Args:
         folder: Where they lie; it may be missing.
@@ -208,9 +206,7 @@ def make_folder(path: str | os.PathLike[str], kind: type[OSError] = FileError) -
 def check_place(
     path: str | os.PathLike[str], kind: type[OSError] = FileError, *, is_folder: bool = False
 ) -> None:
-    """Find out, before hours of work, whether a file or folder can be made at ``path``.
-
-    The nearest folder that is there already is tried; nothing is left behind.
+    """Find out, before hours of work, whether a file or folder can be made; none is left behind.
 
     Args:
         path: What is to be made or replaced; it need not be there, nor what is above it.
@@ -243,11 +239,7 @@ def check_place(
 
 
 def check_folder(path: Path, kind: type[OSError] = FileError) -> None:
-    """`check_place` for a folder, which may be there.
-
-    Raises:
-        FileError: If a file lies there, or `check_place` refuses it.
-    """
+    """`check_place` for a folder, in whose place no file may lie."""
     check_place(path, kind, is_folder=True)
     if os.path.lexists(path) and not path.is_dir():
         raise kind(errno.ENOTDIR, f"{path} is no folder; give another folder, or move it away.")
@@ -256,7 +248,7 @@ def check_folder(path: Path, kind: type[OSError] = FileError) -> None:
 def check_new_folder(
     path: Path, run: str, taken: type[Exception], kind: type[OSError] = FileError
 ) -> None:
-    """Find out, before anything is loaded, whether a new run can go to ``path``.
+    """Find out, before anything is loaded, whether a new run can go to a folder.
 
     Args:
         path: The folder, which need not be there.
@@ -277,14 +269,8 @@ def check_new_folder(
 
 
 def strays(folder: Path) -> list[str]:
-    """Names of what lies in a folder, sorted; without partial files and what file managers leave.
-
-    A folder that is not there holds nothing.
-    """
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
+    """Names of what lies in a folder, but partial files and what file managers leave behind."""
+    names = os.listdir(folder)
     return sorted(name for name in names if not is_partial(name) and name not in _NO_CONTENT)
 
 

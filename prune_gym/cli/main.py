@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from agents.files import user_path
 from agents.options import Command
 from prune_gym.cli import options
 from prune_gym.cli.console import user_errors
@@ -75,7 +77,7 @@ def prune(
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         if resume is not None:
             _refuse_beside_resume(context)
-            command.resume(resume, timesteps, finish, console)
+            command.resume(user_path(resume), timesteps, finish, console)
             return
         if finish:
             raise InvalidValueError("--finish goes with --resume RUN only.")
@@ -83,20 +85,23 @@ def prune(
             env, algo, timesteps or 12_000, seed, finetune_steps, {}, distillation, hard
         )
         problem = _problem_arguments(context.params, command.environment(env))
-        command.start(config, problem, out or _free_folder(f"{algo}-{seed}"), console)
+        folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
+        command.start(config, problem, folder, console)
 
 
 def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `make_problem` from the options; what is not given is the environment's."""
+    from prune_gym.datasets import absolute_name
+
     same = ("criterion", "recovery", "structure", "round_to", "evaluation_samples", "precision")
     budget, weights = given["budget"], given["weights"]
     return {
         "network": given["network"] or named.get("network", "small"),
-        "dataset": _settled(given["dataset"] or named.get("dataset", "digits")),
+        "dataset": absolute_name(given["dataset"] or named.get("dataset", "digits")),
         "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
         **{name: given[name] for name in (*same, "device")},
         "ignore": given["ignore"] or [],
-        "weights": None if weights is None else str(weights.resolve()),
+        "weights": None if weights is None else str(user_path(weights).resolve()),
     }
 
 
@@ -112,7 +117,8 @@ def pick(
     from prune_gym.cli.pick import pick as picked
 
     with user_errors("stopped; nothing was written."):
-        picked(run, parse_budgets(budget), finetune_steps, out, console)
+        out = None if out is None else user_path(out)
+        picked(user_path(run), parse_budgets(budget), finetune_steps, out, console)
 
 
 @app.command("list", cls=Command, short_help="Name networks, criteria, budgets and more.")
@@ -140,7 +146,8 @@ def inspect(
             raise InvalidValueError(
                 f"NETWORK {network!r} and --network {named!r} are both given; give one of them."
             )
-        look(network or named or "small", dataset, weights, console)
+        weights = None if weights is None else user_path(weights)
+        look(os.path.expanduser(network or named or "small"), dataset, weights, console)
 
 
 @app.command(cls=Command, short_help="Judge the network of a run anew.")
@@ -149,7 +156,7 @@ def evaluate(run: options.Run, version: options.Version = False) -> None:
     from prune_gym.cli import prune as command
 
     with user_errors():
-        command.evaluate(run, console)
+        command.evaluate(user_path(run), console)
 
 
 @app.command(cls=Command, short_help="Write the network of a run as pt2 or ONNX.")
@@ -164,7 +171,8 @@ def export(
     from prune_gym.cli.export import export_run
 
     with user_errors():
-        for path, difference in export_run(run, formats or ["pt2"], out, network):
+        out = None if out is None else user_path(out)
+        for path, difference in export_run(user_path(run), formats or ["pt2"], out, network):
             console.print(
                 f"{escape(str(path))}: {path.stat().st_size:,} bytes, within {difference:.1e} of "
                 "torch's logits"
@@ -193,20 +201,14 @@ def pretrain(
         config = PretrainConfig(
             network, dataset, epochs, seed, batch_size, learning_rate, precision
         )
-        train(config, out, device, resume, console)
-
-
-def _settled(dataset: str) -> str:
-    """The dataset with an absolute path, so that a run can go on from any folder."""
-    scheme, separator, path = dataset.partition(":")
-    return f"folder:{Path(path).resolve()}" if separator and scheme == "folder" else dataset
+        train(config, None if out is None else user_path(out), device, resume, console)
 
 
 def _free_folder(name: str) -> Path:
     """``runs/NAME``, or ``runs/NAME-2`` and so on where that is taken."""
     folder = Path("runs") / name
     number = 2
-    while folder.exists():
+    while os.path.lexists(folder):
         folder = Path("runs") / f"{name}-{number}"
         number += 1
     return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -22,6 +21,7 @@ from prune_gym.pruning.masks import Masks
 from prune_gym.searches.finalize import complete
 from prune_gym.searches.remeasure import CANDIDATES
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.utils.files import check_place, empty_folder
 from prune_gym.utils.registry import suggest
 
 
@@ -52,6 +52,7 @@ def pick(
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
+    _check_free(path, out)
     if not folder.front.is_file():
         raise RunFolderError(
             f"{path} holds no {folder.front.name}: nothing was evaluated in it yet, or the run is "
@@ -93,7 +94,7 @@ def pick(
                 finetuning_bar(progress, config.finetune_steps),
             )
     except BaseException as error:  # Ctrl-C, too: half a folder would be in the way of the next try
-        shutil.rmtree(made.path)
+        empty_folder(made.path)
         if isinstance(error, NothingFeasibleError):
             raise NothingFeasibleError(
                 f"{error} No network was picked. Raise the limit, or search for it anew."
@@ -101,6 +102,13 @@ def pick(
         raise
     print_result(metrics, console)
     console.print(f"network: prune_gym.load_pruned({str(made.path)!r})")
+
+
+def _check_free(path: Path, out: Path | None) -> None:
+    if out is None:
+        check_place(path / "picked")
+    else:
+        RunFolder.check_free(out)
 
 
 def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:

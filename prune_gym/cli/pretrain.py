@@ -126,8 +126,9 @@ def pretrain(
         raise InvalidValueError(
             f"{path} is where the facts go; let the file of weights end otherwise."
         )
-    check_writable(path)
     state = path.with_name(f"{path.stem}.training.safetensors")
+    for file in (path, path.with_suffix(".json"), state):
+        check_writable(file)
     config, saved = _taken_up(state, config, resume)
     data = load_dataset(config.dataset)
     recipe, epochs = recipe_for(config, data, place)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from prune_gym.cli.console import LINE_EVERY_S, progress_bar
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
 from prune_gym.errors import (
     BudgetError,
+    FileError,
     NothingFeasibleError,
     RunFolderError,
     UnknownNameError,
@@ -33,7 +35,7 @@ from prune_gym.searches.finalize import finish
 from prune_gym.searches.fine_tuning import OnStep
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
 from prune_gym.searches.search import Progress, Search, begin
 from prune_gym.training.evaluation import accuracy
 from prune_gym.utils.files import write_json
@@ -50,6 +52,7 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
         console: where to report.
     """
     began = time.monotonic()
+    RunFolder.check_free(path)
     check_algorithm(config.algo)
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)
@@ -134,6 +137,18 @@ def importing(config: SearchConfig) -> Iterator[None]:
         ) from error
 
 
+def _saying_how_to_go_on(run: Callable[..., None]) -> Callable[..., None]:
+    """What is to be done where a file cannot be written, as the disk is full."""
+
+    @functools.wraps(run)
+    def wrapped(search: Search, *args: Any, **kwargs: Any) -> None:
+        with how_to_go_on(search.folder):
+            run(search, *args, **kwargs)
+
+    return wrapped
+
+
+@_saying_how_to_go_on
 def _run(search: Search, began: float, console: Console, *, finish_now: bool = False) -> None:
     """Search, fine-tune, test and report, as a terminal shows it."""
     folder, config = search.run_folder, search.config
@@ -168,7 +183,8 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
         ) from error
     finally:
         state = {"wall_s": wall_s(), "remembered": search.remembered}
-        write_json(folder.path / "state.json", state)
+        with suppress(FileError):  # its loss costs two numbers of the report
+            write_json(folder.path / "state.json", state)
     if result.stopped:
         _say_stopped(result, folder.path, console)
         raise SystemExit(130)

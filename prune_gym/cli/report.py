@@ -17,6 +17,7 @@ from prune_gym.problem.costs import Constraint
 from prune_gym.problem.saving import read_plan
 from prune_gym.searches.remeasure import spread_in_words
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.utils.files import inner_folder, replacing
 
 GOOD, BAD, LIMIT, LINE = "#1f6f8b", "#d9a679", "#b03a2e", "#333333"
 
@@ -48,11 +49,14 @@ def write_report(folder: RunFolder, config: SearchConfig) -> Path:
         "layers": _layers_picture(folder, metrics),
         "networks": _networks_picture(rows, metrics, _returned(folder, rows)),
     }
-    (folder.path / "pictures").mkdir(exist_ok=True)
+    inner = inner_folder(folder.path / "pictures")
     for name, data in pictures.items():
-        (folder.path / "pictures" / f"{name}.png").write_bytes(data)
+        with replacing(inner / f"{name}.png") as partial:
+            partial.write_bytes(data)
     page = folder.path / "report.html"
-    page.write_text(_page(folder, config, metrics, pictures), encoding="utf-8")
+    with replacing(page) as partial:
+        content = _page(folder, config, metrics, pictures)
+        partial.write_text(content, encoding="utf-8", errors="surrogateescape")
     return page
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agents.files import shown, user_path
 from prune_gym.datasets.augment import flip_and_shift
 from prune_gym.datasets.base import DATASETS, Dataset
 from prune_gym.datasets.decode import Report, decode, progress
@@ -52,11 +53,7 @@ def folder(spec: str = "") -> Dataset:
             images, images of different sizes, or more than 1 % broken ones.
     """
     path, size = parse(spec)
-    if not path.is_dir():
-        raise DatasetError(
-            f"dataset 'folder:{spec}': there is no folder {path}. Write folder:PATH with a folder "
-            "that holds train/CLASS/* and test/CLASS/*, or CLASS/*."
-        )
+    _check_there(spec, path)
     listing = list_images(path)
     name = file_name(spec)
 
@@ -80,18 +77,61 @@ DATASETS.register(folder)
 def parse(spec: str) -> tuple[Path, int | None]:
     """The absolute path and the size of ``PATH`` or ``PATH@SIZE``.
 
+    ``~`` and ``~name`` are home folders, and links are resolved: what is written down of a run goes
+    on meaning the folder that it meant.
+
     >>> parse("/data/birds@64")[1], parse("/data/birds")[1], parse("/data/birds@64/")[0].name
     (64, None, 'birds@64')
     """
-    found = re.fullmatch(r"(.+)@(\d+)", spec)
-    words, size = (found[1], int(found[2])) if found else (spec, None)
-    if not words:
+    found = re.fullmatch(r"(.+)@([0-9]+)", spec, re.DOTALL)
+    words, size = (found[1], found[2]) if found else (spec, None)
+    if not words.strip():
         raise DatasetError("dataset 'folder' needs a path: write folder:PATH or folder:PATH@64.")
-    if size is not None and size not in _SIZES:
+    if size is not None and not _is_size(size):
+        raise _wrong_size(spec, size)
+    try:
+        path = user_path(words).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
         raise DatasetError(
-            f"dataset 'folder:{spec}': size {size} must be {_SIZES[0]} to {_SIZES[-1]} pixels."
-        )
-    return Path(words).expanduser().resolve(), size
+            f"dataset 'folder:{shown(spec)}' is no path ({error}); write folder:PATH."
+        ) from error
+    return path, None if size is None else int(size)
+
+
+def absolute(spec: str) -> str:
+    """The same ``PATH`` or ``PATH@SIZE`` from any working directory.
+
+    >>> absolute("/data/birds@64/"), absolute("/data/birds@064"), absolute("/data/birds/")
+    ('/data/birds@64/', '/data/birds@64', '/data/birds')
+    """
+    path, size = parse(spec)
+    if size is not None:
+        return f"{path}@{size}"
+    return f"{path}/" if re.search(r"@[0-9]+$", str(path)) else str(path)
+
+
+def _is_size(words: str) -> bool:
+    return len(words) < 9 and words.isdecimal() and int(words) in _SIZES
+
+
+def _wrong_size(spec: str, size: str) -> DatasetError:
+    size = size if len(size) < 20 else f"{size[:9]}... of {len(size)} digits"
+    return DatasetError(
+        f"dataset 'folder:{shown(spec) if len(spec) < 300 else '...'}': size {shown(size)} must be "
+        f"{_SIZES[0]} to {_SIZES[-1]} pixels."
+    )
+
+
+def _check_there(spec: str, path: Path) -> None:
+    if path.is_dir():
+        return
+    before, at, size = spec.rpartition("@")
+    if at and before.strip() and not _is_size(size) and user_path(before).is_dir():
+        raise _wrong_size(spec, size)
+    raise DatasetError(
+        f"dataset 'folder:{shown(spec)}': there is no folder {shown(path)}. Write folder:PATH with "
+        "a folder that holds train/CLASS/* and test/CLASS/*, or CLASS/*."
+    )
 
 
 def file_name(spec: str) -> str:

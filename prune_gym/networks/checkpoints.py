@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from agents.files import user_path
 from prune_gym.datasets import Dataset
 from prune_gym.datasets.load import file_name
 from prune_gym.errors import CheckpointError
@@ -86,7 +87,8 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
 
 def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file; a missing or damaged file is a `CheckpointError`."""
-    if not Path(path).is_file():
+    path = user_path(path)
+    if not path.is_file():
         raise CheckpointError(f"weights: there is no file {path}.")
     try:
         return load_file(path)

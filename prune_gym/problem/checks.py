@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.files import user_path
 from prune_gym.budgets import (
     Budget,
     Limit,
@@ -16,6 +17,7 @@ from prune_gym.budgets import (
     budgets_to_json,
     parse_limit,
 )
+from prune_gym.datasets import absolute_name
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.utils.arguments import (
@@ -49,7 +51,7 @@ def written_down(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Paths become absolute, and programs get their folder, so that they mean the same everywhere.
     """
-    plain = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in arguments.items()}
+    plain = from_anywhere(arguments)
     budgets: Any = plain.pop("budgets")
     try:
         written: dict[str, Any] = json.loads(json.dumps(plain, default=_as_list))
@@ -60,6 +62,20 @@ def written_down(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     except (TypeError, ValueError):
         return None
     return {**written, "budgets": budgets}
+
+
+def from_anywhere(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `make_problem` whose paths mean the same from any working directory."""
+    plain = {k: _absolute(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+    if isinstance(plain.get("weights"), str):
+        plain["weights"] = _absolute(plain["weights"])
+    if isinstance(plain.get("dataset"), str):
+        plain["dataset"] = absolute_name(plain["dataset"])
+    return plain
+
+
+def _absolute(path: str | Path) -> str:
+    return str(user_path(path).resolve())
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -27,6 +27,7 @@ from prune_gym.problem.checks import (
     check_round_to,
     check_structure,
     check_unpruned_values,
+    from_anywhere,
     written_down,
 )
 from prune_gym.problem.costs import measure_unpruned
@@ -211,6 +212,7 @@ def shared_problem(**arguments: Any) -> PruningProblem:
 
     A problem is frozen and pure, so many environments can stand on one.
     """
+    arguments = from_anywhere(arguments)
     budgets = arguments.get("budgets")
     budgets = budgets if isinstance(budgets, Mapping) else {}
     plain = {**arguments, "budgets": list(budgets.values())} if budgets else arguments

@@ -9,11 +9,13 @@ import json
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agents.files import LineLog, check_new_folder, remove_partials, user_path
+from agents.files import LineLog, check_new_folder, count_lines, remove_partials, user_path
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import FileError, InvalidValueError, RunFolderError
@@ -309,6 +311,22 @@ class RunFolder:
         if not isinstance(content, dict):
             raise RunFolderError(f"{file} is damaged: it holds no JSON object.")
         return content
+
+
+@contextmanager
+def how_to_go_on(folder: RunFolder | None) -> Iterator[None]:
+    """Where a file cannot be written, as the disk is full, say what is kept and what to do then."""
+    try:
+        yield
+    except FileError as error:
+        if folder is None:
+            raise
+        rows = max(0, count_lines(folder.episodes) - 1)
+        raise FileError(
+            error.errno,
+            f"{error} {rows} networks are recorded; then: prune-gym prune --resume {folder.path}, "
+            "or search(..., resume=True) in Python.",
+        ) from error
 
 
 def versions() -> dict[str, str]:

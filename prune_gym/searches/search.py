@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agents.console import stopping
-from prune_gym.errors import InvalidTypeError, InvalidValueError, RunFolderError, UsageError
+from prune_gym.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    RunFolderError,
+    UsageError,
+)
 from prune_gym.problem.archive import Archive, Trial, further_costs
 from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
@@ -24,7 +29,7 @@ from prune_gym.pruning.masks import Masks
 from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.baselines import BASELINES, Judged, Proposer, masks_of_ratios
 from prune_gym.searches.result import SearchResult
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
@@ -134,7 +139,8 @@ def search(
         config.check_same(problem)
         config = config.lengthened(evaluations * len(problem.groups))
         write_json(folder.path / "config.json", config.to_json())
-        return Search(problem, config, folder, on_progress).run()
+        with how_to_go_on(folder):
+            return Search(problem, config, folder, on_progress).run()
     config = SearchConfig(
         env=ENV_IDS[granularity],
         algo=algo,
@@ -145,7 +151,9 @@ def search(
         distillation=check_share("distillation", distillation),
         hard=bool(hard),
     )
-    return begin(problem, config, out, on_progress).run()
+    search = begin(problem, config, out, on_progress)
+    with how_to_go_on(search.folder):
+        return search.run()
 
 
 def begin(
@@ -162,6 +170,8 @@ def begin(
         out: the run folder to make; None = nothing is written.
         on_progress: called after every judged network.
     """
+    if out is not None:
+        RunFolder.check_free(out)
     check_algorithm(config.algo)
     make_config_env(config, problem).close()
     if problem.arguments is not None:

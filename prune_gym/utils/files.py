@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,17 @@ def check_writable(path: Path | str) -> None:
     if path.is_dir():
         raise FolderInPlaceError(f"{path} is a folder; give a file, e.g. {path / 'network'}.")
     files.remove_partials(path.parent, path.name)
+
+
+def empty_folder(path: Path) -> None:
+    """Remove what lies in a folder, and the folder unless it is a link."""
+    for inner in path.iterdir():
+        if inner.is_dir() and not inner.is_symlink():
+            shutil.rmtree(inner)
+        else:
+            inner.unlink()
+    if not path.is_symlink():
+        path.rmdir()
 
 
 def inner_folder(path: Path) -> Path:
