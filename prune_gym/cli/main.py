@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +29,6 @@ console = Console(soft_wrap=True)
 
 def main() -> None:
     """Entry point of the command."""
-    sys.path.insert(0, "")  # "module:function" finds modules in the working directory
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     app()
 
@@ -76,6 +74,7 @@ def prune(
     distillation: options.Distillation = 0.0,
     hard: options.Hard = False,
     device: options.Device = "cpu",
+    trust: options.Trust = False,
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
     from prune_gym.cli import prune as command
@@ -84,10 +83,11 @@ def prune(
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         if resume is not None:
             _refuse_beside_resume(context)
-            command.resume(resume, timesteps, finish, console)
+            command.resume(resume, timesteps, finish, console, trust=trust)
             return
-        if finish:
-            raise InvalidValueError("--finish goes with --resume RUN only.")
+        if finish or trust:
+            name = "--finish" if finish else "--trust"
+            raise InvalidValueError(f"{name} goes with --resume RUN only.")
         named = command.environment(env)
         problem = {
             "network": network or named.get("network", "small"),
@@ -115,12 +115,13 @@ def pick(
     budget: options.OtherLimits,
     finetune_steps: options.PickedSteps = None,
     out: options.PickedOut = None,
+    trust: options.Trust = False,
 ) -> None:
     """Answer for other limits out of a run, without a new search."""
     from prune_gym.cli.pick import pick as picked
 
     with user_errors("stopped; nothing was written."):
-        picked(run, parse_budgets(budget), finetune_steps, out, console)
+        picked(run, parse_budgets(budget), finetune_steps, out, console, trust=trust)
 
 
 @app.command(name="list")
@@ -182,12 +183,13 @@ def inspect(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
+    trust: options.Trust = False,
 ) -> None:
     """Load the pruned network of a run and judge it anew: costs, validation, test."""
     from prune_gym.cli import prune as command
 
     with user_errors():
-        command.evaluate(run, console)
+        command.evaluate(run, console, trust=trust)
 
 
 @app.command()
@@ -203,12 +205,13 @@ def export(
     network: Annotated[
         str | None, typer.Option(help="The unpruned network, where RUN does not name it.")
     ] = None,
+    trust: options.Trust = False,
 ) -> None:
     """Write the pruned network of a run as pt2 or ONNX; each file is checked against torch."""
     from prune_gym.cli.export import export_run
 
     with user_errors():
-        for path, difference in export_run(run, formats, out, network):
+        for path, difference in export_run(run, formats, out, network, trust=trust):
             console.print(
                 f"{escape(str(path))}: {path.stat().st_size:,} bytes, within {difference:.1e} of "
                 "torch's logits"
@@ -289,7 +292,7 @@ def _refuse_beside_resume(context: typer.Context) -> None:
     for name in context.params:
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in ("resume", "timesteps", "finish"):
+        if given and name not in ("resume", "timesteps", "finish", "trust"):
             raise InvalidValueError(
                 f"--{name.replace('_', '-')} cannot go with --resume, which keeps the settings of "
                 "the run; only --timesteps may change. Start a new run with --out."

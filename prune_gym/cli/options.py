@@ -46,6 +46,14 @@ Hard = Annotated[
     ),
 ]
 Finish = Annotated[bool, typer.Option("--finish", help="With --resume: search no longer, finish.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run the code that the folder names: a network, data, budget or criterion of "
+        "somebody's own, a program.",
+    ),
+]
 Criterion = Annotated[str, typer.Option(help="Which filters go first.")]
 Recovery = Annotated[str, typer.Option(help="none, bn or finetune.")]
 Structure = Annotated[str, typer.Option(help="filter or weight.")]
