@@ -5,6 +5,8 @@ They know environments by Gymnasium's interface, ``info["cost"]`` on every step,
 ``import agents`` costs nothing.
 """
 
+from agents import search_path as search_path  # isort: split
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from agents import search_path as search_path  # isort: split
+
 from typing import TYPE_CHECKING
 
 from prune_gym.envs.registration import ENVIRONMENTS as ENVIRONMENTS
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         CriterionError,
         ExportError,
         InfeasibleLimitError,
+        TrustError,
         UnsupportedNetworkError,
     )
     from prune_gym.networks import NETWORKS
@@ -88,6 +91,7 @@ _PUBLIC = {
     "SearchResult": ".searches.result",
     "SharedProblem": ".problem.sharing",
     "Split": ".datasets",
+    "TrustError": ".errors",
     "UnsupportedNetworkError": ".errors",
     "command_budget": ".budgets",
     "count": ".budgets",
@@ -132,6 +136,7 @@ __all__ = [
     "SearchResult",
     "SharedProblem",
     "Split",
+    "TrustError",
     "UnsupportedNetworkError",
     "command_budget",
     "count",

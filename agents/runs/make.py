@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +28,7 @@ from agents.errors import (
     UnknownNameError,
 )
 from agents.runs.folder import MULTIPLIER, RunConfig
+from agents.search_path import import_module_last, put_working_folder_last
 from agents.zoo.make import check_device, find_agent, make_agent
 from agents.zoo.table import AgentSpec, import_object
 
@@ -52,6 +52,8 @@ def make_env(config: RunConfig, render_mode: str | None = None) -> gym.Env[Any, 
 
 def _registered(config: RunConfig, render: dict[str, Any]) -> gym.Env[Any, Any]:
     arguments = {**config.env_kwargs, **render}
+    if ":" in config.env:
+        put_working_folder_last()
     try:
         return gym.make(config.env, **arguments)
     except AgentsError:
@@ -189,7 +191,7 @@ def import_by_name(kind: str, name: str) -> Any:
             f"{kind} {name!r}: expected MODULE:NAME, e.g. gymnasium.wrappers:ClipAction."
         )
     try:
-        module = importlib.import_module(module_name)
+        module = import_module_last(module_name)
     except ImportError as error:
         raise InvalidValueError(
             f"{kind} {name!r} cannot be imported: {error}. Its module has to be installed, or in "

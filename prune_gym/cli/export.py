@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from prune_gym.errors import CheckpointError, ExportError
-from prune_gym.networks import NETWORKS
+from prune_gym.networks import build_network
 from prune_gym.networks.checkpoints import read_tensors
 from prune_gym.networks.formats import check_installed, export_files, largest_difference
 from prune_gym.problem.saving import PLAN, TENSORS, load_pruned, read_plan
@@ -25,6 +25,8 @@ def export_run(
     formats: Sequence[str],
     out: Path | None = None,
     network: str | None = None,
+    *,
+    trust: bool = False,
 ) -> Iterator[tuple[Path, float]]:
     """Write the pruned network of a run in other formats.
 
@@ -34,6 +36,7 @@ def export_run(
         out: a folder, or the file of a single format; None = the run folder, where the
             safetensors file lies already and is only checked.
         network: name of the unpruned network, where the plan holds none.
+        trust: whether a network that the plan names as ``module:function`` may be imported.
 
     Yields:
         Each file once it is written and checked, with its largest difference (`export_network`).
@@ -41,6 +44,7 @@ def export_run(
     Raises:
         ExportError: formats or places that are not allowed; what `export_network` raises.
         CheckpointError: a missing or damaged run, or one without an input shape.
+        TrustError: the plan's network is code, and nobody trusts it.
     """
     for name in formats:
         if name not in FORMATS:
@@ -55,8 +59,8 @@ def export_run(
             f"{folder}: the plan holds no input_shape; an older version wrote it. Call "
             "prune_gym.export_network(prune_gym.load_pruned(folder), example, path)."
         )
-    template = None if network is None else NETWORKS.get(network)(**plan["arguments"])
-    pruned = load_pruned(folder, template)
+    template = None if network is None else build_network(network, **plan["arguments"])
+    pruned = load_pruned(folder, template, trust=trust)
     example = torch.zeros(1, *plan["input_shape"])
     if "safetensors" in places:
         place = places.pop("safetensors")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,6 @@ console = Console(soft_wrap=True)
 
 def main() -> None:
     """Entry point of the command."""
-    sys.path.insert(0, "")  # "module:function" finds modules in the working directory
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     app()
 
@@ -68,6 +66,7 @@ def prune(
     distillation: options.Distillation = 0.0,
     hard: options.Hard = False,
     device: options.Device = "cpu",
+    trust: options.Trust = False,
     version: options.Version = False,
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
@@ -77,10 +76,11 @@ def prune(
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         if resume is not None:
             _refuse_beside_resume(context)
-            command.resume(user_path(resume), timesteps, finish, console)
+            command.resume(user_path(resume), timesteps, finish, console, trust=trust)
             return
-        if finish:
-            raise InvalidValueError("--finish goes with --resume RUN only.")
+        if finish or trust:
+            name = "--finish" if finish else "--trust"
+            raise InvalidValueError(f"{name} goes with --resume RUN only.")
         config = SearchConfig(
             env, algo, timesteps or 12_000, seed, finetune_steps, {}, distillation, hard
         )
@@ -111,6 +111,7 @@ def pick(
     budget: options.OtherLimits,
     finetune_steps: options.PickedSteps = None,
     out: options.PickedOut = None,
+    trust: options.Trust = False,
     version: options.Version = False,
 ) -> None:
     """Answer for other limits out of a run, without a new search."""
@@ -118,7 +119,8 @@ def pick(
 
     with user_errors("stopped; nothing was written."):
         out = None if out is None else user_path(out)
-        picked(user_path(run), parse_budgets(budget), finetune_steps, out, console)
+        limits = parse_budgets(budget)
+        picked(user_path(run), limits, finetune_steps, out, console, trust=trust)
 
 
 @app.command("list", cls=Command, short_help="Name networks, criteria, budgets and more.")
@@ -151,12 +153,14 @@ def inspect(
 
 
 @app.command(cls=Command, short_help="Judge the network of a run anew.")
-def evaluate(run: options.Run, version: options.Version = False) -> None:
+def evaluate(
+    run: options.Run, trust: options.Trust = False, version: options.Version = False
+) -> None:
     """Load the pruned network of a run and judge it anew: costs, validation, test."""
     from prune_gym.cli import prune as command
 
     with user_errors():
-        command.evaluate(user_path(run), console)
+        command.evaluate(user_path(run), console, trust=trust)
 
 
 @app.command(cls=Command, short_help="Write the network of a run as pt2 or ONNX.")
@@ -165,6 +169,7 @@ def export(
     formats: options.Formats = None,
     out: options.ExportOut = None,
     network: options.UnprunedNetwork = None,
+    trust: options.Trust = False,
     version: options.Version = False,
 ) -> None:
     """Write the pruned network of a run as pt2 or ONNX; each file is checked against torch."""
@@ -172,7 +177,8 @@ def export(
 
     with user_errors():
         out = None if out is None else user_path(out)
-        for path, difference in export_run(user_path(run), formats or ["pt2"], out, network):
+        run, formats = user_path(run), formats or ["pt2"]
+        for path, difference in export_run(run, formats, out, network, trust=trust):
             console.print(
                 f"{escape(str(path))}: {path.stat().st_size:,} bytes, within {difference:.1e} of "
                 "torch's logits"
@@ -248,7 +254,7 @@ def _refuse_beside_resume(context: typer.Context) -> None:
     for name in context.params:
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in ("resume", "timesteps", "finish"):
+        if given and name not in ("resume", "timesteps", "finish", "trust"):
             raise InvalidValueError(
                 f"--{name.replace('_', '-')} cannot go with --resume, which keeps the settings of "
                 "the run; only --timesteps may change. Start a new run with --out."

@@ -83,6 +83,14 @@ Recovery = Annotated[
 Structure = Annotated[
     str, name_option(names.structures, help="What is removed, filters or single weights: {names}.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run the code that the folder names: a network, data, budget or criterion of "
+        "somebody's own, a program.",
+    ),
+]
 RoundTo = Annotated[
     int,
     whole_option(

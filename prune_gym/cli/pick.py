@@ -11,17 +11,19 @@ from typing import Any
 
 from rich.console import Console
 
+from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, CommandSpec, as_budget
 from prune_gym.cli.console import progress_bar
 from prune_gym.cli.prune import finetuning_bar, importing, print_result, problem_of
 from prune_gym.errors import InvalidValueError, NothingFeasibleError, RunFolderError
 from prune_gym.problem.archive import Front, measured_later
-from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.finalize import complete
 from prune_gym.searches.remeasure import CANDIDATES
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.utils.files import check_place, empty_folder
+from prune_gym.utils.records import is_there
 from prune_gym.utils.registry import suggest
 
 
@@ -31,6 +33,8 @@ def pick(
     finetune_steps: int | None,
     out: Path | None,
     console: Console,
+    *,
+    trust: bool = False,
 ) -> None:
     """Take the most accurate network of a run that is within other limits, and finish it.
 
@@ -44,8 +48,10 @@ def pick(
         finetune_steps: None = those of the run.
         out: the folder to make; None = ``picked-NAME=LIMIT`` in the run folder.
         console: where to report.
+        trust: whether code that the folder names may run; budgets in ``limits`` may anyway.
 
     Raises:
+        TrustError: the folder names code, and nobody trusts it.
         RunFolderError: no run, a run without a front, or a folder that is taken.
         ValueError: a budget whose cost is not known of the networks.
         NothingFeasibleError: no evaluated network is within the limits; names the nearest.
@@ -53,21 +59,24 @@ def pick(
     began = time.monotonic()
     folder, config = RunFolder.open(path)
     _check_free(path, out)
-    if not folder.front.is_file():
+    if not is_there(folder.front, RunFolderError):
         raise RunFolderError(
             f"{path} holds no {folder.front.name}: nothing was evaluated in it yet, or the run is "
             "of a version that kept the best network only."
         )
     front = Front.load(folder.front, RunFolderError)
+    meant = _meant(config, limits, front)
+    named = named_code({**config.problem, "budgets": meant}, limits)
+    check_trust(folder.path / "config.json", named, trust)
     front = _with_measured(front, limits, folder, config, console)
-    config = _with_limits(config, limits, front)
+    config = _with_limits(config, limits, front, meant)
     if finetune_steps is not None:
         config = replace(config, finetune_steps=finetune_steps)
-    problem = problem_of(folder, config)
-    _check_fit(front, problem, folder)
+    problem = problem_of(folder, config, trust=trust, given=limits)
+    folder.check_front(front, problem)
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
-    named = path / _folder_name(problem.names, limits.values())
-    made = RunFolder.create(named if out is None else out, config)
+    usual = path / _folder_name(problem.names, limits.values())
+    made = RunFolder.create(usual if out is None else out, config)
     state = folder.read_json("state.json")
     told = {
         "picked_from": str(path),
@@ -101,7 +110,7 @@ def pick(
             ) from error
         raise
     print_result(metrics, console)
-    console.print(f"network: prune_gym.load_pruned({str(made.path)!r})")
+    say(f"network: prune_gym.load_pruned({str(made.path)!r})", console)
 
 
 def _check_free(path: Path, out: Path | None) -> None:
@@ -133,31 +142,53 @@ def _with_measured(
     names = [name for name in registered if name not in front.names]
     if not names:
         return front
-    problem = problem_of(folder, config)
+    known = _of_budgets(config, dict.fromkeys(names, 1.0))  # nothing else is needed of the run's
+    problem = problem_of(folder, known, trust=True)
     further = measured_later(problem, names)
     if further is None:
         return front
-    _check_fit(front, problem, folder)
+    folder.check_front(front, problem)
     console.print(f"measuring the {len(front)} networks of the front: {', '.join(names)}")
     return front.with_costs(further)
 
 
-def _with_limits(
+def _meant(
     config: SearchConfig, limits: Mapping[BudgetKey, Any], front: Front
+) -> dict[BudgetKey, Any]:
+    """The budgets of the run that the limits are on.
+
+    What a name of its reports stands for is known only once all of them are imported.
+    """
+    held: dict[BudgetKey, Any] = config.problem.get("budgets", {})
+    names = [key for key in limits if key not in held and key not in BUDGETS]
+    if any(name in front.names for name in names):
+        return held
+    commands = {name.command for name in names if isinstance(name, CommandSpec)}
+    return {
+        key: limit
+        for key, limit in held.items()
+        if key in limits or (isinstance(key, CommandSpec) and key.command in commands)
+    }
+
+
+def _with_limits(
+    config: SearchConfig,
+    limits: Mapping[BudgetKey, Any],
+    front: Front,
+    meant: Mapping[BudgetKey, Any],
 ) -> SearchConfig:
     """The configuration with other limits; raises for a budget that the front does not know.
 
     A budget may be named as in the run's command (``module:function``) or as in its reports.
     """
     with importing(config):
-        given = {as_budget(key).name: key for key in config.problem["budgets"]}
+        given = {as_budget(key).name: key for key in meant}
     programs = {key.command: key for key in given.values() if isinstance(key, CommandSpec)}
     budgets: dict[BudgetKey, Any] = {}
     for name, limit in limits.items():
+        key: BudgetKey = given.get(name, name) if isinstance(name, str) else name
         if isinstance(name, CommandSpec):
             key = programs.get(name.command, name)  # from any folder
-        else:
-            key = given.get(name, name)
         known = name in front.names or key in given.values()
         if not known:
             raise InvalidValueError(
@@ -168,16 +199,13 @@ def _with_limits(
         if key in budgets:
             raise InvalidValueError(f"--budget '{name}' is given twice; give one limit for it.")
         budgets[key] = limit
+    return _of_budgets(config, budgets)
+
+
+def _of_budgets(config: SearchConfig, budgets: dict[BudgetKey, Any]) -> SearchConfig:
+    """The configuration with other budgets."""
     problem = {**config.problem, "budgets": budgets}
     names = {as_budget(key).name for key in budgets}
-    unpruned = config.problem.get("unpruned_values", {})  # older versions wrote none
+    unpruned = config.problem.get("unpruned_values") or {}  # older versions wrote none
     problem["unpruned_values"] = {n: value for n, value in unpruned.items() if n in names}
     return replace(config, problem=problem)
-
-
-def _check_fit(front: Front, problem: PruningProblem, folder: RunFolder) -> None:
-    sizes = {one.sizes for one in front}
-    if sizes != {tuple(problem.sizes.tolist())}:
-        raise RunFolderError(
-            f"{folder.front} is of another network: its masks do not fit the groups of this one."
-        )

@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import Progress as BarProgress
 from rich.table import Table
 
-from prune_gym.budgets import amount
+from prune_gym.budgets import BUDGETS, BudgetKey, amount
 from prune_gym.cli.console import LINE_EVERY_S, progress_bar
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
 from prune_gym.errors import (
@@ -29,7 +29,8 @@ from prune_gym.errors import (
 )
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.saving import load_pruned, masks_of_plan
+from prune_gym.problem.saving import load_with_masks
+from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.fine_tuning import OnStep
@@ -82,7 +83,9 @@ def environment(env_id: str) -> dict[str, Any]:
     return ENVIRONMENTS[env_id]
 
 
-def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console) -> None:
+def resume(
+    path: Path, timesteps: int | None, finish_now: bool, console: Console, *, trust: bool = False
+) -> None:
     """Continue a run.
 
     Args:
@@ -90,6 +93,7 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
         timesteps: other timesteps than before lengthen or shorten it for good.
         finish_now: search no longer; fine-tune and test what was found.
         console: where to report.
+        trust: whether code that the folder names may run.
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
@@ -99,15 +103,33 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
         raise RunFolderError(
             f"{path} was picked from another run, it holds no search; resume that one."
         )
-    problem = problem_of(folder, config)
+    problem = problem_of(folder, config, trust=trust)
     if timesteps is not None:  # for good, now that nothing is refused any more
         write_json(folder.path / "config.json", config.to_json())
     folder.note_command()
     _run(Search(problem, config, folder), began, console, finish_now=finish_now)
 
 
-def problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
-    """The problem of a run's configuration (raises RunFolderError where that is damaged)."""
+def problem_of(
+    folder: RunFolder,
+    config: SearchConfig,
+    *,
+    trust: bool,
+    given: Collection[BudgetKey] = (),
+) -> PruningProblem:
+    """The problem of a run's configuration.
+
+    Args:
+        folder: the run.
+        config: its configuration.
+        trust: whether code that it names may run.
+        given: budgets that the user named in this very call.
+
+    Raises:
+        RunFolderError: the configuration is damaged.
+        TrustError: it names code, and nobody trusts it.
+    """
+    file = folder.path / "config.json"
     if not config.problem:
         raise RunFolderError(
             f"{folder.path} was begun from Python with an object, which no file holds; go on "
@@ -116,11 +138,23 @@ def problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
     unknown = set(config.problem) - set(inspect.signature(make_problem).parameters)
     if unknown:
         raise RunFolderError(
-            f"{folder.path / 'config.json'} is damaged: make_problem has no argument "
-            f"{min(unknown)!r}. Put the file back as it was, or start a new run."
+            f"{file} is damaged: make_problem has no argument {min(unknown)!r}. Put the file back "
+            "as it was, or start a new run."
         )
+    check_trust(file, named_code(config.problem, given), trust)
     with importing(config):
-        return make_problem(**config.problem)
+        problem = make_problem(**config.problem)
+    for budget, value in zip(problem.budgets, problem.unpruned_values.tolist(), strict=True):
+        known = budget.counted is not None or (budget.name in BUDGETS and budget.deterministic)
+        if not known or "unpruned_values" not in config.problem:
+            continue
+        found = budget(problem.network, problem.example)
+        if not math.isclose(found, value, rel_tol=1e-6):
+            raise RunFolderError(
+                f"{file} is damaged: by problem.unpruned_values the unpruned network has "
+                f"{budget.name} {value:.6g}, and it has {found:.6g}. Put the file back as it was."
+            )
+    return problem
 
 
 @contextmanager
@@ -246,15 +280,21 @@ def _say_stopped(result: SearchResult, path: Path, console: Console) -> None:
         console.print(f"finish now: prune-gym prune --resume {path} --finish")
 
 
-def evaluate(path: Path, console: Console) -> None:
-    """Load a run's network and judge it anew."""
+def evaluate(path: Path, console: Console, *, trust: bool = False) -> None:
+    """Load a run's network and judge it anew: the tensors, whatever the folder says of them.
+
+    Args:
+        path: the run folder.
+        console: where to report.
+        trust: whether code that the folder names may run.
+    """
     folder, config = RunFolder.open(path)
-    problem = problem_of(folder, config)
-    template = None if isinstance(config.problem["network"], str) else problem.network
-    network = load_pruned(folder.path, template).to(problem.example.device)
-    masks = masks_of_plan(folder.path, problem)
+    problem = problem_of(folder, config, trust=trust)
+    network, masks = load_with_masks(folder.path, problem)
+    network = network.to(problem.example.device)
     found = confirm(problem, masks, network)
-    table = Table("", "cost", "limit", "value", "", title=str(path), title_justify="left")
+    title = escape(str(path))
+    table = Table("", "cost", "limit", "value", "", title=title, title_justify="left")
     values = found.costs * problem.unpruned_values
     for budget, cost, limit, value in zip(
         problem.budgets, found.costs, problem.limits, values, strict=True

@@ -15,6 +15,7 @@ from prune_gym.datasets.load import file_name
 from prune_gym.errors import CheckpointError
 from prune_gym.utils.cache import cache_dir as cache_dir
 from prune_gym.utils.files import replacing
+from prune_gym.utils.records import is_there
 
 _SHIPPED = Path(__file__).parent / "weights"
 
@@ -88,11 +89,11 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
 def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file; a missing or damaged file is a `CheckpointError`."""
     path = user_path(path)
-    if not path.is_file():
+    if not is_there(path, CheckpointError):
         raise CheckpointError(f"weights: there is no file {path}.")
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        return load_file(path)  # maps the file, so that nothing is read before it is used
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import io
-import json
 import platform
 import shlex
 import sys
@@ -15,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agents.files import LineLog, check_new_folder, count_lines, remove_partials, user_path
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
@@ -22,7 +23,9 @@ from prune_gym.errors import FileError, InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES
+from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row
 from prune_gym.utils.files import make_folder, replacing, write_json
+from prune_gym.utils.records import is_there, read_bytes, read_record
 
 _PACKAGES = (
     "prune-gym",
@@ -172,18 +175,13 @@ class RunFolder:
         """
         path = user_path(path)
         file = path / "config.json"
-        if not file.is_file():
+        if not is_there(file, RunFolderError):
             raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
+        content = read_record(file, Config, RunFolderError)
         try:
-            config = SearchConfig.from_json(json.loads(file.read_text()))
-            kinds = {"timesteps": int, "seed": int, "finetune_steps": int, "problem": dict}
-            kinds["hard"] = bool
-            for name, kind in kinds.items():
-                if not isinstance(getattr(config, name), kind):
-                    raise InvalidValueError(f"{name} is no {kind.__name__}")
+            return cls(path), SearchConfig.from_json(content)
         except (ValueError, TypeError) as error:
             raise RunFolderError(f"{file} is damaged: {error}") from error
-        return cls(path), config
 
     def note_command(self) -> None:
         """Add the command line of this call to ``command.txt``."""
@@ -243,28 +241,23 @@ class RunFolder:
         Raises:
             RunFolderError: the log is damaged.
         """
-        if not self.episodes.exists():
+        if not is_there(self.episodes, RunFolderError):
             return []
+        content = read_bytes(self.episodes, RunFolderError, MOST_LOG_BYTES)
         try:
-            with self.episodes.open(newline="", encoding="utf-8") as file:
-                lines = [line for line in file if line.endswith("\n")]
-            rows = list(csv.DictReader(lines, strict=True))
-            for row in rows:
-                if None in row or None in row.values():
-                    raise InvalidValueError(
-                        f"row {row.get('episode')!r} has too many or too few columns"
-                    )
-                int(row["feasible"]), row["accuracy"], row["cost"], row["multiplier"]
-                for value in row.values():
-                    float(value)
-        except (KeyError, ValueError, TypeError, csv.Error) as error:
+            lines = io.StringIO(content.decode("utf-8"), newline="")
+            whole = [line for line in lines if line.endswith("\n")]
+            rows = list(csv.DictReader(whole, strict=True))
+        except (ValueError, csv.Error) as error:
             raise RunFolderError(f"{self.episodes} is damaged: {error}") from error
+        for number, row in enumerate(rows, start=1):
+            check_row(self.episodes, number, row)
         return rows
 
     def _drop_cut_line(self) -> None:
         """Remove a last line that was not written to its end."""
-        if self.episodes.exists():
-            content = self.episodes.read_bytes()
+        if is_there(self.episodes, RunFolderError):
+            content = read_bytes(self.episodes, RunFolderError, MOST_LOG_BYTES)
             whole = content[: content.rfind(b"\n") + 1]
             if whole and whole != content:
                 with replacing(self.episodes) as partial:
@@ -294,23 +287,47 @@ class RunFolder:
                     kept=tuple(float(v) for key, v in row.items() if key.startswith("kept_")),
                 )
             )
-        if self.front.is_file():
+        if is_there(self.front, RunFolderError):
             front = Front.load(self.front, RunFolderError)
             archive.front = front.until(len(archive.trials))
         return int(self.read_json("state.json").get("remembered", 0))
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the run; an empty dict where it is missing."""
-        file = self.path / name
-        if not file.is_file():
-            return {}
+    def check_fits(self, archive: Archive, problem: PruningProblem) -> None:
+        """Raise RunFolderError unless what `restore` gave is of this problem, and can be true."""
+        for number, trial in enumerate(archive.trials, start=1):
+            if (*trial.costs,) != problem.names or len(trial.kept) != len(problem.groups):
+                raise RunFolderError(
+                    f"{self.episodes} is of another problem: row {number} has costs of "
+                    f"{', '.join(trial.costs) or 'nothing'} and {len(trial.kept)} filter groups."
+                )
+            costs = np.array(list(trial.costs.values()))
+            if trial.feasible and not problem.feasible(costs):
+                raise RunFolderError(
+                    f"{self.episodes} is damaged: row {number} is said to be within every limit, "
+                    "and its costs are not. Put the file back as it was."
+                )
+        self.check_front(archive.front, problem)
+
+    def check_front(self, front: Front, problem: PruningProblem) -> None:
+        """Raise RunFolderError unless a front is of this problem, with costs that can be true."""
         try:
-            content: dict[str, Any] = json.loads(file.read_text())
-        except ValueError as error:
-            raise RunFolderError(f"{file} is damaged: {error}") from error
-        if not isinstance(content, dict):
-            raise RunFolderError(f"{file} is damaged: it holds no JSON object.")
-        return content
+            front.check_costs(problem)
+        except InvalidValueError as error:
+            raise RunFolderError(
+                f"{self.front} does not fit the run: {error}. Put it back as it was; without it "
+                "the search goes on, and pick has nothing to look at."
+            ) from error
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run; an empty dict where it is missing.
+
+        Raises:
+            RunFolderError: it is damaged, or holds what it cannot hold.
+        """
+        file = self.path / name
+        if not is_there(file, RunFolderError):
+            return {}
+        return read_record(file, RECORDS[name], RunFolderError)
 
 
 @contextmanager

@@ -209,6 +209,7 @@ class Search:
         folder: RunFolder | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
+        check_algorithm(config.algo)  # a folder may name anything
         self.problem, self.config, self.folder = problem, config, folder
         self.archive = Archive(further=further_costs(problem))
         self.best_outcome: Outcome | None = None
@@ -219,6 +220,7 @@ class Search:
         self._hits_before = problem.evaluator.memory.hits  # of others that use the problem
         if folder is not None:
             self._remembered_before = folder.restore(self.archive)
+            folder.check_fits(self.archive, problem)
             if self.archive.best is not None:
                 self.archive.best_masks = masks_of_plan(folder.path, problem)
         self.archive.on_add = self._record
