@@ -15,9 +15,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from agents.console import INTERRUPTED, console, fail, parse_values, say, stopping, user_errors
+from agents.console import INTERRUPTED, console, fail, parse_values, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
-from agents.runs.folder import RunConfig
+from agents.locking import locked_folder
+from agents.runs.folder import RunConfig, RunFolder
+from agents.stopping import stopping
 
 if TYPE_CHECKING:
     from agents.runs.training import Training
@@ -113,9 +115,13 @@ def train(
         how: Any = {"checkpoint_every_s": checkpoint_every, "progress": progress, "report": say}
         if resume is not None:
             _refuse_beside_resume(context)
-            _run(Training.resume(resume, timesteps, **how))
+            RunFolder.open(resume)  # there is none where that fails
+            with locked_folder(resume):
+                _run(Training.resume(resume, timesteps, **how))
         else:
-            _run(Training.begin(_config(context.params), out, **how))
+            config = _config(context.params)
+            with locked_folder(config.default_folder if out is None else out):
+                _run(Training.begin(config, out, **how))
 
 
 def _config(given: Mapping[str, Any]) -> RunConfig:
@@ -147,7 +153,7 @@ def _run(training: Training) -> None:
     say(f"{training.config.algo} on {training.config.env}, in {folder.path}")
     cure = f"go on with: python -m agents.train --resume {folder.path}"
     try:
-        with stopping(training.checkpoints, "stopping after this rollout; once more: at once"):
+        with stopping("stopping after this rollout; once more: at once", training.checkpoints):
             final = training.run()
     except TrainingStopped as stopped:
         say(f"{stopped}; {cure}")

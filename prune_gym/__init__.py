@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agents.stopping import Stopped as Stopped  # first: a command is stopped while it imports, too
 from prune_gym.envs.registration import ENVIRONMENTS as ENVIRONMENTS
 from prune_gym.envs.registration import NONDETERMINISTIC as NONDETERMINISTIC
 from prune_gym.envs.registration import register_envs

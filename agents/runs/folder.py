@@ -27,6 +27,7 @@ from typing import Any
 
 from agents.errors import FileError, RunFolderError
 from agents.files import make_folder, read_json, write_json
+from agents.locking import LOCK
 
 EVALUATION_SEED = 1_000  # added to a run's seed: episodes that the training has not seen
 MULTIPLIER = "multiplier."  # begins overrides that are arguments of the multiplier
@@ -114,7 +115,7 @@ class RunFolder:
         Raises:
             RunFolderError: If the folder is not empty.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or not _is_free(path)):
             if (path / CONFIG).is_file():
                 cure = f"a run already; choose another folder, or continue it: --resume {path}"
             else:
@@ -207,6 +208,11 @@ class RunFolder:
     def normaliser(self, which: str = "final") -> Path:
         """Statistics of VecNormalize that belong to `model`."""
         return self.path / ("best_vecnormalize.pkl" if which == "best" else "vecnormalize.pkl")
+
+
+def _is_free(path: Path) -> bool:
+    """Whether there is nothing in a folder but its lock."""
+    return all(file.name.startswith(LOCK) for file in path.iterdir())
 
 
 def _versions() -> dict[str, str]:

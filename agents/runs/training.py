@@ -17,11 +17,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 from agents.env_checks import check_costs
 from agents.errors import MissingLibraryError, RunFolderError, TrainingDivergedError
 from agents.evaluation import Evaluation, evaluate
+from agents.locking import locked_folder
 from agents.runs.checkpoint import Checkpoint, Checkpoints, TrainingStopped
 from agents.runs.episode_log import EpisodeLog, make_logger, summarise
 from agents.runs.eval_callback import ConstrainedEvalCallback
 from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder, RunResult
 from agents.runs.make import make_env, make_envs, make_model
+from agents.stopping import finishing
 from agents.zoo.make import check_device, find_agent
 
 
@@ -180,15 +182,22 @@ class Training:
 
         Raises:
             TrainingStopped: If ``checkpoints.stop`` was set; a checkpoint was taken.
+            Stopped: If a stop was asked for while the final policy was evaluated.
+            RunFolderError: If another process works in the folder.
             TrainingDivergedError: If the policy's numbers are finite no more.
         """
+        with locked_folder(self.folder.path):
+            return self._run()
+
+    def _run(self) -> Evaluation:
         left = self._restore()
         done = None if self._checkpoint is None else self._checkpoint.num_timesteps
         logger = make_logger(self.folder.path, timesteps=done)
         self.model.set_logger(logger)
         try:
             if left > 0:  # else it was stopped after its last rollout
-                self._learn(left)
+                with finishing():  # rollouts; the checkpoints look at the flag between them
+                    self._learn(left)
         finally:
             self.log.close()
             logger.close()

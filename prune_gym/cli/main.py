@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agents.stopping import take_over
 from prune_gym.cli import options
 from prune_gym.cli.console import user_errors
 from prune_gym.errors import InvalidValueError
@@ -31,7 +31,7 @@ console = Console(soft_wrap=True)
 def main() -> None:
     """Entry point of the command."""
     sys.path.insert(0, "")  # "module:function" finds modules in the working directory
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    take_over()  # signals, where the package's import did not
     app()
 
 
@@ -119,7 +119,7 @@ def pick(
     """Answer for other limits out of a run, without a new search."""
     from prune_gym.cli.pick import pick as picked
 
-    with user_errors("stopped; nothing was written."):
+    with user_errors("stopped."):
         picked(run, parse_budgets(budget), finetune_steps, out, console)
 
 

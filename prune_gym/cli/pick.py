@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from prune_gym.budgets import BUDGETS, BudgetKey, CommandSpec, as_budget
 from prune_gym.cli.console import progress_bar
 from prune_gym.cli.prune import finetuning_bar, importing, print_result, problem_of
 from prune_gym.errors import InvalidValueError, NothingFeasibleError, RunFolderError
-from prune_gym.problem.archive import Front, measured_later
+from prune_gym.problem.archive import Candidate, Front, measured_later
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.finalize import complete
 from prune_gym.searches.remeasure import CANDIDATES
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.search import lock_run
 from prune_gym.utils.registry import suggest
 
 
@@ -66,7 +67,23 @@ def pick(
     _check_fit(front, problem, folder)
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
     named = path / _folder_name(problem.names, limits.values())
-    made = RunFolder.create(named if out is None else out, config)
+    place = named if out is None else out
+    with lock_run(place):
+        _finish_picked(place, path, problem, config, within, began, console)
+
+
+def _finish_picked(
+    place: Path,
+    path: Path,
+    problem: PruningProblem,
+    config: SearchConfig,
+    within: Sequence[Candidate],
+    began: float,
+    console: Console,
+) -> None:
+    """Complete the first of some candidates that keeps the limits, in a folder of its own."""
+    folder = RunFolder(path)
+    made = _begun_before(place, config) or RunFolder.create(place, config)
     state = folder.read_json("state.json")
     told = {
         "picked_from": str(path),
@@ -92,8 +109,11 @@ def pick(
                 lambda: time.monotonic() - began,
                 finetuning_bar(progress, config.finetune_steps),
             )
-    except BaseException as error:  # Ctrl-C, too: half a folder would be in the way of the next try
-        shutil.rmtree(made.path)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and made.fine_tuning.is_file():
+            console.print("the fine-tuning is saved; the same command goes on with it.")
+            raise
+        shutil.rmtree(made.path)  # half a folder would be in the way of the next try
         if isinstance(error, NothingFeasibleError):
             raise NothingFeasibleError(
                 f"{error} No network was picked. Raise the limit, or search for it anew."
@@ -101,6 +121,15 @@ def pick(
         raise
     print_result(metrics, console)
     console.print(f"network: prune_gym.load_pruned({str(made.path)!r})")
+
+
+def _begun_before(place: Path, config: SearchConfig) -> RunFolder | None:
+    """The folder of the same pick, where its fine-tuning was stopped."""
+    made = RunFolder(place)
+    if not made.fine_tuning.is_file():
+        return None
+    same = RunFolder.open(place)[1].to_json() == config.to_json()
+    return made if same else None
 
 
 def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:

@@ -15,7 +15,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from agents.console import say, stopping
+from agents.console import say
+from agents.locking import LOCK, locked
 from prune_gym.cli.console import LINE_EVERY_S, progress_bar, time_left
 from prune_gym.datasets import Dataset, file_name, load_dataset
 from prune_gym.errors import CheckpointError, FileError, InvalidValueError, TrainingDivergedError
@@ -32,6 +33,7 @@ from prune_gym.training.loop import MANY, Recipe, Training, check_loss
 from prune_gym.utils.cache import cache_dir
 from prune_gym.utils.devices import has_bfloat16, resolve_device
 from prune_gym.utils.files import check_writable, fact_in, reading, replacing, write_json
+from prune_gym.utils.stopping import check_stop, finishing, stopping
 
 SAVE_EVERY_S = 60.0
 JUDGED = 2_000  # validation images after each epoch; the last judgement uses all of them
@@ -108,6 +110,12 @@ def pretrain(
             f"{path} is where the facts go; let the file of weights end otherwise."
         )
     check_writable(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}{LOCK}")
+    with locked(lock, f"the training of {path}", CheckpointError, FileError):
+        _train(config, path, place, resume, console, words)
+
+
     state = path.with_name(f"{path.stem}.training.safetensors")
     config, saved = _taken_up(state, config, resume)
     data = load_dataset(config.dataset)

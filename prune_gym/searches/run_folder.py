@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from agents.locking import LOCK
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import InvalidValueError, RunFolderError
@@ -145,7 +146,7 @@ class RunFolder:
             RunFolderError: the folder is not empty.
         """
         folder = cls(Path(path))
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        if folder.path.exists() and (not folder.path.is_dir() or not _is_free(folder.path)):
             if (folder.path / "config.json").is_file():
                 cure = f"a run already; choose another folder, or continue it: --resume {path}"
             else:
@@ -185,7 +186,7 @@ class RunFolder:
 
     def drop_results(self) -> None:
         """Remove what a finished search wrote: it no longer fits once the search goes on."""
-        for name in ("metrics.json", "report.html"):
+        for name in ("metrics.json", "report.html", self.fine_tuning.name):
             (self.path / name).unlink(missing_ok=True)
 
     @property
@@ -197,6 +198,11 @@ class RunFolder:
     def replay_buffer(self) -> Path:
         """What an off-policy agent learns from."""
         return self.path / "replay_buffer.pkl"
+
+    @property
+    def fine_tuning(self) -> Path:
+        """State of a fine-tuning that was stopped."""
+        return self.path / "finetuning.safetensors"
 
     @property
     def front(self) -> Path:
@@ -301,6 +307,11 @@ class RunFolder:
         if not isinstance(content, dict):
             raise RunFolderError(f"{file} is damaged: it holds no JSON object.")
         return content
+
+
+def _is_free(path: Path) -> bool:
+    """Whether there is nothing in a folder but its lock."""
+    return all(file.name.startswith(LOCK) for file in path.iterdir())
 
 
 def versions() -> dict[str, str]:
