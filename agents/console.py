@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from agents.errors import InvalidValueError
-from agents.stopping import EXIT_CODE as INTERRUPTED
-from agents.stopping import stopping
+from agents.stopping import EXIT_CODE, stopping
 
 console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
@@ -59,7 +58,7 @@ class user_errors:
         """Report what the user can mend."""
         self._signals.__exit__(None, None, None)
         if isinstance(error, KeyboardInterrupt):
-            fail(self.stopped, INTERRUPTED)
+            fail(self.stopped, EXIT_CODE)
         if isinstance(error, self.roots):
             fail(str(error), getattr(error, "exit_code", 2))
 

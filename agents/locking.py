@@ -35,34 +35,19 @@ def locked_folder(
     kind: type[Exception] = RunFolderError,
     unwritable: type[OSError] = FileError,
 ) -> Iterator[None]:
-    """Hold a run folder's lock while the block lasts; the folder is made where it is missing.
-
-    A folder that was made for the lock and is still empty at the end goes away again. Where the
-    thread holds the lock already, nothing happens.
+    """Hold a run folder's lock while the block lasts; see `locked`.
 
     Args:
-        path: The folder.
+        path: The folder; where there is a file, nothing happens: who wants a folder says so.
         kind: The error to raise where somebody else holds it.
         unwritable: The error to raise where the folder takes no file.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():  # whoever wants a folder says so
+    if path.exists() and not path.is_dir():
         yield
         return
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(
-            error.errno, f"{path} cannot be written ({error.strerror}); give another folder."
-        ) from error
-    try:
-        with locked(path / LOCK, str(path), kind, unwritable):
-            yield
-    finally:
-        with suppress(OSError):  # there is something in it
-            for folder in made:
-                folder.rmdir()
+    with locked(path / LOCK, str(path), kind, unwritable):
+        yield
 
 
 @contextmanager
@@ -74,7 +59,9 @@ def locked(
 ) -> Iterator[None]:
     """Hold a lock while the block lasts, or refuse at once.
 
-    Where the file system has no locks, a warning says so and the block runs without one.
+    Where this thread holds it already, nothing happens. Where the file system has no locks, a
+    warning says so and the block runs without one. Folders that are made for the lock's file go
+    away with it if nothing else is in them.
 
     Args:
         lock: Its file; it goes away at the end.
@@ -86,21 +73,34 @@ def locked(
     if key in _held:
         yield
         return
+    made = [folder for folder in lock.parents if not folder.exists()]
+    try:
+        with _holding(lock, subject, kind, unwritable):
+            _held.add(key)
+            yield
+    finally:
+        _held.discard(key)
+        with suppress(OSError):  # there is something in it
+            for folder in made:
+                folder.rmdir()
+
+
+@contextmanager
+def _holding(
+    lock: Path, subject: str, kind: type[Exception], unwritable: type[OSError]
+) -> Iterator[None]:
     holder = lock.with_name(f"{lock.name}.json")
     file_lock = FileLock(lock, timeout=0)
     is_locked = _acquire(file_lock, lock, holder, subject, kind, unwritable)
-    _held.add(key)
     try:
         if is_locked:
             write_json(holder, _this_process(), kind=unwritable)
         yield
     finally:
-        _held.discard(key)
         if is_locked:
-            with suppress(OSError):
-                holder.unlink(missing_ok=True)
-            with suppress(OSError):  # while it is held, so that nobody else's goes away
-                lock.unlink(missing_ok=True)
+            for file in (holder, lock):  # while it is held, so that nobody else's goes away
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
             file_lock.release()
 
 
@@ -113,6 +113,7 @@ def _acquire(
     unwritable: type[OSError],
 ) -> bool:
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         file_lock.acquire()
     except Timeout as error:
         raise kind(

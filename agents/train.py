@@ -15,11 +15,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from agents.console import INTERRUPTED, console, fail, parse_values, say, user_errors
+from agents.console import console, fail, parse_values, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
 from agents.locking import locked_folder
 from agents.runs.folder import RunConfig, RunFolder
-from agents.stopping import stopping
+from agents.stopping import EXIT_CODE, stopping
 
 if TYPE_CHECKING:
     from agents.runs.training import Training
@@ -157,12 +157,12 @@ def _run(training: Training) -> None:
             final = training.run()
     except TrainingStopped as stopped:
         say(f"{stopped}; {cure}")
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(EXIT_CODE) from None
     except KeyboardInterrupt:
         saved = training.checkpoints.saved
         fail(
             f"stopped at once; the last checkpoint is of {saved or 0} timesteps; {cure}",
-            INTERRUPTED,
+            EXIT_CODE,
         )
     say(final.summary())
     say(f"results are in {folder.path}; see it play: python -m agents.enjoy {folder.path}")

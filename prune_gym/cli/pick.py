@@ -20,6 +20,7 @@ from prune_gym.problem.archive import Candidate, Front, measured_later
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.finalize import complete
+from prune_gym.searches.front_files import FrontFiles
 from prune_gym.searches.remeasure import CANDIDATES
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.search import lock_run
@@ -53,12 +54,12 @@ def pick(
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
-    if not folder.front.is_file():
+    front = FrontFiles(folder.front).read(len(folder.read_episodes()))
+    if not front:
         raise RunFolderError(
             f"{path} holds no {folder.front.name}: nothing was evaluated in it yet, or the run is "
             "of a version that kept the best network only."
         )
-    front = Front.load(folder.front, RunFolderError)
     front = _with_measured(front, limits, folder, config, console)
     config = _with_limits(config, limits, front)
     if finetune_steps is not None:

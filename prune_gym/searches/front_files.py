@@ -43,8 +43,21 @@ class FrontFiles:
         Raises:
             RunFolderError: the log is damaged; a last line that was cut off is left out.
         """
+        return self._replayed(saved, list(self._logged()), until)
+
+    def read(self, until: int) -> Front:
+        """What is on disk, while a search may write it; empty where there is nothing.
+
+        Raises:
+            RunFolderError: a file is damaged.
+        """
+        logged = list(self._logged())  # first: what is not in the log any more is in the front
+        saved = Front.load(self.path, RunFolderError) if self.path.is_file() else Front()
+        return self._replayed(saved.until(until), logged, until)
+
+    def _replayed(self, saved: Front, logged: list[Candidate], until: int) -> Front:
         self._saved = saved.newest
-        for one in self._logged():
+        for one in logged:
             if saved.newest < one.number <= until:
                 saved.add(one.number, one.accuracy, one.costs, one.masks)
         return saved
