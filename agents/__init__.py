@@ -10,6 +10,11 @@ from agents import search_path as search_path  # isort: split
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from agents.stopping import is_command, take_over
+
+if is_command():  # before imports that take a while
+    take_over()
+
 if TYPE_CHECKING:
     from agents.algorithms.constrained import Constrained
     from agents.algorithms.cost_critic import CostCriticPolicy

@@ -26,6 +26,7 @@ from agents.arguments import MOST_EPISODES, whole_number
 from agents.costs import check_cost_limit, read_cost, read_cost_limit
 from agents.env_checks import as_vec_env, unwrapped_ids
 from agents.errors import InvalidValueError
+from agents.stopping import check_stop
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class _Recorder:
         self.lengths: list[int] = []
 
     def __call__(self, scope: dict[str, Any], _: dict[str, Any]) -> None:
+        check_stop()
         index, info = scope["i"], scope["info"]
         self._running[index] += self._raw_reward(scope), read_cost(info, index), 1
         # With a Monitor the end of an episode is where Monitor says so: ``done`` may be a lost life

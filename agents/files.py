@@ -25,6 +25,7 @@ _PARTIAL = re.compile(r"\..+\.(?P<pid>[0-9]+)-[0-9a-f]{8}\.partial")
 _NAMED = 100  # bytes of a file's name in that of its partial file; a name has 255 at most
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 _NO_CONTENT = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave behind
+LOCK = ".lock"  # of `agents.locking`, in a folder that is worked in; who holds it: .lock.json
 
 
 # -- whole files -----------------------------------------------------------------------------------
@@ -271,7 +272,11 @@ def check_new_folder(
 def strays(folder: Path) -> list[str]:
     """Names of what lies in a folder, but partial files and what file managers leave behind."""
     names = os.listdir(folder)
-    return sorted(name for name in names if not is_partial(name) and name not in _NO_CONTENT)
+    return sorted(name for name in names if not _is_no_content(name))
+
+
+def _is_no_content(name: str) -> bool:
+    return is_partial(name) or name in (*_NO_CONTENT, LOCK, f"{LOCK}.json")
 
 
 def in_words(names: list[str]) -> str:

@@ -16,11 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from agents.arguments import MOST_ENVS, MOST_EPISODES, MOST_SEED, MOST_TIMESTEPS
-from agents.console import INTERRUPTED, console, fail, parse_values, say, stopping, user_errors
+from agents.console import console, fail, parse_values, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
 from agents.files import user_path
+from agents.locking import locked_folder
 from agents.options import Command, Version, name_option, number_option, whole_option
-from agents.runs.folder import RunConfig
+from agents.runs.folder import RunConfig, RunFolder
+from agents.stopping import EXIT_CODE, stopping
 
 if TYPE_CHECKING:
     from agents.runs.training import Training
@@ -154,10 +156,15 @@ def train(
         how: Any = {"checkpoint_every_s": checkpoint_every, "progress": progress, "report": say}
         if resume is not None:
             _refuse_beside_resume(context)
-            _run(Training.resume(user_path(resume), timesteps, **how))
+            resume = user_path(resume)
+            RunFolder.open(resume)  # there is none where that fails
+            with locked_folder(resume):
+                _run(Training.resume(resume, timesteps, **how))
         else:
-            out = None if out is None else user_path(out)
-            _run(Training.begin(_config(context.params), out, **how))
+            config = _config(context.params)
+            out = config.default_folder if out is None else user_path(out)
+            with locked_folder(out):
+                _run(Training.begin(config, out, **how))
 
 
 def _config(given: Mapping[str, Any]) -> RunConfig:
@@ -189,16 +196,16 @@ def _run(training: Training) -> None:
     say(f"{training.config.algo} on {training.config.env}, in {folder.path}")
     cure = f"go on with: python -m agents.train --resume {folder.path}"
     try:
-        with stopping(training.checkpoints, "stopping after this rollout; once more: at once"):
+        with stopping("stopping after this rollout; once more: at once", training.checkpoints):
             final = training.run()
     except TrainingStopped as stopped:
         say(f"{stopped}; {cure}")
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(EXIT_CODE) from None
     except KeyboardInterrupt:
         saved = training.checkpoints.saved
         fail(
             f"stopped at once; the last checkpoint is of {saved or 0} timesteps; {cure}",
-            INTERRUPTED,
+            EXIT_CODE,
         )
     say(final.summary())
     say(f"results are in {folder.path}; see it play: python -m agents.enjoy {folder.path}")

@@ -19,11 +19,13 @@ from agents.env_checks import check_costs
 from agents.errors import FileError, MissingLibraryError, RunFolderError, TrainingDivergedError
 from agents.evaluation import Evaluation, evaluate
 from agents.files import is_full, remove_partials, replacing
+from agents.locking import locked_folder
 from agents.runs.checkpoint import Checkpoint, Checkpoints, TrainingStopped
 from agents.runs.episode_log import EpisodeLog, make_logger, summarise
 from agents.runs.eval_callback import ConstrainedEvalCallback
 from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder, RunResult
 from agents.runs.make import make_env, make_envs, make_model
+from agents.stopping import finishing
 from agents.zoo.make import check_device, find_agent
 
 
@@ -185,21 +187,24 @@ class Training:
 
         Raises:
             TrainingStopped: If ``checkpoints.stop`` was set; a checkpoint was taken.
+            Stopped: If a stop was asked for while the final policy was evaluated.
+            RunFolderError: If another process works in the folder.
             TrainingDivergedError: If the policy's numbers are finite no more.
             FileError: If a file cannot be written, as the disk is full; says how to go on.
         """
-        try:
-            return self._run()
-        except OSError as error:
-            if not isinstance(error, FileError) and not is_full(error):
-                raise  # of the environment
-            done, path = self.checkpoints.saved or 0, self.folder.path
-            raise FileError(
-                error.errno,
-                f"{error if isinstance(error, FileError) else f'{path}: {error.strerror}.'} The "
-                f"last checkpoint is of {done} timesteps; once there is room, go on with: python "
-                f"-m agents.train --resume {path}",
-            ) from error
+        with locked_folder(self.folder.path):
+            try:
+                return self._run()
+            except OSError as error:
+                if not isinstance(error, FileError) and not is_full(error):
+                    raise  # of the environment
+                done, path = self.checkpoints.saved or 0, self.folder.path
+                said = error if isinstance(error, FileError) else f"{path}: {error.strerror}."
+                raise FileError(
+                    error.errno,
+                    f"{said} The last checkpoint is of {done} timesteps; once there is room, go on "
+                    f"with: python -m agents.train --resume {path}",
+                ) from error
 
     def _run(self) -> Evaluation:
         left = self._restore()
@@ -208,7 +213,8 @@ class Training:
         self.model.set_logger(logger)
         try:
             if left > 0:  # else it was stopped after its last rollout
-                self._learn(left)
+                with finishing():  # rollouts; the checkpoints look at the flag between them
+                    self._learn(left)
         finally:
             self.log.close()
             logger.close()

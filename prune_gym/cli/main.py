@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from rich.markup import escape
 
 from agents.files import user_path
 from agents.options import Command
+from agents.stopping import take_over
 from prune_gym.cli import options
 from prune_gym.cli.console import user_errors
 from prune_gym.errors import InvalidValueError
@@ -32,7 +32,7 @@ console = Console(soft_wrap=True)
 
 def main() -> None:
     """Entry point of the command."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    take_over()  # signals, where the import of the package did not
     app()
 
 
@@ -117,7 +117,7 @@ def pick(
     """Answer for other limits out of a run, without a new search."""
     from prune_gym.cli.pick import pick as picked
 
-    with user_errors("stopped; nothing was written."):
+    with user_errors("stopped."):
         out = None if out is None else user_path(out)
         limits = parse_budgets(budget)
         picked(user_path(run), limits, finetune_steps, out, console, trust=trust)

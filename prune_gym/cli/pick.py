@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,16 @@ from prune_gym.budgets import BUDGETS, BudgetKey, CommandSpec, as_budget
 from prune_gym.cli.console import progress_bar
 from prune_gym.cli.prune import finetuning_bar, importing, print_result, problem_of
 from prune_gym.errors import InvalidValueError, NothingFeasibleError, RunFolderError
-from prune_gym.problem.archive import Front, measured_later
+from prune_gym.problem.archive import Candidate, Front, measured_later
+from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.finalize import complete
+from prune_gym.searches.front_files import FrontFiles
 from prune_gym.searches.remeasure import CANDIDATES
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.search import lock_run
 from prune_gym.utils.files import check_place, empty_folder
-from prune_gym.utils.records import is_there
 from prune_gym.utils.registry import suggest
 
 
@@ -59,12 +61,12 @@ def pick(
     began = time.monotonic()
     folder, config = RunFolder.open(path)
     _check_free(path, out)
-    if not is_there(folder.front, RunFolderError):
+    front = FrontFiles(folder.front).read(len(folder.read_episodes()))
+    if not front:
         raise RunFolderError(
             f"{path} holds no {folder.front.name}: nothing was evaluated in it yet, or the run is "
             "of a version that kept the best network only."
         )
-    front = Front.load(folder.front, RunFolderError)
     meant = _meant(config, limits, front)
     named = named_code({**config.problem, "budgets": meant}, limits)
     check_trust(folder.path / "config.json", named, trust)
@@ -76,7 +78,23 @@ def pick(
     folder.check_front(front, problem)
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
     usual = path / _folder_name(problem.names, limits.values())
-    made = RunFolder.create(usual if out is None else out, config)
+    place = usual if out is None else out
+    with lock_run(place):
+        _finish_picked(place, path, problem, config, within, began, console)
+
+
+def _finish_picked(
+    place: Path,
+    path: Path,
+    problem: PruningProblem,
+    config: SearchConfig,
+    within: Sequence[Candidate],
+    began: float,
+    console: Console,
+) -> None:
+    """Complete the first of some candidates that keeps the limits, in a folder of its own."""
+    folder = RunFolder(path)
+    made = _begun_before(place, config) or RunFolder.create(place, config)
     state = folder.read_json("state.json")
     told = {
         "picked_from": str(path),
@@ -102,8 +120,11 @@ def pick(
                 lambda: time.monotonic() - began,
                 finetuning_bar(progress, config.finetune_steps),
             )
-    except BaseException as error:  # Ctrl-C, too: half a folder would be in the way of the next try
-        empty_folder(made.path)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and made.fine_tuning.is_file():
+            console.print("the fine-tuning is saved; the same command goes on with it.")
+            raise
+        empty_folder(made.path)  # half a folder would be in the way of the next try
         if isinstance(error, NothingFeasibleError):
             raise NothingFeasibleError(
                 f"{error} No network was picked. Raise the limit, or search for it anew."
@@ -116,8 +137,17 @@ def pick(
 def _check_free(path: Path, out: Path | None) -> None:
     if out is None:
         check_place(path / "picked")
-    else:
+    elif not RunFolder(out).fine_tuning.is_file():  # of the same pick, which goes on
         RunFolder.check_free(out)
+
+
+def _begun_before(place: Path, config: SearchConfig) -> RunFolder | None:
+    """The folder of the same pick, where its fine-tuning was stopped."""
+    made = RunFolder(place)
+    if not made.fine_tuning.is_file():
+        return None
+    same = RunFolder.open(place)[1].to_json() == config.to_json()
+    return made if same else None
 
 
 def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:

@@ -15,7 +15,10 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from agents.console import say, stopping
+from agents.console import say
+from agents.files import LOCK
+from agents.locking import locked
+from agents.stopping import EXIT_CODE
 from prune_gym.cli.console import LINE_EVERY_S, progress_bar, time_left
 from prune_gym.datasets import Dataset, file_name, load_dataset
 from prune_gym.errors import CheckpointError, FileError, InvalidValueError, TrainingDivergedError
@@ -40,8 +43,10 @@ from prune_gym.utils.arguments import (
 from prune_gym.utils.cache import cache_dir
 from prune_gym.utils.devices import has_bfloat16, resolve_device
 from prune_gym.utils.files import check_writable, fact_in, reading, replacing, write_json
+from prune_gym.utils.stopping import check_stop, finishing, stopping
 
 SAVE_EVERY_S = 60.0
+WORDS = "finishing the step in hand; Ctrl-C again stops at once"
 JUDGED = 2_000  # validation images after each epoch; the last judgement uses all of them
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -105,7 +110,8 @@ def pretrain(
 ) -> None:
     """Train a network from scratch, or go on with a training, and save its weights.
 
-    The state is saved once a minute and on Ctrl-C; weights and a JSON file of facts at the end.
+    The state is saved once a minute and when it is stopped (Ctrl-C, SIGTERM); weights and a JSON
+    file of facts at the end. Meanwhile nobody else can train to the same file.
 
     Args:
         config: what to train; on resuming, what is left open comes from the saved state.
@@ -115,7 +121,8 @@ def pretrain(
         console: where to report.
 
     Raises:
-        CheckpointError: nothing to resume, or something that a new training would overwrite.
+        CheckpointError: nothing to resume, something that a new training would overwrite, or
+            another process that trains to the same file.
         OSError: the weights cannot be written there.
         TrainingDivergedError: it did, or it is at chance and would replace weights; they stay.
     """
@@ -129,8 +136,28 @@ def pretrain(
     state = path.with_name(f"{path.stem}.training.safetensors")
     for file in (path, path.with_suffix(".json"), state):
         check_writable(file)
+    words = ["prune-gym", "pretrain", config.network, "--dataset", config.dataset]
+    words += [] if out is None else ["--out", str(out)]
+    words += [] if device == "auto" else ["--device", device]
+    lock = path.with_name(f".{path.stem}{LOCK}")
+    with locked(lock, f"the training of {path}", CheckpointError, FileError):
+        done = _train(config, path, place, resume, console)
+    if not done:
+        say(f"go on: {shlex.join([*words, '--resume'])}", console)
+        raise SystemExit(EXIT_CODE)
+
+
+def _train(
+    config: PretrainConfig, path: Path, place: torch.device, resume: bool, console: Console
+) -> bool:
+    """Train to the end, or until a stop is asked for; whether the end was reached."""
+    state = path.with_name(f"{path.stem}.training.safetensors")
+    for file in (path, path.with_suffix(".json"), state):
+        check_writable(file)
     config, saved = _taken_up(state, config, resume)
+    check_stop()
     data = load_dataset(config.dataset)
+    check_stop()
     recipe, epochs = recipe_for(config, data, place)
     data = data.to(place)
     training = _begun(config, data, recipe, epochs, place)
@@ -141,9 +168,10 @@ def pretrain(
     if isinstance(before, float) and path.exists():
         say(f"{path} has weights of validation accuracy {before:.4f}; to be replaced.", console)
     try:
-        done = pretraining.run()
-        if done:
-            _keep(pretraining, path, place)
+        with stopping(WORDS, pretraining), finishing():
+            done = pretraining.run()
+            if done:
+                _keep(pretraining, path, place)
     except TrainingDivergedError as error:
         state.unlink(missing_ok=True)
         raise TrainingDivergedError(
@@ -152,11 +180,7 @@ def pretrain(
         ) from error
     if not done:
         say(f"\nstopped at step {training.step_number} of {training.steps}; saved.", console)
-        words = ["prune-gym", "pretrain", config.network, "--dataset", config.dataset]
-        words += [] if out is None else ["--out", str(out)]
-        words += [] if device == "auto" else ["--device", device]
-        say(f"go on: {shlex.join([*words, '--resume'])}", console)
-        raise SystemExit(130)
+    return done
 
 
 def _begun(
@@ -309,10 +333,7 @@ class _Pretraining:
 
     def run(self) -> bool:
         """Train to the end, or until a stop is asked for; whether the end was reached."""
-        with (
-            progress_bar(self.console) as bar,
-            stopping(self, "finishing the step in hand; Ctrl-C again stops at once"),
-        ):
+        with progress_bar(self.console) as bar:
             task = bar.add_task("training", total=self.training.steps, detail="")
             while self.training.step_number < self.training.steps and not self.stop:
                 loss = float(self.training.step())
@@ -322,10 +343,8 @@ class _Pretraining:
                 if time.monotonic() - self._saved > SAVE_EVERY_S:
                     self._save()
         self.training.finish()
-        done = self.training.step_number == self.training.steps
-        if not done:
-            self._save()
-        return done
+        self._save()  # also at the end: the last judgement takes a while
+        return self.training.step_number == self.training.steps
 
     def _report(self, bar: Progress, task: TaskID, loss: float) -> None:
         step, per_epoch = self.training.step_number, self.training.steps // self.epochs

@@ -33,14 +33,16 @@ from prune_gym.problem.saving import load_with_masks
 from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.finalize import finish
-from prune_gym.searches.fine_tuning import OnStep
+from prune_gym.searches.fine_tuning import OnStep, words_of
+from prune_gym.searches.progress import Progress
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
-from prune_gym.searches.search import Progress, Search, begin
+from prune_gym.searches.search import Search, begin, lock_run
 from prune_gym.training.evaluation import accuracy
 from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
+from prune_gym.utils.stopping import check_stop
 
 
 def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: Console) -> None:
@@ -55,11 +57,14 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
     began = time.monotonic()
     RunFolder.check_free(path)
     check_algorithm(config.algo)
+    check_stop()
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)
     make_config_env(config, problem).close()
     _say_unpruned(problem, console)
-    _run(begin(problem, config, path), began, console)
+    check_stop()
+    with lock_run(path):
+        _run(begin(problem, config, path), began, console)
 
 
 def _say_unpruned(problem: PruningProblem, console: Console) -> None:
@@ -103,11 +108,13 @@ def resume(
         raise RunFolderError(
             f"{path} was picked from another run, it holds no search; resume that one."
         )
-    problem = problem_of(folder, config, trust=trust)
-    if timesteps is not None:  # for good, now that nothing is refused any more
-        write_json(folder.path / "config.json", config.to_json())
-    folder.note_command()
-    _run(Search(problem, config, folder), began, console, finish_now=finish_now)
+    with lock_run(path):
+        problem = problem_of(folder, config, trust=trust)
+        check_stop()
+        if timesteps is not None:  # for good, now that nothing is refused any more
+            write_json(folder.path / "config.json", config.to_json())
+        folder.note_command()
+        _run(Search(problem, config, folder), began, console, finish_now=finish_now)
 
 
 def problem_of(
@@ -274,6 +281,8 @@ def _say_stopped(result: SearchResult, path: Path, console: Console) -> None:
     found = "no feasible network yet"
     if best is not None:
         found = f"best feasible {best.accuracy:.3f}, saved in {path} (not fine-tuned)"
+        if RunFolder(path).fine_tuning.is_file():
+            found = f"best feasible {best.accuracy:.3f}; its fine-tuning is saved and goes on"
     console.print(f"\nstopped after {len(result)} networks; {found}.")
     console.print(f"go on:      prune-gym prune --resume {path}")
     if best is not None:
@@ -320,6 +329,9 @@ def print_result(metrics: dict[str, Any], console: Console) -> None:
         word = "within" if metrics["costs"][name] <= limit else "OVER"
         said = f"{name}: {metrics['costs'][name]:.4f}, {word} the limit {limit:g}"
         console.print(f"{said}{budget_in_words(metrics, name)}", markup=False)
+    worse = words_of(metrics.get("fine_tuned"))
+    if worse:
+        console.print(worse, markup=False)
     remembered = metrics["remembered_evaluations"]
     known = f" ({remembered} of them known from before)" if remembered else ""
     by_hard = metrics["hard"] and "picked_from" not in metrics  # a pick has limits of its own

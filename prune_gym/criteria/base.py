@@ -33,6 +33,7 @@ from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.trace import output_tensors
 from prune_gym.utils.registry import Registry
+from prune_gym.utils.stopping import check_stop
 
 Scores: TypeAlias = Sequence[NDArray[np.float64]]  # (n_filters,) per group
 Rows: TypeAlias = tuple[NDArray[np.float64], ...]  # (n_filters, k) per group
@@ -198,12 +199,14 @@ class Evidence:
         n_parts = -(-len(self.labels) // CHUNK)  # as equal as can be: no norm likes a single image
         pairs = zip(self.images.chunk(n_parts), self.labels.chunk(n_parts), strict=True)
         for images, labels in pairs:
+            check_stop()
             yield images.clone(), labels  # networks may work in place
 
     def batches(self, steps: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """So many random batches of the training split: images, labels."""
         size = min(size, len(self.train))
         for _ in range(steps):
+            check_stop()
             rows = torch.from_numpy(self.generator.choice(len(self.train), size, replace=False))
             rows = rows.to(self.train.images.device)
             yield self.train.batch(rows), self.train.labels[rows]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prune_gym.errors import DatasetError, InvalidValueError
+from prune_gym.utils.stopping import check_stop
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,6 +76,7 @@ def decode(
 
     def work(rows: range) -> int:
         for row in rows:
+            check_stop()
             pixels = _try(files[row], size, report)
             if pixels is not None:
                 _check_size(pixels, files[row], report)

@@ -14,6 +14,7 @@ from prune_gym.datasets.augment import shift_and_rotate
 from prune_gym.datasets.base import Dataset, Split
 from prune_gym.datasets.holdout import hold_out
 from prune_gym.errors import InvalidValueError
+from prune_gym.utils.stopping import check_stop
 
 OWN = "custom"  # the name of data that is given as tensors
 
@@ -163,6 +164,7 @@ def _collect(name: str, data: TorchDataset[Any]) -> tuple[torch.Tensor, list[Any
         ) from error
     images, labels = torch.empty(0), []
     for row in range(n):
+        check_stop()
         item = data[row]
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise InvalidValueError(

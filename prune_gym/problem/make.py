@@ -45,6 +45,7 @@ from prune_gym.training.recovery import RECOVERIES
 from prune_gym.utils.devices import resolve_device
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry
+from prune_gym.utils.stopping import check_stop
 
 
 def make_problem(
@@ -130,13 +131,17 @@ def make_problem(
     repair = _function("recovery", RECOVERIES, recovery)
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
         weights = find_checkpoint(str(network), dataset)  # before a download for nothing
+    check_stop()
     data = _dataset(dataset, train, validation, test, evaluation_samples, place)
+    check_stop()
     module = trained_network(network, dataset, data, weights).to(place).eval()
     data, layout = _laid_out(module, data, precision)
     example = data.train.batch(slice(1))
     groups = _groups(module, data, structure, ignore)
     check_round_to(round_to, groups)
+    check_stop()
     scores = score_groups(module, groups, score, data.train, seed)
+    check_stop()
     unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
     problem = PruningProblem(
         network=module,

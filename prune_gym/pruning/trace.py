@@ -22,6 +22,7 @@ from torch import nn
 
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.copying import rebuild
+from prune_gym.utils.stopping import check_stop
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -113,6 +114,7 @@ def trace(network: nn.Module, example: torch.Tensor) -> Iterator[Traced]:
     longest = max((max(p.shape, default=0) for p in network.parameters()), default=0)
     done: dict[Any, set[int]] = {}
     for module, node in graph.module2node.items():
+        check_stop()
         if not isinstance(module, PRODUCERS):
             continue
         channels = range(graph.get_pruner_of_module(module).get_out_channels(module))

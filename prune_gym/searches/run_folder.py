@@ -190,7 +190,7 @@ class RunFolder:
 
     def drop_results(self) -> None:
         """Remove what a finished search wrote: it no longer fits once the search goes on."""
-        for name in ("metrics.json", "report.html"):
+        for name in ("metrics.json", "report.html", self.fine_tuning.name):
             (self.path / name).unlink(missing_ok=True)
 
     @property
@@ -202,6 +202,11 @@ class RunFolder:
     def replay_buffer(self) -> Path:
         """What an off-policy agent learns from."""
         return self.path / "replay_buffer.pkl"
+
+    @property
+    def fine_tuning(self) -> Path:
+        """State of a fine-tuning that was stopped."""
+        return self.path / "finetuning.safetensors"
 
     @property
     def front(self) -> Path:

@@ -63,6 +63,8 @@ def finetune(network: nn.Module, train: Split, *, generator: torch.Generator, st
     """Train for a few steps with a fresh Adam, as the paper does (batch 60, learning rate 3e-4)."""
     recipe = Recipe(batch_size=60, peak_lr=3e-4, schedule=flat, keep_zeros=True)
     fit(network, train, recipe, steps=steps, generator=generator)
+    if steps:  # the statistics lag behind weights that have changed
+        bn(network, train, generator=generator, steps=0)
 
 
 def is_fixed(recovery: Callable[..., None]) -> bool:

@@ -24,6 +24,7 @@ import prune_gym
 from prune_gym.budgets import CommandSpec
 from prune_gym.cli.main import parse_budgets
 from prune_gym.networks.checkpoints import save_weights
+from prune_gym.searches.fine_tuning import FineTuned
 from prune_gym.training.evaluation import accuracy
 
 MAIN = [sys.executable, "-c", "from prune_gym.cli.main import main; main()"]
@@ -434,9 +435,12 @@ def test_a_damaged_state_is_named(tiny_run, tmp_path):
 def test_nothing_infeasible_is_handed_over(tiny_options, tmp_path, monkeypatch):
     run = tmp_path / "run"
     limits = ["--budget", "tiny:rises_when_told=0.5", "--algo", "random", "--timesteps", 30]
-    monkeypatch.setattr(
-        "prune_gym.searches.finalize.fine_tune", lambda *a, **k: tiny.tell_it_to_rise()
-    )
+
+    def tune(*_, **__):
+        tiny.tell_it_to_rise()
+        return FineTuned(0.5, 0.5, recomputed=False, kept=True)
+
+    monkeypatch.setattr("prune_gym.searches.finalize.fine_tune", tune)
     try:
         said = call("prune", *tiny_options, *limits, "--out", run, code=1)
     finally:
