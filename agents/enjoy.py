@@ -90,6 +90,7 @@ def play(
 
     from agents.evaluation import evaluate
     from agents.runs.make import load_model, make_env, make_envs
+    from agents.runs.normaliser import load_statistics
 
     path = _model_path(folder, which)
     if render:
@@ -104,8 +105,7 @@ def play(
                 f"{path} needs the statistics that its observations were normalised by, and "
                 f"{statistics} is missing. Finish the run."
             )
-        envs = VecNormalize.load(str(statistics), envs.venv)
-        envs.training = False
+        load_statistics(envs, statistics)
     model = load_model(config, path)
     result = evaluate(
         model,

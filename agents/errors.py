@@ -44,6 +44,10 @@ class ModelFileError(InvalidValueError):
     """A saved model, replay buffer or checkpoint that is damaged, or of another kind."""
 
 
+class TrustError(InvalidValueError):
+    """A file names code that would be run; the message says which, and how to allow it."""
+
+
 class RunFolderError(InvalidValueError):
     """A run folder that is missing, damaged, or taken already."""
 

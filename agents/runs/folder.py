@@ -9,8 +9,8 @@
 | ``episodes.csv`` | one row per finished episode of the training |
 | ``progress.csv``, ``events.out.tfevents.*`` | Stable-Baselines3's log |
 | ``evaluations.npz`` | evaluations during the training |
-| ``best_model.zip``, ``best_vecnormalize.pkl`` | the best model of these, and its statistics |
-| ``model.zip``, ``vecnormalize.pkl`` | the final model, and its statistics |
+| ``best_model.zip``, ``best_vecnormalize.npz`` | the best model of these, and its statistics |
+| ``model.zip``, ``vecnormalize.npz`` | the final model, and its statistics |
 | ``result.json`` | what came out, once the run is finished: see `RunResult` |
 """
 
@@ -222,7 +222,7 @@ class RunFolder:
 
     def normaliser(self, which: str = "final") -> Path:
         """Statistics of VecNormalize that belong to `model`."""
-        return self.path / ("best_vecnormalize.pkl" if which == "best" else "vecnormalize.pkl")
+        return self.path / ("best_vecnormalize.npz" if which == "best" else "vecnormalize.npz")
 
 
 def _versions() -> dict[str, str]:

@@ -25,6 +25,7 @@ from agents.runs.episode_log import EpisodeLog, make_logger, summarise
 from agents.runs.eval_callback import ConstrainedEvalCallback
 from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder, RunResult
 from agents.runs.make import make_env, make_envs, make_model
+from agents.runs.normaliser import save_statistics
 from agents.stopping import finishing
 from agents.zoo.make import check_device, find_agent
 
@@ -72,7 +73,7 @@ class Training:
             folder.checkpoint,
             every_s=checkpoint_every_s,
             parts=parts,
-            keeps=("best_model.zip", "best_vecnormalize.pkl", "evaluations.npz"),
+            keeps=("best_model.zip", "best_vecnormalize.npz", "evaluations.npz"),
         )
 
     @classmethod
@@ -227,7 +228,7 @@ class Training:
             for path in (self.folder.episodes, self.folder.progress):
                 path.unlink(missing_ok=True)  # of a start without a checkpoint
             return self.config.timesteps
-        checkpoint.restore_files()
+        checkpoint.restore_files(self.checkpoints.keeps)
         for name, part in self.checkpoints.parts.items():
             part.set_state(checkpoint.parts[name])
         self.checkpoints.saved = checkpoint.num_timesteps
@@ -270,8 +271,7 @@ class Training:
             self.model.save(file)
         normaliser = self.model.get_vec_normalize_env()
         if normaliser is not None:
-            with replacing(self.folder.normaliser()) as partial:
-                normaliser.save(str(partial))
+            save_statistics(normaliser, self.folder.normaliser())
         envs = make_envs(self.config, n_envs=1, training=False)
         sync_envs_normalization(self.model.get_env(), envs)
         final = evaluate(
@@ -335,8 +335,7 @@ class _SaveNormaliser(BaseCallback):
     def _on_step(self) -> bool:
         normaliser = self.model.get_vec_normalize_env()
         if isinstance(normaliser, VecNormalize):
-            with replacing(self._path) as partial:
-                normaliser.save(str(partial))
+            save_statistics(normaliser, self._path)
         return True
 
 

@@ -201,7 +201,7 @@ class RunFolder:
     @property
     def replay_buffer(self) -> Path:
         """What an off-policy agent learns from."""
-        return self.path / "replay_buffer.pkl"
+        return self.path / "replay_buffer.npz"
 
     @property
     def fine_tuning(self) -> Path:

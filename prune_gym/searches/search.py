@@ -354,7 +354,7 @@ class Search:
             venv.close()
 
     def _agent(self, venv: ThreadVecEnv) -> Constrained:
-        from agents import AGENTS, FixedMultiplier, make_agent
+        from agents import AGENTS, AgentsError, FixedMultiplier, make_agent
         from agents.runs.checkpoint import break_off
 
         if self.folder is not None and self.folder.agent.is_file():
@@ -364,9 +364,9 @@ class Search:
                 if self.folder.replay_buffer.is_file():
                     model.load_replay_buffer(self.folder.replay_buffer)  # type: ignore[attr-defined]
                     break_off(model.replay_buffer)  # type: ignore[attr-defined]
-            except Exception as error:  # a damaged pickle raises anything
+            except AgentsError as error:
                 raise RunFolderError(
-                    f"{self.folder.agent} is damaged ({error}); delete it, and "
+                    f"{self.folder.agent} cannot be used ({error}) Delete it, and "
                     f"{self.folder.replay_buffer.name} if it is there, to go on with a new one."
                 ) from error
             model.set_random_seed(self.config.seed + len(self.archive.trials))
