@@ -87,7 +87,8 @@ def make_problem(
             paper's coarse variant does (budget ``params`` only).
         round_to: kept filters of a group come in multiples of it, e.g. 8, which hardware likes
             (groups of fewer filters stay whole).
-        evaluation_samples: judge on the first so many validation images; None = all.
+        evaluation_samples: judge on so many validation images, each class as frequent as in all of
+            them; None = all.
         precision: in which networks are judged: ``"float32"``, ``"bfloat16"``, or ``"tf32"`` on
             NVIDIA GPUs. Networks, their recovery and what a search returns stay float32.
         batch_size: images a forward when networks are judged; None = the fastest, measured.
@@ -130,7 +131,7 @@ def make_problem(
     data = _dataset(dataset, train, validation, test, evaluation_samples, place)
     module = trained_network(network, dataset, data, weights).to(place).eval()
     data, layout = _laid_out(module, data, precision)
-    example = data.train.batch(slice(1))
+    example = data.train.batch(data.train.spread(1))
     groups = _groups(module, example, structure, ignore)
     scores = score_groups(module, groups, score, data.train, seed)
     unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
@@ -156,7 +157,7 @@ def make_problem(
 
 def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Dataset, InferenceLayout]:
     """The data as the network is trained on it fastest, and how the network is judged."""
-    some = data.train.batch(slice(3))
+    some = data.train.batch(data.train.spread(3))
     check_runs(network, some, data)
     layout = find_layout(network, some, precision)
     if layout.channels_last and trains_channels_last(network, some):
@@ -238,6 +239,6 @@ def _dataset(
             raise InvalidValueError(
                 f"evaluation_samples={n} is more than the {len(data.validation)} validation images."
             )
-        data = replace(data, validation=data.validation.first(n))
+        data = replace(data, validation=data.validation.subset(n))
     with memory_bound(f"{device} cannot hold the images; use another device or fewer of them"):
         return data.to(device)
