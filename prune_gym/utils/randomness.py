@@ -30,14 +30,14 @@ def seeded(seed: int) -> Iterator[None]:
     True
     """
     with _LOCK:
-        python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global one
-        tensors = torch.random.get_rng_state()
+        python, tensors = random.getstate(), torch.random.get_rng_state()
+        arrays = np.random.get_bit_generator()  # type: ignore[attr-defined]
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.set_bit_generator(type(arrays)(seed))  # type: ignore[attr-defined]
         torch.default_generator.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(arrays)  # noqa: NPY002
+            np.random.set_bit_generator(arrays)  # type: ignore[attr-defined]
             torch.random.set_rng_state(tensors)
