@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agents.arguments import MOST_EPISODES, MOST_SEED
 from agents.console import say, user_errors
 from agents.errors import AgentsError, InvalidValueError
+from agents.files import user_path
+from agents.options import Command, Version, whole_option
 from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder
 
 if TYPE_CHECKING:
@@ -16,31 +19,38 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def enjoy(
     run: Annotated[Path, typer.Argument(help="A folder that python -m agents.train wrote.")],
-    episodes: Annotated[int, typer.Option(min=1, help="How many to play.")] = 5,
+    episodes: Annotated[
+        int, whole_option(least=1, most=MOST_EPISODES, help="How many to play.")
+    ] = 5,
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="Sample actions, as in the training.")
     ] = False,
     model: Annotated[
         str,
-        typer.Option(help="final, best (the best feasible one; needs --eval-freq), or a file."),
+        typer.Option(
+            metavar="MODEL",
+            help="final, best (feasible; needs --eval-freq), or a file.",
+        ),
     ] = "final",
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**31 - 1, help="Of the episodes; default: result.json's."),
+        whole_option(least=0, most=MOST_SEED, help="Of the episodes; default: result.json's."),
     ] = None,
     render: Annotated[bool, typer.Option("--render", help="Show the environment.")] = False,
+    version: Version = False,
 ) -> None:
     """Play episodes with the policy of a run; print what they earn and cost."""
     with user_errors(AgentsError):
-        folder, config = RunFolder.open(run)
+        folder, config = RunFolder.open(user_path(run))
         result = play(folder, config, model, episodes, not stochastic, seed, render)
         for number, (earned, cost, length) in enumerate(
             zip(result.returns, result.costs, result.lengths, strict=True), start=1
@@ -110,7 +120,7 @@ def play(
 
 
 def _model_path(folder: RunFolder, which: str) -> Path:
-    path = folder.model(which) if which in ("final", "best") else Path(which)
+    path = folder.model(which) if which in ("final", "best") else user_path(which)
     if path.exists():
         return path
     if which == "final":

@@ -49,7 +49,16 @@ class RunFolderError(InvalidValueError):
 
 
 class FileError(AgentsError, OSError):
-    """A file or folder that cannot be read or written; the message names it."""
+    """A file or folder that cannot be read or written; the message names it.
+
+    Args:
+        errno: Of the system's error, where there is one.
+        message: What cannot be done, and why.
+    """
+
+    def __str__(self) -> str:
+        """Return the message, without the system's number."""
+        return str(self.args[-1]) if self.args else ""
 
 
 class MissingFileError(FileError, FileNotFoundError):

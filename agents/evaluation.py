@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from agents.arguments import MOST_EPISODES, whole_number
 from agents.costs import check_cost_limit, read_cost, read_cost_limit
 from agents.env_checks import as_vec_env, unwrapped_ids
 from agents.errors import InvalidValueError
@@ -225,8 +226,7 @@ def evaluate(
             model learns in ``env``.
         InvalidTypeError: If ``env`` is no environment of Gymnasium or vector of Stable-Baselines3.
     """
-    if n_episodes < 1:
-        raise InvalidValueError(f"n_episodes is {n_episodes!r}; it must be at least 1. Try 20.")
+    whole_number("n_episodes", n_episodes, 1, MOST_EPISODES)
     venv = as_vec_env(env)
     training: Any = getattr(model, "env", None)  # a policy alone has none
     if isinstance(training, VecEnv) and unwrapped_ids(training) & unwrapped_ids(venv):

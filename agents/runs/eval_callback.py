@@ -256,4 +256,6 @@ class ConstrainedEvalCallback(EvalCallback):
             what = "feasible" if result.feasible else f"excess {result.mean_excess:.4g}"
             self.logger.info(f"New best model: return {result.return_mean:.4g}, {what}")
         if self.best_model_save_path is not None:
-            self.model.save(os.path.join(self.best_model_save_path, "best_model"))
+            path = Path(self.best_model_save_path, "best_model.zip")
+            with replacing(path) as partial, partial.open("wb") as file:
+                self.model.save(file)

@@ -25,8 +25,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.errors import FileError, RunFolderError
-from agents.files import make_folder, read_json, write_json
+from agents.arguments import (
+    MOST_ENVS,
+    MOST_EPISODES,
+    MOST_SEED,
+    MOST_TIMESTEPS,
+    whole_number,
+)
+from agents.errors import RunFolderError
+from agents.files import (
+    LineLog,
+    check_new_folder,
+    make_folder,
+    read_json,
+    remove_partials,
+    write_json,
+)
 
 EVALUATION_SEED = 1_000  # added to a run's seed: episodes that the training has not seen
 MULTIPLIER = "multiplier."  # begins overrides that are arguments of the multiplier
@@ -67,6 +81,15 @@ class RunConfig:
     eval_freq: int | None = None
     eval_episodes: int = 20
     device: str = "cpu"
+
+    def check_numbers(self) -> None:
+        """Raise InvalidValueError for a number that is not possible."""
+        whole_number("seed", self.seed, 0, MOST_SEED)
+        whole_number("timesteps", self.timesteps, 1, MOST_TIMESTEPS)
+        whole_number("n_envs", self.n_envs, 1, MOST_ENVS)
+        whole_number("eval_episodes", self.eval_episodes, 1, MOST_EPISODES)
+        if self.eval_freq is not None:
+            whole_number("eval_freq", self.eval_freq, 1, MOST_TIMESTEPS)
 
     @property
     def default_folder(self) -> Path:
@@ -109,23 +132,20 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Raise unless a new run can go to ``path``.
+        """Raise unless a new run can go to ``path``; to be called before anything is made.
 
         Raises:
             RunFolderError: If the folder is not empty.
+            FileError: If it cannot be made, or takes no file.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if (path / CONFIG).is_file():
-                cure = f"a run already; choose another folder, or continue it: --resume {path}"
-            else:
-                cure = "other files; choose another folder"
-            raise RunFolderError(f"out={str(path)!r} holds {cure}.")
+        check_new_folder(path, CONFIG, RunFolderError)
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> RunFolder:
         """Make the folder of a new run."""
         cls.check_free(path)
         make_folder(path)
+        remove_partials(path)
         folder = cls(path)
         folder.write_config(config)
         write_json(path / "versions.json", _versions())
@@ -168,12 +188,8 @@ class RunFolder:
 
     def note_command(self, module: str = "agents.train") -> None:
         """Add this process's command line to ``command.txt``."""
-        path = self.path / "command.txt"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(shlex.join(["python", "-m", module, *sys.argv[1:]]) + "\n")
-        except OSError as error:
-            raise FileError(f"{path} cannot be written ({error.strerror or error}).") from error
+        with LineLog(self.path / "command.txt") as log:
+            log.add(shlex.join(["python", "-m", module, *sys.argv[1:]]))
 
     @property
     def config(self) -> Path:

@@ -14,9 +14,11 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
+from agents.arguments import MOST_TIMESTEPS, whole_number
 from agents.env_checks import check_costs
-from agents.errors import MissingLibraryError, RunFolderError, TrainingDivergedError
+from agents.errors import FileError, MissingLibraryError, RunFolderError, TrainingDivergedError
 from agents.evaluation import Evaluation, evaluate
+from agents.files import is_full, remove_partials, replacing
 from agents.runs.checkpoint import Checkpoint, Checkpoints, TrainingStopped
 from agents.runs.episode_log import EpisodeLog, make_logger, summarise
 from agents.runs.eval_callback import ConstrainedEvalCallback
@@ -94,6 +96,7 @@ class Training:
             AgentsError: If something does not fit (names the cure); nothing was made then.
         """
         path = config.default_folder if out is None else out
+        config.check_numbers()
         RunFolder.check_free(path)
         find_agent(config.algo)
         check_device(config.device)
@@ -142,6 +145,7 @@ class Training:
         checkpoint = Checkpoint.read(folder.checkpoint) if folder.checkpoint.exists() else None
         done = 0 if checkpoint is None else checkpoint.num_timesteps
         total = config.timesteps if timesteps is None else timesteps
+        whole_number("timesteps", total, 1, MOST_TIMESTEPS)
         if timesteps is not None and timesteps < done:
             raise RunFolderError(
                 f"timesteps is {timesteps}, but {path} has {done} already: give more."
@@ -168,6 +172,7 @@ class Training:
             progress=progress,
             report=report,
         )
+        remove_partials(folder.path)
         folder.write_config(config)
         folder.drop_result()
         return training
@@ -181,7 +186,22 @@ class Training:
         Raises:
             TrainingStopped: If ``checkpoints.stop`` was set; a checkpoint was taken.
             TrainingDivergedError: If the policy's numbers are finite no more.
+            FileError: If a file cannot be written, as the disk is full; says how to go on.
         """
+        try:
+            return self._run()
+        except OSError as error:
+            if not isinstance(error, FileError) and not is_full(error):
+                raise  # of the environment
+            done, path = self.checkpoints.saved or 0, self.folder.path
+            raise FileError(
+                error.errno,
+                f"{error if isinstance(error, FileError) else f'{path}: {error.strerror}.'} The "
+                f"last checkpoint is of {done} timesteps; once there is room, go on with: python "
+                f"-m agents.train --resume {path}",
+            ) from error
+
+    def _run(self) -> Evaluation:
         left = self._restore()
         done = None if self._checkpoint is None else self._checkpoint.num_timesteps
         logger = make_logger(self.folder.path, timesteps=done)
@@ -240,10 +260,12 @@ class Training:
             ) from error
 
     def _finish(self, wall_s: float) -> Evaluation:
-        self.model.save(self.folder.model())
+        with replacing(self.folder.model()) as partial, partial.open("wb") as file:
+            self.model.save(file)
         normaliser = self.model.get_vec_normalize_env()
         if normaliser is not None:
-            normaliser.save(str(self.folder.normaliser()))
+            with replacing(self.folder.normaliser()) as partial:
+                normaliser.save(str(partial))
         envs = make_envs(self.config, n_envs=1, training=False)
         sync_envs_normalization(self.model.get_env(), envs)
         final = evaluate(
@@ -307,7 +329,8 @@ class _SaveNormaliser(BaseCallback):
     def _on_step(self) -> bool:
         normaliser = self.model.get_vec_normalize_env()
         if isinstance(normaliser, VecNormalize):
-            normaliser.save(str(self._path))
+            with replacing(self._path) as partial:
+                normaliser.save(str(partial))
         return True
 
 

@@ -36,6 +36,9 @@ def within(timeout_s: float, function: Callable[[], Any]) -> Any:
             returned.append(function())
         except BaseException as error:  # it is raised where it is waited for
             raised.append(error)
+        torch.set_num_threads(n_threads)  # where later threads begin
+
+    n_threads = torch.get_num_threads()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -49,6 +52,12 @@ def within(timeout_s: float, function: Callable[[], Any]) -> Any:
             "command_budget(...), is ended for real)."
         )
     return returned[0]
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error is Ctrl-C, which Python raises in the main thread only, or one of those."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and is_main
 
 
 def fingerprint(network: nn.Module) -> Fingerprint:

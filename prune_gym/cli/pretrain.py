@@ -29,6 +29,14 @@ from prune_gym.networks.checkpoints import (
 )
 from prune_gym.training.evaluation import accuracy
 from prune_gym.training.loop import MANY, Recipe, Training, check_loss
+from prune_gym.utils.arguments import (
+    LEARNING_RATES,
+    MOST_BATCH,
+    MOST_EPOCHS,
+    MOST_SEED,
+    real_number,
+    whole_number,
+)
 from prune_gym.utils.cache import cache_dir
 from prune_gym.utils.devices import has_bfloat16, resolve_device
 from prune_gym.utils.files import check_writable, fact_in, reading, replacing, write_json
@@ -60,6 +68,19 @@ class PretrainConfig:
     learning_rate: float | None = None
     precision: str = "auto"
 
+    def check(self) -> None:
+        """Raise InvalidValueError for a number or a precision that is not possible."""
+        most = {"epochs": MOST_EPOCHS, "batch_size": MOST_BATCH, "seed": MOST_SEED}
+        for name, limit in most.items():
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), 0 if name == "seed" else 1, limit)
+        if self.learning_rate is not None:
+            real_number("learning_rate", self.learning_rate, *LEARNING_RATES)
+        if self.precision not in PRECISIONS:
+            raise InvalidValueError(
+                f"precision={self.precision!r} must be one of {', '.join(PRECISIONS)}."
+            )
+
 
 def recipe_for(config: PretrainConfig, data: Dataset, device: torch.device) -> tuple[Recipe, int]:
     """The recipe of a dense training, and its epochs.
@@ -67,10 +88,7 @@ def recipe_for(config: PretrainConfig, data: Dataset, device: torch.device) -> t
     Small sets get Adam and 60 epochs; larger ones Nesterov SGD with weight decay and label
     smoothing, and 30. Both move the learning rate in one cycle.
     """
-    if config.precision not in PRECISIONS:
-        raise InvalidValueError(
-            f"precision={config.precision!r} must be one of {', '.join(PRECISIONS)}."
-        )
+    config.check()
     recipe, epochs = Recipe(), 60
     if len(data.train) >= MANY:
         recipe = Recipe("sgd", 128, peak_lr=0.1, weight_decay=5e-4, label_smoothing=0.1)
@@ -101,6 +119,7 @@ def pretrain(
         OSError: the weights cannot be written there.
         TrainingDivergedError: it did, or it is at chance and would replace weights; they stay.
     """
+    config.check()
     place = resolve_device(device)
     path = out or checkpoint_path(cache_dir(), config.network, config.dataset)
     if path.suffix == ".json":

@@ -17,6 +17,15 @@ from prune_gym.budgets import (
     parse_limit,
 )
 from prune_gym.errors import InvalidTypeError, InvalidValueError
+from prune_gym.pruning.groups import FilterGroup
+from prune_gym.utils.arguments import (
+    MOST_BATCH,
+    MOST_FILTERS,
+    MOST_IMAGES,
+    MOST_SEED,
+    MOST_STEPS,
+    whole_number,
+)
 from prune_gym.utils.registry import unknown_name
 
 STRUCTURES = ("filter", "weight")
@@ -59,6 +68,23 @@ def _as_list(value: Any) -> list[Any]:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
+def check_numbers(
+    recovery_steps: int,
+    round_to: int,
+    evaluation_samples: int | None,
+    batch_size: int | None,
+    seed: int,
+) -> None:
+    """Raise InvalidValueError for a number that is not possible whatever the network."""
+    whole_number("recovery_steps", recovery_steps, 0, MOST_STEPS)
+    whole_number("round_to", round_to, 1, MOST_FILTERS)
+    whole_number("seed", seed, 0, MOST_SEED)
+    if evaluation_samples is not None:
+        whole_number("evaluation_samples", evaluation_samples, 1, MOST_IMAGES)
+    if batch_size is not None:
+        whole_number("batch_size", batch_size, 1, MOST_BATCH)
+
+
 def check_structure(structure: str, round_to: int) -> None:
     """Raise unless the structure is known and goes with multiples."""
     if structure not in STRUCTURES:
@@ -67,6 +93,16 @@ def check_structure(structure: str, round_to: int) -> None:
         raise InvalidValueError(
             f"round_to={round_to!r} with structure='weight': single weights have no use for "
             "multiples; leave it at 1, or use structure='filter'."
+        )
+
+
+def check_round_to(round_to: int, groups: Sequence[FilterGroup]) -> None:
+    """Raise where multiples are so large that no group can lose a filter."""
+    widest = max(group.n_filters for group in groups)
+    if round_to > 1 and round_to >= widest:
+        raise InvalidValueError(
+            f"round_to={round_to} leaves every filter group whole: the widest has {widest} "
+            f"filters; give at most {widest - 1}."
         )
 
 

@@ -23,6 +23,8 @@ from prune_gym.networks.checkpoints import find_checkpoint
 from prune_gym.problem.checks import (
     check_budgets,
     check_ignore,
+    check_numbers,
+    check_round_to,
     check_structure,
     check_unpruned_values,
     written_down,
@@ -38,7 +40,6 @@ from prune_gym.pruning.inference import (
     trains_channels_last,
 )
 from prune_gym.training.recovery import RECOVERIES
-from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.devices import resolve_device
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry
@@ -117,13 +118,12 @@ def make_problem(
     (8, (0.25,))
     """
     arguments = written_down(locals())
+    check_numbers(recovery_steps, round_to, evaluation_samples, batch_size, seed)
     check_structure(structure, round_to)
     check_ignore(ignore)
-    batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
     check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
-    place = resolve_device(device)
-    check_precision(precision, place)
+    check_precision(precision, place := resolve_device(device))
     score = _function("criterion", CRITERIA, criterion)
     repair = _function("recovery", RECOVERIES, recovery)
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
@@ -133,6 +133,7 @@ def make_problem(
     data, layout = _laid_out(module, data, precision)
     example = data.train.batch(data.train.spread(1))
     groups = _groups(module, example, structure, ignore)
+    check_round_to(round_to, groups)
     scores = score_groups(module, groups, score, data.train, seed)
     unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
     problem = PruningProblem(
@@ -144,11 +145,11 @@ def make_problem(
         limits=fractions(tuple(chosen), tuple(chosen.values()), unpruned),
         unpruned_values=unpruned,
         recovery=repair,
-        recovery_steps=whole_number("recovery_steps", recovery_steps, 0),
+        recovery_steps=int(recovery_steps),
         structure=structure,
-        round_to=whole_number("round_to", round_to, 1),
+        round_to=int(round_to),
         layout=layout,
-        batch_size=batch_size,
+        batch_size=None if batch_size is None else int(batch_size),
         arguments=arguments,
     )
     _check_smallest(problem, is_known=unpruned_values is not None)
@@ -234,11 +235,11 @@ def _dataset(
         raise InvalidValueError("train and validation belong together: give both or none of them.")
     data = load_dataset(dataset) if train is None else own_dataset(train, validation, test)
     if evaluation_samples is not None:
-        n = whole_number("evaluation_samples", evaluation_samples, 1)
-        if n > len(data.validation):
+        if evaluation_samples > len(data.validation):
             raise InvalidValueError(
-                f"evaluation_samples={n} is more than the {len(data.validation)} validation images."
+                f"evaluation_samples={evaluation_samples} is more than the {len(data.validation)} "
+                "validation images; give at most so many, or leave it out."
             )
-        data = replace(data, validation=data.validation.subset(n))
+        data = replace(data, validation=data.validation.subset(evaluation_samples))
     with memory_bound(f"{device} cannot hold the images; use another device or fewer of them"):
         return data.to(device)

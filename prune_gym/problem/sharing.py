@@ -18,7 +18,7 @@ from torch import nn
 
 from prune_gym.errors import InvalidTypeError, SharingError
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.utils.arguments import whole_number
+from prune_gym.utils.arguments import MOST_THREADS, whole_number
 
 _SMALL = 4096  # bytes; below, an array travels with the rest
 _ALIGNED = 64
@@ -44,7 +44,7 @@ class SharedProblem:
     """
 
     def __init__(self, problem: PruningProblem, threads: int = 1) -> None:
-        whole_number("threads", threads, 1)
+        whole_number("threads", threads, 1, MOST_THREADS)
         if not isinstance(problem, PruningProblem):
             raise InvalidTypeError(
                 f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."

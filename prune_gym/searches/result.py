@@ -22,7 +22,7 @@ from prune_gym.pruning.masks import Masks
 from prune_gym.searches.fine_tuning import OnStep, fine_tune
 from prune_gym.searches.run_folder import SearchConfig
 from prune_gym.training.evaluation import accuracy
-from prune_gym.utils.arguments import check_share, whole_number
+from prune_gym.utils.arguments import MOST_SEED, MOST_STEPS, check_share, whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +77,8 @@ class PrunedNetwork:
         fine_tune(
             network,
             self.problem,
-            steps=whole_number("steps", steps, 0),
-            seed=whole_number("seed", seed, 0),
+            steps=whole_number("steps", steps, 0, MOST_STEPS),
+            seed=whole_number("seed", seed, 0, MOST_SEED),
             distillation=check_share("distillation", distillation),
             on_step=on_step,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import io
 import json
 import platform
 import shlex
@@ -12,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from agents.files import LineLog, check_new_folder, remove_partials, user_path
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
-from prune_gym.errors import InvalidValueError, RunFolderError
+from prune_gym.errors import FileError, InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES
-from prune_gym.utils.files import make_folder, write_json
+from prune_gym.utils.files import make_folder, replacing, write_json
 
 _PACKAGES = (
     "prune-gym",
@@ -138,20 +140,22 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path | str, config: SearchConfig) -> RunFolder:
-        """Make a folder for a new run.
+    def check_free(cls, path: Path | str) -> None:
+        """Raise unless a new run can go to a folder; to be called before anything is loaded.
 
         Raises:
-            RunFolderError: the folder is not empty.
+            RunFolderError: it holds something already.
+            FileError: it cannot be made, or takes no file.
         """
-        folder = cls(Path(path))
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            if (folder.path / "config.json").is_file():
-                cure = f"a run already; choose another folder, or continue it: --resume {path}"
-            else:
-                cure = "other files; choose another folder"
-            raise RunFolderError(f"out={str(path)!r} holds {cure}.")
+        check_new_folder(user_path(path), "config.json", RunFolderError, FileError)
+
+    @classmethod
+    def create(cls, path: Path | str, config: SearchConfig) -> RunFolder:
+        """Make a folder for a new run; see `check_free`."""
+        cls.check_free(path)
+        folder = cls(user_path(path))
         make_folder(folder.path)
+        remove_partials(folder.path)
         write_json(folder.path / "config.json", config.to_json())
         folder.note_command()
         write_json(folder.path / "versions.json", versions())
@@ -164,7 +168,8 @@ class RunFolder:
         Raises:
             RunFolderError: there is no run, or its files are damaged.
         """
-        file = Path(path) / "config.json"
+        path = user_path(path)
+        file = path / "config.json"
         if not file.is_file():
             raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
         try:
@@ -176,12 +181,12 @@ class RunFolder:
                     raise InvalidValueError(f"{name} is no {kind.__name__}")
         except (ValueError, TypeError) as error:
             raise RunFolderError(f"{file} is damaged: {error}") from error
-        return cls(Path(path)), config
+        return cls(path), config
 
     def note_command(self) -> None:
         """Add the command line of this call to ``command.txt``."""
-        with (self.path / "command.txt").open("a", encoding="utf-8") as file:
-            file.write(shlex.join(["prune-gym", *sys.argv[1:]]) + "\n")
+        with LineLog(self.path / "command.txt", FileError) as log:
+            log.add(shlex.join(["prune-gym", *sys.argv[1:]]))
 
     def drop_results(self) -> None:
         """Remove what a finished search wrote: it no longer fits once the search goes on."""
@@ -222,12 +227,13 @@ class RunFolder:
                 for group, share in zip(problem.groups, trial.kept, strict=True)
             },
         }
-        new = not self.episodes.exists()
-        with self.episodes.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
+        with LineLog(self.episodes, FileError) as log:
+            lines = io.StringIO(newline="")
+            writer = csv.DictWriter(lines, list(row))
+            if log.is_empty:
                 writer.writeheader()
             writer.writerow(row)
+            log.add(lines.getvalue())
 
     def read_episodes(self) -> list[dict[str, str]]:
         """Rows of the log; a last line that was cut off is left out.
@@ -259,7 +265,8 @@ class RunFolder:
             content = self.episodes.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
             if whole and whole != content:
-                self.episodes.write_bytes(whole)
+                with replacing(self.episodes) as partial:
+                    partial.write_bytes(whole)
             elif not whole and content.startswith(b"episode"):  # cut within the head line
                 self.episodes.unlink()
 
@@ -269,6 +276,7 @@ class RunFolder:
         Returns:
             How many evaluations had been remembered from before.
         """
+        remove_partials(self.path)
         self._drop_cut_line()
         for row in self.read_episodes():
             archive.put(

@@ -26,7 +26,13 @@ from prune_gym.searches.baselines import BASELINES, Judged, Proposer, masks_of_r
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
-from prune_gym.utils.arguments import check_share, whole_number
+from prune_gym.utils.arguments import (
+    MOST_EVALUATIONS,
+    MOST_SEED,
+    MOST_STEPS,
+    check_share,
+    whole_number,
+)
 from prune_gym.utils.files import replacing, write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.threads import Workers, one_thread
@@ -120,21 +126,21 @@ def search(
         )
     if granularity not in ENV_IDS:
         raise unknown_name("granularity", granularity, list(ENV_IDS))
-    timesteps = whole_number("evaluations", evaluations, 1) * len(problem.groups)
+    evaluations = whole_number("evaluations", evaluations, 1, MOST_EVALUATIONS)
     if resume:
         if out is None:
             raise InvalidValueError("resume=True goes on with a run folder; name it: out=RUN.")
         folder, config = RunFolder.open(out)
         config.check_same(problem)
-        config = config.lengthened(timesteps)
+        config = config.lengthened(evaluations * len(problem.groups))
         write_json(folder.path / "config.json", config.to_json())
         return Search(problem, config, folder, on_progress).run()
     config = SearchConfig(
         env=ENV_IDS[granularity],
         algo=algo,
-        timesteps=timesteps,
-        seed=whole_number("seed", seed, 0),
-        finetune_steps=whole_number("finetune_steps", finetune_steps, 0),
+        timesteps=evaluations * len(problem.groups),
+        seed=whole_number("seed", seed, 0, MOST_SEED),
+        finetune_steps=whole_number("finetune_steps", finetune_steps, 0, MOST_STEPS),
         problem={},
         distillation=check_share("distillation", distillation),
         hard=bool(hard),

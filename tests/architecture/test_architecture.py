@@ -42,8 +42,8 @@ LEVELS = {
     ],
     "agents": [
         {"", "errors"},
-        {"files", "console", "costs", "toy"},
-        {"multipliers", "env_checks"},
+        {"files", "console", "costs", "toy", "arguments"},
+        {"multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
         {"algorithms"},
         {"zoo"},

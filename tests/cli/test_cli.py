@@ -384,10 +384,10 @@ def test_parse_budgets():
 
 
 def test_bugs_keep_their_traceback(monkeypatch):
-    def bug():
+    def bug(kind, console):
         raise KeyError("a bug")
 
-    monkeypatch.setattr("prune_gym.cli.main._listings", bug)
+    monkeypatch.setattr("prune_gym.cli.listing.print_listing", bug)
     with pytest.raises(KeyError, match="a bug"):
         call("list")
 
