@@ -353,7 +353,7 @@ class _Pretraining:
         now = time.monotonic()
         left = (self.training.steps - step) * (now - self._began) / (step - self._first_step)
         if step % per_epoch == 0:
-            score = accuracy(self.training.network, self.data.validation.first(JUDGED))
+            score = accuracy(self.training.network, self.data.validation.subset(JUDGED))
             self.training.network.train()
             bar.console.print(
                 f"{epoch}  loss {loss:.3f}  validation {score:.4f}  {time_left(left)}"

@@ -173,26 +173,21 @@ class Evidence:
     def calibration_rows(self) -> torch.Tensor:
         """Rows of the calibration batch in the training split: as many of every class as can be.
 
-        The first ones of each class in the order of the split; nothing is drawn, so that scores
-        do not depend on the seed where the criterion draws nothing itself.
+        The same ones whatever the seed, so that scores do not depend on it where the criterion
+        draws nothing itself; see `Split.spread`.
         """
         wanted = max(FEWEST, ELEMENTS // max(1, self.train.images[0].numel()))
-        wanted = min(CALIBRATION, wanted, len(self.train))
-        labels = self.train.labels.cpu().numpy()
-        turn = np.zeros(len(labels), dtype=np.int64)  # how many of its class come before
-        for label in np.unique(labels):
-            turn[labels == label] = np.arange((labels == label).sum())
-        return torch.from_numpy(np.sort(np.argsort(turn, kind="stable")[:wanted]))
+        return self.train.spread(min(CALIBRATION, wanted))
 
     @cached_property
     def images(self) -> torch.Tensor:
         """The calibration batch as the network takes it, (n, ...) float32; n is 256 at most."""
-        return self.train.batch(self.calibration_rows.to(self.train.images.device))
+        return self.train.batch(self.calibration_rows)
 
     @cached_property
     def labels(self) -> torch.Tensor:
         """Labels of `images`, (n,) int64."""
-        return self.train.labels[self.calibration_rows.to(self.train.labels.device)]
+        return self.train.labels[self.calibration_rows]
 
     def chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The calibration batch in parts that fit into memory: images, labels."""

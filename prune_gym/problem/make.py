@@ -91,7 +91,8 @@ def make_problem(
             paper's coarse variant does (budget ``params`` only).
         round_to: kept filters of a group come in multiples of it, e.g. 8, which hardware likes
             (groups of fewer filters stay whole).
-        evaluation_samples: judge on the first so many validation images; None = all.
+        evaluation_samples: judge on so many validation images, each class as frequent as in all of
+            them; None = all.
         precision: in which networks are judged: ``"float32"``, ``"bfloat16"``, or ``"tf32"`` on
             NVIDIA GPUs. Networks, their recovery and what a search returns stay float32.
         batch_size: images a forward when networks are judged; None = the fastest, measured.
@@ -125,8 +126,7 @@ def make_problem(
     check_ignore(ignore)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
     check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
-    place = resolve_device(device)
-    check_precision(precision, place)
+    check_precision(precision, place := resolve_device(device))
     score = _function("criterion", CRITERIA, criterion)
     repair = _function("recovery", RECOVERIES, recovery)
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
@@ -136,7 +136,7 @@ def make_problem(
     check_stop()
     module = trained_network(network, dataset, data, weights).to(place).eval()
     data, layout = _laid_out(module, data, precision)
-    example = data.train.batch(slice(1))
+    example = data.train.batch(data.train.spread(1))
     groups = _groups(module, data, structure, ignore)
     check_round_to(round_to, groups)
     check_stop()
@@ -165,7 +165,7 @@ def make_problem(
 
 def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Dataset, InferenceLayout]:
     """The data as the network is trained on it fastest, and how the network is judged."""
-    some = data.train.batch(slice(3))
+    some = data.train.batch(data.train.spread(3))
     check_runs(network, some, data)
     layout = find_layout(network, some, precision)
     if layout.channels_last and trains_channels_last(network, some):
@@ -257,6 +257,6 @@ def _dataset(
                 f"evaluation_samples={evaluation_samples} is more than the {len(data.validation)} "
                 "validation images; give at most so many, or leave it out."
             )
-        data = replace(data, validation=data.validation.first(evaluation_samples))
+        data = replace(data, validation=data.validation.subset(evaluation_samples))
     with memory_bound(f"{device} cannot hold the images; use another device or fewer of them"):
         return data.to(device)

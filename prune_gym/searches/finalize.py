@@ -257,7 +257,8 @@ def _sizes(
 
 
 def _latencies(network: nn.Module, problem: PruningProblem) -> dict[str, Any]:
-    images = problem.data.validation.batch(slice(LATENCY_BATCH))
+    split = problem.data.validation
+    images = split.batch(split.spread(LATENCY_BATCH))
     return {
         "latency_ms": paired_latency_ms({"dense": problem.network, "pruned": network}, images),
         "latency_batch": LATENCY_BATCH,

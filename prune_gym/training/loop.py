@@ -161,7 +161,7 @@ class Training:
         for settings in self._optimizer.param_groups:
             settings["lr"] = self.recipe.peak_lr * factor
         rows = self._next_rows()
-        images, labels = self.train.batch(rows), self.train.labels[rows]
+        images, labels = self.train.fresh(rows, self.generator)
         if self.augment is not None:
             images = self.augment(images, self.generator)
         images = self.train.to_layout(images)
