@@ -203,6 +203,7 @@ def steps_of(training):
     return sum(lengths), int(training.log._running[:, 2].sum())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CASES)
 def test_a_resumed_training_goes_on_to_its_end(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "test_checkpoint", sys.modules[__name__])

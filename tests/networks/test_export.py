@@ -107,6 +107,7 @@ class Warns(Net):
 # -- round trips -----------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("name", tiny.BUILDERS)
 def test_round_trip(tmp_path, capfd, root, name, suffix):
