@@ -181,9 +181,12 @@ class Budget:
         try:
             with user_code(who, BudgetError, self._keeper):
                 value = measure() if self.timeout_s is None else within(self.timeout_s, measure)
-        except PruneGymError as error:  # e.g. of a program that is run
-            words = str(error) if str(error).startswith(who) else f"{who}: {error}"
-            raise BudgetError(words) from (error.__cause__ or error)
+        except BudgetError as error:  # one of its own, or that it raised anything else
+            if str(error).startswith(who):
+                raise
+            raise BudgetError(f"{who}: {error}") from error
+        except PruneGymError as error:
+            raise BudgetError(f"{who} raised {error_in_words(error)}") from error
         for network, was in zip(networks, before, strict=True):
             changed = differences(was, fingerprint(network))
             if changed:
