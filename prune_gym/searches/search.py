@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agents.console import stopping
-from prune_gym.errors import (
-    InvalidTypeError,
-    InvalidValueError,
-    RunFolderError,
-    UsageError,
-)
+from prune_gym.errors import InvalidTypeError, InvalidValueError, RunFolderError, UsageError
 from prune_gym.problem.archive import Archive, Trial, further_costs
 from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
@@ -145,9 +140,9 @@ def search(
         distillation=check_share("distillation", distillation),
         hard=bool(hard),
     )
-    search = begin(problem, config, out, on_progress)
-    with how_to_go_on(search.folder):
-        return search.run()
+    begun = begin(problem, config, out, on_progress)
+    with how_to_go_on(begun.folder):
+        return begun.run()
 
 
 def begin(
