@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import warnings
 from pathlib import Path
@@ -114,7 +115,7 @@ def absolute(spec: str) -> str:
 
 
 def _is_size(words: str) -> bool:
-    return len(words) < 9 and words.isdecimal() and int(words) in _SIZES
+    return re.fullmatch(r"[0-9]{1,9}", words) is not None and int(words) in _SIZES
 
 
 def _wrong_size(spec: str, size: str) -> DatasetError:
@@ -126,10 +127,10 @@ def _wrong_size(spec: str, size: str) -> DatasetError:
 
 
 def _check_there(spec: str, path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):  # also of a name that is too long
         return
     before, at, size = spec.rpartition("@")
-    if at and before.strip() and not _is_size(size) and user_path(before).is_dir():
+    if at and before.strip() and not _is_size(size) and os.path.isdir(user_path(before)):
         raise _wrong_size(spec, size)
     raise DatasetError(
         f"dataset 'folder:{shown(spec)}': there is no folder {shown(path)}. Write folder:PATH with "

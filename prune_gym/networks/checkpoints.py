@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -88,7 +89,7 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
 def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file; a missing or damaged file is a `CheckpointError`."""
     path = user_path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"weights: there is no file {path}.")
     try:
         return load_file(path)

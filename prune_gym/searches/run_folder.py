@@ -6,6 +6,7 @@ import csv
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import shlex
 import sys
@@ -172,7 +173,7 @@ class RunFolder:
         """
         path = user_path(path)
         file = path / "config.json"
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
         try:
             config = SearchConfig.from_json(json.loads(file.read_text()))
