@@ -155,7 +155,7 @@ def check_lengths(runs: Sequence[Run], tasks: Sequence[str]) -> None:
 def _folders(given: str | os.PathLike[str]) -> list[Path]:
     """Return ``given`` if it is a run, else the runs below it."""
     path = Path(given)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise RunFolderError(
             f"run {path} is no folder. Pass folders written by python -m agents.train"
         )

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import sys
@@ -159,7 +160,7 @@ class RunFolder:
             RunFolderError: If there is none, or its configuration is damaged.
         """
         folder = cls(path)
-        if not folder.config.is_file():
+        if not os.path.isfile(folder.config):
             raise RunFolderError(
                 f"{path} is no run folder: it holds no config.json. Pass a folder that "
                 "python -m agents.train wrote."
