@@ -213,7 +213,7 @@ def _with_limits(
     """
     with importing(config):
         given = {as_budget(key).name: key for key in meant}
-    programs = {key.command: key for key in given.values() if isinstance(key, CommandSpec)}
+    programs = {spec.command: spec for spec in given.values() if isinstance(spec, CommandSpec)}
     budgets: dict[BudgetKey, Any] = {}
     for name, limit in limits.items():
         key: BudgetKey = given.get(name, name) if isinstance(name, str) else name

@@ -141,11 +141,9 @@ def _page(
             f'<h2>{title}</h2><p>{words}</p><img alt="{title}" src="data:image/png;base64,{data}">'
         )
     versions = folder.read_json("versions.json")
-    noted = folder.path / "command.txt"
-    commands = noted.read_text().splitlines() if noted.is_file() else []
     body += [
         "<h2>How to get this again</h2>",
-        *(f"<p><code>{html.escape(command)}</code></p>" for command in commands),
+        *(f"<p><code>{html.escape(command)}</code></p>" for command in folder.commands()),
         "<p>The network: <code>prune_gym.load_pruned(folder)</code></p>",
         _table(["", "version"], [(name, value) for name, value in versions.items()]),
     ]

@@ -31,7 +31,8 @@ class SharedProblem:
     problem=shared)`` in a worker of ``SubprocVecEnv`` or ``AsyncVectorEnv`` on the same machine.
     The arrays (images as they are judged, training data, unpruned weights, scores) are mapped
     there from one temporary file, ``prune_gym-*``, which is removed when this handle, and with it
-    the process that made it, is gone (a process that is killed leaves it behind).
+    the process that made it, is gone (a process that is killed leaves it behind). A handle that
+    is read from a file runs what its pickle says: take none from somebody else.
 
     Args:
         problem: on the CPU.

@@ -188,6 +188,14 @@ class RunFolder:
         with LineLog(self.path / "command.txt", FileError) as log:
             log.add(shlex.join(["prune-gym", *sys.argv[1:]]))
 
+    def commands(self) -> list[str]:
+        """The command lines that worked on the run, as they were noted."""
+        noted = self.path / "command.txt"
+        if not is_there(noted, RunFolderError):
+            return []
+        text = read_bytes(noted, RunFolderError).decode("utf-8", errors="replace")
+        return text.splitlines()
+
     def drop_results(self) -> None:
         """Remove what a finished search wrote: it no longer fits once the search goes on."""
         for name in ("metrics.json", "report.html", self.fine_tuning.name):

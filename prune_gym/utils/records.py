@@ -123,8 +123,10 @@ def read_record(path: Path, record: type[Record], kind: type[Exception]) -> dict
 def _in_words(error: Any, content: Any) -> str:
     """``groups[2].filters is -1: it should be greater than or equal to 1``."""
     field, held = "", content
+    *_, last = error["loc"] or ("",)
     for key in error["loc"]:  # kinds of a union are among the keys
-        if isinstance(held, dict) and (key in held or error["type"] == "missing"):
+        is_missing = error["type"] == "missing" and key == last
+        if isinstance(held, dict) and (key in held or is_missing):
             field, held = f"{field}.{key}" if field else str(key), held.get(key)
         elif isinstance(held, list) and isinstance(key, int) and key < len(held):
             field, held = f"{field}[{key}]", held[key]
