@@ -17,12 +17,13 @@ from rich.table import Table
 
 from agents.console import INTERRUPTED, console, fail, parse_values, say, stopping, user_errors
 from agents.errors import AgentsError, InvalidValueError
-from agents.runs.folder import RunConfig
+from agents.runs.folder import MOST_ENVS, RunConfig
+from agents.runs.trust import named_code
 
 if TYPE_CHECKING:
     from agents.runs.training import Training
 
-_MAY_CHANGE = ("resume", "timesteps", "progress", "checkpoint_every")
+_MAY_CHANGE = ("resume", "trust", "timesteps", "progress", "checkpoint_every")
 
 # -- options ---------------------------------------------------------------------------------------
 
@@ -41,7 +42,8 @@ Wrapper = Annotated[
 Timesteps = Annotated[int | None, typer.Option(min=1, help="Environment steps; default 12000.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1)]
 NEnvs = Annotated[
-    int | None, typer.Option(min=1, help="Environments at once; default: the agent's.")
+    int | None,
+    typer.Option(min=1, max=MOST_ENVS, help="Environments at once; default: the agent's."),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -65,6 +67,13 @@ EvalFreq = Annotated[
 EvalEpisodes = Annotated[int, typer.Option(min=1, help="Episodes of an evaluation.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/ALGO-ENV-SEED.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="With --resume: run code that files of the folder name, such as modules of yours.",
+    ),
+]
 Resume = Annotated[Path | None, typer.Option(help="Continue the run in this folder.")]
 CheckpointEvery = Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")]
 Progress = Annotated[bool, typer.Option("--progress", help="Show a progress bar.")]
@@ -99,6 +108,7 @@ def train(
     device: Device = "cpu",
     out: Out = None,
     resume: Resume = None,
+    trust: Trust = False,
     checkpoint_every: CheckpointEvery = 60.0,
     progress: Progress = False,
     show_list: ShowList = False,
@@ -113,7 +123,7 @@ def train(
         how: Any = {"checkpoint_every_s": checkpoint_every, "progress": progress, "report": say}
         if resume is not None:
             _refuse_beside_resume(context)
-            _run(Training.resume(resume, timesteps, **how))
+            _run(Training.resume(resume, timesteps, trust=trust, **how))
         else:
             _run(Training.begin(_config(context.params), out, **how))
 
@@ -145,7 +155,8 @@ def _run(training: Training) -> None:
     folder = training.folder
     folder.note_command()
     say(f"{training.config.algo} on {training.config.env}, in {folder.path}")
-    cure = f"go on with: python -m agents.train --resume {folder.path}"
+    trust = "" if named_code(training.config) is None else " --trust"  # it names code of yours
+    cure = f"go on with: python -m agents.train --resume {folder.path}{trust}"
     try:
         with stopping(training.checkpoints, "stopping after this rollout; once more: at once"):
             final = training.run()
@@ -159,7 +170,7 @@ def _run(training: Training) -> None:
             INTERRUPTED,
         )
     say(final.summary())
-    say(f"results are in {folder.path}; see it play: python -m agents.enjoy {folder.path}")
+    say(f"results are in {folder.path}; see it play: python -m agents.enjoy {folder.path}{trust}")
 
 
 def _refuse_beside_resume(context: typer.Context) -> None:

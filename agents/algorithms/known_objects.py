@@ -63,7 +63,9 @@ _CLASSES = {
         "CostDictReplayBuffer CostNStepReplayBuffer CostReplayBuffer"
     ),
 }
-CLASSES = frozenset(f"{module}:{name}" for module, names in _CLASSES.items() for name in names.split())
+CLASSES = frozenset(
+    f"{module}:{name}" for module, names in _CLASSES.items() for name in names.split()
+)
 
 
 def name_of(kind: type[Any]) -> str:
@@ -160,8 +162,8 @@ def _short(value: Any) -> str:
 
 def _mean_and_variance(mean: Any, var: Any, count: float) -> RunningMeanStd:
     made = RunningMeanStd(shape=mean.shape)
-    check_alike("mean", mean, made.mean)
-    check_alike("var", var, made.var)
+    check_alike("mean", np.asarray(mean), made.mean)  # a number that moves is no array any more
+    check_alike("var", np.asarray(var), made.var)
     check_alike("count", count, 1.0)
     if (var < 0.0).any() or count < 0.0:
         raise ValueError("var or count is negative")
@@ -272,15 +274,11 @@ OBJECTS: dict[str, Form] = {
     name_of(FractionSchedule): _attributes(
         _number_schedule, start="start", end="end", end_fraction="end_fraction"
     ),
-    name_of(NormalActionNoise): _attributes(
-        _normal, mean="_mu", sigma="_sigma", dtype="_dtype"
-    ),
+    name_of(NormalActionNoise): _attributes(_normal, mean="_mu", sigma="_sigma", dtype="_dtype"),
     name_of(OrnsteinUhlenbeckActionNoise): _attributes(
         _walk, **_WALK, initial_noise="initial_noise", noise_prev="noise_prev"
     ),
-    name_of(VectorizedActionNoise): _attributes(
-        _noises, base_noise="base_noise", noises="noises"
-    ),
+    name_of(VectorizedActionNoise): _attributes(_noises, base_noise="base_noise", noises="noises"),
     name_of(TrainFreq): Form(
         lambda given: {"frequency": given.frequency, "unit": given.unit.value}, _train_freq
     ),
@@ -296,8 +294,5 @@ OBJECTS: dict[str, Form] = {
         spaces.MultiDiscrete,
     ),
     name_of(spaces.MultiBinary): _attributes(spaces.MultiBinary, n="n"),
-    name_of(spaces.Dict): Form(
-        lambda space: {"spaces": dict(space.spaces)},
-        _dict_space
-    ),
+    name_of(spaces.Dict): Form(lambda space: {"spaces": dict(space.spaces)}, _dict_space),
 }

@@ -140,9 +140,7 @@ def _assemble(
             raise DamageError(f"settings.{name} is missing")
     if env is not None:
         env = cls._wrap_env(env, 0)
-        check_for_correct_spaces(
-            env, settings["observation_space"], settings["action_space"]
-        )
+        check_for_correct_spaces(env, settings["observation_space"], settings["action_space"])
         settings["n_envs"] = env.num_envs
         if force_reset:
             settings["_last_obs"] = None

@@ -129,9 +129,7 @@ def _check_names(where: str, given: Any, own: Mapping[str, Any]) -> None:
 
 def _check_tensor(where: str, given: Any, own: Any) -> None:
     if not isinstance(given, th.Tensor) or (given.shape, given.dtype) != (own.shape, own.dtype):
-        raise DamageError(
-            f"{where} is {_form(given)}; the settings make it {_form(own)}"
-        )
+        raise DamageError(f"{where} is {_form(given)}; the settings make it {_form(own)}")
     _check_finite(where, given)
 
 
@@ -203,9 +201,7 @@ class _Bounded(TorchFunctionMode):
         super().__init__()
         self._left = left
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _FACTORIES:
             size = kwargs.get("size", args[0] if args else ())

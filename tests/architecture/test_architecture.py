@@ -42,7 +42,7 @@ LEVELS = {
     ],
     "agents": [
         {"", "errors"},
-        {"files", "console", "costs", "toy"},
+        {"files", "console", "costs", "toy", "archive"},
         {"multipliers", "env_checks"},
         {"wrappers", "evaluation"},
         {"algorithms"},
