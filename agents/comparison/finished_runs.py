@@ -221,7 +221,8 @@ def _load(folder: Path, name: str) -> dict[str, Any]:
     try:
         return read_json(path, RunFolderError)
     except RunFolderError as error:
-        raise RunFolderError(f"run {folder}: {error} Run it again.") from error
+        words = str(error).replace(str(path), name)
+        raise RunFolderError(f"run {folder}: {words} Run it again.") from error
 
 
 def _get(folder: Path, data: Mapping[str, Any], key: str, kind: type) -> Any:

@@ -128,7 +128,7 @@ class Checkpoint:
             device: Of the model.
             trust: Whether values of a user's own in it may be unpickled, which can run anything.
         """
-        how = {"trust": True} if trust else {}
+        how: Any = {"trust": True} if trust else {}  # which classes of others do not know
         with _checkpoint(self.path) as archive:
             file = io.BytesIO(archive.read("model.zip"))
             model: Any = algorithm.load(file, env=env, device=device, **how)
