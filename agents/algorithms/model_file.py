@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, TypeAlias
 
+import gymnasium as gym
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents.algorithms.state_checks import bounded_memory, check_parameters, check_settings
 from agents.algorithms.stored_values import Reader, Writer
@@ -34,7 +36,7 @@ class StoredAlgorithm(BaseAlgorithm):
 
     made_by: str  # names what a model file may be loaded by; the class, where it does not say
 
-    def save(
+    def save(  # type: ignore[override]  # files of all kinds
         self,
         path: SavedModel,
         exclude: Iterable[str] | None = None,
@@ -136,12 +138,14 @@ def _assemble(
 ) -> Any:
     """Make a model as Stable-Baselines3's ``load`` does, and check each value on the way."""
     for name in ("policy_class", "observation_space", "action_space"):
-        if name not in settings:
-            raise DamageError(f"settings.{name} is missing")
+        kind = type if name == "policy_class" else gym.Space
+        if not isinstance(settings.get(name), kind):
+            words = str(settings.get(name, "missing"))
+            raise DamageError(f"settings.{name} is {words[:80]}")
     if env is not None:
-        env = cls._wrap_env(env, 0)
-        check_for_correct_spaces(env, settings["observation_space"], settings["action_space"])
-        settings["n_envs"] = env.num_envs
+        vector: VecEnv = cls._wrap_env(env, 0)
+        check_for_correct_spaces(vector, settings["observation_space"], settings["action_space"])
+        env, settings["n_envs"] = vector, vector.num_envs
         if force_reset:
             settings["_last_obs"] = None
     model = cls(policy=settings["policy_class"], env=env, device=device, _init_setup_model=False)

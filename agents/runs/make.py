@@ -19,7 +19,6 @@ from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from agents.algorithms.model_file import read_origin
 from agents.errors import (
     AgentsError,
     InvalidTypeError,
@@ -204,15 +203,20 @@ def import_by_name(kind: str, name: str) -> Any:
     return getattr(module, attribute)
 
 
-def load_model(config: RunConfig, path: Path) -> Any:
+def load_model(config: RunConfig, path: Path, *, trust: bool = False) -> Any:
     """Load a model of a run, to play with it.
+
+    Args:
+        config: The run.
+        path: The file.
+        trust: Whether values of a user's own in it may be unpickled.
 
     Raises:
         MissingFileError: If there is none.
         ModelFileError: If it is no model, or one of another algorithm.
+        TrustError: If values of it would be unpickled, and it is not trusted.
     """
     check_device(config.device)
     if not path.is_file():
         raise MissingFileError(f"there is no model {path}.")
-    read_origin(path)  # what Stable-Baselines3 says of other files is of no help
-    return find_agent(config.algo).constructor.load(path, device=config.device)
+    return find_agent(config.algo).constructor.load(path, device=config.device, trust=trust)

@@ -43,7 +43,7 @@ LEVELS = {
     "agents": [
         {"stopping"},
         {"", "errors"},
-        {"files", "locking", "console", "costs", "toy", "arguments"},
+        {"files", "locking", "console", "costs", "toy", "arguments", "archive"},
         {"multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
         {"algorithms"},
