@@ -5,18 +5,25 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, CommandSpec, as_budget
 from prune_gym.cli.console import progress_bar
-from prune_gym.cli.prune import finetuning_bar, importing, print_result, problem_of
+from prune_gym.cli.prune import (
+    finetuning_bar,
+    importing,
+    print_result,
+    problem_of,
+    warn_of_loss,
+)
 from prune_gym.errors import InvalidValueError, NothingFeasibleError, RunFolderError
-from prune_gym.problem.archive import Front, measured_later
+from prune_gym.problem.archive import Candidate, Front, measured_later
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.finalize import complete
@@ -67,31 +74,8 @@ def pick(
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
     named = path / _folder_name(problem.names, limits.values())
     made = RunFolder.create(named if out is None else out, config)
-    state = folder.read_json("state.json")
-    told = {
-        "picked_from": str(path),
-        "evaluations": len(folder.read_episodes()),
-        "remembered_evaluations": int(state.get("remembered", 0)),
-    }
-
-    def in_turn() -> Iterator[Masks]:
-        for one in within[:CANDIDATES]:  # the one that stays is the last that was asked for
-            told["picked_network"] = one.number
-            said = f"validation accuracy {one.accuracy:.4f} as searched"
-            console.print(f"network {one.number}: {said}")
-            yield one.masks
-
     try:
-        with progress_bar(console) as progress:
-            metrics = complete(
-                problem,
-                config,
-                in_turn(),
-                made.path,
-                told,
-                lambda: time.monotonic() - began,
-                finetuning_bar(progress, config.finetune_steps),
-            )
+        metrics = _finished(problem, config, within[:CANDIDATES], made, folder, console, began)
     except BaseException as error:  # Ctrl-C, too: half a folder would be in the way of the next try
         shutil.rmtree(made.path)
         if isinstance(error, NothingFeasibleError):
@@ -100,7 +84,43 @@ def pick(
             ) from error
         raise
     print_result(metrics, console)
-    console.print(f"network: prune_gym.load_pruned({str(made.path)!r})")
+    warn_of_loss(problem, metrics, console, best=max(one.accuracy for one in front))
+    say(f"network: prune_gym.load_pruned({str(made.path)!r})", console)
+
+
+def _finished(
+    problem: PruningProblem,
+    config: SearchConfig,
+    within: Sequence[Candidate],
+    made: RunFolder,
+    run: RunFolder,
+    console: Console,
+    began: float,
+) -> dict[str, Any]:
+    """The first of the candidates that keeps the limits, finished; gives its metrics."""
+    told = {
+        "picked_from": str(run.path),
+        "evaluations": len(run.read_episodes()),
+        "remembered_evaluations": int(run.read_json("state.json").get("remembered", 0)),
+    }
+
+    def in_turn() -> Iterator[Masks]:
+        for one in within:  # the one that stays is the last that was asked for
+            told["picked_network"] = one.number
+            said = f"validation accuracy {one.accuracy:.4f} as searched"
+            console.print(f"network {one.number}: {said}")
+            yield one.masks
+
+    with progress_bar(console) as progress:
+        return complete(
+            problem,
+            config,
+            in_turn(),
+            made.path,
+            told,
+            lambda: time.monotonic() - began,
+            finetuning_bar(progress, config.finetune_steps),
+        )
 
 
 def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:
