@@ -213,11 +213,18 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
 
 
 def finetuning_bar(progress: BarProgress, steps: int) -> OnStep:
-    """Add a bar for so many optimizer steps; returns what moves it."""
+    """Add a bar for so many optimizer steps, or lines now and then; returns what moves it."""
     task = progress.add_task("fine-tuning", total=steps, detail="")
+    began = said = time.monotonic()
 
     def on_step(step: int, loss: float) -> None:
+        nonlocal said
         progress.update(task, completed=step, detail=f"loss {loss:.3f}")
+        now = time.monotonic()
+        if not is_live(progress.console) and now - said > LINE_EVERY_S:
+            said = now
+            left = time_left((steps - step) * (now - began) / step)
+            say(f"fine-tuning {step}/{steps}  loss {loss:.3f}  {left}", progress.console)
 
     return on_step
 
