@@ -24,7 +24,8 @@ from agents.errors import FileError
 _PARTIAL = re.compile(r"\..+\.(?P<pid>[0-9]+)-[0-9a-f]{8}\.partial")
 _NAMED = 100  # bytes of a file's name in that of its partial file; a name has 255 at most
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
-_NO_CONTENT = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave behind
+# what file managers leave behind, and locks
+_NO_CONTENT = (".DS_Store", "Thumbs.db", "desktop.ini", ".lock", ".lock.json")
 
 
 # -- whole files -----------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def check_new_folder(
 
 
 def strays(folder: Path) -> list[str]:
-    """Names of what lies in a folder, but partial files and what file managers leave behind."""
+    """Names of what lies in a folder, but partial files, locks, and what file managers leave."""
     names = os.listdir(folder)
     return sorted(name for name in names if not is_partial(name) and name not in _NO_CONTENT)
 
