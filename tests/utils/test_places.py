@@ -121,6 +121,15 @@ def test_a_full_disk_says_what_is_safe(tmp_path, number):
     assert not plain.is_full(OSError(errno.EACCES, ""))
 
 
+def test_a_file_within_another_is_named_by_the_one_that_it_becomes(tmp_path, small_files):
+    with (
+        pytest.raises(plain.FileError, match=r"/x\.json cannot be written: File too large"),
+        replacing(tmp_path / "x.json") as partial,
+    ):
+        write_json(partial, ["y" * 200])
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_run_says_how_it_goes_on(tmp_path):
     folder = RunFolder(tmp_path)
     folder.episodes.write_text("episode\n1\n2\n")
