@@ -18,6 +18,7 @@ from prune_gym.errors import InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES
+from prune_gym.searches.other_runs import refuse_training_run
 from prune_gym.utils.files import make_folder, write_json
 
 _PACKAGES = (
@@ -167,6 +168,7 @@ class RunFolder:
         file = Path(path) / "config.json"
         if not file.is_file():
             raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
+        refuse_training_run(path)
         try:
             config = SearchConfig.from_json(json.loads(file.read_text()))
             kinds = {"timesteps": int, "seed": int, "finetune_steps": int, "problem": dict}
