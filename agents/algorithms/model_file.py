@@ -20,7 +20,12 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.algorithms.state_checks import bounded_memory, check_parameters, check_settings
+from agents.algorithms.state_checks import (
+    bounded_memory,
+    check_parameters,
+    check_settings,
+    most_elements,
+)
 from agents.algorithms.stored_values import Reader, Writer
 from agents.archive import Archive, DamageError, Source, open_archive, write_archive
 from agents.errors import AgentsError, InvalidTypeError, ModelFileError
@@ -151,7 +156,7 @@ def _assemble(
     model = cls(policy=settings["policy_class"], env=env, device=device, _init_setup_model=False)
     check_settings(model, settings)
     vars(model).update(settings)
-    with bounded_memory(parameters):
+    with bounded_memory(most_elements(parameters)):
         model._setup_model()
     check_parameters(model, parameters)
     model.set_parameters(parameters, exact_match=True, device=device)
@@ -196,7 +201,12 @@ def writing(path: SavedModel, suffix: str) -> Iterator[Any]:
 
 
 @contextmanager
-def reading(path: SavedModel, suffix: str = ".zip", what: str = "saved model") -> Iterator[Archive]:
+def reading(
+    path: SavedModel,
+    suffix: str = ".zip",
+    what: str = "saved model",
+    cure: str = "Pass a file written by save().",
+) -> Iterator[Archive]:
     """Open a file; what is wrong with it becomes one error that names it.
 
     Raises:
@@ -212,9 +222,7 @@ def reading(path: SavedModel, suffix: str = ".zip", what: str = "saved model") -
             yield archive
     except DamageError as error:
         words = " ".join(str(error).split())
-        raise ModelFileError(
-            f"path={str(path)!r} is no {what} ({words[:400]}). Pass a file written by save()."
-        ) from error
+        raise ModelFileError(f"path={str(path)!r} is no {what} ({words[:400]}). {cure}") from error
 
 
 def read_origin(path: SavedModel) -> tuple[str, int]:
@@ -232,7 +240,7 @@ def _origin(data: Mapping[str, Any]) -> tuple[str, int]:
     version = data.get("_format", 0)
     if not isinstance(version, int):
         raise DamageError(f"_format is {version!r}")
-    return str(data.get("_made_by", "")), version
+    return " ".join(str(data.get("_made_by", "")).split())[:80], version
 
 
 def _checked(path: SavedModel, archive: Archive, made_by: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class CostReplayBuffer(ReplayBuffer):
         super().__init__(*args, **kwargs)
         self.multiplier = multiplier
         self.mixed_at: FloatArray = self._prices()
-        self.raw_rewards = np.zeros_like(self.rewards)
+        self.raw_rewards = np.zeros(self.rewards.shape, dtype=np.float32)
         self.costs = np.zeros((*self.rewards.shape, len(self.mixed_at)), dtype=np.float32)
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:

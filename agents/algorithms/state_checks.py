@@ -208,15 +208,12 @@ class _Bounded(TorchFunctionMode):
             sizes = args if args and isinstance(args[0], int) else sizes
             self._left -= math.prod(length for length in sizes if isinstance(length, int))
             if self._left < 0:
-                raise DamageError(
-                    "the settings ask for networks that are far larger than the parameters"
-                )
+                raise DamageError("the settings ask for networks that are far too large")
         return func(*args, **kwargs)
 
 
-@contextmanager
-def bounded_memory(parameters: Mapping[str, Any]) -> Iterator[None]:
-    """Refuse networks that are far larger than parameters that were saved, before they are made."""
+def most_elements(parameters: Mapping[str, Any]) -> int:
+    """Return how many elements may be made on the way to networks with these parameters."""
     n_elements = sum(
         tensor.numel()
         for state in parameters.values()
@@ -224,5 +221,11 @@ def bounded_memory(parameters: Mapping[str, Any]) -> Iterator[None]:
         for tensor in state.values()
         if isinstance(tensor, th.Tensor)
     )
-    with _Bounded(_FREE + _PER_ELEMENT * n_elements):
+    return _FREE + _PER_ELEMENT * n_elements
+
+
+@contextmanager
+def bounded_memory(n_elements: int) -> Iterator[None]:
+    """Raise a DamageError before networks take more elements than these."""
+    with _Bounded(n_elements):
         yield

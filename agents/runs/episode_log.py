@@ -227,7 +227,7 @@ class ContinuedCSV(CSVOutputFormat):
         if not path.exists() or not path.stat().st_size:
             super().__init__(str(path))
             return
-        self.file = path.open("r+", encoding="utf-8")
+        self.file = path.open("r+", encoding="utf-8", errors="replace")
         self.keys = self.file.readline().rstrip("\n").split(",")
         self.separator, self.quotechar = ",", '"'
         self.file.seek(0, 2)

@@ -19,6 +19,7 @@ from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from agents.algorithms.state_checks import bounded_memory
 from agents.errors import (
     AgentsError,
     InvalidTypeError,
@@ -30,6 +31,8 @@ from agents.runs.folder import MULTIPLIER, RunConfig
 from agents.search_path import import_module_last, put_working_folder_last
 from agents.zoo.make import check_device, find_agent, make_agent
 from agents.zoo.table import AgentSpec, import_object
+
+_MOST_ELEMENTS = 2**30  # that networks of a run may take
 
 
 def make_env(config: RunConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -131,10 +134,11 @@ def make_model(config: RunConfig, env: VecEnv) -> Any:
     if config.cost_limit is not None and spec.wrapper is None:
         overrides["cost_limit"] = config.cost_limit
     try:
-        return make_agent(config.algo, env, seed=config.seed, device=config.device, **overrides)
+        with bounded_memory(_MOST_ELEMENTS):
+            return make_agent(config.algo, env, seed=config.seed, device=config.device, **overrides)
     except AgentsError:
         raise
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         if not given:
             raise
         raise InvalidValueError(f"{config.algo} cannot be made with {given}: {error}") from error

@@ -14,6 +14,7 @@ from prune_gym.networks.checkpoints import read_tensors
 from prune_gym.networks.formats import check_installed, export_files, largest_difference
 from prune_gym.problem.saving import PLAN, TENSORS, load_pruned, read_plan
 from prune_gym.pruning.copying import rebuild
+from prune_gym.searches.other_runs import refuse_training_run
 from prune_gym.utils.files import check_writable, replacing
 from prune_gym.utils.registry import unknown_name
 
@@ -51,6 +52,7 @@ def export_run(
             raise unknown_name("format", name, list(FORMATS))
         check_installed(name)
     places = {name: _place(name, formats, folder, out) for name in formats}
+    refuse_training_run(folder)
     for place in places.values():
         check_writable(place)
     plan = read_plan(folder)

@@ -23,6 +23,7 @@ from prune_gym.errors import FileError, InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES
+from prune_gym.searches.other_runs import refuse_training_run
 from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row
 from prune_gym.utils.files import make_folder, replacing, write_json
 from prune_gym.utils.records import is_there, read_bytes, read_record
@@ -177,6 +178,7 @@ class RunFolder:
         file = path / "config.json"
         if not is_there(file, RunFolderError):
             raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
+        refuse_training_run(path)
         content = read_record(file, Config, RunFolderError)
         try:
             return cls(path), SearchConfig.from_json(content)

@@ -107,7 +107,7 @@ CHANGES = {
     "multiplier": (settings(multiplier=3), r"settings\.multiplier is 3"),
     "absurd layers": (
         settings(policy_kwargs={"net_arch": [10**6, 10**6]}),
-        "far larger than the parameters",
+        "networks that are far too large",
     ),
     "other layers": (settings(policy_kwargs={"net_arch": [9]}), r"parameters\.policy\..* shape"),
     "negative layers": (settings(policy_kwargs={"net_arch": [-9]}), "no saved model"),

@@ -230,6 +230,13 @@ def test_damaged_logs_are_named(run):
         Training.resume(run, 97).run()
 
 
+def test_absurd_networks_are_refused_before_they_are_made(run):
+    (run / "checkpoint.zip").unlink()  # so that they are made as the configuration says
+    change(run, overrides={"policy_kwargs": {"net_arch": [10**6, 10**6]}})
+    with pytest.raises(ValueError, match="cannot be made with .* far too large"):
+        Training.resume(run, 200)
+
+
 def test_nothing_of_a_run_is_unpickled(run, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("unpickled")
@@ -271,7 +278,7 @@ def test_runs_of_pruning_are_left_out_of_a_comparison(run):
     assert "td3_lag" in result.stdout
     assert result.stderr.count("\n") == 1
     assert f"left out {runs / 'pruned'}: of prune-gym prune" in result.stderr
-    with pytest.warns(UserWarning, match="left out .*pruned"):
+    with pytest.warns(UserWarning, match=r"left out .*pruned"):
         assert len(compare_module.compare([runs]).runs) == 1
     with pytest.raises(RunFolderError, match=r"nothing to compare but .*pruned"):
         compare_module.compare([runs / "pruned"])
