@@ -112,13 +112,13 @@ class Budget:
         """What ``counted`` says of a network: the weight of one element of each tensor, by name.
 
         Raises:
-            BudgetError: it raised, changed the network, names tensors that are not there, or gave
-                a weight that is no finite number, 0 or above.
+            BudgetError: it raised, names tensors that are not there, or gave a weight that is no
+                finite number, 0 or above.
         """
         counted = self.counted
         if counted is None:
             raise UsageError(f"budget {self.name!r} counts nothing: it has no `counted`.")
-        found = self._watched(lambda: counted(network, example), network)
+        found = self._watched(lambda: counted(network, example))
         if not isinstance(found, Mapping):
             raise BudgetError(
                 f"budget {self.name!r}: counted gave {_shown(found)}; expected a mapping from the "
