@@ -243,7 +243,7 @@ def test_inspect_a_run(run, tmp_path):
     said = call("inspect", run)
     for words in ("criterion", "l1", "random, seed 0, 60 timesteps", "params=0.5", "20 networks"):
         assert words in said
-    assert "conv" in said or "features" in said or "0" in said
+    assert "what filters are left" in said
     refused = call("inspect", run, "--dataset", "digits", code=2)
     assert "which knows its own; leave it out." in refused
     nothing = call("inspect", tmp_path, code=2)
@@ -280,7 +280,8 @@ def test_lost_accuracy_is_warned_of(default_problem, score, words):
     out = io.StringIO()
     scores = {"finetuned_validation": score, "dense_validation": 0.99}
     warn_of_loss(default_problem, {"accuracy": scores}, Console(file=out))
-    assert (words in out.getvalue()) and bool(out.getvalue()) == bool(words)
+    assert words in out.getvalue()
+    assert bool(out.getvalue()) == bool(words)
 
 
 def test_the_report_names_the_settings(run):
