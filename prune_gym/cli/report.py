@@ -22,7 +22,7 @@ border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left;paddi
 img{max-width:100%;height:auto}code{background:#f2f2f2;padding:.1rem .3rem}
 .verdict{font-size:1.1rem;padding:.6rem 1rem;border-left:5px solid #1f6f8b;background:#eef5f7}
 .note{color:#555;font-size:.9rem}
-.words td{text-align:left;vertical-align:top}.words td:first-child{white-space:nowrap}
+.words td,.words th{text-align:left;vertical-align:top}.words td:first-child{white-space:nowrap}
 """
 
 

@@ -10,10 +10,9 @@ from prune_gym.budgets import amount
 from prune_gym.searches.algorithms import algorithms
 from prune_gym.searches.run_folder import SearchConfig
 
-_PROBLEM: tuple[
-    tuple[str, str, Any], ...
-] = (  # argument of `make_problem`, what it is called, what it is where nothing was said
-    ("structure", "removed", "filter"),
+# argument of `make_problem`, what it is called, and its default, which is not worth a row
+_PROBLEM: tuple[tuple[str, str, Any], ...] = (
+    ("structure", "structure", "filter"),
     ("round_to", "filters in multiples of", 1),
     ("ignore", "layers that stay whole", []),
     ("weights", "weights", None),
@@ -35,6 +34,8 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
     recovery = str(problem.get("recovery", "an object"))
     if recovery == "finetune":
         recovery += f", {problem.get('recovery_steps')} steps"
+    share = config.distillation
+    distilled = f", {share:g} of the loss by the unpruned network's outputs" if share else ""
     rows = [
         ("network", f"{network} on {data}"),
         ("limits", "; ".join(_limit(name, metrics) for name in metrics["limits"])),
@@ -47,7 +48,7 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
         ("timesteps", f"{config.timesteps:,}"),
         ("networks evaluated", f"{metrics['evaluations']:,}"),
         ("kept within the limits", "each network (hard)" if config.hard else "the returned one"),
-        ("fine-tuning", f"{config.finetune_steps:,} steps, {config.distillation:g} distilled"),
+        ("fine-tuning", f"{config.finetune_steps:,} steps{distilled}"),
     ]
     for name, words, default in _PROBLEM:
         value = problem.get(name, default)
