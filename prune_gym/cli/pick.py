@@ -177,7 +177,7 @@ def _with_measured(
     names = [name for name in registered if name not in front.names]
     if not names:
         return front
-    known = _of_budgets(config, dict.fromkeys(names, 1.0))  # nothing else is needed of the run's
+    known = _of_budgets(config, {"params": 1.0})  # those of the run may be code, and are not needed
     problem = problem_of(folder, known, trust=True)
     further = measured_later(problem, names)
     if further is None:

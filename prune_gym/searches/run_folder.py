@@ -26,7 +26,7 @@ from prune_gym.searches.baselines import BASELINES
 from prune_gym.searches.other_runs import refuse_training_run
 from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row
 from prune_gym.utils.files import make_folder, replacing, write_json
-from prune_gym.utils.records import is_there, read_bytes, read_record
+from prune_gym.utils.records import in_one_line, is_there, read_bytes, read_record
 
 _PACKAGES = (
     "prune-gym",
@@ -264,7 +264,8 @@ class RunFolder:
             whole = [line for line in lines if line.endswith("\n")]
             rows = list(csv.DictReader(whole, strict=True))
         except (ValueError, csv.Error) as error:
-            raise RunFolderError(f"{self.episodes} is damaged: {error}") from error
+            why = in_one_line(error)
+            raise RunFolderError(f"{self.episodes} is damaged: {why}") from error
         for number, row in enumerate(rows, start=1):
             check_row(self.episodes, number, row)
         return rows
