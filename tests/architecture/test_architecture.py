@@ -43,8 +43,8 @@ LEVELS = {
     "agents": [
         {"stopping"},
         {"", "errors"},
-        {"files", "locking", "console", "costs", "toy"},
-        {"multipliers", "env_checks"},
+        {"files", "console", "costs", "toy"},
+        {"locking", "multipliers", "env_checks"},
         {"wrappers", "evaluation"},
         {"algorithms"},
         {"zoo"},
