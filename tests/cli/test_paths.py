@@ -93,4 +93,4 @@ def test_home_folders_and_slashes_reach_the_run(monkeypatch, tmp_path):
 def test_a_run_is_resumed_from_the_home_folder(tmp_path):
     done = call("prune", "--resume", "~/nowhere")
     assert f"{tmp_path}/nowhere is no run folder" in done.output.replace("\n", "")
-    assert isinstance(call("prune", "--resume", "~/run").exception, Loaded)
+    assert "is no run folder" not in call("prune", "--resume", "~/run").output
