@@ -233,7 +233,7 @@ def test_damaged_logs_are_named(run):
 def test_absurd_networks_are_refused_before_they_are_made(run):
     (run / "checkpoint.zip").unlink()  # so that they are made as the configuration says
     change(run, overrides={"policy_kwargs": {"net_arch": [10**6, 10**6]}})
-    with pytest.raises(ValueError, match="cannot be made with .* far too large"):
+    with pytest.raises(ValueError, match=r"cannot be made with .* far too large"):
         Training.resume(run, 200)
 
 

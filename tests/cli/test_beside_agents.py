@@ -1,4 +1,4 @@
-"""Runs of ``agents.train`` lie beside those of ``prune-gym prune``; each command names the other."""
+"""Runs of ``agents.train`` beside those of ``prune-gym prune``: each command names the other."""
 
 from __future__ import annotations
 
