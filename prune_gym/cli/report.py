@@ -122,7 +122,7 @@ def _page(
     if metrics["structure"] == "weight":
         body.append(
             "<p class=note>structure = weight: single weights are zero; the network has no fewer "
-            "filters and is no faster. MACs and bytes are those of the dense layers.</p>"
+            "filters and is no faster. MACs and bytes are those of the unpruned layers.</p>"
         )
     for name, title, words in _PICTURES:
         data = base64.b64encode(pictures[name]).decode()
