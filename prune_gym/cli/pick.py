@@ -178,6 +178,7 @@ def _with_limits(
     programs = {spec.command: spec for spec in given.values() if isinstance(spec, CommandSpec)}
     budgets: dict[BudgetKey, Any] = {}
     for name, limit in limits.items():
+        key: BudgetKey
         if isinstance(name, CommandSpec):
             key = programs.get(name.command, name)  # from any folder
         else:
