@@ -76,12 +76,7 @@ def pick(
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
     usual = path / _folder_name(problem.names, limits.values())
     made = RunFolder.create(usual if out is None else out, config)
-    state = folder.read_json("state.json")
-    told = {
-        "picked_from": str(path),
-        "evaluations": len(folder.read_episodes()),
-        "remembered_evaluations": int(state.get("remembered", 0)),
-    }
+    told = _told(folder)
 
     def in_turn() -> Iterator[Masks]:
         for one in within[:CANDIDATES]:  # the one that stays is the last that was asked for
@@ -110,6 +105,15 @@ def pick(
         raise
     print_result(metrics, console)
     say(f"network: prune_gym.load_pruned({str(made.path)!r})", console)
+
+
+def _told(folder: RunFolder) -> dict[str, Any]:
+    """What the metrics of a picked network say of the run that it is from."""
+    return {
+        "picked_from": str(folder.path),
+        "evaluations": len(folder.read_episodes()),
+        "remembered_evaluations": int(folder.read_json("state.json").get("remembered", 0)),
+    }
 
 
 def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:
