@@ -15,6 +15,7 @@ from prune_gym.budgets import amount
 from prune_gym.envs import rendering
 from prune_gym.problem.costs import Constraint
 from prune_gym.problem.saving import read_plan
+from prune_gym.searches.fine_tuning import words_of
 from prune_gym.searches.remeasure import spread_in_words
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 
@@ -182,7 +183,9 @@ def _verdict(metrics: dict[str, Any]) -> str:
     split, score = (
         ("validation", scores["finetuned_validation"]) if test is None else ("test", test)
     )
-    return f"The network is {word}: {'; '.join(parts)}. Accuracy {100 * score:.2f} % ({split})."
+    worse = words_of(metrics.get("fine_tuned"))
+    said = f"The network is {word}: {'; '.join(parts)}. Accuracy {100 * score:.2f} % ({split})."
+    return f"{said} {worse[:1].upper()}{worse[1:]}".strip()
 
 
 def _table(head: list[str], rows: list[Any]) -> str:
