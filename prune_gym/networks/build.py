@@ -115,10 +115,10 @@ def check_outputs(network: nn.Module, data: Dataset, name: str) -> None:
 
     Args:
         network: in any mode; it is run once, in evaluation mode.
-        data: its first training image is the input.
+        data: one of its training images is the input.
         name: of the network, for the message.
     """
-    example = data.train.batch(slice(1))
+    example = data.train.batch(data.train.spread(1))
     training = network.training
     try:
         with torch.inference_mode():

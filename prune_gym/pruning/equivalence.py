@@ -35,15 +35,14 @@ def check_compaction(
     Raises:
         UnsupportedNetworkError: names the groups that go wrong.
     """
-    generator = np.random.default_rng(0)
-    masks = [generator.permutation(g.n_filters) >= g.n_filters // 2 for g in groups]
+    masks = half_masks(groups)
     for lively in (False, True):
         probe = lively_copy(network) if lively else network
-        problem = _difference(probe, groups, masks, example)
+        problem = difference(probe, groups, masks, example)
         if problem is None:
             continue
         pairs = zip(groups, masks, strict=True)
-        wrong = [g for g, mask in pairs if _difference(probe, [g], [mask], example) is not None]
+        wrong = [g for g, mask in pairs if difference(probe, [g], [mask], example) is not None]
         layers = list(dict.fromkeys(name for group in wrong or groups for name in group.producers))
         raise UnsupportedNetworkError(
             f"{type(network).__name__}: {problem}, as what follows {', '.join(map(repr, layers))} "
@@ -105,17 +104,30 @@ def _variant(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Modu
     return rebuild(network, {**parameters, **tensors})
 
 
-def _difference(
-    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask], example: torch.Tensor
-) -> str | None:
-    """What is wrong with the compact network of the masks; None if nothing is."""
+def half_masks(groups: Sequence[FilterGroup]) -> list[Mask]:
+    """A random half of every group, the same every time."""
+    generator = np.random.default_rng(0)
+    return [generator.permutation(g.n_filters) >= g.n_filters // 2 for g in groups]
+
+
+def masked_copy(
+    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]
+) -> nn.Module:
+    """A copy, for a look, in which all that belongs to the removed filters is zero."""
     tensors = dict(network.named_parameters(remove_duplicate=False))
     zeroed: dict[str, torch.Tensor] = {}
     for name, axis, positions in dropped(groups, masks):
         if name in tensors:
             tensor = zeroed.get(name, tensors[name]).detach()
             zeroed[name] = tensor.index_fill(axis, torch.from_numpy(positions).to(tensor.device), 0)
-    expected = outputs_of(_variant(network, zeroed).eval(), example)
+    return _variant(network, zeroed)
+
+
+def difference(
+    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask], example: torch.Tensor
+) -> str | None:
+    """What is wrong with the compact network of the masks; None if nothing is."""
+    expected = outputs_of(masked_copy(network, groups, masks).eval(), example)
     try:
         found = outputs_of(compact(network, groups, masks).eval(), example)
     except (RuntimeError, IndexError, ValueError) as error:

@@ -44,7 +44,8 @@ def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: i
     """Recompute BatchNorm statistics on 256 training images (milliseconds, no gradients).
 
     The idea of adaptive BatchNorm in EagleEye (Li et al., ECCV 2020, arXiv 2007.02491): after
-    pruning, the stored statistics belong to another network.
+    pruning, the stored statistics belong to another network. The images are always the same, as
+    many of every class as can be, in whatever order the data comes (`Split.spread`).
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -52,7 +53,7 @@ def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: i
         norm.momentum = 1.0  # the one batch replaces what was stored
         norm.training = True
     with torch.inference_mode(), memory_bound("recovery='none' needs less, or smaller images"):
-        network(train.to_layout(train.batch(slice(BN_IMAGES))))
+        network(train.to_layout(train.batch(train.spread(BN_IMAGES))))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.training = False
@@ -63,6 +64,8 @@ def finetune(network: nn.Module, train: Split, *, generator: torch.Generator, st
     """Train for a few steps with a fresh Adam, as the paper does (batch 60, learning rate 3e-4)."""
     recipe = Recipe(batch_size=60, peak_lr=3e-4, schedule=flat, keep_zeros=True)
     fit(network, train, recipe, steps=steps, generator=generator)
+    if steps:  # the statistics lag behind weights that have changed
+        bn(network, train, generator=generator, steps=0)
 
 
 def is_fixed(recovery: Callable[..., None]) -> bool:
