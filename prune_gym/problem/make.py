@@ -132,8 +132,7 @@ def make_problem(
     module = trained_network(network, dataset, data, weights).to(place).eval()
     data, layout = _laid_out(module, data, precision)
     example = data.train.batch(slice(1))
-    groups = _groups(module, example, structure, ignore)
-    check_round_to(round_to, groups)
+    groups = _groups(module, example, structure, ignore, round_to)
     scores = score_groups(module, groups, score, data.train, seed)
     unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
     problem = PruningProblem(
@@ -167,12 +166,17 @@ def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Datase
 
 
 def _groups(
-    module: nn.Module, example: torch.Tensor, structure: str, ignore: Collection[str]
+    module: nn.Module,
+    example: torch.Tensor,
+    structure: str,
+    ignore: Collection[str],
+    round_to: int,
 ) -> tuple[FilterGroup, ...]:
     """The filter groups; raises where removing filters is not the same as masking them."""
     if structure == "weight":
         return find_weight_groups(module, ignore)
     groups = find_filter_groups(module, example, ignore)
+    check_round_to(round_to, groups)
     check_compaction(module, groups, example)
     return groups
 
