@@ -22,6 +22,7 @@ from typing import Any
 from agents.errors import FileError
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]+)-[0-9a-f]{8}\.partial")
+_MOST_JSON = 16 * 2**20  # bytes of a file of settings or results
 _NAMED = 100  # bytes of a file's name in that of its partial file; a name has 255 at most
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 _NO_CONTENT = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave behind
@@ -161,11 +162,22 @@ def read_json(path: Path | str, kind: type[Exception]) -> dict[str, Any]:
         path: The file.
         kind: The error to raise where it cannot be read, is no JSON, or holds no keys.
     """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise kind(f"{path} cannot be read: it is no file.")  # a pipe would wait for ever
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_MOST_JSON + 1)
+        if len(text) > _MOST_JSON:
+            raise kind(f"{path} is not JSON of ours: it has more than {_MOST_JSON:,} bytes.")
+        content = json.loads(text.decode("utf-8"))
     except OSError as error:
+        if isinstance(error, kind):
+            raise
         raise kind(f"{path} cannot be read ({error.strerror or error}).") from error
-    except ValueError as error:  # of JSON, or of its encoding
+    except (ValueError, RecursionError) as error:  # of JSON, or of its encoding
+        if isinstance(error, kind):
+            raise
         raise kind(f"{path} is not JSON ({error}).") from error
     if not isinstance(content, dict):
         raise kind(f"{path} holds no keys.")
