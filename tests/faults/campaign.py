@@ -264,9 +264,11 @@ def files(draw: random.Random) -> Iterator[Fault]:
 def trust(draw: random.Random) -> Iterator[Fault]:
     """Files that name code, or hold it."""
     for trap in traps():
-        agents = trap.startswith("training")
-        for reader in _AGENT_READERS if agents else _READERS:
-            template = "training" if agents else "data"
+        template = "training" if trap.startswith("training") else "data"
+        if trap.endswith("modules in the folder"):
+            yield Fault("trust", trap, _among_modules(template, trap))
+            continue
+        for reader in _AGENT_READERS if template == "training" else _READERS:
             yield Fault("trust", f"{trap}, then {reader}", _distrusting(template, reader, trap))
 
 
@@ -281,6 +283,23 @@ def _distrusting(template: str, reader: str, trap: str) -> Happen:
                 ended = readers[reader](scene, folder)
             assert not scene.canary.exists(), "it was executed"
             check_ended(ended, [OK, NOTHING_FOUND, WRONG])
+        finally:
+            scene.canary.unlink(missing_ok=True)
+
+    return happen
+
+
+def _among_modules(template: str, trap: str) -> Happen:
+    """In a new Python, which looks for its modules."""
+
+    def happen(scene: Scene) -> None:
+        folder = scene.template(template)
+        put_trap(trap, folder / "run", scene.canary)
+        command = ["agents.enjoy"] if template == "training" else ["prune_gym", "evaluate"]
+        try:
+            ended = run_anew(*command, "run", folder=folder)
+            assert not scene.canary.exists(), "it was executed"
+            check_ended(ended, [OK])
         finally:
             scene.canary.unlink(missing_ok=True)
 
@@ -383,13 +402,12 @@ def disks(draw: random.Random) -> Iterator[Fault]:
 
 def _budget(kind: str, call: int, algo: str) -> Happen:
     n = N if algo == "random" else 2 * N
-    budget = "faulty:ledger=0.9"
-    if kind in HANGING:
-        budget = "faulty:impatient=0.9"
+    budget = "faulty:impatient" if kind in HANGING else "faulty:ledger"
+    name = "impatient" if kind in HANGING else budget  # a function goes by what was typed
 
     def happen(scene: Scene) -> None:
         folder = scene.fresh()
-        words = scene.prune(algo, n, budget=budget)
+        words = scene.prune(algo, n, budget=f"{budget}=0.9")
         ended = scene.run(*words, folder=folder, variables={"FAULT": f"{kind}@{SETUP + call}"})
         run = folder / "run"
         if kind in DYING:
@@ -398,11 +416,10 @@ def _budget(kind: str, call: int, algo: str) -> Happen:
         elif kind in SPOILING:
             check_ended(ended, [OK])
             check_finished(run, n, [])
-            assert "budget 'ledger' leaves changed" in ended.output or kind == "variables"
+            assert f"budget {name!r} leaves changed" in ended.output or kind == "variables"
             return
         else:
             check_ended(ended, [WRONG])
-            name = budget.partition(":")[2].partition("=")[0]
             assert f"budget {name!r}" in ended.output
             assert len(rows_of(run)) == call - 1, f"{call - 1} judged, {len(rows_of(run))} kept"
         check_goes_on(scene, folder, n)

@@ -69,7 +69,7 @@ def become(request: dict[str, Any]) -> None:
         signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
     os.environ.update(request["variables"])
     os.chdir(request["folder"])
-    sys.path[0] = request["folder"]  # as `python -m` does
+    del sys.path[0]  # the folder of this file, which is on PYTHONPATH as well
     sys.argv = [request["module"], *request["arguments"]]
     be_quick()
     arrange(request["fault"] or {})
