@@ -9,9 +9,11 @@ the process at once with exit code 130 where it is a command of ours, and raises
 
 >>> with stopping("stopping after this step"):
 ...     request_stop()
-...     check_stop()
-Traceback (most recent call last):
-agents.stopping.Stopped: a stop was asked for
+...     try:
+...         check_stop()
+...     except Stopped as stopped:
+...         print(stopped)
+a stop was asked for
 >>> stop_requested()
 False
 """

@@ -119,11 +119,7 @@ def _finished(
     began: float,
 ) -> dict[str, Any]:
     """The first of the candidates that keeps the limits, finished; gives its metrics."""
-    told = {
-        "picked_from": str(run.path),
-        "evaluations": len(run.read_episodes()),
-        "remembered_evaluations": int(run.read_json("state.json").get("remembered", 0)),
-    }
+    told = _told(run)
 
     def in_turn() -> Iterator[Masks]:
         for one in within:  # the one that stays is the last that was asked for
@@ -153,6 +149,15 @@ def _finished(
                 f"{error} No network was picked. Raise the limit, or search for it anew."
             ) from error
         raise
+
+
+def _told(folder: RunFolder) -> dict[str, Any]:
+    """What the metrics of a picked network say of the run that it is from."""
+    return {
+        "picked_from": str(folder.path),
+        "evaluations": len(folder.read_episodes()),
+        "remembered_evaluations": int(folder.read_json("state.json").get("remembered", 0)),
+    }
 
 
 def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:

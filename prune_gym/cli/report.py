@@ -10,6 +10,7 @@ from typing import Any
 from prune_gym.budgets import amount
 from prune_gym.cli.pictures import draw_pictures
 from prune_gym.cli.settings import settings_rows
+from prune_gym.searches.fine_tuning import words_of
 from prune_gym.searches.remeasure import spread_in_words
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.utils.files import inner_folder, replacing
@@ -174,7 +175,9 @@ def _verdict(metrics: dict[str, Any]) -> str:
     split, score = (
         ("validation", scores["finetuned_validation"]) if test is None else ("test", test)
     )
-    return f"The network is {word}: {'; '.join(parts)}. Accuracy {100 * score:.2f} % ({split})."
+    worse = words_of(metrics.get("fine_tuned"))
+    said = f"The network is {word}: {'; '.join(parts)}. Accuracy {100 * score:.2f} % ({split})."
+    return f"{said} {worse[:1].upper()}{worse[1:]}".strip()
 
 
 def _table(head: list[str], rows: list[Any], kind: str = "") -> str:

@@ -135,8 +135,7 @@ def make_problem(
     module = trained_network(network, dataset, data, weights).to(place).eval()
     data, layout = _laid_out(module, data, precision)
     example = data.train.batch(data.train.spread(1))
-    groups = _groups(module, data, structure, ignore)
-    check_round_to(round_to, groups)
+    groups = _groups(module, data, structure, ignore, round_to)
     scores = score_groups(module, groups, score, data.train, seed)
     unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
     problem = PruningProblem(
@@ -171,7 +170,7 @@ def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Datase
 
 
 def _groups(
-    module: nn.Module, data: Dataset, structure: str, ignore: Collection[str]
+    module: nn.Module, data: Dataset, structure: str, ignore: Collection[str], round_to: int
 ) -> tuple[FilterGroup, ...]:
     """The filter groups; raises where removing filters is not the same as masking them."""
     check_stop()
@@ -179,6 +178,7 @@ def _groups(
         return find_weight_groups(module, ignore)
     example = data.train.batch(slice(1))
     groups = find_filter_groups(module, example, ignore)
+    check_round_to(round_to, groups)
     check_branches(module, groups, [example, *_unlike(data)], ignore)
     check_compaction(module, groups, example)
     return groups

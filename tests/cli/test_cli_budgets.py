@@ -242,7 +242,7 @@ def test_a_module_that_is_not_found_elsewhere(tiny_options, tmp_path, monkeypatc
     for arguments in (
         ("prune", "--trust", "--resume", run),
         ("evaluate", "--trust", run),
-        ("pick", "--trust", run, "--budget", "weigh=0.8"),
+        ("pick", "--trust", run, "--budget", "weighing:weigh=0.8"),
     ):
         said = call(*arguments, code=2)
         assert "'weighing:weigh' cannot be imported: No module named 'weighing'" in said

@@ -24,7 +24,7 @@ from prune_gym.networks.checkpoints import (
 )
 from prune_gym.problem.saving import masks_of_plan
 from prune_gym.searches.run_folder import RunFolder
-from prune_gym.searches.search import save_agent
+from prune_gym.searches.saved_agent import save_agent
 from prune_gym.utils.files import replacing
 
 
