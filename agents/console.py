@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
@@ -16,8 +17,8 @@ from agents.errors import InvalidValueError
 from agents.files import shown
 from agents.stopping import EXIT_CODE, stopping
 
-console = Console(soft_wrap=True)
-errors = Console(stderr=True, soft_wrap=True)
+console = Console(soft_wrap=True, emoji=False)
+errors = Console(stderr=True, soft_wrap=True, emoji=False)
 
 
 def say(words: str, to: Console = console) -> None:
@@ -34,6 +35,15 @@ def fail(message: str, code: int) -> NoReturn:
 def _harmless(words: str) -> str:
     """Words that may come from a file, without what would move a terminal's cursor."""
     return "\n".join(map(shown, words.split("\n")))
+
+
+def plain_warnings() -> None:
+    """From now on warnings are one line each on standard error, without the code that gave them."""
+
+    def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+        errors.print(f"[yellow]warning[/]: {escape(str(message))}", highlight=False)
+
+    warnings.showwarning = show
 
 
 class user_errors:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 
 from agents.locking import locked_folder
@@ -332,7 +333,9 @@ class Search:
     def _run_agent(self, workers: Workers) -> None:
         config = self.config
         venv = ThreadVecEnv(
-            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)], workers
+            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)],
+            workers,
+            self._add_episode,
         )
         # A resumed search goes on with other noise; the same would repeat the same networks.
         venv.seed(config.seed + len(self.archive.trials))
@@ -369,8 +372,14 @@ class Search:
         self.multiplier = float(model.multiplier.value)
         return model
 
+    def _add_episode(self, env: gym.Env[Any, Any]) -> None:
+        """Record the network that an environment has just judged, if it is still asked for."""
+        if len(self.archive.trials) < self.evaluations:
+            pruning: Any = env.unwrapped
+            self.archive.add(pruning.last_masks(), pruning.last_outcome())
+
     def _callback(self) -> Any:
-        """An SB3 callback that records finished episodes in the order of the environments."""
+        """An SB3 callback that ends a search, and saves its agent now and then."""
         from stable_baselines3.common.callbacks import BaseCallback
 
         searching = self
@@ -379,14 +388,14 @@ class Search:
             saved = time.monotonic()
 
             def _on_step(self) -> bool:
-                searching.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
-                left = searching.evaluations - len(searching.archive.trials)
-                for index in np.flatnonzero(self.locals["dones"])[:left]:
-                    env = self.training_env.envs[index].unwrapped  # type: ignore[attr-defined]
-                    searching.archive.add(env.last_masks(), env.last_outcome())
+                self._read_multiplier()
                 return not searching.stop and len(searching.archive.trials) < searching.evaluations
 
+            def _read_multiplier(self) -> None:
+                searching.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
+
             def _on_rollout_start(self) -> None:
+                self._read_multiplier()  # it moves between rollouts
                 if searching.folder and time.monotonic() - self.saved > SAVE_EVERY_S:
                     save_agent(self.model, searching.folder)
                     self.saved = time.monotonic()

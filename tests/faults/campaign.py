@@ -38,7 +38,6 @@ Happen = Callable[[Scene], None]
 INT, TERM, KILL = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGKILL)
 SIGNALS = {"Ctrl-C": (INT,), "SIGTERM": (TERM,), "SIGKILL": (KILL,), "Ctrl-C twice": (INT, INT)}
 PAUSE = {"PAUSE": "0.04"}  # of the budget, so that a search takes a moment
-IN_WORK = 1  # networks that may be lost with the process: the one whose budget is asked
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _at_a_moment(name: str, algo: str, share: float, gap_s: float) -> Happen:
         times = [(share * whole_s, numbers[0]), *((gap_s, number) for number in numbers[1:])]
         ended = scene.run(*words, folder=folder, variables=PAUSE, signals=times)
         check_ended(ended, _codes(name))
-        check_goes_on(scene, folder, n, IN_WORK)
+        check_goes_on(scene, folder, n, SETUP[algo])
 
     return happen
 
@@ -92,7 +91,7 @@ def _within(name: str, moment: str, count: int, algo: str = "random") -> Happen:
         fault = {"moment": moment, "count": count, "signals": SIGNALS[name]}
         ended = scene.run(*scene.prune(algo, n), folder=folder, fault=fault)
         check_ended(ended, _codes(name))
-        check_goes_on(scene, folder, n, IN_WORK)
+        check_goes_on(scene, folder, n, SETUP[algo])
 
     return happen
 
@@ -105,8 +104,7 @@ def _while_resuming(name: str, moment: str, count: int) -> Happen:
         ended = scene.resume(folder, fault=fault)
         check_ended(ended, _codes(name))
         assert rows_of(folder / "run")[: len(before)] == before
-        (folder / "ledger").unlink()
-        check_goes_on(scene, folder, N, IN_WORK)
+        check_goes_on(scene, folder, N)
 
     return happen
 
@@ -264,9 +262,11 @@ def files(draw: random.Random) -> Iterator[Fault]:
 def trust(draw: random.Random) -> Iterator[Fault]:
     """Files that name code, or hold it."""
     for trap in traps():
-        agents = trap.startswith("training")
-        for reader in _AGENT_READERS if agents else _READERS:
-            template = "training" if agents else "data"
+        template = "training" if trap.startswith("training") else "data"
+        if trap.endswith("modules in the folder"):
+            yield Fault("trust", trap, _among_modules(template, trap))
+            continue
+        for reader in _AGENT_READERS if template == "training" else _READERS:
             yield Fault("trust", f"{trap}, then {reader}", _distrusting(template, reader, trap))
 
 
@@ -281,6 +281,23 @@ def _distrusting(template: str, reader: str, trap: str) -> Happen:
                 ended = readers[reader](scene, folder)
             assert not scene.canary.exists(), "it was executed"
             check_ended(ended, [OK, NOTHING_FOUND, WRONG])
+        finally:
+            scene.canary.unlink(missing_ok=True)
+
+    return happen
+
+
+def _among_modules(template: str, trap: str) -> Happen:
+    """In a new Python, which looks for its modules."""
+
+    def happen(scene: Scene) -> None:
+        folder = scene.template(template)
+        put_trap(trap, folder / "run", scene.canary)
+        command = ["agents.enjoy"] if template == "training" else ["prune_gym", "evaluate"]
+        try:
+            ended = run_anew(*command, "run", folder=folder)
+            assert not scene.canary.exists(), "it was executed"
+            check_ended(ended, [OK])
         finally:
             scene.canary.unlink(missing_ok=True)
 
@@ -309,7 +326,6 @@ def _full(limit: int) -> Happen:
         folder = scene.fresh()
         ended = scene.run(*scene.prune(), folder=folder, limits={"RLIMIT_FSIZE": limit})
         check_ended(ended, [OK, NOTHING_FOUND, WRONG, -int(signal.SIGXFSZ)])
-        (folder / "ledger").unlink(missing_ok=True)
         check_goes_on(scene, folder, N)
 
     return happen
@@ -383,14 +399,15 @@ def disks(draw: random.Random) -> Iterator[Fault]:
 
 def _budget(kind: str, call: int, algo: str) -> Happen:
     n = N if algo == "random" else 2 * N
-    budget = "faulty:ledger=0.9"
-    if kind in HANGING:
-        budget = "faulty:impatient=0.9"
+    budget = "faulty:impatient" if kind in HANGING else "faulty:ledger"
+    name = "impatient" if kind in HANGING else budget  # a function goes by what was typed
 
     def happen(scene: Scene) -> None:
         folder = scene.fresh()
-        words = scene.prune(algo, n, budget=budget)
-        ended = scene.run(*words, folder=folder, variables={"FAULT": f"{kind}@{SETUP + call}"})
+        words = scene.prune(algo, n, budget=f"{budget}=0.9")
+        ended = scene.run(
+            *words, folder=folder, variables={"FAULT": f"{kind}@{SETUP[algo] + call}"}
+        )
         run = folder / "run"
         if kind in DYING:
             assert ended.code in (-6, -9, -11, 0), ended
@@ -398,14 +415,13 @@ def _budget(kind: str, call: int, algo: str) -> Happen:
         elif kind in SPOILING:
             check_ended(ended, [OK])
             check_finished(run, n, [])
-            assert "budget 'ledger' leaves changed" in ended.output or kind == "variables"
+            assert f"budget {name!r} leaves changed" in ended.output or kind == "variables"
             return
         else:
             check_ended(ended, [WRONG])
-            name = budget.partition(":")[2].partition("=")[0]
             assert f"budget {name!r}" in ended.output
             assert len(rows_of(run)) == call - 1, f"{call - 1} judged, {len(rows_of(run))} kept"
-        check_goes_on(scene, folder, n)
+        check_goes_on(scene, folder, n, SETUP[algo])
 
     return happen
 

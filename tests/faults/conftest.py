@@ -28,6 +28,12 @@ class Tally:
     def survived(self, fault) -> None:
         self.kept[fault.kind] += 1
 
+    def failed(self, fault, error: BaseException) -> None:
+        """Tell at once, in the file that FAULTS_LOG names: a whole campaign takes a while."""
+        if "FAULTS_LOG" in os.environ:
+            with open(os.environ["FAULTS_LOG"], "a", encoding="utf-8") as log:
+                log.write(f"== {fault}\n{type(error).__name__}: {error}\n")
+
     def table(self) -> str:
         rows = [f"| {kind} | {n} | {self.kept[kind]} |" for kind, n in self.tried.items()]
         total = f"| together | {self.tried.total()} | {self.kept.total()} |"
