@@ -306,7 +306,8 @@ class StateKeeper:
             self._named.update(fresh)
             warnings.warn(
                 f"{who} leaves changed what all code here shares: {', '.join(fresh)}. It was put "
-                "back; let it do so itself, e.g. `with torch.no_grad():`.",
+                "back; let it do so itself, e.g. `with torch.no_grad():` or "
+                "`with torch.random.fork_rng():`.",
                 RuntimeWarning,
                 stacklevel=4,
             )
