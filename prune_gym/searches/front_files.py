@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 from pydantic_core import from_json
 
-from agents.files import LineLog
+from agents.logs import LineLog
 from prune_gym.errors import FileError, InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Candidate, Front
 from prune_gym.utils.records import (

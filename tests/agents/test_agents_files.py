@@ -10,6 +10,7 @@ import pytest
 
 from agents.errors import FileError, RunFolderError
 from agents.files import make_folder, read_json, replacing, write_json
+from agents.logs import count_lines
 
 
 def test_a_file_that_was_not_finished_replaces_nothing(tmp_path):
@@ -72,3 +73,10 @@ def test_json_that_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "x.json")
     with pytest.raises(RunFolderError, match="cannot be read: it is no file"):
         read_json(tmp_path / "x.json", RunFolderError)
+
+
+def test_a_log_that_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "episodes.csv")
+    with pytest.raises(FileError, match=r"episodes.csv is no file, but a folder, a pipe or a dev"):
+        count_lines(tmp_path / "episodes.csv")
+    assert count_lines(tmp_path / "missing.csv") == 0

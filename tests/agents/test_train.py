@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from agents import AGENTS
 from agents.algorithms.two_critics import PPOLagrangian
 from agents.comparison.finished_runs import read_runs
-from agents.files import keep_lines
+from agents.logs import keep_lines
 from agents.runs.episode_log import ContinuedCSV, summarise
 from agents.train import app
 
