@@ -23,6 +23,7 @@ from torch import nn
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.copying import rebuild
 from prune_gym.utils.stopping import check_stop
+from prune_gym.utils.words import message
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -255,7 +256,7 @@ def _run(network: nn.Module, example: torch.Tensor, *, branches: bool) -> Any:
                 else f"cannot be traced with an input of shape {tuple(example.shape)}"
             )
             raise UnsupportedNetworkError(
-                f"{type(network).__name__} {what}: {type(error).__name__}: {error}"
+                f"{type(network).__name__} {what}: {type(error).__name__}: {message(error)}"
             ) from error
     return graph
 

@@ -176,6 +176,19 @@ def test_ways_with_the_same_layers_are_taken(follow):
         assert tiny.relative_difference(found, twin(images)) < 1e-5
 
 
+def other_layer_in_large_batches(net, images, maps):
+    return net.three(maps) if len(images) > 8 else net.two(maps)
+
+
+def test_layers_of_large_batches_alone_are_named_when_a_network_is_judged():
+    """Batches as large as those that networks are judged on are not tried before."""
+    problem = problem_of(other_layer_in_large_batches)
+    message = r"a compact network does not run: .*by the size of the batch.*ignore="
+    with pytest.raises(UnsupportedNetworkError, match=message) as caught:
+        problem.evaluate(problem.masks_of(problem.sizes // 2))
+    assert "\n" not in str(caught.value)
+
+
 def other_layer_in_training(net, images, maps):
     return net.three(maps) if net.training else net.two(maps)
 
