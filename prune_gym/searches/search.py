@@ -342,13 +342,14 @@ class Search:
         try:
             model = self._agent(venv)
             if len(self.archive.trials) < self.evaluations:
-                # whole episodes of all environments: the callback ends with the last one needed
-                episodes = -(-self.evaluations // N_ENVS) * N_ENVS
                 n_groups = len(self.problem.groups)
-                total = max(config.timesteps, episodes * n_groups)
                 # steps of episodes that were broken off have judged nothing
                 model.num_timesteps = len(self.archive.trials) * n_groups
-                steps = total - model.num_timesteps
+                # whole episodes of all environments, which begin anew: the callback ends with the
+                # last one needed
+                left = self.evaluations - len(self.archive.trials)
+                episodes = -(-left // N_ENVS) * N_ENVS
+                steps = max(config.timesteps - model.num_timesteps, episodes * n_groups)
                 try:
                     model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
                 finally:  # a budget that raises must not cost what was learned

@@ -44,7 +44,7 @@ LEVELS = {
         {"stopping", "search_path"},
         {"", "errors"},
         {"files", "console", "costs", "toy", "arguments", "archive"},
-        {"locking", "multipliers", "env_checks", "options"},
+        {"locking", "logs", "multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
         {"algorithms"},
         {"zoo"},
