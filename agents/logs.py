@@ -22,6 +22,7 @@ class LineLog:
         path: The file; made where it is missing.
         kind: The error to raise where it cannot be written.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with LineLog(Path(folder) / "x.txt") as log:
     ...         log.add("first")
