@@ -194,7 +194,10 @@ def _state(network: nn.Module) -> tuple[Any, ...]:
     """What a forward changes that draws global random numbers, or remembers."""
     drawn: Any = np.random.get_state()  # noqa: NPY002 (a forward may draw from it)
     states = (random.getstate(), drawn[1].tobytes(), drawn[2], torch.get_rng_state().tolist())
-    buffers = [(name, id(b), b._version) for name, b in network.named_buffers()]
+    buffers = [
+        (name, id(b), None if b.is_inference() else b._version)  # inference tensors have none
+        for name, b in network.named_buffers()
+    ]
     attributes = [
         (name, key, value)
         for name, module in network.named_modules()

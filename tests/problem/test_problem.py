@@ -64,7 +64,10 @@ def test_evaluation_samples(default_problem):
     problem = make_problem(evaluation_samples=50)
     assert len(problem.data.validation) == 50
     assert len(problem.data.train) == len(default_problem.data.train)
-    assert torch.equal(problem.data.validation.images, default_problem.data.validation.images[:50])
+    per_class = torch.bincount(problem.data.validation.labels, minlength=10)
+    assert per_class.tolist() == [5] * 10  # not the first 50, which stand for nobody
+    whole = {image.numpy().tobytes() for image in default_problem.data.validation.images}
+    assert all(image.numpy().tobytes() in whole for image in problem.data.validation.images)
 
 
 def test_equal_arguments_share_a_problem():
