@@ -78,6 +78,8 @@ def become(request: dict[str, Any]) -> None:
     del sys.path[0]  # the folder of this file, which is on PYTHONPATH as well
     sys.argv = [request["module"], *request["arguments"]]
     be_quick()
+    stopping = importlib.import_module("agents.stopping")
+    stopping._state.process = os.getpid()  # it is no worker of the process that imported it
     arrange(request["fault"] or {})
     for name, most in request["limits"].items():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error instead, as on a full disk
