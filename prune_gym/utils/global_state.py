@@ -247,6 +247,10 @@ class StateKeeper:
     _named: set[str] = field(default_factory=set)
     _streams: _Streams | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in another process too, begins anew."""
+        return StateKeeper, ()
+
     @contextlib.contextmanager
     def keeping(self, who: str) -> Iterator[None]:
         """Keep the state of this thread and process while the block runs.
