@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def inspect(what: str, dataset: str | None, weights: Path | None, console: Conso
         ValueError: options of a network beside a run folder; what `make_problem` raises.
         RunFolderError, CheckpointError: the folder is damaged, or holds no run.
     """
-    if what in NETWORKS or not Path(what).is_dir():
+    if what in NETWORKS or not os.path.isdir(what):
         given = None if weights is None else str(weights)
         _say_network(what, dataset or "digits", given, console)
         return

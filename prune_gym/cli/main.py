@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from agents.console import plain_warnings
-from agents.files import user_path
 from agents.options import Command
 from agents.stopping import take_over
 from prune_gym.cli import options
 from prune_gym.cli.console import user_errors
 from prune_gym.errors import InvalidValueError
+from prune_gym.utils.files import user_path
 
 if TYPE_CHECKING:
     from prune_gym.budgets import BudgetKey

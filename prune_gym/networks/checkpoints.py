@@ -9,12 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from agents.files import user_path
 from prune_gym.datasets import Dataset
 from prune_gym.datasets.load import file_name
 from prune_gym.errors import CheckpointError
 from prune_gym.utils.cache import cache_dir as cache_dir
-from prune_gym.utils.files import replacing
+from prune_gym.utils.files import replacing, user_path
 from prune_gym.utils.records import in_one_line, is_there
 
 _SHIPPED = Path(__file__).parent / "weights"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.files import user_path
 from prune_gym.budgets import (
     Budget,
     Limit,
@@ -28,7 +27,9 @@ from prune_gym.utils.arguments import (
     MOST_STEPS,
     whole_number,
 )
+from prune_gym.utils.files import user_path
 from prune_gym.utils.registry import unknown_name
+from prune_gym.utils.words import shortened
 
 STRUCTURES = ("filter", "weight")
 _TAKEN = (
@@ -171,8 +172,12 @@ def check_unpruned_values(values: Any, names: Sequence[str]) -> None:
 
 
 def check_ignore(ignore: Any) -> None:
-    """Raise for one name where names are expected."""
+    """Raise for one name where names are expected, or what is no list of names."""
     if isinstance(ignore, str):
         raise InvalidTypeError(
             f"ignore={ignore!r}: expected a list of layer names, e.g. [{ignore!r}]."
+        )
+    if not isinstance(ignore, Collection) or any(not isinstance(name, str) for name in ignore):
+        raise InvalidTypeError(
+            f"ignore={shortened(ignore)}: expected a list of layer names, e.g. ['classifier']."
         )

@@ -216,7 +216,17 @@ def shared_problem(**arguments: Any) -> PruningProblem:
     """`make_problem`, built once per process for equal JSON-able arguments.
 
     A problem is frozen and pure, so many environments can stand on one.
+
+    Raises:
+        TypeError: an argument that there is not.
     """
+    known = inspect.signature(make_problem).parameters
+    for name in set(arguments) - set(known):
+        close = difflib.get_close_matches(name, known, n=1)
+        raise InvalidTypeError(
+            f"there is no argument {name!r}"
+            f"{f'; did you mean {close[0]!r}?' if close else ': see help(make_problem).'}"
+        )
     arguments = from_anywhere(arguments)
     budgets = arguments.get("budgets")
     budgets = budgets if isinstance(budgets, Mapping) else {}

@@ -13,7 +13,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from agents.files import user_path
 from prune_gym.errors import CheckpointError, UnknownNameError
 from prune_gym.networks import NETWORKS, build_network
 from prune_gym.networks.checkpoints import read_tensors, write_tensors
@@ -21,7 +20,7 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.pruning.copying import rebuild
 from prune_gym.pruning.masks import Mask, Masks
-from prune_gym.utils.files import replacing, write_json
+from prune_gym.utils.files import replacing, user_path, write_json
 from prune_gym.utils.records import Record, Text, check, is_there, read_object
 
 TENSORS, PLAN = "network.safetensors", "plan.json"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.files import check_new_folder, remove_partials, user_path
+from agents.files import check_new_folder, remove_partials
 from agents.logs import LineLog, count_lines
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
@@ -26,7 +26,7 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES
 from prune_gym.searches.other_runs import refuse_training_run
 from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row
-from prune_gym.utils.files import make_folder, replacing, write_json
+from prune_gym.utils.files import make_folder, replacing, user_path, write_json
 from prune_gym.utils.records import in_one_line, is_there, read_bytes, read_record
 
 _PACKAGES = (

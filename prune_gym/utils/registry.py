@@ -105,7 +105,7 @@ class Registry(Generic[T]):
         }
 
     def __contains__(self, name: object) -> bool:
-        return name in self._rows
+        return isinstance(name, str) and name in self._rows  # lists have no hash
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
