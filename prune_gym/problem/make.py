@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
@@ -44,7 +45,7 @@ from prune_gym.pruning.inference import (
 from prune_gym.training.recovery import RECOVERIES
 from prune_gym.utils.devices import resolve_device
 from prune_gym.utils.memory import memory_bound
-from prune_gym.utils.registry import Registry
+from prune_gym.utils.registry import Registry, suggest
 from prune_gym.utils.stopping import check_stop
 
 
@@ -221,11 +222,10 @@ def shared_problem(**arguments: Any) -> PruningProblem:
         TypeError: an argument that there is not.
     """
     known = inspect.signature(make_problem).parameters
-    for name in set(arguments) - set(known):
-        close = difflib.get_close_matches(name, known, n=1)
+    for name in sorted(set(arguments) - set(known)):
         raise InvalidTypeError(
-            f"there is no argument {name!r}"
-            f"{f'; did you mean {close[0]!r}?' if close else ': see help(make_problem).'}"
+            f"unexpected keyword argument {name!r}.{suggest(name, list(known))} Those of "
+            "make_problem() are taken."
         )
     arguments = from_anywhere(arguments)
     budgets = arguments.get("budgets")
