@@ -94,10 +94,11 @@ def load_pruned(
     Traceback (most recent call last):
     prune_gym.errors.CheckpointError: runs/missing holds no plan.json; give a run folder ...
     """
+    folder = user_path(folder)
     plan = read_plan(folder)
     template = _unpruned(folder, plan, trust) if network is None else network
-    tensors = read_tensors(Path(folder) / TENSORS)
-    _check_tensors(Path(folder), plan, tensors, template)
+    tensors = read_tensors(folder / TENSORS)
+    _check_tensors(folder, plan, tensors, template)
     return rebuild(template, tensors).eval()
 
 
@@ -249,7 +250,7 @@ class _Plan(Record):
 
 def read_plan(folder: Path | str) -> dict[str, Any]:
     """The plan of a folder; a missing or damaged one is a `CheckpointError`."""
-    path = Path(folder) / PLAN
+    path = user_path(folder) / PLAN
     if not is_there(path, CheckpointError):
         raise CheckpointError(f"{folder} holds no {PLAN}; give a run folder of a finished search.")
     plan = read_object(path, CheckpointError)

@@ -43,7 +43,7 @@ from prune_gym.utils.arguments import (
     check_share,
     whole_number,
 )
-from prune_gym.utils.files import write_json
+from prune_gym.utils.files import user_path, write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import finishing, stopping
 from prune_gym.utils.threads import Workers, one_thread
@@ -110,8 +110,11 @@ def search(
         raise InvalidTypeError(
             f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
         )
-    if granularity not in ENV_IDS:
+    if granularity not in list(ENV_IDS):
         raise unknown_name("granularity", granularity, list(ENV_IDS))
+    if on_progress is not None and not callable(on_progress):
+        raise InvalidTypeError(f"on_progress={on_progress!r}: expected a function of a Progress.")
+    out = None if out is None else user_path(out)
     evaluations = whole_number("evaluations", evaluations, 1, MOST_EVALUATIONS)
     if resume:
         if out is None:
