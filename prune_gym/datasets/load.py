@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prune_gym.datasets import folders
 from prune_gym.datasets.base import DATASETS, Dataset
-from prune_gym.datasets.own import check_dataset
+from prune_gym.datasets.checks import check_dataset
 from prune_gym.errors import InvalidTypeError
 
 _FOLDER = "folder:"

@@ -18,7 +18,7 @@ from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, load_dataset, own_dataset
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.networks import NETWORKS
-from prune_gym.networks.build import check_runs, trained_network
+from prune_gym.networks.build import trained_network
 from prune_gym.networks.checkpoints import find_checkpoint
 from prune_gym.problem.checks import (
     check_budgets,
@@ -31,6 +31,7 @@ from prune_gym.problem.checks import (
     written_down,
 )
 from prune_gym.problem.costs import measure_unpruned
+from prune_gym.problem.find_task import find_task
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.branches import check_branches
 from prune_gym.pruning.equivalence import check_compaction, check_smallest
@@ -41,6 +42,7 @@ from prune_gym.pruning.inference import (
     find_layout,
     trains_channels_last,
 )
+from prune_gym.tasks.task import ONE_LABEL, check_requests
 from prune_gym.training.recovery import RECOVERIES
 from prune_gym.utils.devices import resolve_device
 from prune_gym.utils.memory import memory_bound
@@ -66,6 +68,11 @@ def make_problem(
     train: Any = None,
     validation: Any = None,
     test: Any = None,
+    metric: Any = "accuracy",
+    loss: Any = None,
+    output: Any = None,
+    fine_tune: Callable[..., Any] | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
     ignore: Collection[str] = (),
     unpruned_values: Mapping[str, float] | None = None,
     seed: int = 0,
@@ -103,6 +110,19 @@ def make_problem(
             them a little; a `Dataset` can have another ``augment``.
         validation: likewise, held out of training.
         test: likewise, for reports only; may be left out.
+        metric: how well networks do: a name (``prune-gym list metrics``), a function ``(outputs,
+            targets) -> number`` of all examples, a ``torchmetrics.Metric``, or a `Metric`, which
+            says direction and scale; the reward is made of it (`prune_gym.tasks.metrics`).
+        loss: what fine-tuning, ``recovery="finetune"`` and criteria with gradients go by: a name
+            (``prune-gym list losses``), an ``nn.Module``, or a function ``(outputs, targets) ->
+            tensor ()``; None = the one that goes with metric and targets.
+        output: which of the network's outputs metric and loss get: a key, an index, or a function
+            of them; None = all.
+        fine_tune: trains a network after the search in place of the recipe here: a function of the
+            network, and by name of what it wants of ``train``, ``steps``, ``seed`` and
+            ``generator``; in place, or it gives the trained network back.
+        collate: makes a batch ``(inputs, targets)`` of a list of items of ``train``, ...; None =
+            that of a DataLoader, else they are stacked.
         ignore: names of layers whose outputs stay whole; a container stands for all in it.
         unpruned_values: budgets of the unpruned network, by name and in their units, as they were
             measured before (``problem.unpruned_values``): costs and limits stay relative to them,
@@ -124,6 +144,7 @@ def make_problem(
     check_numbers(recovery_steps, round_to, evaluation_samples, batch_size, seed)
     check_structure(structure, round_to)
     check_ignore(ignore)
+    check_requests(metric, loss, output, fine_tune)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
     check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
     check_precision(precision, place := resolve_device(device))
@@ -132,15 +153,16 @@ def make_problem(
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
         weights = find_checkpoint(str(network), dataset)  # before a download for nothing
     check_stop()
-    data = _dataset(dataset, train, validation, test, evaluation_samples, place)
+    data = _dataset(dataset, (train, validation, test), metric, collate, evaluation_samples, place)
     check_stop()
     module = trained_network(network, dataset, data, weights).to(place).eval()
+    task = find_task(module, data, metric, loss, output, fine_tune)
     data, layout = _laid_out(module, data, precision)
     example = data.train.batch(data.train.spread(1))
     groups = _groups(module, data, structure, ignore)
     check_round_to(round_to, groups)
     check_stop()
-    scores = score_groups(module, groups, score, data.train, seed)
+    scores = score_groups(module, groups, score, data.train, seed, task)
     check_stop()
     unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
     problem = PruningProblem(
@@ -158,6 +180,7 @@ def make_problem(
         layout=layout,
         batch_size=None if batch_size is None else int(batch_size),
         arguments=arguments,
+        task=task,
     )
     _check_smallest(problem, is_known=unpruned_values is not None)
     return problem
@@ -166,7 +189,6 @@ def make_problem(
 def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Dataset, InferenceLayout]:
     """The data as the network is trained on it fastest, and how the network is judged."""
     some = data.train.batch(data.train.spread(3))
-    check_runs(network, some, data)
     layout = find_layout(network, some, precision)
     if layout.channels_last and trains_channels_last(network, some):
         data = data.channels_last()
@@ -186,11 +208,12 @@ def _groups(
     return groups
 
 
-def _unlike(data: Dataset) -> Iterator[torch.Tensor]:
+def _unlike(data: Dataset) -> Iterator[Any]:
     """Inputs of one example each, from both ends of the classes."""
     for split, place in ((data.train, -1), (data.validation, 0), (data.validation, -1)):
-        row = int(split.labels.argsort(stable=True)[place]) if split.labels.ndim == 1 else place
-        yield split.batch(torch.tensor([row % len(split)], device=split.labels.device))
+        labels = split.classes
+        row = place if labels is None else int(np.argsort(labels, kind="stable")[place])
+        yield split.batch(torch.tensor([row % len(split)], device=split.device))
 
 
 def _check_smallest(problem: PruningProblem, *, is_known: bool) -> None:
@@ -241,16 +264,23 @@ def _function(argument: str, registry: Registry[Any], value: Any) -> Callable[..
 
 def _dataset(
     dataset: str | Dataset,
-    train: Any,
-    validation: Any,
-    test: Any,
+    own: tuple[Any, Any, Any],
+    metric: Any,
+    collate: Callable[[list[Any]], Any] | None,
     evaluation_samples: int | None,
     device: torch.device,
 ) -> Dataset:
     """The dataset that is meant, on the device, with so many validation images at most."""
+    train, validation, test = own
     if (train is None) != (validation is None):
         raise InvalidValueError("train and validation belong together: give both or none of them.")
-    data = load_dataset(dataset) if train is None else own_dataset(train, validation, test)
+    if train is not None:
+        is_one_label = isinstance(metric, str) and metric in ONE_LABEL
+        data = own_dataset(train, validation, test, classes=is_one_label, collate=collate)
+    elif collate is not None:
+        raise InvalidValueError("collate= goes with train= and validation=, torch Datasets.")
+    else:
+        data = load_dataset(dataset)
     if evaluation_samples is not None:
         if evaluation_samples > len(data.validation):
             raise InvalidValueError(

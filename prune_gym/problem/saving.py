@@ -45,17 +45,18 @@ def save_pruned(
         name: the unpruned network's registered name or ``"module:function"``; without it,
             `load_pruned` needs the unpruned network.
     """
-    folder = Path(folder)
+    folder, train, example = Path(folder), problem.data.train, problem.example
+    shape = [int(n) for n in example.shape[1:]] if isinstance(example, torch.Tensor) else []
     plan = {
         "format": _FORMAT,
         "network": name,
         "arguments": {
-            "in_channels": int(problem.example.shape[1]),
+            "in_channels": shape[0] if shape else 0,
             "n_classes": problem.data.n_classes,
         },
-        "input_shape": list(problem.example.shape[1:]),  # of one image: channels, height, width
-        "mean": list(problem.data.train.mean),  # of pixels / 255, per channel: inputs are
-        "std": list(problem.data.train.std),  # (pixels / 255 - mean) / std; empty: as given
+        "input_shape": shape,  # of one image: channels, height, width; empty: no single tensor
+        "mean": list(getattr(train, "mean", ())),  # of pixels / 255, per channel: inputs are
+        "std": list(getattr(train, "std", ())),  # (pixels / 255 - mean) / std; empty: as given
         "structure": problem.structure,
         "groups": [
             {

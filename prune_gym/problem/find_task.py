@@ -1,0 +1,176 @@
+"""What is asked of a network, from what the user gave; tried out before anything is searched."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_gym.datasets import Dataset
+from prune_gym.datasets.own import OWN
+from prune_gym.errors import InvalidValueError, LossError, MetricError
+from prune_gym.networks.build import check_classes, run_once
+from prune_gym.pruning.copying import rebuild
+from prune_gym.pruning.trace import own_randomness
+from prune_gym.tasks.losses import LOSSES, Loss, cross_entropy
+from prune_gym.tasks.matching import classes
+from prune_gym.tasks.metrics import Metric, Tally
+from prune_gym.tasks.named_metrics import ACCURACY, METRICS
+from prune_gym.tasks.task import ONE_LABEL, Output, Task, Trainer, loss_name
+from prune_gym.training.evaluation import largest_batch, measured
+from prune_gym.training.trainer import check_trainer, takes_steps, train_by
+from prune_gym.utils.onednn import SoundConvolutions
+from prune_gym.utils.trees import clone, device_of, leaves, rows_of
+
+TRIED = 64  # examples of the batch that metric and loss are tried on
+SAME = 1e-3  # how far the order of examples may move a metric, as a fraction of it
+
+
+def find_task(
+    network: nn.Module,
+    data: Dataset,
+    metric: Any = "accuracy",
+    loss: Any = None,
+    output: Output = None,
+    fine_tune: Trainer | None = None,
+) -> Task:
+    """What is asked of a network; everything is tried out on a batch of validation examples.
+
+    Args:
+        network: in evaluation mode; left as it is.
+        data: its examples.
+        metric: see `prune_gym.make_problem`, as the others.
+        loss: likewise.
+        output: likewise.
+        fine_tune: likewise.
+
+    Raises:
+        UnsupportedNetworkError: the network does not run on the inputs.
+        MetricError, LossError, TrainerError: what does not fit, by name.
+    """
+    split = data.validation
+    inputs, targets = split.read(split.spread(min(TRIED, largest_batch(split))))
+    outputs = Task(output=output).outputs(run_once(network, inputs))
+    if isinstance(metric, str) and metric in ONE_LABEL and split.classes is not None:
+        _check_labels(data)
+        check_classes(type(network).__name__, outputs, data)
+    chosen = _metric(metric, outputs, targets)
+    own_loss = _loss(loss, chosen, outputs, targets, device_of(inputs))
+    task = Task(chosen, own_loss, output, fine_tune)
+    if chosen is ACCURACY and own_loss is cross_entropy and output is None and fine_tune is None:
+        return task
+    task = replace(task, metric=_tried(network, data, task, outputs, targets))
+    if task.loss is not None and fine_tune is None:
+        _try_loss(network, task, inputs, targets)
+    if fine_tune is not None:
+        check_trainer(fine_tune)
+        if takes_steps(fine_tune):
+            train_by(fine_tune, rebuild(network, {}), data.train, steps=1, seed=0)
+    return task
+
+
+def _check_labels(data: Dataset) -> None:
+    if data.name == OWN and data.n_classes == 1:
+        raise InvalidValueError(
+            "train: every label is 0, a single class: any network is right. Give the examples "
+            "their classes, numbered from 0, or a metric that goes with other targets."
+        )
+
+
+def _metric(metric: Any, outputs: Any, targets: Any) -> Metric:
+    if isinstance(metric, Metric):
+        return metric
+    if not isinstance(metric, str):
+        return Metric(metric)
+    found = METRICS.get(metric)
+    if metric not in METRICS:  # module:function
+        return found if isinstance(found, Metric) else Metric(found)
+    try:
+        return found(outputs, targets)
+    except InvalidValueError as error:
+        raise MetricError(f"metric {metric!r}: {error}") from error
+
+
+def _loss(
+    loss: Any, metric: Metric, outputs: Any, targets: Any, device: torch.device
+) -> Loss | None:
+    """The loss that is asked for, or the one that goes with metric and targets."""
+    if isinstance(loss, nn.Module):
+        own: Loss = copy.deepcopy(loss).to(device)
+        return own
+    if callable(loss):
+        own = loss
+        return own
+    name = metric.loss if loss is None else str(loss)
+    if name is not None:
+        return LOSSES.get(name)
+    try:
+        classes(outputs, targets)
+    except InvalidValueError:
+        return None
+    return cross_entropy
+
+
+def _tried(network: nn.Module, data: Dataset, task: Task, outputs: Any, targets: Any) -> Metric:
+    """The metric, tried on a batch and on the whole split, with the scale that it needs."""
+    metric = task.metric
+    value = _value(metric, [(outputs, targets)])
+    tensors = [tensor for tensor in [*leaves(outputs), *leaves(targets)] if tensor.ndim]
+    n = len(outputs) if isinstance(outputs, list) else len(tensors[0]) if tensors else 0
+    if metric.prepare is None and n > 1:  # a user's own
+        back = torch.arange(n - 1, -1, -1)
+        halves = [back[: n // 2], back[n // 2 :]]
+        parts = [(rows_of(outputs, rows), rows_of(targets, rows)) for rows in halves]
+        other = _value(metric, parts)
+        if math.isfinite(value) and not abs(other - value) <= SAME * max(1.0, abs(value)):
+            raise MetricError(
+                f"metric {metric.name!r} depends on the order of the examples: {value:.6g} of a "
+                f"batch, {other:.6g} of the same one in another order. It is to judge all "
+                "examples together; a torchmetrics.Metric keeps what it needs from batch to batch."
+            )
+    whole = measured(network, data.validation, task)
+    if not math.isfinite(whole):
+        raise MetricError(
+            f"metric {metric.name!r} of the unpruned network on the validation split is {whole}; "
+            "expected a finite number. Do outputs and targets fit?"
+        )
+    metric.reward(whole)  # within its ends
+    return metric.scaled(whole)
+
+
+def _value(metric: Metric, batches: list[tuple[Any, Any]]) -> float:
+    tally = Tally(metric, device_of(batches[0][0]))
+    with torch.no_grad():
+        for outputs, targets in batches:
+            tally.add(outputs, targets)
+        return tally.value()
+
+
+def _try_loss(network: nn.Module, task: Task, inputs: Any, targets: Any) -> None:
+    """Raise LossError unless the network, in training mode, can learn from the loss."""
+    name = loss_name(task.loss)
+    device = device_of(inputs)
+    copied = rebuild(network, {}).train()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    with own_randomness(device), torch.inference_mode(False), torch.enable_grad():
+        loss = task.loss_of(task.run(copied, clone(inputs)), targets)
+        if not loss.requires_grad:
+            raise LossError(
+                f"loss {name!r} has no gradient: nothing of the network's outputs is in it. "
+                "Compute it with torch from the outputs, without detach(), argmax() or numpy."
+            )
+        if not bool(torch.isfinite(loss)):
+            raise LossError(
+                f"loss {name!r} of the unpruned network is {float(loss)}; expected a finite number."
+            )
+        with SoundConvolutions():
+            loss.backward()  # type: ignore[no-untyped-call]
+    if not any(p.grad is not None and bool((p.grad != 0).any()) for p in copied.parameters()):
+        raise LossError(
+            f"loss {name!r} has a gradient of 0 everywhere: the network cannot learn from it."
+        )

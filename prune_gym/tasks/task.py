@@ -1,0 +1,114 @@
+"""What is asked of a network: its metric, its loss, which outputs count, and who trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from prune_gym.errors import InvalidTypeError, InvalidValueError, LossError
+from prune_gym.tasks.losses import LOSSES, Loss, cross_entropy
+from prune_gym.tasks.metrics import Metric
+from prune_gym.tasks.named_metrics import ACCURACY, METRICS
+from prune_gym.utils.trees import call, in_words, leaves
+from prune_gym.utils.user_code import user_code
+from prune_gym.utils.words import shortened
+
+Output: TypeAlias = Callable[[Any], Any] | str | int | None
+Trainer: TypeAlias = Callable[..., Any]
+
+ONE_LABEL = ("accuracy", "top5", "balanced_accuracy", "f1")  # metrics of one class an example
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is asked of a network.
+
+    Attributes:
+        metric: how well it does.
+        loss: what it is trained by, ``(outputs, targets) -> ()``; None = it cannot be trained here.
+        output: picks from what the network gives: a key, an index, or a function; None = all.
+        fine_tune: trains a network in place of the recipe here; see `make_problem`.
+    """
+
+    metric: Metric = ACCURACY
+    loss: Loss | None = cross_entropy
+    output: Output = None
+    fine_tune: Trainer | None = None
+
+    def outputs(self, given: Any) -> Any:
+        """What metric and loss get of what a network gives."""
+        if self.output is None:
+            return given
+        if callable(self.output):
+            with user_code("output", InvalidValueError):
+                return self.output(given)
+        try:
+            return given[self.output]
+        except (KeyError, IndexError, TypeError) as error:
+            raise InvalidValueError(
+                f"output={self.output!r}: the network gives {in_words(given)}; name a part of it, "
+                "or give a function of the outputs."
+            ) from error
+
+    def run(self, network: nn.Module, inputs: Any) -> Any:
+        """What metric and loss get of a network's outputs."""
+        return self.outputs(call(network, inputs))
+
+    def loss_of(self, outputs: Any, targets: Any) -> torch.Tensor:
+        """The loss of a batch, ().
+
+        Raises:
+            LossError: there is none, it raised, or it is not one number.
+        """
+        if self.loss is None:
+            raise LossError(
+                f"metric {self.metric.name!r} tells no loss, which training and gradients need; "
+                "give one: loss='mse', loss=nn.BCEWithLogitsLoss(), or a function (outputs, "
+                "targets) -> number."
+            )
+        name = loss_name(self.loss)
+        with user_code(f"loss {name!r}", LossError):
+            loss = self.loss(outputs, targets)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            words = in_words(loss) if leaves(loss) else shortened(loss)
+            raise LossError(f"loss {name!r} gives {words}; expected one number, as a tensor ().")
+        return loss.reshape(())
+
+
+def loss_name(loss: Any) -> str:
+    """What a loss is called."""
+    return str(getattr(loss, "__name__", type(loss).__name__))
+
+
+def check_requests(metric: Any, loss: Any, output: Any, fine_tune: Any) -> None:
+    """Raise for what can never be a metric, a loss, an output or a trainer; names are looked up."""
+    if isinstance(metric, str):
+        METRICS.get(metric)
+    elif not callable(metric) and not isinstance(metric, Metric):
+        raise InvalidTypeError(
+            f"metric={shortened(metric)}: expected a name ({', '.join(METRICS)}), a function "
+            "(outputs, targets) -> number, a torchmetrics.Metric, or a prune_gym.Metric."
+        )
+    if isinstance(loss, str):
+        LOSSES.get(loss)
+    elif loss is not None and not callable(loss):
+        raise InvalidTypeError(
+            f"loss={shortened(loss)}: expected a name ({', '.join(LOSSES)}), an nn.Module, or a "
+            "function (outputs, targets) -> number."
+        )
+    if not (output is None or callable(output) or isinstance(output, str | int)):
+        raise InvalidTypeError(
+            f"output={shortened(output)}: expected a key or an index of what the network gives, or "
+            "a function of it."
+        )
+    if fine_tune is not None and not callable(fine_tune):
+        raise InvalidTypeError(
+            f"fine_tune={shortened(fine_tune)}: expected a function that trains a network."
+        )
+
+
+CLASSIFICATION = Task()
