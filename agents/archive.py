@@ -114,7 +114,8 @@ class Archive:
                 f"{name}.npy in it is of shape {shape}, {dtype}, but holds {len(values)} bytes"
             )
         order: Any = "F" if by_column else "C"
-        return np.frombuffer(values, dtype).reshape(shape, order=order).copy()
+        array: Array = np.frombuffer(values, dtype).reshape(shape, order=order).copy()
+        return array
 
 
 @contextmanager
@@ -129,28 +130,33 @@ def open_archive(source: Source) -> Iterator[Archive]:
         MissingFileError: If there is none.
         FileError: If it cannot be read.
     """
-    own = isinstance(source, str | pathlib.Path)
+    if not isinstance(source, str | pathlib.Path):
+        try:
+            yield _archive(source)
+        finally:
+            source.seek(0)
+        return
+    if pathlib.Path(source).exists() and not pathlib.Path(source).is_file():
+        raise FileError(f"{source} cannot be read: it is no file.")  # a pipe would wait for ever
     try:
-        file: Any = pathlib.Path(source).open("rb") if own else source  # type: ignore[arg-type]
+        file = pathlib.Path(source).open("rb")  # noqa: SIM115 - what the block raises is not ours
     except FileNotFoundError as error:
         raise MissingFileError(f"path={str(source)!r}: there is no such file.") from error
     except OSError as error:
         raise FileError(f"{source} cannot be read ({error.strerror or error}).") from error
+    with file:
+        yield _archive(file)
+
+
+def _archive(file: IO[bytes]) -> Archive:
+    n_bytes = file.seek(0, io.SEEK_END)
+    file.seek(0)
     try:
-        n_bytes = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        try:
-            archive = Archive(zipfile.ZipFile(file), n_bytes)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError) as error:
-            if isinstance(error, DamageError):
-                raise
-            raise DamageError(str(error)) from error
-        yield archive
-    finally:
-        if own:
-            file.close()
-        else:
-            file.seek(0)
+        return Archive(zipfile.ZipFile(file), n_bytes)
+    except DamageError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError) as error:
+        raise DamageError(str(error)) from error
 
 
 def write_archive(

@@ -21,10 +21,12 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from warnings import warn
 
 import numpy as np
 import typer
@@ -33,7 +35,7 @@ from agents.arguments import MOST_REPS, MOST_SEED
 from agents.comparison.finished_runs import Run, check_lengths, read_runs, task_names
 from agents.comparison.report import save, table
 from agents.comparison.statistics import ALL_TASKS, Comparison, FloatArray, compare_columns
-from agents.console import say, user_errors
+from agents.console import errors, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
 from agents.files import check_folder, user_path
 from agents.options import Command, Version, name_option, number_option, whole_option
@@ -48,6 +50,7 @@ def compare(
     infeasible_score: float = 0.0,
     reps: int = 2000,
     seed: int = 0,
+    report: Callable[[str], None] = warn,
 ) -> Comparison:
     """Compare finished trainings.
 
@@ -64,6 +67,8 @@ def compare(
         infeasible_score: Score of a run without such a return: one that no feasible one is below.
         reps: Number of bootstrap samples behind an interval.
         seed: Seed of the bootstrap.
+        report: Called with a line that names folders of ``prune-gym prune``, which are left out; a
+            warning if left out.
 
     Raises:
         InvalidValueError: If a folder is none of a finished run, a seed occurs twice, runs of one
@@ -73,7 +78,7 @@ def compare(
     """
     if score not in SCORES:
         raise InvalidValueError(f"score is {score!r}; it must be one of {', '.join(SCORES)}.")
-    found = read_runs(runs)
+    found = read_runs(runs, report)
     tasks = task_names(found)
     check_lengths(found, tasks)
     values: dict[str, dict[str, list[float]]] = {}
@@ -216,6 +221,7 @@ def main(
             infeasible_score=infeasible_score,
             reps=reps,
             seed=seed,
+            report=partial(say, to=errors),
         )
         files = [] if out is None else save(comparison, user_path(out))
         say(table(comparison))

@@ -45,13 +45,19 @@ def enjoy(
         int | None,
         whole_option(least=0, most=MOST_SEED, help="Of the episodes; default: result.json's."),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Run code that files of the folder name, such as modules of yours."
+        ),
+    ] = False,
     render: Annotated[bool, typer.Option("--render", help="Show the environment.")] = False,
     version: Version = False,
 ) -> None:
     """Play episodes with the policy of a run; print what they earn and cost."""
     with user_errors(AgentsError):
         folder, config = RunFolder.open(user_path(run))
-        result = play(folder, config, model, episodes, not stochastic, seed, render)
+        result = play(folder, config, model, episodes, not stochastic, seed, render, trust=trust)
         for number, (earned, cost, length) in enumerate(
             zip(result.returns, result.costs, result.lengths, strict=True), start=1
         ):
@@ -71,6 +77,8 @@ def play(
     deterministic: bool = True,
     seed: int | None = None,
     render: bool = False,
+    *,
+    trust: bool = False,
 ) -> Evaluation:
     """Evaluate the policy of a run on a new environment of it.
 
@@ -82,16 +90,21 @@ def play(
         deterministic: Whether the policy takes its most likely action.
         seed: Of the environment; that of the run's evaluations if left out.
         render: Whether the environment shows itself.
+        trust: Whether code that files of the folder name may be run.
 
     Raises:
-        AgentsError: If there is no such model, or it cannot be shown.
+        AgentsError: If there is no such model, it cannot be shown, or code would be run without
+            ``trust``.
     """
     from stable_baselines3.common.vec_env import VecNormalize
 
     from agents.evaluation import evaluate
     from agents.runs.make import load_model, make_env, make_envs
     from agents.runs.normaliser import load_statistics
+    from agents.runs.trust import check_trusted
 
+    if not trust:
+        check_trusted(folder.config, config)
     path = _model_path(folder, which)
     if render:
         modes = make_env(config).metadata.get("render_modes") or []
@@ -106,7 +119,7 @@ def play(
                 f"{statistics} is missing. Finish the run."
             )
         load_statistics(envs, statistics)
-    model = load_model(config, path)
+    model = load_model(config, path, trust=trust)
     result = evaluate(
         model,
         envs,

@@ -21,7 +21,7 @@ from typing import Any
 
 from agents.errors import FileError
 
-_PARTIAL = re.compile(r"\..+\.(?P<pid>[0-9]+)-[0-9a-f]{8}\.partial")
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]+)-[0-9a-f]{8}\.partial")
 _NAMED = 100  # bytes of a file's name in that of its partial file; a name has 255 at most
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 _NO_CONTENT = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave behind
@@ -74,6 +74,8 @@ def is_full(error: BaseException) -> bool:
 
 
 def _unwritable(path: Path, error: OSError, kind: type[OSError]) -> OSError:
+    while found := _PARTIAL.fullmatch(path.name):  # one within another: the user knows the last
+        path = path.with_name(found["name"])
     words = f"{path} cannot be written: {error.strerror or error}."
     if is_full(error):
         words += " What was written before is whole; free space and go on."
@@ -270,7 +272,7 @@ def check_new_folder(
 
 
 def strays(folder: Path) -> list[str]:
-    """Names of what lies in a folder, but partial files and what file managers leave behind."""
+    """Names of what lies in a folder, but partial files, locks, and what file managers leave."""
     names = os.listdir(folder)
     return sorted(name for name in names if not _is_no_content(name))
 

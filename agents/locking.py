@@ -140,8 +140,12 @@ def _this_process() -> dict[str, str | int]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200],
+        "command": shlex.join([_program(Path(sys.argv[0])), *sys.argv[1:]])[:200],
     }
+
+
+def _program(path: Path) -> str:
+    return path.parent.name if path.name == "__main__.py" else path.name  # of python -m
 
 
 def _in_words(holder: Path) -> str:

@@ -28,9 +28,8 @@ def import_module_last(name: str) -> ModuleType:
 
 def put_working_folder_last() -> None:
     """From now on modules are looked up in the working folder, too, after all other places."""
-    folder = os.getcwd()
-    if folder not in sys.path and "" not in sys.path:
-        sys.path.append(folder)
+    if "" not in sys.path:  # whichever folder that is, even after os.chdir()
+        sys.path.append("")
 
 
 def _is_command() -> bool:

@@ -9,9 +9,11 @@ the process at once with exit code 130 where it is a command of ours, and raises
 
 >>> with stopping("stopping after this step"):
 ...     request_stop()
-...     check_stop()
-Traceback (most recent call last):
-agents.stopping.Stopped: a stop was asked for
+...     try:
+...         check_stop()
+...     except Stopped as stopped:
+...         print(stopped)
+a stop was asked for
 >>> stop_requested()
 False
 """
@@ -23,6 +25,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +33,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 EXIT_CODE = 130  # after Ctrl-C and SIGTERM, as shells give it after Ctrl-C
+SAME_SIGNAL_S = 0.1  # `timeout`, and programs that pass signals on, send one twice
 WORDS = "stopping after the step in hand; Ctrl-C again stops at once"
 _COMMANDS = ("prune-gym", "prune_gym", "agents.train", "agents.enjoy", "agents.compare")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -51,6 +55,7 @@ class _State:
 
     Attributes:
         requested: Whether a stop was asked for.
+        requested_at: When a signal did, by the monotonic clock.
         is_command: Whether the process is a command of ours, which signals may end.
         is_working: Whether there is something to stop; before that a signal ends a command.
         handlers: Those that were there before, of the outermost work.
@@ -59,6 +64,7 @@ class _State:
     """
 
     requested: bool = False
+    requested_at: float = 0.0
     is_command: bool = False
     is_working: bool = False
     process: int = field(default_factory=os.getpid)
@@ -159,8 +165,7 @@ def take_over() -> None:
     """
     if not _state.is_command and _install():
         _state.is_command = True
-        for number in _SIGNALS:
-            _only_once(number)
+        _only_once(signal.SIGINT)
 
 
 def is_command() -> bool:
@@ -196,11 +201,14 @@ def _on_signal(number: int, frame: Any) -> None:
     if _state.is_command:
         signal.signal(number, _on_signal)  # the C library has put the default in its place
         if _state.requested:
+            if time.monotonic() - _state.requested_at < SAME_SIGNAL_S:
+                return
             _end("stopped at once.")
         if not _state.is_working:
             _end("stopped; nothing was begun.")
     elif _state.requested:
         raise KeyboardInterrupt
+    _state.requested_at = time.monotonic()
     request_stop()
     _say(_state.works[-1][1] if _state.works else WORDS)
 

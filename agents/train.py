@@ -22,12 +22,13 @@ from agents.files import user_path
 from agents.locking import locked_folder
 from agents.options import Command, Version, name_option, number_option, whole_option
 from agents.runs.folder import RunConfig, RunFolder
+from agents.runs.trust import named_code
 from agents.stopping import EXIT_CODE, stopping
 
 if TYPE_CHECKING:
     from agents.runs.training import Training
 
-_MAY_CHANGE = ("resume", "timesteps", "progress", "checkpoint_every")
+_MAY_CHANGE = ("resume", "trust", "timesteps", "progress", "checkpoint_every")
 
 MOST_COST = 1e12  # of a limit, either sign
 
@@ -108,6 +109,13 @@ Resume = Annotated[
 CheckpointEvery = Annotated[
     float, number_option(least=0.0, most=1e9, help="Seconds between checkpoints.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="With --resume: run code that files of the folder name, such as modules of yours.",
+    ),
+]
 Progress = Annotated[bool, typer.Option("--progress", help="Show a progress bar.")]
 ShowList = Annotated[
     bool, typer.Option("--list", help="List the agents and the action spaces they take.")
@@ -141,6 +149,7 @@ def train(
     device: Device = "cpu",
     out: Out = None,
     resume: Resume = None,
+    trust: Trust = False,
     checkpoint_every: CheckpointEvery = 60.0,
     progress: Progress = False,
     show_list: ShowList = False,
@@ -159,7 +168,7 @@ def train(
             resume = user_path(resume)
             RunFolder.open(resume)  # there is none where that fails
             with locked_folder(resume):
-                _run(Training.resume(resume, timesteps, **how))
+                _run(Training.resume(resume, timesteps, trust=trust, **how))
         else:
             config = _config(context.params)
             out = config.default_folder if out is None else user_path(out)
@@ -194,7 +203,8 @@ def _run(training: Training) -> None:
     folder = training.folder
     folder.note_command()
     say(f"{training.config.algo} on {training.config.env}, in {folder.path}")
-    cure = f"go on with: python -m agents.train --resume {folder.path}"
+    trust = "" if named_code(training.config) is None else " --trust"  # it names code of yours
+    cure = f"go on with: python -m agents.train --resume {folder.path}{trust}"
     try:
         with stopping("stopping after this rollout; once more: at once", training.checkpoints):
             final = training.run()
@@ -208,7 +218,7 @@ def _run(training: Training) -> None:
             EXIT_CODE,
         )
     say(final.summary())
-    say(f"results are in {folder.path}; see it play: python -m agents.enjoy {folder.path}")
+    say(f"results are in {folder.path}; see it play: python -m agents.enjoy {folder.path}{trust}")
 
 
 def _refuse_beside_resume(context: typer.Context) -> None:

@@ -271,7 +271,9 @@ class Constrained(StoredAlgorithm):
     # -- files -----------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: SavedModel, *args: Any, **kwargs: Any) -> Any:
+    def load(  # type: ignore[override]
+        cls, path: SavedModel, *args: Any, **kwargs: Any
+    ) -> Any:
         """Load a model with its multiplier; see `StoredAlgorithm.load`.
 
         Args:

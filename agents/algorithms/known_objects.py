@@ -162,8 +162,8 @@ def _short(value: Any) -> str:
 
 def _mean_and_variance(mean: Any, var: Any, count: float) -> RunningMeanStd:
     made = RunningMeanStd(shape=mean.shape)
-    check_alike("mean", mean, made.mean)
-    check_alike("var", var, made.var)
+    check_alike("mean", np.asarray(mean), made.mean)  # a number that moves is no array any more
+    check_alike("var", np.asarray(var), made.var)
     check_alike("count", count, 1.0)
     if (var < 0.0).any() or count < 0.0:
         raise ValueError("var or count is negative")

@@ -212,6 +212,11 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
                     f"path={str(path)!r} holds {n_costs} costs per step, the model "
                     f"{self.n_costs}. Load a buffer of the same number of multipliers."
                 )
+            if data.get("n_envs") != self.n_envs:
+                raise InvalidValueError(
+                    f"path={str(path)!r} was filled by {data.get('n_envs')} environments, the "
+                    f"model has {self.n_envs}. Load the model with as many."
+                )
             known = max(self.buffer_size // self.n_envs, len(archive.array("rewards")))
             if type(size) is not int or not 1 <= size <= known:
                 raise DamageError(f"buffer_size is {size!r}; it must be an integer up to {known}")

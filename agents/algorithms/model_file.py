@@ -12,13 +12,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, TypeAlias
 
+import gymnasium as gym
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from stable_baselines3.common.vec_env import VecEnv
 
-from agents.algorithms.state_checks import bounded_memory, check_parameters, check_settings
+from agents.algorithms.state_checks import (
+    bounded_memory,
+    check_parameters,
+    check_settings,
+    most_elements,
+)
 from agents.algorithms.stored_values import Reader, Writer
 from agents.archive import Archive, DamageError, Source, open_archive, write_archive
 from agents.errors import AgentsError, InvalidTypeError, ModelFileError
@@ -34,7 +41,7 @@ class StoredAlgorithm(BaseAlgorithm):
 
     made_by: str  # names what a model file may be loaded by; the class, where it does not say
 
-    def save(
+    def save(  # type: ignore[override]  # files of all kinds
         self,
         path: SavedModel,
         exclude: Iterable[str] | None = None,
@@ -136,18 +143,20 @@ def _assemble(
 ) -> Any:
     """Make a model as Stable-Baselines3's ``load`` does, and check each value on the way."""
     for name in ("policy_class", "observation_space", "action_space"):
-        if name not in settings:
-            raise DamageError(f"settings.{name} is missing")
+        kind = type if name == "policy_class" else gym.Space
+        if not isinstance(settings.get(name), kind):
+            words = str(settings.get(name, "missing"))
+            raise DamageError(f"settings.{name} is {words[:80]}")
     if env is not None:
-        env = cls._wrap_env(env, 0)
-        check_for_correct_spaces(env, settings["observation_space"], settings["action_space"])
-        settings["n_envs"] = env.num_envs
+        vector: VecEnv = cls._wrap_env(env, 0)
+        check_for_correct_spaces(vector, settings["observation_space"], settings["action_space"])
+        env, settings["n_envs"] = vector, vector.num_envs
         if force_reset:
             settings["_last_obs"] = None
     model = cls(policy=settings["policy_class"], env=env, device=device, _init_setup_model=False)
     check_settings(model, settings)
     vars(model).update(settings)
-    with bounded_memory(parameters):
+    with bounded_memory(most_elements(parameters)):
         model._setup_model()
     check_parameters(model, parameters)
     model.set_parameters(parameters, exact_match=True, device=device)
@@ -192,7 +201,12 @@ def writing(path: SavedModel, suffix: str) -> Iterator[Any]:
 
 
 @contextmanager
-def reading(path: SavedModel, suffix: str = ".zip", what: str = "saved model") -> Iterator[Archive]:
+def reading(
+    path: SavedModel,
+    suffix: str = ".zip",
+    what: str = "saved model",
+    cure: str = "Pass a file written by save().",
+) -> Iterator[Archive]:
     """Open a file; what is wrong with it becomes one error that names it.
 
     Raises:
@@ -208,9 +222,7 @@ def reading(path: SavedModel, suffix: str = ".zip", what: str = "saved model") -
             yield archive
     except DamageError as error:
         words = " ".join(str(error).split())
-        raise ModelFileError(
-            f"path={str(path)!r} is no {what} ({words[:400]}). Pass a file written by save()."
-        ) from error
+        raise ModelFileError(f"path={str(path)!r} is no {what} ({words[:400]}). {cure}") from error
 
 
 def read_origin(path: SavedModel) -> tuple[str, int]:
@@ -228,7 +240,7 @@ def _origin(data: Mapping[str, Any]) -> tuple[str, int]:
     version = data.get("_format", 0)
     if not isinstance(version, int):
         raise DamageError(f"_format is {version!r}")
-    return str(data.get("_made_by", "")), version
+    return " ".join(str(data.get("_made_by", "")).split())[:80], version
 
 
 def _checked(path: SavedModel, archive: Archive, made_by: str) -> dict[str, Any]:

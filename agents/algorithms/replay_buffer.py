@@ -42,7 +42,7 @@ class CostReplayBuffer(ReplayBuffer):
         super().__init__(*args, **kwargs)
         self.multiplier = multiplier
         self.mixed_at: FloatArray = self._prices()
-        self.raw_rewards = np.zeros_like(self.rewards)
+        self.raw_rewards = np.zeros(self.rewards.shape, dtype=np.float32)
         self.costs = np.zeros((*self.rewards.shape, len(self.mixed_at)), dtype=np.float32)
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
@@ -69,7 +69,7 @@ class CostReplayBuffer(ReplayBuffer):
     # -- files -----------------------------------------------------------------------------------
 
     def columns(self) -> dict[str, Array]:
-        """Return its arrays of shape (size, n_envs, ...) by name; of Dict observations each part."""
+        """Return its arrays, of shape (size, n_envs, ...), by name."""
         found: dict[str, Array] = {}
         for name, value in vars(self).items():
             parts = value.items() if isinstance(value, dict) else [("", value)]
@@ -90,6 +90,7 @@ class CostReplayBuffer(ReplayBuffer):
             "buffer_size": self.buffer_size,
             "pos": int(self.pos),
             "full": bool(self.full),
+            "n_envs": self.n_envs,
             "n_costs": len(self.mixed_at),
         }
         arrays = {name: column[:n_rows] for name, column in self.columns().items()}

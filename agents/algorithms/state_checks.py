@@ -61,12 +61,10 @@ def check_settings(model: Any, settings: Mapping[str, Any]) -> None:
     """
     own = vars(model)
     for name, value in settings.items():
-        if name not in own:
-            if not name.isidentifier() or hasattr(type(model), name):
-                raise DamageError(f"settings.{name} is no attribute of {type(model).__name__}")
-            continue
+        if name not in own and (not name.isidentifier() or hasattr(type(model), name)):
+            raise DamageError(f"settings.{name} is no attribute of {type(model).__name__}")
         try:
-            _check(name, value, own[name])
+            _check(name, value, own.get(name))
         except ValueError as error:
             raise DamageError(f"settings.{error}") from error
 
@@ -154,32 +152,33 @@ def _check_optimiser(
     for group, mine in zip(groups, own["param_groups"], strict=True):
         _check_names(f"{where}.param_groups", group, mine)
         for key, value in mine.items():
-            if key == "params":
-                fits = group[key] == value
-            elif value is None or group[key] is None:
-                fits = group[key] is value or key in ("fused", "foreach")
-            else:
-                fits = _is_like(group[key], value)
-            if not fits:
-                raise DamageError(f"{where}.param_groups.{key} is {group[key]!r}, not {value!r}")
+            if not (group[key] == value if key == "params" else _is_like(group[key], value)):
+                raise DamageError(
+                    f"{where}.param_groups.{key} is {str(group[key])[:80]}, not like {value}"
+                )
     if not isinstance(state, dict):
         raise DamageError(f"{where}.state is {type(state).__name__}, not a dict")
     for index, entries in state.items():
-        if not isinstance(index, int) or not 0 <= index < len(shapes):
+        if type(index) is not int or not 0 <= index < len(shapes):
             raise DamageError(f"{where}.state.{index} is not of this model")
         if not isinstance(entries, dict):
             raise DamageError(f"{where}.state.{index} is {type(entries).__name__}, not a dict")
         for key, value in entries.items():
-            name = f"{where}.state.{index}.{key}"
-            if isinstance(value, th.Tensor):
-                if tuple(value.shape) not in ((), shapes[index]):
-                    raise DamageError(f"{name} is {_form(value)}, not of shape {shapes[index]}")
-                _check_finite(name, value)
-            elif not (value is None or isinstance(value, int | float)):
-                raise DamageError(f"{name} is {type(value).__name__}, not a tensor")
+            _check_entry(f"{where}.state.{index}.{key}", value, shapes[index])
+
+
+def _check_entry(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    if isinstance(value, th.Tensor):
+        if tuple(value.shape) not in ((), shape):
+            raise DamageError(f"{name} is {_form(value)}, not of shape {shape}")
+        _check_finite(name, value)
+    elif not (value is None or isinstance(value, int | float)):
+        raise DamageError(f"{name} is {type(value).__name__}, not a tensor")
 
 
 def _is_like(value: Any, example: Any) -> bool:
+    if example is None or value is None:  # as fused, which depends on the device
+        return value is None or isinstance(value, bool)
     if isinstance(example, tuple):
         return (
             isinstance(value, tuple)
@@ -209,15 +208,12 @@ class _Bounded(TorchFunctionMode):
             sizes = args if args and isinstance(args[0], int) else sizes
             self._left -= math.prod(length for length in sizes if isinstance(length, int))
             if self._left < 0:
-                raise DamageError(
-                    "the settings ask for networks that are far larger than the parameters"
-                )
+                raise DamageError("the settings ask for networks that are far too large")
         return func(*args, **kwargs)
 
 
-@contextmanager
-def bounded_memory(parameters: Mapping[str, Any]) -> Iterator[None]:
-    """Refuse networks that are far larger than parameters that were saved, before they are made."""
+def most_elements(parameters: Mapping[str, Any]) -> int:
+    """Return how many elements may be made on the way to networks with these parameters."""
     n_elements = sum(
         tensor.numel()
         for state in parameters.values()
@@ -225,5 +221,11 @@ def bounded_memory(parameters: Mapping[str, Any]) -> Iterator[None]:
         for tensor in state.values()
         if isinstance(tensor, th.Tensor)
     )
-    with _Bounded(_FREE + _PER_ELEMENT * n_elements):
+    return _FREE + _PER_ELEMENT * n_elements
+
+
+@contextmanager
+def bounded_memory(n_elements: int) -> Iterator[None]:
+    """Raise a DamageError before networks take more elements than these."""
+    with _Bounded(n_elements):
         yield

@@ -153,7 +153,9 @@ class CPO(TwoCritics, TRPO):
         super().__init__(policy, env, *args, multiplier=SolvedMultiplier(), **kwargs)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: SavedModel, *args: Any, **kwargs: Any) -> Any:
+    def load(  # type: ignore[override]
+        cls, path: SavedModel, *args: Any, **kwargs: Any
+    ) -> Any:
         """Load a model; see `Constrained.load`. There is no multiplier to choose."""
         if "multiplier" in kwargs:
             raise InvalidTypeError(_refusal(kwargs["multiplier"]))

@@ -38,6 +38,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from agents.algorithms.stored_values import Reader, Writer
 from agents.archive import Archive, DamageError, open_archive, write_archive
 from agents.errors import ModelFileError
+from agents.evaluation import Evaluation
 from agents.files import replacing
 from agents.runs.normaliser import set_statistics, statistics_of
 
@@ -127,7 +128,7 @@ class Checkpoint:
             device: Of the model.
             trust: Whether values of a user's own in it may be unpickled, which can run anything.
         """
-        how = {"trust": True} if trust else {}
+        how: Any = {"trust": True} if trust else {}  # which classes of others do not know
         with _checkpoint(self.path) as archive:
             file = io.BytesIO(archive.read("model.zip"))
             model: Any = algorithm.load(file, env=env, device=device, **how)
@@ -169,6 +170,41 @@ def _checkpoint(path: Path) -> Iterator[Archive]:
         raise ModelFileError(
             f"{path} is no checkpoint, or damaged ({words}). Start the training anew."
         ) from error
+
+
+def check_state(state: Any, own: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless the state of a part is like that which it has now.
+
+    Args:
+        state: Of a checkpoint.
+        own: Of the part, whose values show what kinds they are.
+    """
+    if not isinstance(state, dict) or state.keys() != own.keys():
+        raise ValueError(f"keys are {str(state)[:80]}; they must be {sorted(own)}")
+    for name, value in state.items():
+        example = own[name]
+        if isinstance(example, list):
+            fits = isinstance(value, list) and all(map(_is_number, _leaves(value)))
+        elif example is None or isinstance(example, Evaluation):
+            fits = value is None or isinstance(value, Evaluation)
+        elif isinstance(example, int):
+            fits = type(value) is int and value >= 0
+        else:
+            fits = _is_number(value)
+        if not fits:
+            raise ValueError(f"{name} is {str(value)[:80]}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    for item in value:
+        if isinstance(item, list | tuple):
+            yield from _leaves(item)
+        else:
+            yield item
 
 
 def break_off(buffer: Any) -> None:

@@ -20,6 +20,7 @@ from stable_baselines3.common.logger import (
 )
 
 from agents.costs import read_cost_limit, read_costs
+from agents.errors import RunFolderError
 from agents.files import LineLog, count_lines, keep_lines, own_file
 
 try:  # Stable-Baselines3 does without it, too
@@ -193,19 +194,28 @@ class Summary:
 
 
 def summarise(path: Path) -> Summary:
-    """Read ``episodes.csv``."""
+    """Read ``episodes.csv``.
+
+    Raises:
+        RunFolderError: If it is missing or damaged.
+    """
     n_episodes, violations = 0, 0
     best: float | None = None
     first: int | None = None
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            n_episodes += 1
-            if row["feasible"] == "0":
-                violations += 1
-                continue
-            first = int(row["episode"]) if first is None else first
-            earned = float(row["return"])
-            best = earned if best is None else max(best, earned)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                n_episodes += 1
+                if row["feasible"] == "0":
+                    violations += 1
+                    continue
+                first = int(row["episode"]) if first is None else first
+                earned = float(row["return"])
+                best = earned if best is None else max(best, earned)
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise RunFolderError(
+            f"{path} is damaged: {error}. Delete {path.name} and checkpoint.zip to start anew."
+        ) from error
     return Summary(n_episodes, violations, best, first)
 
 
@@ -217,7 +227,7 @@ class ContinuedCSV(CSVOutputFormat):
         if not path.exists() or not path.stat().st_size:
             super().__init__(str(path))
             return
-        self.file = path.open("r+", encoding="utf-8")
+        self.file = path.open("r+", encoding="utf-8", errors="replace")
         self.keys = self.file.readline().rstrip("\n").split(",")
         self.separator, self.quotechar = ",", '"'
         self.file.seek(0, 2)

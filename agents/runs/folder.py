@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import sys
@@ -159,19 +160,18 @@ class RunFolder:
             RunFolderError: If there is none, or its configuration is damaged.
         """
         folder = cls(path)
-        if not folder.config.is_file():
+        if not os.path.isfile(folder.config):
             raise RunFolderError(
                 f"{path} is no run folder: it holds no config.json. Pass a folder that "
                 "python -m agents.train wrote."
             )
         values = read_json(folder.config, RunFolderError)
-        try:
-            config = RunConfig(**{**values, "wrappers": tuple(values["wrappers"])})
-        except (TypeError, KeyError) as error:
+        if is_pruning_run(values):
             raise RunFolderError(
-                f"{folder.config} is damaged, or of another version: {error}."
-            ) from error
-        return folder, config
+                f"{path} is a run of prune-gym prune, not of python -m agents.train. Go on with "
+                f"it: prune-gym prune --resume {path}"
+            )
+        return folder, _config(folder.config, values)
 
     def write_config(self, config: RunConfig) -> None:
         """Write ``config.json``."""
@@ -223,6 +223,60 @@ class RunFolder:
     def normaliser(self, which: str = "final") -> Path:
         """Statistics of VecNormalize that belong to `model`."""
         return self.path / ("best_vecnormalize.npz" if which == "best" else "vecnormalize.npz")
+
+
+def is_pruning_run(values: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` is of ``prune-gym prune``, whose runs lie beside ours."""
+    return {"problem", "finetune_steps"} <= values.keys()
+
+
+# Of every field of a configuration its kinds, and the range of its numbers.
+_FIELDS: dict[str, tuple[tuple[type, ...], tuple[float, float]]] = {
+    "algo": ((str,), (0, 0)),
+    "env": ((str,), (0, 0)),
+    "env_kwargs": ((dict,), (0, 0)),
+    "wrappers": ((list,), (0, 0)),
+    "seed": ((int,), (0, 2**31 - 1)),
+    "timesteps": ((int,), (1, 2**53)),
+    "n_envs": ((int,), (1, MOST_ENVS)),
+    "overrides": ((dict,), (0, 0)),
+    "normalize": ((bool,), (0, 1)),
+    "cost_limit": ((float, int, type(None)), (-1.8e308, 1.8e308)),
+    "eval_freq": ((int, type(None)), (1, 2**53)),
+    "eval_episodes": ((int,), (1, 2**31)),
+    "device": ((str,), (0, 0)),
+}
+_KIND_NAMES = {
+    str: "a text",
+    dict: "an object",
+    list: "a list",
+    int: "a whole number",
+    bool: "true or false",
+    float: "a number",
+}
+
+
+def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration of a file; every field is of its kind and in its range."""
+    cure = "Was the folder written by python -m agents.train?"
+    for name in [*values, *_FIELDS]:
+        if name not in _FIELDS or name not in values:
+            which = "is missing" if name in _FIELDS else "is no field of a run"
+            raise RunFolderError(f"{path} is damaged: {name[:80]!r} {which}. {cure}")
+    for name, (kinds, (low, high)) in _FIELDS.items():
+        value = values[name]
+        fits = type(value) in kinds
+        if fits and isinstance(value, int | float):
+            fits = low <= value <= high  # and no NaN
+        if name == "wrappers" and fits:
+            fits = all(isinstance(wrapper, str) for wrapper in value)
+        if not fits:
+            words = f"it must be {_KIND_NAMES[kinds[0]]}"
+            if kinds[0] is int:
+                words += f" from {low} to {high}"
+            given = repr(value)
+            raise RunFolderError(f"{path} is damaged: {name} is {given[:80]}; {words}. {cure}")
+    return RunConfig(**{**values, "wrappers": tuple(values["wrappers"])})
 
 
 def _versions() -> dict[str, str]:

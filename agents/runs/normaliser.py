@@ -56,7 +56,8 @@ def load_statistics(normaliser: VecNormalize, path: Path) -> None:
     Raises:
         ModelFileError: If the file is damaged, or of other observations.
     """
-    with reading(path, ".npz", "file of VecNormalize's statistics") as archive:
+    what, cure = "file of statistics", "Lengthen the run to write it anew, or train anew."
+    with reading(path, ".npz", what, cure) as archive:
         content = archive.json().get("statistics")
         if not isinstance(content, dict):
             raise DamageError("statistics is missing in it")

@@ -16,16 +16,23 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 
 from agents.arguments import MOST_TIMESTEPS, whole_number
 from agents.env_checks import check_costs
-from agents.errors import FileError, MissingLibraryError, RunFolderError, TrainingDivergedError
+from agents.errors import (
+    FileError,
+    MissingLibraryError,
+    ModelFileError,
+    RunFolderError,
+    TrainingDivergedError,
+)
 from agents.evaluation import Evaluation, evaluate
 from agents.files import is_full, remove_partials, replacing
 from agents.locking import locked_folder
-from agents.runs.checkpoint import Checkpoint, Checkpoints, TrainingStopped
+from agents.runs.checkpoint import Checkpoint, Checkpoints, TrainingStopped, check_state
 from agents.runs.episode_log import EpisodeLog, make_logger, summarise
 from agents.runs.eval_callback import ConstrainedEvalCallback
 from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder, RunResult
 from agents.runs.make import make_env, make_envs, make_model
 from agents.runs.normaliser import save_statistics
+from agents.runs.trust import check_trusted
 from agents.stopping import finishing
 from agents.zoo.make import check_device, find_agent
 
@@ -126,6 +133,7 @@ class Training:
         path: Path,
         timesteps: int | None = None,
         *,
+        trust: bool = False,
         checkpoint_every_s: float = 60.0,
         progress: bool = False,
         report: Callable[[str], None] | None = None,
@@ -137,14 +145,19 @@ class Training:
         Args:
             path: The folder of the run.
             timesteps: New total number of steps; as it was if left out.
+            trust: Whether code that files of the folder name may be run: modules of environments,
+                wrappers, and values that were pickled.
             checkpoint_every_s: See `Training`.
             progress: See `Training`.
             report: See `Training`.
 
         Raises:
-            AgentsError: If there is no such run, or nothing is left to do.
+            AgentsError: If there is no such run, it is damaged, nothing is left to do, or code
+                would be run without ``trust``.
         """
         folder, config = RunFolder.open(path)
+        if not trust:
+            check_trusted(folder.config, config)
         checkpoint = Checkpoint.read(folder.checkpoint) if folder.checkpoint.exists() else None
         done = 0 if checkpoint is None else checkpoint.num_timesteps
         total = config.timesteps if timesteps is None else timesteps
@@ -165,7 +178,7 @@ class Training:
         else:
             check_device(config.device)
             constructor = find_agent(config.algo).constructor
-            model = checkpoint.load_model(constructor, envs, device=config.device)
+            model = checkpoint.load_model(constructor, envs, device=config.device, trust=trust)
         training = cls(
             folder,
             config,
@@ -175,6 +188,7 @@ class Training:
             progress=progress,
             report=report,
         )
+        training.check_checkpoint()
         remove_partials(folder.path)
         folder.write_config(config)
         folder.drop_result()
@@ -220,6 +234,20 @@ class Training:
             self.log.close()
             logger.close()
         return self._finish(self.log.wall_s)
+
+    def check_checkpoint(self) -> None:
+        """Raise a ModelFileError unless all parts of the training can go on from the checkpoint."""
+        if self._checkpoint is None:
+            return
+        for name, part in self.checkpoints.parts.items():
+            state, own = self._checkpoint.parts.get(name), part.get_state()
+            try:
+                check_state(state, own)
+            except ValueError as error:
+                raise ModelFileError(
+                    f"{self._checkpoint.path} is damaged: parts.{name}.{error}. Start the training "
+                    "anew."
+                ) from error
 
     def _restore(self) -> int:
         """Put what the checkpoint knows beside the model back; return how many steps are left."""
@@ -322,7 +350,7 @@ class _Evaluations(ConstrainedEvalCallback):
         return {name: getattr(self, name) for name in self._state}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({name: state[name] for name in self._state})
 
 
 class _SaveNormaliser(BaseCallback):

@@ -112,13 +112,13 @@ class Budget:
         """What ``counted`` says of a network: the weight of one element of each tensor, by name.
 
         Raises:
-            BudgetError: it raised, changed the network, names tensors that are not there, or gave
-                a weight that is no finite number, 0 or above.
+            BudgetError: it raised, names tensors that are not there, or gave a weight that is no
+                finite number, 0 or above.
         """
         counted = self.counted
         if counted is None:
             raise UsageError(f"budget {self.name!r} counts nothing: it has no `counted`.")
-        found = self._watched(lambda: counted(network, example), network)
+        found = self._watched(lambda: counted(network, example))
         if not isinstance(found, Mapping):
             raise BudgetError(
                 f"budget {self.name!r}: counted gave {_shown(found)}; expected a mapping from the "
@@ -181,9 +181,12 @@ class Budget:
         try:
             with user_code(who, BudgetError, self._keeper):
                 value = measure() if self.timeout_s is None else within(self.timeout_s, measure)
-        except PruneGymError as error:  # e.g. of a program that is run
-            words = str(error) if str(error).startswith(who) else f"{who}: {error}"
-            raise BudgetError(words) from (error.__cause__ or error)
+        except BudgetError as error:  # one of its own, or that it raised anything else
+            if str(error).startswith(who):
+                raise
+            raise BudgetError(f"{who}: {error}") from error
+        except PruneGymError as error:
+            raise BudgetError(f"{who} raised {error_in_words(error)}") from error
         for network, was in zip(networks, before, strict=True):
             changed = differences(was, fingerprint(network))
             if changed:

@@ -14,7 +14,8 @@ from prune_gym.networks.checkpoints import read_tensors
 from prune_gym.networks.formats import check_installed, export_files, largest_difference
 from prune_gym.problem.saving import PLAN, TENSORS, load_pruned, read_plan
 from prune_gym.pruning.copying import rebuild
-from prune_gym.utils.files import check_writable, replacing
+from prune_gym.searches.other_runs import refuse_training_run
+from prune_gym.utils.files import check_place, check_writable, replacing
 from prune_gym.utils.registry import unknown_name
 
 FORMATS = ("safetensors", "pt2", "onnx")  # each is the ending of its file, too
@@ -50,7 +51,10 @@ def export_run(
         if name not in FORMATS:
             raise unknown_name("format", name, list(FORMATS))
         check_installed(name)
+    if out is not None:
+        check_place(out)
     places = {name: _place(name, formats, folder, out) for name in formats}
+    refuse_training_run(folder)
     for place in places.values():
         check_writable(place)
     plan = read_plan(folder)

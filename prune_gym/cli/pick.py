@@ -14,7 +14,13 @@ from rich.console import Console
 from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, CommandSpec, as_budget
 from prune_gym.cli.console import progress_bar
-from prune_gym.cli.prune import finetuning_bar, importing, print_result, problem_of
+from prune_gym.cli.prune import (
+    finetuning_bar,
+    importing,
+    print_result,
+    problem_of,
+    warn_of_loss,
+)
 from prune_gym.errors import InvalidValueError, NothingFeasibleError, RunFolderError
 from prune_gym.problem.archive import Candidate, Front, measured_later
 from prune_gym.problem.problem import PruningProblem
@@ -80,30 +86,43 @@ def pick(
     usual = path / _folder_name(problem.names, limits.values())
     place = usual if out is None else out
     with lock_run(place):
-        _finish_picked(place, path, problem, config, within, began, console)
+        made = _begun_before(place, config) or RunFolder.create(place, config)
+        metrics = _finished(problem, config, within[:CANDIDATES], made, folder, console, began)
+    print_result(metrics, console)
+    warn_of_loss(problem, metrics, console, best=max(one.accuracy for one in front))
+    say(f"network: prune_gym.load_pruned({str(made.path)!r})", console)
 
 
-def _finish_picked(
-    place: Path,
-    path: Path,
+def _check_free(path: Path, out: Path | None) -> None:
+    if out is None:
+        check_place(path / "picked")
+    elif not RunFolder(out).fine_tuning.is_file():  # of the same pick, which goes on
+        RunFolder.check_free(out)
+
+
+def _begun_before(place: Path, config: SearchConfig) -> RunFolder | None:
+    """The folder of the same pick, where its fine-tuning was stopped."""
+    made = RunFolder(place)
+    if not made.fine_tuning.is_file():
+        return None
+    same = RunFolder.open(place)[1].to_json() == config.to_json()
+    return made if same else None
+
+
+def _finished(
     problem: PruningProblem,
     config: SearchConfig,
     within: Sequence[Candidate],
-    began: float,
+    made: RunFolder,
+    run: RunFolder,
     console: Console,
-) -> None:
-    """Complete the first of some candidates that keeps the limits, in a folder of its own."""
-    folder = RunFolder(path)
-    made = _begun_before(place, config) or RunFolder.create(place, config)
-    state = folder.read_json("state.json")
-    told = {
-        "picked_from": str(path),
-        "evaluations": len(folder.read_episodes()),
-        "remembered_evaluations": int(state.get("remembered", 0)),
-    }
+    began: float,
+) -> dict[str, Any]:
+    """The first of the candidates that keeps the limits, finished; gives its metrics."""
+    told = _told(run)
 
     def in_turn() -> Iterator[Masks]:
-        for one in within[:CANDIDATES]:  # the one that stays is the last that was asked for
+        for one in within:  # the one that stays is the last that was asked for
             told["picked_network"] = one.number
             said = f"validation accuracy {one.accuracy:.4f} as searched"
             console.print(f"network {one.number}: {said}")
@@ -111,7 +130,7 @@ def _finish_picked(
 
     try:
         with progress_bar(console) as progress:
-            metrics = complete(
+            return complete(
                 problem,
                 config,
                 in_turn(),
@@ -130,24 +149,15 @@ def _finish_picked(
                 f"{error} No network was picked. Raise the limit, or search for it anew."
             ) from error
         raise
-    print_result(metrics, console)
-    say(f"network: prune_gym.load_pruned({str(made.path)!r})", console)
 
 
-def _check_free(path: Path, out: Path | None) -> None:
-    if out is None:
-        check_place(path / "picked")
-    elif not RunFolder(out).fine_tuning.is_file():  # of the same pick, which goes on
-        RunFolder.check_free(out)
-
-
-def _begun_before(place: Path, config: SearchConfig) -> RunFolder | None:
-    """The folder of the same pick, where its fine-tuning was stopped."""
-    made = RunFolder(place)
-    if not made.fine_tuning.is_file():
-        return None
-    same = RunFolder.open(place)[1].to_json() == config.to_json()
-    return made if same else None
+def _told(folder: RunFolder) -> dict[str, Any]:
+    """What the metrics of a picked network say of the run that it is from."""
+    return {
+        "picked_from": str(folder.path),
+        "evaluations": len(folder.read_episodes()),
+        "remembered_evaluations": int(folder.read_json("state.json").get("remembered", 0)),
+    }
 
 
 def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:
@@ -172,7 +182,7 @@ def _with_measured(
     names = [name for name in registered if name not in front.names]
     if not names:
         return front
-    known = _of_budgets(config, dict.fromkeys(names, 1.0))  # nothing else is needed of the run's
+    known = _of_budgets(config, {"params": 1.0})  # those of the run may be code, and are not needed
     problem = problem_of(folder, known, trust=True)
     further = measured_later(problem, names)
     if further is None:
@@ -213,7 +223,7 @@ def _with_limits(
     """
     with importing(config):
         given = {as_budget(key).name: key for key in meant}
-    programs = {key.command: key for key in given.values() if isinstance(key, CommandSpec)}
+    programs = {spec.command: spec for spec in given.values() if isinstance(spec, CommandSpec)}
     budgets: dict[BudgetKey, Any] = {}
     for name, limit in limits.items():
         key: BudgetKey = given.get(name, name) if isinstance(name, str) else name

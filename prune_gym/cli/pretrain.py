@@ -19,7 +19,7 @@ from agents.console import say
 from agents.files import LOCK
 from agents.locking import locked
 from agents.stopping import EXIT_CODE
-from prune_gym.cli.console import LINE_EVERY_S, progress_bar, time_left
+from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, time_left
 from prune_gym.datasets import Dataset, file_name, load_dataset
 from prune_gym.errors import CheckpointError, FileError, InvalidValueError, TrainingDivergedError
 from prune_gym.networks.build import build_for, check_outputs
@@ -359,7 +359,7 @@ class _Pretraining:
                 f"{epoch}  loss {loss:.3f}  validation {score:.4f}  {time_left(left)}"
             )
             self._said = now
-        elif not self.console.is_terminal and now - self._said > LINE_EVERY_S:
+        elif not is_live(self.console) and now - self._said > LINE_EVERY_S:
             self._said = now
             bar.console.print(
                 f"{epoch}  step {step}/{self.training.steps}  loss {loss:.3f}  {time_left(left)}"

@@ -17,8 +17,9 @@ from rich.markup import escape
 from rich.progress import Progress as BarProgress
 from rich.table import Table
 
+from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, amount
-from prune_gym.cli.console import LINE_EVERY_S, progress_bar
+from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, say_words, time_left, warn
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
 from prune_gym.errors import (
     BudgetError,
@@ -43,6 +44,8 @@ from prune_gym.training.evaluation import accuracy
 from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import check_stop
+
+MUCH = 0.1  # of accuracy lost, from which on it is worth a warning
 
 
 def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: Console) -> None:
@@ -71,11 +74,40 @@ def _say_unpruned(problem: PruningProblem, console: Console) -> None:
     score, n_classes = problem.accuracy(problem.network), problem.data.n_classes
     console.print(f"unpruned network: validation accuracy {score:.4f}")
     if score < 1.5 / n_classes:
-        console.print(
-            f"[yellow]warning[/]: that is hardly better than guessing among {n_classes} classes. "
-            "Do the weights belong to this data, its classes in this order, its normalisation? (A "
-            "folder's images are normalised by its own mean and standard deviation; a Dataset of "
-            "yours, as module:function, can have others.)"
+        warn(
+            f"that is hardly better than guessing among {n_classes} classes. Do the weights belong "
+            "to this data, its classes in this order, its normalisation? (A folder's images are "
+            "normalised by its own mean and standard deviation; a Dataset of yours, as "
+            "module:function, can have others.)",
+            console,
+        )
+
+
+def warn_of_loss(
+    problem: PruningProblem, metrics: dict[str, Any], console: Console, best: float = 0.0
+) -> None:
+    """Warn where a finished network lost much accuracy.
+
+    Args:
+        problem: whose unpruned network and classes it is compared with.
+        metrics: of the network.
+        console: where to warn.
+        best: the highest accuracy in the run, limits aside.
+    """
+    scores, n_classes = metrics["accuracy"], problem.data.n_classes
+    score, unpruned = scores["finetuned_validation"], scores["dense_validation"]
+    reference, whose = (best, "the run's best") if best > unpruned else (unpruned, "unpruned")
+    if score < min(1.5 / n_classes, 0.6):
+        warn(
+            f"validation accuracy {score:.4f} is hardly better than guessing among {n_classes} "
+            "classes: the limit is too tight for this network, or the search too short.",
+            console,
+        )
+    elif score < reference - MUCH:
+        warn(
+            f"the limit costs {reference - score:.4f} of validation accuracy ({score:.4f}; {whose} "
+            f"{reference:.4f}). Raise it, fine-tune longer (--finetune-steps), or search longer.",
+            console,
         )
 
 
@@ -232,16 +264,24 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
     metrics["wall_s"] = wall_s()
     write_json(folder.path / "metrics.json", metrics)
     print_result(metrics, console)
+    warn_of_loss(search.problem, metrics, console)
     console.print(f"report:  {page}")
     console.print(f"network: prune_gym.load_pruned({str(folder.path)!r})")
 
 
 def finetuning_bar(progress: BarProgress, steps: int) -> OnStep:
-    """Add a bar for so many optimizer steps; returns what moves it."""
+    """Add a bar for so many optimizer steps, or lines now and then; returns what moves it."""
     task = progress.add_task("fine-tuning", total=steps, detail="")
+    began = said = time.monotonic()
 
     def on_step(step: int, loss: float) -> None:
+        nonlocal said
         progress.update(task, completed=step, detail=f"loss {loss:.3f}")
+        now = time.monotonic()
+        if not is_live(progress.console) and now - said > LINE_EVERY_S:
+            said = now
+            left = time_left((steps - step) * (now - began) / step)
+            say(f"fine-tuning {step}/{steps}  loss {loss:.3f}  {left}", progress.console)
 
     return on_step
 
@@ -261,8 +301,8 @@ class SearchDisplay:
         """Show the state after one more evaluated network."""
         done, best = progress.evaluations, progress.best_accuracy
         detail = (
-            f"best feasible {'none yet' if best is None else f'{best:.3f}'}  "
-            f"cost {progress.recent_cost:.3f} (limit {progress.cost_limit:g})"
+            f"{'none feasible yet' if best is None else f'best {best:.3f}'}  "
+            f"cost {progress.recent_cost:.3f}/{progress.cost_limit:.4g}"
         )
         if not math.isnan(progress.multiplier):
             detail += f"  multiplier {progress.multiplier:.2f}"
@@ -270,10 +310,10 @@ class SearchDisplay:
             detail += f"  known {progress.remembered}"
         self.bars.update(self.task, completed=done, detail=detail)
         now = time.monotonic()
-        if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
+        if not is_live(self.console) and now - self.said > LINE_EVERY_S:
             self.said = now
             left = (self.total - done) * (now - self.began) / max(1, done - self.already)
-            self.console.print(f"{done}/{self.total}  {detail}  {max(0.0, left):.0f} s left")
+            say(f"{done}/{self.total}  {detail}  {time_left(max(0.0, left))}", self.console)
 
 
 def _say_stopped(result: SearchResult, path: Path, console: Console) -> None:
@@ -328,14 +368,17 @@ def print_result(metrics: dict[str, Any], console: Console) -> None:
     for name, limit in metrics["limits"].items():
         word = "within" if metrics["costs"][name] <= limit else "OVER"
         said = f"{name}: {metrics['costs'][name]:.4f}, {word} the limit {limit:g}"
-        console.print(f"{said}{budget_in_words(metrics, name)}", markup=False)
+        say_words(f"{said}{budget_in_words(metrics, name)}", console)
     worse = words_of(metrics.get("fine_tuned"))
     if worse:
-        console.print(worse, markup=False)
+        say_words(worse, console)
+    if "picked_from" in metrics:
+        many, seconds = f"{metrics['evaluations']:,}", f"{metrics['wall_s']:.0f} s"
+        console.print(f"0 networks evaluated; chosen from the {many} of the run, in {seconds}")
+        return
     remembered = metrics["remembered_evaluations"]
     known = f" ({remembered} of them known from before)" if remembered else ""
-    by_hard = metrics["hard"] and "picked_from" not in metrics  # a pick has limits of its own
-    kept = ", each within the limits of the run (--hard)" if by_hard else ""
+    kept = ", each within the limits of the run (--hard)" if metrics["hard"] else ""
     console.print(
         f"{metrics['evaluations']} networks evaluated{known}{kept} in {metrics['wall_s']:.0f} s"
     )

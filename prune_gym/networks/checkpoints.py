@@ -15,7 +15,7 @@ from prune_gym.datasets.load import file_name
 from prune_gym.errors import CheckpointError
 from prune_gym.utils.cache import cache_dir as cache_dir
 from prune_gym.utils.files import replacing
-from prune_gym.utils.records import is_there
+from prune_gym.utils.records import in_one_line, is_there
 
 _SHIPPED = Path(__file__).parent / "weights"
 
@@ -94,7 +94,8 @@ def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)  # maps the file, so that nothing is read before it is used
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+        why = in_one_line(error)
+        raise CheckpointError(f"{path} is not a readable safetensors file: {why}") from error
 
 
 def write_tensors(path: Path | str, tensors: dict[str, torch.Tensor]) -> None:

@@ -23,7 +23,7 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 from prune_gym.utils.arrays import read_arrays
 from prune_gym.utils.files import replacing
-from prune_gym.utils.records import is_visible
+from prune_gym.utils.records import in_one_line, is_visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,8 +211,8 @@ class Front:
             if isinstance(error, kind):
                 raise
             raise kind(
-                f"{path} is damaged: it holds no front of networks ({error}). Put it back as it "
-                "was; without it the search goes on, and pick has nothing to look at."
+                f"{path} is damaged: it holds no front of networks ({in_one_line(error)}). Put it "
+                "back as it was; without it the search goes on, and pick has nothing to look at."
             ) from error
 
     def check_costs(self, problem: PruningProblem) -> None:

@@ -152,18 +152,14 @@ def make_problem(
     repair = _function("recovery", RECOVERIES, recovery)
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
         weights = find_checkpoint(str(network), dataset)  # before a download for nothing
-    check_stop()
     data = _dataset(dataset, (train, validation, test), metric, collate, evaluation_samples, place)
-    check_stop()
     module = trained_network(network, dataset, data, weights).to(place).eval()
     task = find_task(module, data, metric, loss, output, fine_tune)
     data, layout = _laid_out(module, data, precision)
     example = data.train.batch(data.train.spread(1))
     groups = _groups(module, data, structure, ignore)
     check_round_to(round_to, groups)
-    check_stop()
     scores = score_groups(module, groups, score, data.train, seed, task)
-    check_stop()
     unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
     problem = PruningProblem(
         network=module,
@@ -188,6 +184,7 @@ def make_problem(
 
 def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Dataset, InferenceLayout]:
     """The data as the network is trained on it fastest, and how the network is judged."""
+    check_stop()
     some = data.train.batch(data.train.spread(3))
     layout = find_layout(network, some, precision)
     if layout.channels_last and trains_channels_last(network, some):
@@ -199,6 +196,7 @@ def _groups(
     module: nn.Module, data: Dataset, structure: str, ignore: Collection[str]
 ) -> tuple[FilterGroup, ...]:
     """The filter groups; raises where removing filters is not the same as masking them."""
+    check_stop()
     if structure == "weight":
         return find_weight_groups(module, ignore)
     example = data.train.batch(slice(1))
@@ -221,6 +219,7 @@ def _check_smallest(problem: PruningProblem, *, is_known: bool) -> None:
 
     Noise is not to refuse later what could be reached when the known values were measured.
     """
+    check_stop()
     ones = np.ones(len(problem.groups), dtype=np.int64)
     check_smallest(problem.network, problem.compact(problem.masks_of(ones)), problem.example)
     if not is_known or all(budget.is_deterministic for budget in problem.budgets):
@@ -271,6 +270,7 @@ def _dataset(
     device: torch.device,
 ) -> Dataset:
     """The dataset that is meant, on the device, with so many validation images at most."""
+    check_stop()
     train, validation, test = own
     if (train is None) != (validation is None):
         raise InvalidValueError("train and validation belong together: give both or none of them.")

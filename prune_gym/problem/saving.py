@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from agents.files import user_path
 from prune_gym.errors import CheckpointError, UnknownNameError
 from prune_gym.networks import NETWORKS, build_network
 from prune_gym.networks.checkpoints import read_tensors, write_tensors
@@ -20,7 +21,7 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.pruning.copying import rebuild
 from prune_gym.pruning.masks import Mask, Masks
-from prune_gym.utils.files import write_json
+from prune_gym.utils.files import replacing, write_json
 from prune_gym.utils.records import Record, Text, check, is_there, read_object
 
 TENSORS, PLAN = "network.safetensors", "plan.json"
@@ -45,7 +46,7 @@ def save_pruned(
         name: the unpruned network's registered name or ``"module:function"``; without it,
             `load_pruned` needs the unpruned network.
     """
-    folder, train, example = Path(folder), problem.data.train, problem.example
+    folder, train, example = user_path(folder), problem.data.train, problem.example
     shape = [int(n) for n in example.shape[1:]] if isinstance(example, torch.Tensor) else []
     plan = {
         "format": _FORMAT,
@@ -69,8 +70,10 @@ def save_pruned(
             for group, mask in zip(problem.groups, masks, strict=True)
         ],
     }
-    write_tensors(folder / TENSORS, dict(network.state_dict()))
-    write_json(folder / PLAN, plan)
+    # both are written before either is replaced: a disk that is full leaves a pair that fits
+    with replacing(folder / TENSORS) as tensors, replacing(folder / PLAN) as noted:
+        write_tensors(tensors, dict(network.state_dict()))
+        write_json(noted, plan)
 
 
 def load_pruned(

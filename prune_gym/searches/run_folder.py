@@ -23,9 +23,10 @@ from prune_gym.errors import FileError, InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES
+from prune_gym.searches.other_runs import refuse_training_run
 from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row
 from prune_gym.utils.files import make_folder, replacing, write_json
-from prune_gym.utils.records import is_there, read_bytes, read_record
+from prune_gym.utils.records import in_one_line, is_there, read_bytes, read_record
 
 _PACKAGES = (
     "prune-gym",
@@ -177,6 +178,7 @@ class RunFolder:
         file = path / "config.json"
         if not is_there(file, RunFolderError):
             raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
+        refuse_training_run(path)
         content = read_record(file, Config, RunFolderError)
         try:
             return cls(path), SearchConfig.from_json(content)
@@ -187,6 +189,14 @@ class RunFolder:
         """Add the command line of this call to ``command.txt``."""
         with LineLog(self.path / "command.txt", FileError) as log:
             log.add(shlex.join(["prune-gym", *sys.argv[1:]]))
+
+    def commands(self) -> list[str]:
+        """The command lines that worked on the run, as they were noted."""
+        noted = self.path / "command.txt"
+        if not is_there(noted, RunFolderError):
+            return []
+        text = read_bytes(noted, RunFolderError).decode("utf-8", errors="replace")
+        return text.splitlines()
 
     def drop_results(self) -> None:
         """Remove what a finished search wrote: it no longer fits once the search goes on."""
@@ -254,7 +264,8 @@ class RunFolder:
             whole = [line for line in lines if line.endswith("\n")]
             rows = list(csv.DictReader(whole, strict=True))
         except (ValueError, csv.Error) as error:
-            raise RunFolderError(f"{self.episodes} is damaged: {error}") from error
+            why = in_one_line(error)
+            raise RunFolderError(f"{self.episodes} is damaged: {why}") from error
         for number, row in enumerate(rows, start=1):
             check_row(self.episodes, number, row)
         return rows

@@ -33,6 +33,7 @@ from prune_gym.searches.front_files import FrontFiles
 from prune_gym.searches.progress import OnProgress, Progress
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
+from prune_gym.searches.saved_agent import load_agent, save_agent
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
@@ -41,7 +42,7 @@ from prune_gym.utils.arguments import (
     check_share,
     whole_number,
 )
-from prune_gym.utils.files import replacing, write_json
+from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import finishing, stopping
 from prune_gym.utils.threads import Workers, one_thread
@@ -354,21 +355,10 @@ class Search:
             venv.close()
 
     def _agent(self, venv: ThreadVecEnv) -> Constrained:
-        from agents import AGENTS, AgentsError, FixedMultiplier, make_agent
-        from agents.runs.checkpoint import break_off
+        from agents import AGENTS, FixedMultiplier, make_agent
 
         if self.folder is not None and self.folder.agent.is_file():
-            kind = AGENTS[self.config.algo].constructor
-            try:
-                model: Constrained = kind.load(self.folder.agent, env=venv)
-                if self.folder.replay_buffer.is_file():
-                    model.load_replay_buffer(self.folder.replay_buffer)  # type: ignore[attr-defined]
-                    break_off(model.replay_buffer)  # type: ignore[attr-defined]
-            except AgentsError as error:
-                raise RunFolderError(
-                    f"{self.folder.agent} cannot be used ({error}) Delete it, and "
-                    f"{self.folder.replay_buffer.name} if it is there, to go on with a new one."
-                ) from error
+            model = load_agent(self.folder, self.config.algo, venv)
             model.set_random_seed(self.config.seed + len(self.archive.trials))
         else:
             free: dict[str, Any] = {}
@@ -409,14 +399,3 @@ def _tell(proposer: Proposer, judged: Judged) -> Any:
         return proposer.send(judged)
     except StopIteration:
         return None
-
-
-def save_agent(model: Any, folder: RunFolder) -> None:
-    """Save an agent and what it learns from, each file whole or not at all."""
-    # the buffer first: if this is cut off between both, an agent goes on with steps that it has
-    # not learned from yet, and never with a buffer that lacks what it counts as collected
-    if getattr(model, "replay_buffer", None) is not None:
-        with replacing(folder.replay_buffer) as partial, partial.open("wb") as file:
-            model.save_replay_buffer(file)
-    with replacing(folder.agent) as partial, partial.open("wb") as file:
-        model.save(file)

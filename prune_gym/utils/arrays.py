@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from prune_gym.errors import InvalidValueError
-from prune_gym.utils.records import read_bytes
+from prune_gym.utils.records import in_one_line, read_bytes
 
 _KINDS = "biufU"  # of numbers and texts; objects are pickles
 
@@ -44,7 +44,7 @@ def read_arrays(
                 raise InvalidValueError(f"it must hold {', '.join(names)}, each once")
             return {name: _array(name, archive, info) for name, info in members.items()}
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, MemoryError) as error:
-        raise InvalidValueError(f"{type(error).__name__}: {error}") from error
+        raise InvalidValueError(f"{type(error).__name__}: {in_one_line(error)}") from error
 
 
 def _array(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:

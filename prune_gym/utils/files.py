@@ -71,7 +71,7 @@ def fact_in(path: Path | str, name: str) -> Any:
     """An entry of a JSON file; None where there is no such file, or no such entry."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))[name]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

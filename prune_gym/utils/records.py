@@ -91,7 +91,7 @@ def read_object(path: Path, kind: type[Exception]) -> dict[str, Any]:
     try:
         found = from_json(content)
     except ValueError as error:
-        raise kind(f"{path} is damaged: it is no JSON ({error}). {_CURE}.") from error
+        raise kind(f"{path} is damaged: it is no JSON ({in_one_line(error)}). {_CURE}.") from error
     if not isinstance(found, dict):
         raise kind(f"{path} is damaged: it holds no JSON object. {_CURE}.")
     return found
@@ -123,8 +123,10 @@ def read_record(path: Path, record: type[Record], kind: type[Exception]) -> dict
 def _in_words(error: Any, content: Any) -> str:
     """``groups[2].filters is -1: it should be greater than or equal to 1``."""
     field, held = "", content
+    *_, last = error["loc"] or ("",)
     for key in error["loc"]:  # kinds of a union are among the keys
-        if isinstance(held, dict) and (key in held or error["type"] == "missing"):
+        is_missing = error["type"] == "missing" and key == last
+        if isinstance(held, dict) and (key in held or is_missing):
             field, held = f"{field}.{key}" if field else str(key), held.get(key)
         elif isinstance(held, list) and isinstance(key, int) and key < len(held):
             field, held = f"{field}[{key}]", held[key]
@@ -135,6 +137,12 @@ def _in_words(error: Any, content: Any) -> str:
         return f"{field} is a key that does not belong there"
     why = error["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     return f"{field} is {shortened(held)}: {why}" if field else why
+
+
+def in_one_line(error: Exception) -> str:
+    """What another library says of a file, without what the file could put into it."""
+    text = _CONTROLS.sub("?", str(error))
+    return text if len(text) <= 4 * _SHOWN else f"{text[: 4 * _SHOWN - 3]}..."
 
 
 def shortened(value: Any) -> str:

@@ -41,10 +41,10 @@ LEVELS = {
         {"__main__"},
     ],
     "agents": [
-        {"stopping"},
+        {"stopping", "search_path"},
         {"", "errors"},
-        {"files", "locking", "console", "costs", "toy", "arguments"},
-        {"multipliers", "env_checks", "options"},
+        {"files", "console", "costs", "toy", "arguments", "archive"},
+        {"locking", "multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
         {"algorithms"},
         {"zoo"},
@@ -54,8 +54,9 @@ LEVELS = {
     ],
 }
 APPLICATION = ("searches", "cli")  # what may build on agents
-# how files are written and work is stopped, which all may use; they load the standard library
-SHARED = ("agents.files", "agents.stopping")
+# how files are written, work is stopped and modules are looked up, which all may use; they load the
+# standard library only
+SHARED = ("agents.files", "agents.stopping", "agents.search_path")
 
 
 def modules() -> dict[str, Path]:

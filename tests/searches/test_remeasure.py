@@ -10,7 +10,7 @@ import tiny
 from test_searches import config_of, search_in
 
 from prune_gym import Budget, BudgetError
-from prune_gym.cli.report import _returned
+from prune_gym.cli.pictures import _returned
 from prune_gym.errors import NothingFeasibleError
 from prune_gym.searches.finalize import TUNED, finish
 from prune_gym.searches.fine_tuning import FineTuned
