@@ -12,6 +12,7 @@ from rich.table import Table
 
 from agents.console import say
 from prune_gym.budgets import amount
+from prune_gym.cli.scores import metric_of
 from prune_gym.datasets import load_dataset
 from prune_gym.errors import CheckpointError, InvalidValueError, RunFolderError
 from prune_gym.networks import NETWORKS
@@ -177,7 +178,9 @@ def _facts(folder: RunFolder, config: SearchConfig) -> list[tuple[str, str]]:
     for split in ("validation", "test"):
         if scores.get(f"finetuned_{split}") is not None:
             before, after = scores[f"dense_{split}"], scores[f"finetuned_{split}"]
-            facts.append((split, f"{after:.4f} (unpruned network {before:.4f})"))
+            name = metric_of(metrics)
+            kind = "" if name == "accuracy" else f"{name} "
+            facts.append((split, f"{kind}{after:.4f} (unpruned network {before:.4f})"))
     dense, pruned = metrics["dense"], metrics["pruned"]
     facts += [
         (label, f"{pruned[key]:,.0f} of {dense[key]:,.0f}")

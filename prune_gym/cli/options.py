@@ -80,6 +80,34 @@ Recovery = Annotated[
         help="What repairs a network before it is judged: {names}, or module:function.",
     ),
 ]
+Metric = Annotated[
+    str,
+    name_option(
+        names.metrics,
+        help="How well networks do: {names}, or module:function, (outputs, targets) -> number.",
+    ),
+]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What training and gradients go by: a name of `prune-gym list losses`, or "
+        "module:function; default: the one that goes with the metric.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which of the network's outputs count: a key, an index, or module:function.",
+    ),
+]
+FineTune = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION", help="Trains the network after the search in your own way."
+    ),
+]
 Structure = Annotated[
     str, name_option(names.structures, help="What is removed, filters or single weights: {names}.")
 ]

@@ -41,7 +41,7 @@ class ProblemArguments(TypedDict, total=False):
     metric: Any
     loss: Any
     output: Any
-    fine_tune: Callable[..., Any] | None
+    fine_tune: str | Callable[..., Any] | None
     collate: Callable[[list[Any]], Any] | None
     ignore: Collection[str]
     unpruned_values: Mapping[str, float] | None

@@ -20,7 +20,7 @@ from prune_gym.tasks.losses import LOSSES, Loss, cross_entropy
 from prune_gym.tasks.matching import classes
 from prune_gym.tasks.metrics import Metric, Tally
 from prune_gym.tasks.named_metrics import ACCURACY, METRICS
-from prune_gym.tasks.task import ONE_LABEL, Output, Task, Trainer, loss_name
+from prune_gym.tasks.task import ONE_LABEL, Output, Task, Trainer, loaded, loss_name
 from prune_gym.training.evaluation import largest_batch, measured
 from prune_gym.training.trainer import check_trainer, takes_steps, train_by
 from prune_gym.utils.onednn import SoundConvolutions
@@ -36,7 +36,7 @@ def find_task(
     metric: Any = "accuracy",
     loss: Any = None,
     output: Output = None,
-    fine_tune: Trainer | None = None,
+    fine_tune: str | Trainer | None = None,
 ) -> Task:
     """What is asked of a network; everything is tried out on a batch of validation examples.
 
@@ -52,6 +52,7 @@ def find_task(
         UnsupportedNetworkError: the network does not run on the inputs.
         MetricError, LossError, TrainerError: what does not fit, by name.
     """
+    output, trainer = loaded("output", output), loaded("fine_tune", fine_tune)
     split = data.validation
     inputs, targets = split.read(split.spread(min(TRIED, largest_batch(split))))
     outputs = Task(output=output).outputs(run_once(network, inputs))
@@ -60,16 +61,16 @@ def find_task(
         check_classes(type(network).__name__, outputs, data)
     chosen = _metric(metric, outputs, targets)
     own_loss = _loss(loss, chosen, outputs, targets, device_of(inputs))
-    task = Task(chosen, own_loss, output, fine_tune)
-    if chosen is ACCURACY and own_loss is cross_entropy and output is None and fine_tune is None:
+    task = Task(chosen, own_loss, output, trainer)
+    if chosen is ACCURACY and own_loss is cross_entropy and output is None and trainer is None:
         return task
     task = replace(task, metric=_tried(network, data, task, outputs, targets))
-    if task.loss is not None and fine_tune is None:
+    if task.loss is not None and trainer is None:
         _try_loss(network, task, inputs, targets)
-    if fine_tune is not None:
-        check_trainer(fine_tune)
-        if takes_steps(fine_tune):
-            train_by(fine_tune, rebuild(network, {}), data.train, steps=1, seed=0)
+    if trainer is not None:
+        check_trainer(trainer)
+        if takes_steps(trainer):
+            train_by(trainer, rebuild(network, {}), data.train, steps=1, seed=0)
     return task
 
 

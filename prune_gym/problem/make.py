@@ -71,7 +71,7 @@ def make_problem(
     metric: Any = "accuracy",
     loss: Any = None,
     output: Any = None,
-    fine_tune: Callable[..., Any] | None = None,
+    fine_tune: str | Callable[..., Any] | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
     ignore: Collection[str] = (),
     unpruned_values: Mapping[str, float] | None = None,
@@ -274,13 +274,13 @@ def _dataset(
     train, validation, test = own
     if (train is None) != (validation is None):
         raise InvalidValueError("train and validation belong together: give both or none of them.")
+    is_one_label = isinstance(metric, str) and metric in ONE_LABEL
     if train is not None:
-        is_one_label = isinstance(metric, str) and metric in ONE_LABEL
         data = own_dataset(train, validation, test, classes=is_one_label, collate=collate)
     elif collate is not None:
         raise InvalidValueError("collate= goes with train= and validation=, torch Datasets.")
     else:
-        data = load_dataset(dataset)
+        data = load_dataset(dataset, classes=is_one_label)
     if evaluation_samples is not None:
         if evaluation_samples > len(data.validation):
             raise InvalidValueError(

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -96,6 +97,11 @@ class PruningProblem:
     def example(self) -> Any:
         """One input of the network: a tensor (1, ...), or what its data holds in its place."""
         return self.data.train.batch(self.data.train.spread(1))
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are judged."""
+        return self.data.train.device
 
     @cached_property
     def orders(self) -> tuple[NDArray[np.int64], ...]:

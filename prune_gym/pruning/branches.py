@@ -24,6 +24,7 @@ from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.equivalence import difference, half_masks, lively_copy, masked_copy
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups
 from prune_gym.pruning.trace import own_randomness
+from prune_gym.utils.trees import call, clone, device_of, joined, leaves, mapped
 
 _REPEATS = 24  # of a network that draws random numbers, or counts: rare ways show up late
 _READS = {"_local_scalar_dense", "equal", "nonzero"}  # values that Python sees, and may decide by
@@ -76,7 +77,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def check_branches(
     network: nn.Module,
     groups: Sequence[FilterGroup],
-    inputs: Sequence[torch.Tensor],
+    inputs: Sequence[Any],
     ignore: Collection[str] = (),
 ) -> None:
     """Raise where a network takes ways on other inputs that the groups are wrong for.
@@ -93,7 +94,7 @@ def check_branches(
         UnsupportedNetworkError: names the line of code that decides, and the layers.
     """
     masks = half_masks(groups)
-    with own_randomness(inputs[0].device):
+    with own_randomness(device_of(inputs[0])):
         ways, is_restless = _ways(network, masked_copy(network, groups, masks), inputs)
     usual = ways[0][0]
     others = [(way, example) for way, example in ways if _operations(way) != _operations(usual)]
@@ -112,15 +113,15 @@ def check_branches(
 
 
 def _ways(
-    network: nn.Module, masked: nn.Module, inputs: Sequence[torch.Tensor]
-) -> tuple[list[tuple[list[Step], torch.Tensor | None]], bool]:
+    network: nn.Module, masked: nn.Module, inputs: Sequence[Any]
+) -> tuple[list[tuple[list[Step], Any]], bool]:
     """Ways that a network takes, with the input of each where it alone leads there.
 
     Returns:
         The ways, the usual one first, and whether a forward draws random numbers or remembers.
     """
     walk = _Walk(network)
-    ways: list[tuple[list[Step], torch.Tensor | None]]
+    ways: list[tuple[list[Step], Any]]
     ways = [(walk.steps(example), example) for example in inputs]
     for probe in _synthetic(inputs):
         ways += [(steps, probe) for steps in _if_it_runs(walk, probe)]
@@ -138,12 +139,12 @@ class _Walk:
         self._network = rebuild(network, {})
         self.is_restless = False
 
-    def steps(self, example: torch.Tensor) -> list[Step]:
+    def steps(self, example: Any) -> list[Step]:
         """What it does with an input."""
         with torch.inference_mode(False), torch.no_grad():
             before = _state(self._network)
             with _Recorder(self._network) as recorder:
-                self._network(example.clone())
+                call(self._network, clone(example))
             self.is_restless = self.is_restless or _state(self._network) != before
         steps: list[Step] = recorder.steps
         return steps
@@ -163,16 +164,17 @@ def _state(network: nn.Module) -> tuple[Any, ...]:
     return (states, buffers, attributes)
 
 
-def _synthetic(inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+def _synthetic(inputs: Sequence[Any]) -> Iterator[Any]:
     """Extremes, and a batch: numbers only; nobody knows which whole numbers a network takes."""
-    if inputs[0].is_floating_point():
-        yield torch.zeros_like(inputs[0])
-        yield -inputs[-1]
-    if all(example.shape == inputs[0].shape for example in inputs) and len(inputs) > 1:
-        yield torch.cat(list(inputs[:3]))
+    if all(tensor.is_floating_point() for tensor in leaves(inputs[0])):
+        yield mapped(torch.zeros_like, inputs[0])
+        yield mapped(torch.neg, inputs[-1])
+    shapes = [[tensor.shape for tensor in leaves(example)] for example in inputs]
+    if all(shape == shapes[0] for shape in shapes) and len(inputs) > 1:
+        yield joined(inputs[:3])
 
 
-def _if_it_runs(walk: _Walk, example: torch.Tensor) -> list[list[Step]]:
+def _if_it_runs(walk: _Walk, example: Any) -> list[list[Step]]:
     """A way, where there is one: a network may refuse what is no example of its data."""
     try:
         return [walk.steps(example)]
@@ -187,7 +189,7 @@ def _operations(way: Sequence[Step]) -> tuple[tuple[str, tuple[str, ...]], ...]:
 def _other_groups(
     network: nn.Module,
     groups: Sequence[FilterGroup],
-    example: torch.Tensor,
+    example: Any,
     ignore: Collection[str],
 ) -> str | None:
     """What differs where an input is traced; None where the groups are the same."""

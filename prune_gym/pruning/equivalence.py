@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,12 @@ from prune_gym.pruning.compact import compact, dropped
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Mask
-from prune_gym.pruning.trace import output_tensors, own_randomness
+from prune_gym.pruning.trace import own_randomness
 from prune_gym.utils.devices import tf32
+from prune_gym.utils.trees import call, clone, device_of, leaves
 
 
-def check_compaction(
-    network: nn.Module, groups: Sequence[FilterGroup], example: torch.Tensor
-) -> None:
+def check_compaction(network: nn.Module, groups: Sequence[FilterGroup], example: Any) -> None:
     """Raise unless half of the filters can go and leave what masking them leaves.
 
     Groups are read off a trace, which cannot see everything: a size written into ``forward()``, or
@@ -52,7 +52,7 @@ def check_compaction(
         )
 
 
-def check_smallest(network: nn.Module, smallest: nn.Module, example: torch.Tensor) -> None:
+def check_smallest(network: nn.Module, smallest: nn.Module, example: Any) -> None:
     """Raise unless the smallest compact network runs, and gives outputs of the same shape.
 
     Args:
@@ -66,8 +66,10 @@ def check_smallest(network: nn.Module, smallest: nn.Module, example: torch.Tenso
     name = type(network).__name__
     try:
         with torch.no_grad():
-            shape = smallest(example.clone()).shape
-            expected = network(example.clone()).shape
+            shape, expected = (
+                [tuple(t.shape) for t in leaves(call(one, clone(example)))]
+                for one in (smallest, network)
+            )
     except (RuntimeError, IndexError, ValueError) as error:
         raise UnsupportedNetworkError(
             f"{name} does not run with one filter per group: {error}. Protect layers with "
@@ -75,9 +77,13 @@ def check_smallest(network: nn.Module, smallest: nn.Module, example: torch.Tenso
         ) from error
     if shape != expected:
         raise UnsupportedNetworkError(
-            f"{name}: removing filters changes the output from {tuple(expected)} to "
-            f"{tuple(shape)}; protect the last layers with ignore=[...]."
+            f"{name}: removing filters changes the output from {_listed(expected)} to "
+            f"{_listed(shape)}; protect the last layers with ignore=[...]."
         )
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes))
 
 
 def lively_copy(network: nn.Module) -> nn.Module:
@@ -124,7 +130,7 @@ def masked_copy(
 
 
 def difference(
-    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask], example: torch.Tensor
+    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask], example: Any
 ) -> str | None:
     """What is wrong with the compact network of the masks; None if nothing is."""
     expected = outputs_of(masked_copy(network, groups, masks).eval(), example)
@@ -161,7 +167,8 @@ def _tolerance(outputs: torch.Tensor) -> float:
     return min(1000.0 * rounding, 3.0 * math.sqrt(rounding))
 
 
-def outputs_of(network: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
+def outputs_of(network: nn.Module, example: Any) -> list[torch.Tensor]:
     """What a network gives out, from the same random state every time."""
-    with own_randomness(example.device), tf32(example.device, False), torch.no_grad():
-        return output_tensors(network(example.clone()))  # it may work in place
+    device = device_of(example)
+    with own_randomness(device), tf32(device, False), torch.no_grad():
+        return leaves(call(network, clone(example)))  # it may work in place

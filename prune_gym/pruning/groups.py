@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -74,7 +74,7 @@ class FilterGroup:
 
 
 def find_filter_groups(
-    network: nn.Module, example: torch.Tensor, ignore: Collection[str] = ()
+    network: nn.Module, example: Any, ignore: Collection[str] = ()
 ) -> tuple[FilterGroup, ...]:
     """All prunable filter groups of a network, in the order of its layers.
 

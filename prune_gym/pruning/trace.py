@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from torch import nn
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.copying import rebuild
 from prune_gym.utils.stopping import check_stop
+from prune_gym.utils.trees import call, clone, device_of, in_words, leaves
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -95,7 +96,7 @@ class Traced:
         return {reach.name for reach in produced}
 
 
-def trace(network: nn.Module, example: torch.Tensor) -> Iterator[Traced]:
+def trace(network: nn.Module, example: Any) -> Iterator[Traced]:
     """Follow the filters of every layer through the network.
 
     A copy is traced, without hooks, in evaluation mode; branches that only run in training, such as
@@ -133,17 +134,6 @@ def trace(network: nn.Module, example: torch.Tensor) -> Iterator[Traced]:
                 name = names[target.module]
                 reaches.append(Reach(name, target.module, to_output, positions))
         yield Traced(reaches, sets, is_output, is_lost)
-
-
-def output_tensors(outputs: Any) -> list[torch.Tensor]:
-    """Every tensor in what a network gives out: one, or tuples, lists and dicts of them."""
-    if isinstance(outputs, torch.Tensor):
-        return [outputs]
-    if isinstance(outputs, Mapping):
-        outputs = list(outputs.values())
-    if isinstance(outputs, list | tuple):
-        return [tensor for output in outputs for tensor in output_tensors(output)]
-    return []
 
 
 @contextlib.contextmanager
@@ -210,7 +200,7 @@ def _follow(
     return {key: positions for key, positions in reached.items() if positions}, sets, is_lost
 
 
-def _graph(network: nn.Module, example: torch.Tensor) -> Any:
+def _graph(network: nn.Module, example: Any) -> Any:
     """Torch-Pruning's graph of a copy of the network."""
     graph = _run(network, example, branches=False)
     if _n_reached(graph) < sum(isinstance(module, PRODUCERS) for module in network.modules()):
@@ -226,33 +216,33 @@ def _n_reached(graph: Any) -> int:
     return sum(isinstance(module, PRODUCERS) for module in graph.module2node)
 
 
-def _run(network: nn.Module, example: torch.Tensor, *, branches: bool) -> Any:
+def _run(network: nn.Module, example: Any, *, branches: bool) -> Any:
     """Trace a copy; with ``branches``, containers (but no layers) believe that they are trained."""
     import torch_pruning as tp
 
     ran = False
 
-    def forward(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    def forward(model: nn.Module, images: Any) -> list[torch.Tensor]:
         nonlocal ran
         for module in model.modules() if branches else ():
             module.training = any(True for _ in module.children())
-        outputs = output_tensors(model(images))
+        outputs = leaves(call(model, images))
         ran = True
         # a copy of each marks it as an output even where later layers use it, too
         return [output.clone() for output in outputs if output.requires_grad]
 
-    with own_randomness(example.device), torch.inference_mode(False), torch.enable_grad():
+    with own_randomness(device_of(example)), torch.inference_mode(False), torch.enable_grad():
         traced = _learning_copy(network)
         graph = tp.DependencyGraph()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                graph.build_dependency(traced, example.clone(), forward_fn=forward, verbose=False)
+                graph.build_dependency(traced, clone(example), forward_fn=forward, verbose=False)
         except Exception as error:  # whatever the network, or its analysis, raises
             what = (
                 "runs, but its channels cannot be followed (is there a channel shuffle?)"
                 if ran
-                else f"cannot be traced with an input of shape {tuple(example.shape)}"
+                else f"cannot be traced with an input of shape {in_words(example)}"
             )
             raise UnsupportedNetworkError(
                 f"{type(network).__name__} {what}: {type(error).__name__}: {error}"

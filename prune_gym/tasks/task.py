@@ -13,6 +13,7 @@ from prune_gym.errors import InvalidTypeError, InvalidValueError, LossError
 from prune_gym.tasks.losses import LOSSES, Loss, cross_entropy
 from prune_gym.tasks.metrics import Metric
 from prune_gym.tasks.named_metrics import ACCURACY, METRICS
+from prune_gym.utils.registry import Registry
 from prune_gym.utils.trees import call, in_words, leaves
 from prune_gym.utils.user_code import user_code
 from prune_gym.utils.words import shortened
@@ -105,10 +106,25 @@ def check_requests(metric: Any, loss: Any, output: Any, fine_tune: Any) -> None:
             f"output={shortened(output)}: expected a key or an index of what the network gives, or "
             "a function of it."
         )
-    if fine_tune is not None and not callable(fine_tune):
+    if isinstance(fine_tune, str):
+        _CODE["fine_tune"].get(fine_tune)
+    elif fine_tune is not None and not callable(fine_tune):
         raise InvalidTypeError(
-            f"fine_tune={shortened(fine_tune)}: expected a function that trains a network."
+            f"fine_tune={shortened(fine_tune)}: expected a function that trains a network, or its "
+            "name, 'module:function'."
         )
+
+
+_CODE: dict[str, Registry[Any]] = {name: Registry(name) for name in ("fine_tune", "output")}
+
+
+def loaded(argument: str, given: Any) -> Any:
+    """What is meant by the text of an ``output`` or a ``fine_tune``: code, an index, a key."""
+    if not isinstance(given, str):
+        return given
+    if ":" in given or argument == "fine_tune":
+        return _CODE[argument].get(given)
+    return int(given) if given.lstrip("-").isdigit() else given
 
 
 CLASSIFICATION = Task()

@@ -55,6 +55,17 @@ def rows_of(tree: Any, rows: slice | torch.Tensor) -> Any:
     return tree[rows] if isinstance(tree, torch.Tensor) and tree.ndim else tree
 
 
+def repeated(tree: Any, n: int) -> Any:
+    """A batch of ``n`` times its first example."""
+    if isinstance(tree, list):
+        return tree[:1] * n
+    if isinstance(tree, Mapping):
+        return {key: repeated(value, n) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(repeated(value, n) for value in tree)
+    return tree[:1].expand(n, *tree.shape[1:]).contiguous()
+
+
 def clone(tree: Any) -> Any:
     """A copy of the tensors: networks may work in place."""
     return mapped(torch.Tensor.clone, tree)
