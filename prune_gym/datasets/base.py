@@ -86,6 +86,11 @@ class Examples(ABC):
         """What metric and loss get beside the outputs for some rows."""
         return self.read(rows)[1]
 
+    @property
+    def example(self) -> Any:
+        """Inputs of one example, a batch of it."""
+        return self.batch(self.spread(1))
+
     def order(self, generator: torch.Generator) -> torch.Tensor:
         """All rows in the order of an epoch of a training, (n,)."""
         return torch.randperm(len(self), generator=generator)

@@ -156,11 +156,10 @@ def make_problem(
     module = trained_network(network, dataset, data, weights).to(place).eval()
     task = find_task(module, data, metric, loss, output, fine_tune)
     data, layout = _laid_out(module, data, precision)
-    example = data.train.batch(data.train.spread(1))
     groups = _groups(module, data, structure, ignore)
     check_round_to(round_to, groups)
     scores = score_groups(module, groups, score, data.train, seed, task)
-    unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
+    unpruned = measure_unpruned(tuple(chosen), module, data.train.example, unpruned_values)
     problem = PruningProblem(
         network=module,
         groups=groups,
@@ -178,8 +177,7 @@ def make_problem(
         arguments=arguments,
         task=task,
     )
-    _check_smallest(problem, is_known=unpruned_values is not None)
-    return problem
+    return _reachable(problem, is_known=unpruned_values is not None)
 
 
 def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Dataset, InferenceLayout]:
@@ -214,8 +212,8 @@ def _unlike(data: Dataset) -> Iterator[Any]:
         yield split.batch(torch.tensor([row % len(split)], device=split.device))
 
 
-def _check_smallest(problem: PruningProblem, *, is_known: bool) -> None:
-    """Raise unless the smallest network runs, and is within every limit.
+def _reachable(problem: PruningProblem, *, is_known: bool) -> PruningProblem:
+    """The problem; raises unless the smallest network runs, and is within every limit.
 
     Noise is not to refuse later what could be reached when the known values were measured.
     """
@@ -224,6 +222,7 @@ def _check_smallest(problem: PruningProblem, *, is_known: bool) -> None:
     check_smallest(problem.network, problem.compact(problem.masks_of(ones)), problem.example)
     if not is_known or all(budget.is_deterministic for budget in problem.budgets):
         problem.check_reachable(problem.kept_counts(np.ones(len(problem.groups))))
+    return problem
 
 
 @lru_cache(maxsize=8)
@@ -280,7 +279,7 @@ def _dataset(
     elif collate is not None:
         raise InvalidValueError("collate= goes with train= and validation=, torch Datasets.")
     else:
-        data = load_dataset(dataset, classes=is_one_label)
+        data = load_dataset(dataset) if is_one_label else load_dataset(dataset, classes=False)
     if evaluation_samples is not None:
         if evaluation_samples > len(data.validation):
             raise InvalidValueError(

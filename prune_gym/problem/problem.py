@@ -96,7 +96,7 @@ class PruningProblem:
     @property
     def example(self) -> Any:
         """One input of the network: a tensor (1, ...), or what its data holds in its place."""
-        return self.data.train.batch(self.data.train.spread(1))
+        return self.data.train.example
 
     @property
     def device(self) -> torch.device:
