@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune_gym.budgets import BudgetKey, CommandSpec, budget_key, fractions
+from prune_gym.budgets import Budget, BudgetKey, CommandSpec, Limit, budget_key, fractions
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.datasets import DATASETS, Dataset, load_dataset, own_dataset
 from prune_gym.errors import InvalidTypeError, InvalidValueError
@@ -140,24 +140,18 @@ def make_problem(
     >>> len(problem.groups), problem.limits
     (8, (0.25,))
     """
-    arguments = written_down(locals())
-    check_numbers(recovery_steps, round_to, evaluation_samples, batch_size, seed)
-    check_structure(structure, round_to)
-    check_ignore(ignore)
-    check_requests(metric, loss, output, fine_tune)
-    chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
-    check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
+    arguments = written_down(given := dict(locals()))
+    _check_given(given)
+    chosen = _chosen(budgets, structure, unpruned_values)
     check_precision(precision, place := resolve_device(device))
     score = _function("criterion", CRITERIA, criterion)
     repair = _function("recovery", RECOVERIES, recovery)
-    if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
-        weights = find_checkpoint(str(network), dataset)  # before a download for nothing
+    weights = _early_weights(weights, network, dataset, train)
     data = _dataset(dataset, (train, validation, test), metric, collate, evaluation_samples, place)
     module = trained_network(network, dataset, data, weights).to(place).eval()
     task = find_task(module, data, metric, loss, output, fine_tune)
     data, layout = _laid_out(module, data, precision)
-    groups = _groups(module, data, structure, ignore)
-    check_round_to(round_to, groups)
+    groups = _groups(module, data, structure, round_to, ignore)
     scores = score_groups(module, groups, score, data.train, seed, task)
     unpruned = measure_unpruned(tuple(chosen), module, data.train.example, unpruned_values)
     problem = PruningProblem(
@@ -180,6 +174,32 @@ def make_problem(
     return _reachable(problem, is_known=unpruned_values is not None)
 
 
+def _check_given(given: Mapping[str, Any]) -> None:
+    """Raise for arguments that can never be right, whatever the network and the data."""
+    numbers = ("recovery_steps", "round_to", "evaluation_samples", "batch_size", "seed")
+    check_numbers(*(given[name] for name in numbers))
+    check_structure(given["structure"], given["round_to"])
+    check_ignore(given["ignore"])
+    check_requests(*(given[name] for name in ("metric", "loss", "output", "fine_tune")))
+
+
+def _chosen(
+    budgets: Mapping[Any, float | str] | None, structure: str, unpruned_values: Any
+) -> dict[Budget, Limit]:
+    chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
+    check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
+    return chosen
+
+
+def _early_weights(
+    weights: str | Path | None, network: str | nn.Module, dataset: str | Dataset, train: Any
+) -> str | Path | None:
+    """Weights of a registered network, looked for before a download for nothing."""
+    if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
+        return find_checkpoint(str(network), dataset)
+    return weights
+
+
 def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Dataset, InferenceLayout]:
     """The data as the network is trained on it fastest, and how the network is judged."""
     check_stop()
@@ -191,7 +211,7 @@ def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Datase
 
 
 def _groups(
-    module: nn.Module, data: Dataset, structure: str, ignore: Collection[str]
+    module: nn.Module, data: Dataset, structure: str, round_to: int, ignore: Collection[str]
 ) -> tuple[FilterGroup, ...]:
     """The filter groups; raises where removing filters is not the same as masking them."""
     check_stop()
@@ -201,6 +221,7 @@ def _groups(
     groups = find_filter_groups(module, example, ignore)
     check_branches(module, groups, [example, *_unlike(data)], ignore)
     check_compaction(module, groups, example)
+    check_round_to(round_to, groups)
     return groups
 
 
