@@ -17,6 +17,7 @@ from agents.files import user_path
 from prune_gym.errors import CheckpointError, UnknownNameError
 from prune_gym.networks import NETWORKS, build_network
 from prune_gym.networks.checkpoints import read_tensors, write_tensors
+from prune_gym.problem.examples import EXAMPLES, write_examples
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.pruning.copying import rebuild
@@ -74,6 +75,8 @@ def save_pruned(
     with replacing(folder / TENSORS) as tensors, replacing(folder / PLAN) as noted:
         write_tensors(tensors, dict(network.state_dict()))
         write_json(noted, plan)
+    if not (folder / EXAMPLES).exists():  # they stay the same
+        write_examples(folder / EXAMPLES, train)
 
 
 def load_pruned(
@@ -220,7 +223,7 @@ class _Group(Record):
 
 
 class _Arguments(Record):
-    in_channels: Annotated[int, Field(ge=1, le=2**31)]
+    in_channels: Annotated[int, Field(ge=0, le=2**31)]
     n_classes: Annotated[int, Field(ge=0, le=2**31)]
 
 

@@ -118,11 +118,17 @@ def call(network: nn.Module, inputs: Any) -> Any:
     """
     if isinstance(inputs, torch.Tensor):
         return network(inputs)
+    positional, named = arguments(network, inputs)
+    return network(*positional, **named)
+
+
+def arguments(network: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs as the arguments of a network: those by position, and those by name; see `call`."""
     if isinstance(inputs, tuple):
-        return network(*inputs)
+        return inputs, {}
     if isinstance(inputs, Mapping) and _takes(type(network).forward, frozenset(inputs)):
-        return network(**inputs)
-    return network(inputs)
+        return (), dict(inputs)
+    return (inputs,), {}
 
 
 @lru_cache(maxsize=256)
