@@ -11,6 +11,7 @@ from prune_gym.budgets import amount
 from prune_gym.cli.pictures import draw_pictures
 from prune_gym.cli.scores import metric_of, score_in_words
 from prune_gym.cli.settings import settings_rows
+from prune_gym.searches.fine_tuning import words_of
 from prune_gym.searches.remeasure import spread_in_words
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.utils.files import inner_folder, replacing
@@ -166,9 +167,11 @@ def _verdict(metrics: dict[str, Any]) -> str:
     split, score = (
         ("validation", scores["finetuned_validation"]) if test is None else ("test", test)
     )
-    metric = metric_of(metrics)
-    said = f"{metric[:1].upper()}{metric[1:]} {score_in_words(metric, score)} ({split})"
-    return f"The network is {word}: {'; '.join(parts)}. {html.escape(said)}."
+    metric, worse = metric_of(metrics), words_of(metrics.get("fine_tuned"))
+    name = html.escape(f"{metric[:1].upper()}{metric[1:]}")
+    scored = f"{name} {score_in_words(metric, score)} ({split})"
+    said = f"The network is {word}: {'; '.join(parts)}. {scored}."
+    return f"{said} {worse[:1].upper()}{worse[1:]}".strip()
 
 
 def _table(head: list[str], rows: list[Any], kind: str = "") -> str:

@@ -17,6 +17,7 @@ from prune_gym.networks.vgg import NETWORKS
 from prune_gym.pruning.copying import rebuild
 from prune_gym.utils.trees import call, clone, in_words, leaves
 from prune_gym.utils.user_code import user_code
+from prune_gym.utils.words import message
 
 
 def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
@@ -42,7 +43,7 @@ def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
         inspect.signature(builder).bind(**arguments)
     except TypeError as error:
         raise InvalidTypeError(
-            f"network {name!r} cannot be built: {error}. Give a function without required "
+            f"network {name!r} cannot be built: {message(error)}. Give a function without required "
             "arguments (other than in_channels and n_classes)."
         ) from error
     with user_code(f"network {name!r}", UnsupportedNetworkError):
@@ -98,10 +99,10 @@ def run_once(network: nn.Module, inputs: Any) -> Any:
     try:
         with torch.no_grad():
             return call(network, clone(inputs))
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+    except Exception as error:  # a network may raise anything
         raise UnsupportedNetworkError(
-            f"{name} does not run on an input of shape {in_words(inputs)}: "
-            f"{str(error).splitlines()[0]}{_other_types(network, inputs)}"
+            f"{name} does not run on an input of shape {in_words(inputs)}: {message(error)}"
+            f"{_other_types(network, inputs)}"
         ) from error
 
 
@@ -131,10 +132,10 @@ def check_outputs(network: nn.Module, data: Dataset, name: str) -> None:
     try:
         with torch.inference_mode():
             outputs = call(network.eval(), example)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:  # a network may raise anything
         raise InvalidValueError(
             f"network {name!r} does not run on {data.name!r}, whose images are "
-            f"{in_words(example)}: {str(error).splitlines()[0]}"
+            f"{in_words(example)}: {message(error)}"
         ) from error
     finally:
         network.train(training)

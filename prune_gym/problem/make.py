@@ -33,7 +33,7 @@ from prune_gym.problem.checks import (
 from prune_gym.problem.costs import measure_unpruned
 from prune_gym.problem.find_task import find_task
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.pruning.branches import check_branches
+from prune_gym.pruning.branches import check_branches, check_training
 from prune_gym.pruning.equivalence import check_compaction, check_smallest
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups, find_weight_groups
 from prune_gym.pruning.inference import (
@@ -151,7 +151,7 @@ def make_problem(
     module = trained_network(network, dataset, data, weights).to(place).eval()
     task = find_task(module, data, metric, loss, output, fine_tune)
     data, layout = _laid_out(module, data, precision)
-    groups = _groups(module, data, structure, round_to, ignore)
+    groups = _groups(module, data, structure, ignore, round_to)
     scores = score_groups(module, groups, score, data.train, seed, task)
     unpruned = measure_unpruned(tuple(chosen), module, data.train.example, unpruned_values)
     problem = PruningProblem(
@@ -211,7 +211,7 @@ def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Datase
 
 
 def _groups(
-    module: nn.Module, data: Dataset, structure: str, round_to: int, ignore: Collection[str]
+    module: nn.Module, data: Dataset, structure: str, ignore: Collection[str], round_to: int
 ) -> tuple[FilterGroup, ...]:
     """The filter groups; raises where removing filters is not the same as masking them."""
     check_stop()
@@ -219,9 +219,10 @@ def _groups(
         return find_weight_groups(module, ignore)
     example = data.train.batch(slice(1))
     groups = find_filter_groups(module, example, ignore)
+    check_round_to(round_to, groups)
     check_branches(module, groups, [example, *_unlike(data)], ignore)
     check_compaction(module, groups, example)
-    check_round_to(round_to, groups)
+    check_training(module, groups, data.train.batch(data.train.spread(4)))
     return groups
 
 

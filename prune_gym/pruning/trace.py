@@ -24,6 +24,7 @@ from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.copying import rebuild
 from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.trees import call, clone, device_of, in_words, leaves
+from prune_gym.utils.words import message
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -245,7 +246,7 @@ def _run(network: nn.Module, example: Any, *, branches: bool) -> Any:
                 else f"cannot be traced with an input of shape {in_words(example)}"
             )
             raise UnsupportedNetworkError(
-                f"{type(network).__name__} {what}: {type(error).__name__}: {error}"
+                f"{type(network).__name__} {what}: {type(error).__name__}: {message(error)}"
             ) from error
     return graph
 

@@ -269,8 +269,10 @@ def test_too_few_outputs(tmp_path):
 
 
 def test_a_training_that_diverges(tmp_path):
-    config = replace(CONFIG, learning_rate=1e30)
-    with pytest.raises(TrainingDivergedError, match=r"at step \d+. Lower the learning rate \(1e\+"):
+    config = replace(CONFIG, learning_rate=100.0)
+    with pytest.raises(
+        TrainingDivergedError, match=r"diverged.* start anew with a --learning-rate below 100"
+    ):
         train(config, out=tmp_path / "x.safetensors")
 
 
@@ -316,7 +318,8 @@ def test_what_is_left_open_comes_from_the_saved_state(tmp_path, monkeypatch):
     train(given, out=whole)
     stopped(given, parts, monkeypatch)
     train(PretrainConfig(CONFIG.network, CONFIG.dataset), out=parts, resume=True)
-    assert parts.read_bytes() == whole.read_bytes()
+    # sums in bfloat16 may differ in their last bit; float32 ones are held to the bit above
+    torch.testing.assert_close(read_tensors(parts), read_tensors(whole), rtol=1e-3, atol=1e-4)
     facts = json.loads(parts.with_suffix(".json").read_text())
     assert [facts[k] for k in ("seed", "epochs", "precision")] == [7, 3, "bfloat16"]
 

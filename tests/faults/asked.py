@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 import prune_gym
+from prune_gym.datasets import load_dataset
 
 NONSENSE = {"nan": float("nan"), "inf": float("inf"), "object": object(), "array": np.zeros(3)}
 
@@ -34,7 +35,7 @@ def search(**arguments: Any) -> str:
 
 
 def images(dataset: str) -> str:
-    data = prune_gym.load_dataset(dataset)
+    data = load_dataset(dataset)
     return f"{len(data.train)} images of {data.n_classes} classes"
 
 
