@@ -119,7 +119,8 @@ def as_split(
     order = None
     if isinstance(data, DataLoader):
         data, collate, order = _of_loader(name, data, collate)
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2 and collate is None:
+    is_plain = collate is None and order is None
+    if is_plain and isinstance(data, TensorDataset) and len(data.tensors) == 2:
         given: tuple[Any, Any] = data.tensors
     elif isinstance(data, TorchDataset):
         split = _read_split(name, Items(name, data), classes, collate)

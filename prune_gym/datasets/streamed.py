@@ -35,6 +35,8 @@ class StreamedSplit(Examples):
         held: the items themselves, by their number, where they fit into memory.
         is_random: whether items come out differently each time: training reads them anew; all
             others get them as drawn from a seed of their own.
+        listed: whether the inputs, and the targets, that ``collate`` makes are one of each example,
+            as ``zip(*items)`` gives them: they are handed on as a list.
         place: device of the batches.
         channels_last: see `Examples.to_layout`.
     """
@@ -44,6 +46,7 @@ class StreamedSplit(Examples):
     rows: torch.Tensor
     held: Sequence[Any] | None = None
     is_random: bool = False
+    listed: tuple[bool, bool] = (False, False)
     place: torch.device | str = "cpu"
     channels_last: bool = False
 
@@ -58,6 +61,7 @@ class StreamedSplit(Examples):
         if n == 0:
             raise InvalidValueError(f"{items.name}: {type(items.data).__name__} is empty.")
         split = cls(items, _Pairs(items) if collate is None else collate, torch.arange(n))
+        split = replace(split, listed=split._find_listed())
         one, other = ([*items.read(_some(n), seed=seed)] for seed in (0, n))
         if not same(one, other):
             return replace(split, is_random=True)
@@ -132,7 +136,26 @@ class StreamedSplit(Examples):
         found: list[int] = self.rows[rows if isinstance(rows, slice) else rows.cpu()].tolist()
         return found
 
+    def _find_listed(self) -> tuple[bool, bool]:
+        """Which parts of a batch grow with it; a tuple that does not is several arguments."""
+        if len(self.items) < 3:
+            return False, False
+        made = [(n, self._made([*self.items.read(range(n), seed=0)])) for n in (2, 3)]
+        one, other = (
+            all(isinstance(pair[part], tuple) and len(pair[part]) == n for n, pair in made)
+            for part in (0, 1)
+        )
+        return one, other
+
     def _batch(self, items: list[Any]) -> tuple[Any, Any]:
+        inputs, targets = (
+            mapped(lambda tensor: tensor.to(self.place), list(part) if is_listed else part)
+            for part, is_listed in zip(self._made(items), self.listed, strict=True)
+        )
+        return (normalised(inputs) if is_pixels(inputs) else inputs), targets
+
+    def _made(self, items: list[Any]) -> tuple[Any, Any]:
+        """What ``collate`` makes of items: a pair, inputs and targets."""
         name = self.items.name
         with user_code(f"{name}: collate", InvalidValueError):
             made = self.collate(items)
@@ -142,10 +165,7 @@ class StreamedSplit(Examples):
                 f"{name}: a batch is {words}; expected a pair, the inputs and the targets: give "
                 "collate=, a function (list of items) -> (inputs, targets)."
             )
-        inputs, targets = (
-            mapped(lambda tensor: tensor.to(self.place), _listed(part, len(items))) for part in made
-        )
-        return (normalised(inputs) if is_pixels(inputs) else inputs), targets
+        return made[0], made[1]
 
 
 @dataclass(frozen=True)
@@ -160,19 +180,6 @@ class _Pairs:
         return default_collate(
             [tuple(in_tensors(name, "a part of an item", x) for x in pair) for pair in pairs]
         )
-
-
-def _listed(part: Any, n: int) -> Any:
-    """A tuple with an entry for each example, as ``zip(*items)`` gives it, as a list.
-
-    A tuple is several arguments of the network; it is told apart by what its entries are: tensors
-    of single examples have no axis for the batch.
-    """
-    if not isinstance(part, tuple) or len(part) != n:
-        return part
-    arrays = [value for value in part if isinstance(value, torch.Tensor)]
-    is_batch = len(arrays) == n and all(t.ndim > 0 and len(t) == n for t in arrays)
-    return part if is_batch else list(part)
 
 
 def same(one: Any, other: Any) -> bool:

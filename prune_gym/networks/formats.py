@@ -13,6 +13,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ def largest_difference(network: nn.Module, run: Run, example: Any, path: Path) -
     worst = 0.0
     for batch in CHECKED_BATCHES:
         check_stop()
-        inputs = mapped(lambda tensor, n=batch: _filled(tensor, n, generator), example)
+        inputs = mapped(partial(_filled, n=batch, generator=generator), example)
         wanted, given = (
             leaves(made) for made in (call(network, clone(inputs)), run(clone(inputs)))
         )

@@ -156,6 +156,7 @@ class Metric:
                 f"metric {self.name!r} gives several numbers: {', '.join(map(str, given))}; name "
                 "the one that counts: prune_gym.Metric(..., key=...)."
             )
+        given = given.detach() if isinstance(given, torch.Tensor) else given
         try:
             return float(given)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:

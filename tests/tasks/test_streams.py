@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from jobs import Regressor, Segmenter, curves, discs, pairs, splits, trained
+from jobs import JOBS, Regressor, Segmenter, curves, discs, pairs, splits, trained
 from torch import nn
 from torch.utils.data import (
     DataLoader,
@@ -306,12 +306,10 @@ def test_a_trainer_that_cannot_be_is_named(case):
 
 @pytest.mark.parametrize("job", ["text", "two_inputs", "segmentation"])
 def test_a_pruned_network_is_exported_and_checked_on_its_examples(job, tmp_path):
-    from jobs import JOBS
-
     problem = prune_gym.make_problem(
-        trained(job, 5), budgets={"params": 0.6}, **splits(job), **JOBS[job][2]
+        trained(job, 5), budgets={"params": 0.9}, **splits(job), **JOBS[job][2]
     )
-    best = prune_gym.search(problem, "random", evaluations=3).best
+    best = prune_gym.search(problem, "random", evaluations=4).best
     best.save(tmp_path)
     assert (tmp_path / "examples.safetensors").is_file()
     inputs = problem.data.train.batch(slice(3))
