@@ -64,7 +64,7 @@ def export_run(
     example = read_examples(folder / EXAMPLES)
     if example is None and not plan.get("input_shape"):
         raise CheckpointError(
-            f"{folder} holds neither {EXAMPLES} nor an input_shape in its plan. Call "
+            f"{folder}: the plan holds no input_shape; an older version wrote it. Call "
             "prune_gym.export_network(prune_gym.load_pruned(folder), example, path)."
         )
     template = None if network is None else build_network(network, **plan["arguments"])

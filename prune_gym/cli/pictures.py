@@ -61,7 +61,7 @@ def _search_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> byte
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     episodes = np.arange(1, len(rows) + 1)
     for panel, (name, label) in zip(axes, panels, strict=True):
-        values = rewards_of(rows) if name == "reward" else _column(rows, name)
+        values = shown = rewards_of(rows) if name == "reward" else _column(rows, name)
         if name != "multiplier":
             panel.plot(episodes, values, ".", color=GOOD, alpha=0.5, markersize=4)
             values = _running_mean(values)
@@ -71,10 +71,9 @@ def _search_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> byte
             panel.axhline(limit, color=LIMIT, linewidth=1.2, label=f"limit {limit:g}")
             panel.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), frameon=False)
         panel.set_ylabel(label)
-        shown = _column(rows, name)
-        highest = float(np.nanmax(np.append(shown[np.isfinite(shown)], 0.0)))
-        highest = max(highest, _scalar_limit(metrics) if name == "cost" else 0.0)
-        panel.set_ylim(0.0, 1.08 * highest or 1.0)
+        finite = np.append(shown[np.isfinite(shown)], 0.0)  # a reward may be below 0
+        highest = max(float(finite.max()), _scalar_limit(metrics) if name == "cost" else 0.0)
+        panel.set_ylim(1.08 * float(finite.min()), 1.08 * highest or 1.0)
         panel.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("evaluated networks")
     figure.tight_layout()

@@ -15,7 +15,7 @@ from prune_gym.errors import InvalidTypeError, InvalidValueError, UnsupportedNet
 from prune_gym.networks.checkpoints import find_checkpoint, load_weights
 from prune_gym.networks.vgg import NETWORKS
 from prune_gym.pruning.copying import rebuild
-from prune_gym.utils.trees import call, clone, in_words, leaves
+from prune_gym.utils.trees import call, clone, in_words, leaves, mapped
 from prune_gym.utils.user_code import user_code
 from prune_gym.utils.words import message
 
@@ -135,7 +135,7 @@ def check_outputs(network: nn.Module, data: Dataset, name: str) -> None:
     except Exception as error:  # a network may raise anything
         raise InvalidValueError(
             f"network {name!r} does not run on {data.name!r}, whose images are "
-            f"{in_words(example)}: {message(error)}"
+            f"{in_words(mapped(lambda tensor: tensor[0], example))}: {message(error)}"
         ) from error
     finally:
         network.train(training)

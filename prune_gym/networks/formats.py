@@ -184,9 +184,12 @@ def onnx_feed(session: Any, inputs: Any) -> dict[str, Any]:
 
 def _read_onnx(content: bytes) -> Run:
     session = _session(content, torch.get_num_threads())
-    return lambda inputs: [
-        torch.from_numpy(found) for found in session.run(None, onnx_feed(session, inputs))
-    ]
+
+    def run(inputs: Any) -> Any:
+        found = [torch.from_numpy(made) for made in session.run(None, onnx_feed(session, inputs))]
+        return found if len(found) > 1 else found[0]
+
+    return run
 
 
 _WRITERS: dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Run]]] = {

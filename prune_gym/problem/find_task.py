@@ -167,8 +167,8 @@ def _try_loss(network: nn.Module, task: Task, inputs: Any, targets: Any) -> None
             )
         if not bool(torch.isfinite(loss)):
             raise LossError(
-                f"loss {name!r} of the unpruned network is {float(loss.detach())}; expected a finite "
-                "number."
+                f"loss {name!r} of the unpruned network is {float(loss.detach())}; expected a "
+                "finite number."
             )
         with SoundConvolutions():
             loss.backward()  # type: ignore[no-untyped-call]

@@ -57,7 +57,11 @@ def test_round_trip_by_name(tmp_path, default_problem):
     network = load_pruned(tmp_path)
     assert default_problem.accuracy(network) == outcome.accuracy
     assert sum(p.numel() for p in network.parameters()) == outcome.values["params"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["network.safetensors", "plan.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "examples.safetensors",
+        "network.safetensors",
+        "plan.json",
+    ]
 
 
 def test_a_plan_without_a_name_needs_the_network(tmp_path, tiny_problem):
