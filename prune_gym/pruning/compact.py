@@ -52,6 +52,7 @@ class Compaction:
         self, network: nn.Module, groups: Sequence[FilterGroup], training: bool | None = None
     ) -> None:
         self._copy_plan = CopyPlan(network, training)
+        self._counts = [(i, c) for i, group in enumerate(groups) for c in group.counts]
         tensors = own_tensors(network)
         cuts: dict[tuple[str, int], list[tuple[int, NDArray[np.int64]]]] = {}
         for index, group in enumerate(groups):
@@ -82,7 +83,12 @@ class Compaction:
                     tensor = tensor.index_select(axis, rows.to(tensor.device))
             if tensor is not self._unpruned[name]:
                 sliced[name] = tensor
-        return self._copy_plan.build(sliced)
+        made = self._copy_plan.build(sliced)
+        for index, count in self._counts:
+            module, n_dropped = made.get_submodule(count.module), int((~masks[index]).sum())
+            left = getattr(module, count.attribute) - count.per_filter * n_dropped
+            setattr(module, count.attribute, left)
+        return made
 
 
 class _Axis:
