@@ -195,27 +195,20 @@ class _Layout:
 
     def groups(self) -> list[FilterGroup]:
         """Filters that lie alike make a group; single ones, which could never go, are left out."""
-        members: dict[int, list[tuple[int, NDArray[np.int64]]]] = defaultdict(list)
+        kinds: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (axis, how often) by set
         for number, axis in enumerate(self._found.axes):
-            sets = self._sets[axis.first : axis.first + axis.length]
-            order = np.argsort(sets, kind="stable")
-            lowest, starts = np.unique(sets[order], return_index=True)
-            for label, rows in zip(lowest.tolist(), np.split(order, starts[1:]), strict=True):
-                if label:
-                    members[label].append((number, rows))
+            sets, times = np.unique(self._sets_of(axis), return_counts=True)
+            for label, n in zip(sets.tolist(), times.tolist(), strict=True):
+                kinds[label].append((number, n))
         alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-        for label, places in members.items():
-            alike[tuple((number, len(rows)) for number, rows in places)].append(label)
+        for label, kind in kinds.items():
+            alike[tuple(kind)].append(label)
         found = []
         for kind, labels in alike.items():
             axes = [self._found.axes[number] for number, _ in kind]
             producers = self._producers(axes)
-            if producers and len(labels) > 1:
-                tables = [
-                    np.stack([members[label][place][1] for label in labels])
-                    for place in range(len(axes))
-                ]
-                found.append(self._group(axes, producers, tables, labels))
+            if producers and len(labels) > 1 and labels[0]:
+                found.append(self._group(axes, producers, labels))
         return sorted(
             found,
             key=lambda group: (
@@ -227,38 +220,44 @@ class _Layout:
 
     def _producers(self, axes: Sequence[Axis]) -> tuple[str, ...]:
         """Layers whose outputs lie along some of the axes, in their order."""
-        found = set()
-        for axis in axes:
-            layer, _, tensor = axis.tensor.rpartition(".")
-            module = self._network.get_submodule(layer)
-            if isinstance(module, PRODUCERS):
-                n_axes = getattr(module, tensor).ndim
-                if n_axes > 1 and axis.axis in output_axes(module, tensor, n_axes):
-                    found.add(layer)
+        found = {axis.tensor.rpartition(".")[0] for axis in axes if self._is_output(axis)}
         return tuple(sorted(found, key=self._order.__getitem__))
 
     def _group(
-        self,
-        axes: Sequence[Axis],
-        producers: tuple[str, ...],
-        tables: Sequence[NDArray[np.int64]],
-        labels: Sequence[int],
+        self, axes: Sequence[Axis], producers: tuple[str, ...], labels: Sequence[int]
     ) -> FilterGroup:
+        rank = np.full(len(self._sets), -1)
+        rank[labels] = np.arange(len(labels))
+        tables = []
+        for axis in axes:
+            ranks = rank[self._sets_of(axis)]
+            rows = np.argsort(ranks, kind="stable")[np.count_nonzero(ranks < 0) :]
+            tables.append(rows.reshape(len(labels), -1))
         first = next(
             place
             for place, axis in enumerate(axes)
-            if axis.tensor.rpartition(".")[0] == producers[0]
-            and axis.axis in output_axes(self._network.get_submodule(producers[0]), "weight", 2)
+            if axis.tensor.rpartition(".")[0] == producers[0] and self._is_output(axis)
         )
         order = np.argsort(tables[first].min(axis=1), kind="stable")
         slices = [
-            Slice(name, axis.axis, table[order].astype(np.int64))
+            Slice(name, axis.axis, table[order])
             for axis, table in zip(axes, tables, strict=True)
             for name in self._names[axis.tensor]
         ]
         slices.sort(key=lambda cut: cut.tensor.rpartition(".")[0] not in producers)
-        counts = tuple(self._counts(axes, {int(self._sets[label]) for label in labels}))
+        counts = tuple(self._counts(axes, set(labels)))
         return FilterGroup(producers[0], len(order), producers, tuple(slices), counts)
+
+    def _sets_of(self, axis: Axis) -> NDArray[np.int64]:
+        return self._sets[axis.first : axis.first + axis.length]
+
+    def _is_output(self, axis: Axis) -> bool:
+        """Whether a weight's outputs lie along an axis."""
+        layer, _, tensor = axis.tensor.rpartition(".")
+        module = self._network.get_submodule(layer)
+        n_axes = getattr(module, tensor).ndim
+        is_weight = isinstance(module, PRODUCERS) and n_axes > 1
+        return is_weight and axis.axis in output_axes(module, tensor, n_axes)
 
     def _counts(self, axes: Sequence[Axis], sets: set[int]) -> Iterator[Count]:
         """Numbers that modules around the layers hold, of blocks that the filters are cut from."""

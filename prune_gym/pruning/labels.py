@@ -28,27 +28,25 @@ class Labels:
     """
 
     def __init__(self) -> None:
-        self._parent = [0]
+        self._parent = np.zeros(1, dtype=np.int64)
         self.reasons: dict[int, str] = {}
 
     def allocate(self, n: int) -> int:
         """The first of ``n`` new labels."""
         first = len(self._parent)
-        self._parent.extend(range(first, first + n))
+        self._parent = np.concatenate([self._parent, np.arange(first, first + n)])
         return first
 
-    def of(self, label: int) -> int:
-        """The label that stands for the whole set: its lowest."""
-        parent = self._parent
-        while parent[label] != label:
-            parent[label] = label = parent[parent[label]]
-        return label
-
     def sets(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`of`, for an array."""
-        values, places = np.unique(labels, return_inverse=True)
-        found = np.array([self.of(int(value)) for value in values], dtype=np.int64)
-        return found[places].reshape(labels.shape)
+        """The label that stands for the whole set of each: its lowest."""
+        found = self._parent[labels]
+        while True:
+            higher = self._parent[found]
+            if (higher == found).all():
+                break
+            found = higher
+        self._parent[labels] = found
+        return found
 
     def join(self, one: Facet, other: Facet) -> None:
         """Make one set of each label and the one at its place in another facet."""
@@ -59,22 +57,30 @@ class Labels:
             slice(0, 1) if a == 0 and b == 0 else slice(None)
             for a, b in zip(one.stride(), other.stride(), strict=True)
         )
-        left, right = one[index].flatten(), other[index].flatten()
-        apart = left != right
-        if not bool(apart.any()):
-            return
-        pairs = torch.stack([left[apart], right[apart]], 1).unique(dim=0)
-        for first, second in pairs.tolist():
-            low, high = sorted((self.of(first), self.of(second)))
-            self._parent[high] = low
+        self._join(one[index].numpy(), other[index].numpy())
+
+    def _join(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+        while True:
+            left, right = self.sets(one), self.sets(other)
+            apart = left != right
+            if not apart.any():
+                return
+            one, other = left[apart], right[apart]
+            np.minimum.at(self._parent, np.maximum(one, other), np.minimum(one, other))
 
     def keep(self, facets: Sequence[Facet], why: str) -> None:
         """Keep all labels of some facets whole, for a reason."""
         for facet in facets:
-            for label in distinct(facet).tolist():
-                if self.of(label):
-                    self.reasons.setdefault(label, why)
-                    self._parent[self.of(label)] = 0
+            labels = np.unique(core(facet).numpy())
+            fresh = labels[self.sets(labels) > 0]
+            if len(fresh):
+                self.reasons.update(dict.fromkeys(fresh.tolist(), why))
+                self._join(fresh, np.zeros_like(fresh))
+
+    def alive(self, facets: Sequence[Facet], why: str) -> Facets:
+        """The facets with labels that may go; one that lies along no axis stays, for a reason."""
+        self.keep([facet for facet in facets if not axes_of(facet)], why)
+        return tuple(facet for facet in facets if self.sets(core(facet).numpy()).any())
 
 
 class Rectangle(NamedTuple):
@@ -141,11 +147,6 @@ def _is_constant_but_along(sets: NDArray[np.int64], axis: int) -> bool:
 # -- facets ----------------------------------------------------------------------------------------
 
 
-def distinct(facet: Facet) -> torch.Tensor:
-    """The labels of a facet, once each."""
-    return core(facet).unique()
-
-
 def core(facet: Facet) -> torch.Tensor:
     """A facet without the places that expansion made."""
     return facet[tuple(slice(0, 1) if s == 0 else slice(None) for s in facet.stride())]
@@ -188,7 +189,7 @@ def merge(
     """
     wide = [
         (
-            [tidy(f.expand(tuple(shape))) for f in facets],
+            [tidy(f.expand(tuple(shape))) for f in labels.alive(facets, why)],
             [1] * (len(shape) - len(own)) + list(own),
         )
         for facets, own in operands
@@ -201,7 +202,7 @@ def merge(
                 if other == number or all(own[axis] == 1 for axis in axes):
                     continue
                 partners = _partners(facet, others)
-                for partner in partners:
+                for partner in partners if other > number else ():  # once for two
                     labels.join(facet, partner)
                 if not partners:
                     labels.keep([facet], why)

@@ -489,43 +489,24 @@ def _inner(
 def attention(call: Call) -> list[Facets]:
     """Queries, keys and values (batch, heads, tokens, width): whole heads go."""
     query, key, value = call.args[:3]
-    others = [t for t in tensors_in([call.args[3:], call.kwargs]) if t.ndim > 1]
-    widths = []
+    shape = [query.shape[0], query.shape[1], 1, value.shape[3]]
+    operands: list[tuple[Facets, Sequence[int]]] = []
     for tensor in (query, key):
-        for facet in call.facets_of(tensor):
-            if set(axes_of(facet)) <= {1, 3}:
-                _tie(call.labels, facet, [3])
-                widths.append(facet.select(2, 0).narrow(-1, 0, 1))
-            else:
-                call.keep([facet])
-    heads = [query.shape[0], query.shape[1], 1]
-    pairs = [((facet,), heads) for facet in widths]
-    for tensor in others:
-        pairs.append((tuple(f.select(2, 0)[..., :1] for f in call.facets_of(tensor)), heads))
-    shape = list(call.shape)
-    found = merge(
-        call.labels,
-        [((facet.unsqueeze(2),), [*heads, 1]) for (facet,), _ in pairs[: len(widths)]]
-        + [(call.facets_of(value), [*value.shape[:2], 1, value.shape[3]])],
-        [*shape[:2], 1, shape[3]],
-        call.why,
-    )
-    for tensor in others:
-        if tensor.shape[1] > 1:
-            merge(
-                call.labels,
-                [
-                    (tuple(f.narrow(2, 0, 1) for f in found), [*shape[:2], 1, shape[3]]),
-                    (
-                        tuple(f.narrow(2, 0, 1).narrow(3, 0, 1) for f in call.facets_of(tensor)),
-                        [1, tensor.shape[1], 1, 1],
-                    ),
-                ],
-                [*shape[:2], 1, shape[3]],
-                call.why,
-            )
-    first = tuple(facet.expand(call.shape) for facet in found)
-    return [first, *[() for _ in call.outputs[1:]]]
+        facets = call.facets_of(tensor)
+        call.keep([facet for facet in facets if 2 in axes_of(facet)])
+        for facet in facets:
+            _tie(call.labels, facet, [3])
+        heads = tuple(tidy(facet[:, :, :1, :1]) for facet in facets)
+        operands.append((heads, [*tensor.shape[:2], 1, 1]))
+    for tensor in tensors_in([call.args[3:], call.kwargs]):
+        if tensor.ndim == 4:  # a bias of the scores
+            heads = tuple(tidy(facet[:, :, :1, :1]) for facet in call.facets_of(tensor))
+            operands.append((heads, [*tensor.shape[:2], 1, 1]))
+    facets = call.facets_of(value)
+    call.keep([facet for facet in facets if 2 in axes_of(facet)])
+    operands.append((tuple(facet[:, :, :1] for facet in facets), [*value.shape[:2], 1, shape[3]]))
+    made = merge(call.labels, operands, shape, call.why)
+    return [tuple(f.expand(call.shape) for f in made), *[() for _ in call.outputs[1:]]]
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")

@@ -220,4 +220,4 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = known(call)
         several = result if isinstance(result, list) else [result] * len(outputs)
         for tensor, facets in zip(outputs, several, strict=True):
-            self._facets[tensor] = facets
+            self._facets[tensor] = self._found.labels.alive(facets, call.why)
