@@ -23,6 +23,7 @@ from prune_gym.errors import InvalidValueError, UnsupportedNetworkError
 from prune_gym.pruning.copying import own_tensors
 from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.masks import Mask
+from prune_gym.pruning.numbers import OwnNumber
 from prune_gym.pruning.trace import PRODUCERS, Axis, Trace, trace
 from prune_gym.utils.registry import suggest
 
@@ -245,7 +246,7 @@ class _Layout:
             for name in self._names[axis.tensor]
         ]
         slices.sort(key=lambda cut: cut.tensor.rpartition(".")[0] not in producers)
-        counts = tuple(self._counts(axes, set(labels)))
+        counts = tuple(self._counts(set(labels)))
         return FilterGroup(producers[0], len(order), producers, tuple(slices), counts)
 
     def _sets_of(self, axis: Axis) -> NDArray[np.int64]:
@@ -259,39 +260,23 @@ class _Layout:
         is_weight = isinstance(module, PRODUCERS) and n_axes > 1
         return is_weight and axis.axis in output_axes(module, tensor, n_axes)
 
-    def _counts(self, axes: Sequence[Axis], sets: set[int]) -> Iterator[Count]:
-        """Numbers that modules around the layers hold, of blocks that the filters are cut from."""
-        values: dict[int, int] = {}  # number -> how much it falls with each filter
+    def _counts(self, sets: set[int]) -> Iterator[Count]:
+        """Numbers of the code that lay the filters out."""
+        seen: set[tuple[str, str]] = set()
         for rectangle, axis in self._found.blocks:
-            line = self._sets[
-                np.moveaxis(rectangle.labels, axis, -1).reshape(-1, rectangle.labels.shape[axis])[0]
-            ]
-            n_here = sum(label in sets for label in line.tolist())
-            if not n_here:
+            number = rectangle.numbers[axis]
+            if not isinstance(number, OwnNumber):
                 continue
-            others = [n for place, n in enumerate(rectangle.labels.shape) if place != axis]
-            for times in _products(others):
-                if times * n_here % len(sets) == 0:
-                    values[times * len(line)] = times * n_here // len(sets)
-        if not values:
-            return
-        for name in self._around(axes):
-            for attribute, value in vars(self._network.get_submodule(name)).items():
-                is_number = type(value) is int and value in values
-                if is_number and (value >= 8 or "head" in attribute):
-                    yield Count(name, attribute, values[value])
-
-    def _around(self, axes: Sequence[Axis]) -> list[str]:
-        """The modules whose code may hold such numbers: owners of the tensors, and those around."""
-        names = dict.fromkeys(axis.tensor.rpartition(".")[0] for axis in axes)
-        for name in list(names):
-            parent = name.rpartition(".")[0]
-            names.update({parent: None, **({parent.rpartition(".")[0]: None} if parent else {})})
-        return [
-            name
-            for name in names
-            if not type(self._network.get_submodule(name)).__module__.startswith("torch.nn.")
-        ]
+            key = number.module, number.attribute
+            lines = np.moveaxis(rectangle.labels, axis, -1).reshape(
+                -1, rectangle.labels.shape[axis]
+            )
+            n_here = sum(label in sets for label in self._sets[lines[0]].tolist())
+            held = getattr(self._network.get_submodule(number.module), number.attribute)
+            falls = held * n_here
+            if n_here and key not in seen and falls % (lines.shape[1] * len(sets)) == 0:
+                seen.add(key)
+                yield Count(*key, falls // (lines.shape[1] * len(sets)))
 
     def what_holds(self) -> str:
         """Why layers stay whole, for a message."""
@@ -299,14 +284,6 @@ class _Layout:
             reason for reason in self._found.labels.reasons.values() if " at " in reason
         )
         return f" Channels are held by {', '.join(list(reasons)[:3])}." if reasons else ""
-
-
-def _products(factors: Sequence[int]) -> set[int]:
-    """All products of some of the factors."""
-    products = {1}
-    for factor in factors:
-        products |= {product * factor for product in products}
-    return products
 
 
 def _names_by_first(network: nn.Module) -> dict[str, list[str]]:

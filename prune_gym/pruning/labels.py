@@ -90,11 +90,13 @@ class Rectangle(NamedTuple):
         labels: one by place in the block, each axis longer than 1.
         closed: axes along which nothing can go.
         place: the line of code that laid the block out.
+        numbers: the lengths of the axes as the code gave them, where it did.
     """
 
     labels: NDArray[np.int64]
     closed: tuple[int, ...]
     place: str
+    numbers: tuple[int | None, ...]
 
 
 def settle(labels: Labels, rectangles: Sequence[Rectangle]) -> list[tuple[Rectangle, int]]:

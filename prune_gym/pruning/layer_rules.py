@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from prune_gym.pruning.attention import slim
+
 
 def fit(module: nn.Module) -> None:
     """Set a layer's channel counts to what its tensors say."""
@@ -30,6 +32,8 @@ def fit(module: nn.Module) -> None:
         sized = module.weight if module.weight is not None else module.running_mean
         if sized is not None:
             module.num_features = len(sized)
+    elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+        slim(module)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
 

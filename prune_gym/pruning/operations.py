@@ -6,8 +6,8 @@ all that it takes whole, so that nothing is ever cut by mistake; to open one, ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -23,6 +23,7 @@ from prune_gym.pruning.labels import (
     merge,
     tidy,
 )
+from prune_gym.pruning.numbers import OwnNumber
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Call:
         facets_of: the facets of a tensor.
         owner_of: the module that a parameter or buffer belongs to.
         place: the line of code that asked for it.
+        numbers: whole numbers that the code gave, in their order.
+        function: the operation itself.
     """
 
     name: str
@@ -50,7 +53,8 @@ class Call:
     facets_of: Callable[[Any], Facets]
     owner_of: Callable[[Any], nn.Module | None]
     place: str
-    function: Callable[..., Any] = field(repr=False, default=lambda: None)
+    numbers: Sequence[int]
+    function: Callable[..., Any]
 
     @property
     def why(self) -> str:
@@ -151,21 +155,35 @@ def same(call: Call) -> Facets:
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten")
 def view(call: Call) -> Facets:
     """Numbers in a row stay in a row; an axis of labels that is split up must stay a block."""
+    n_axes = len(call.shape)
+    sizes = list(call.numbers[-n_axes:])  # of unflatten, before it the axis
+    given = dict(enumerate(sizes)) if len(sizes) == n_axes else {}
     made = []
     for facet in call.facets_of(call.args[0]):
         out = tidy(facet.reshape(call.shape))
-        if len(axes_of(out)) > len(axes_of(facet)):
-            _block(call, out)
+        owned = any(isinstance(given.get(axis), OwnNumber) for axis in axes_of(out))
+        if len(axes_of(out)) > len(axes_of(facet)) or owned:
+            _block(call, out, given=given)
         made.append(out)
     return tuple(made)
 
 
-def _block(call: Call, facet: Facet, closed: Sequence[int] = ()) -> None:
-    """A block of labels that must stay one; nothing can go along closed axes."""
+def _block(
+    call: Call, facet: Facet, closed: Sequence[int] = (), given: Mapping[int, int] | None = None
+) -> None:
+    """A block of labels that must stay one.
+
+    Args:
+        call: what lays it out.
+        facet: the block.
+        closed: axes along which nothing can go.
+        given: the number that the code gave, by axis.
+    """
     axes = axes_of(facet)
     table = core(facet).reshape([facet.shape[axis] for axis in axes]).numpy()
     inside = tuple(axes.index(axis) for axis in closed if axis in axes)
-    call.rectangles.append(Rectangle(table, inside, call.place))
+    numbers = tuple((given or {}).get(axis) for axis in axes)
+    call.rectangles.append(Rectangle(table, inside, call.place, numbers))
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk")
@@ -181,7 +199,7 @@ def split(call: Call) -> list[Facets]:
                 call.keep([facet])
             elif len(sizes) > 1:
                 blocks = facet.unflatten(dim, (len(sizes), sizes[0]))
-                _block(call, tidy(blocks), [dim])
+                _block(call, tidy(blocks), [dim], dict.fromkeys([dim + 1], *call.numbers[:1]))
         for part, label in zip(made, facet.split(sizes, dim), strict=True):
             part.append(tidy(label))
     return [tuple(part) for part in made]

@@ -21,6 +21,7 @@ from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.labels import Facets, Labels, Rectangle, along, settle
 from prune_gym.pruning.layer_rules import output_axes
+from prune_gym.pruning.numbers import NumberWatch, own_numbers
 from prune_gym.pruning.operations import RULES, Call, keep_all, pointwise, tensors_in
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -143,6 +144,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.network, self._found = network, found
         self.rectangles: list[Rectangle] = []
+        self._watch = NumberWatch()
         self._facets: Any = WeakTensorKeyDictionary()
         self._owners: dict[int, nn.Module] = {}
         self._names: dict[int, str] = {}
@@ -172,7 +174,12 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer
         try:
-            with torch.inference_mode(False), torch.no_grad(), self:
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                own_numbers(self.network) as self._watch,
+                self,
+            ):
                 outputs = self.network(example.clone())
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
@@ -212,6 +219,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             facets_of=self._of,
             owner_of=lambda tensor: self._owners.get(id(tensor)),
             place=calling_line(sys._getframe(2)),
+            numbers=self._watch.arguments,
             function=func,
         )
         known = RULES.get(plain)
