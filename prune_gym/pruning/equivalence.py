@@ -16,6 +16,7 @@ from prune_gym.pruning.compact import compact, dropped
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Mask
+from prune_gym.pruning.sizes import TensorSizes
 from prune_gym.pruning.trace import output_tensors, own_randomness
 from prune_gym.utils.devices import tf32
 
@@ -41,17 +42,43 @@ def check_compaction(
     for lively in (False, True):
         probe = lively_copy(network) if lively else network
         problem = difference(probe, groups, masks, example)
-        if problem is None:
-            continue
-        pairs = zip(groups, masks, strict=True)
-        wrong = [g for g, mask in pairs if difference(probe, [g], [mask], example) is not None]
-        layers = list(dict.fromkeys(name for group in wrong or groups for name in group.producers))
-        raise UnsupportedNetworkError(
-            f"{type(network).__name__}: {problem}, as what follows {', '.join(map(repr, layers))} "
-            "needs all of its channels (a size fixed in forward()? view() instead of flatten(1)? "
-            "an operation across channels?). Mend it, or keep the layers whole: "
-            f"ignore={layers}."
-        )
+        if problem is not None:
+            wrong = _wrong(probe, groups, masks, example)
+            layers = list(dict.fromkeys(groups[number].producers[0] for number in wrong))
+            rest = [group for number, group in enumerate(groups) if number not in wrong]
+            raise UnsupportedNetworkError(
+                f"{type(network).__name__}: {problem}, as what follows "
+                f"{', '.join(map(repr, layers[:3]))}{' and others' * (len(layers) > 3)} needs all "
+                "of its channels (a size fixed in forward()? view() instead of flatten(1)? an "
+                "operation across channels?). Mend it, or keep the layers whole, which leaves "
+                f"{_floor(network, rest):.0%} of the parameters at least: ignore={layers}."
+            )
+
+
+def _wrong(
+    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask], example: torch.Tensor
+) -> set[int]:
+    """Numbers of groups without which removal is masking: those wrong alone, and then together."""
+
+    def is_wrong(numbers: Sequence[int]) -> bool:
+        some = [groups[number] for number in numbers]
+        return difference(network, some, [masks[n] for n in numbers], example) is not None
+
+    wrong = {number for number in range(len(groups)) if is_wrong([number])}
+    rest = [number for number in range(len(groups)) if number not in wrong]
+    while rest and is_wrong(rest):
+        low, high = 0, len(rest)  # so many of the first are right, so many are wrong
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_wrong(rest[:middle]) else (middle, high)
+        wrong.add(rest.pop(low))
+    return wrong
+
+
+def _floor(network: nn.Module, groups: Sequence[FilterGroup]) -> float:
+    """Share of the parameters that stays where each group keeps one filter."""
+    sizes = TensorSizes.of(network, groups)
+    return float(sizes.share(sizes.count(np.ones(len(groups), dtype=np.int64))))
 
 
 def check_smallest(network: nn.Module, smallest: nn.Module, example: torch.Tensor) -> None:

@@ -257,6 +257,8 @@ class _Layout:
         layer, _, tensor = axis.tensor.rpartition(".")
         module = self._network.get_submodule(layer)
         n_axes = getattr(module, tensor).ndim
+        if isinstance(module, nn.MultiheadAttention):
+            return tensor == "in_proj_weight" and axis.axis == 0
         is_weight = isinstance(module, PRODUCERS) and n_axes > 1
         return is_weight and axis.axis in output_axes(module, tensor, n_axes)
 

@@ -48,6 +48,11 @@ class Labels:
         self._parent[labels] = found
         return found
 
+    def are_same(self, one: Facet, other: Facet) -> bool:
+        """Whether two rows hold the same sets, in any order."""
+        rows = [np.sort(self.sets(row.numpy())) for row in (one, other)]
+        return np.array_equal(*rows)
+
     def join(self, one: Facet, other: Facet) -> None:
         """Make one set of each label and the one at its place in another facet."""
         if one is other:

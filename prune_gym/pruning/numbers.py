@@ -1,18 +1,22 @@
-"""Whole numbers that the code of a network holds, followed to the axes that they lay out.
+"""Whole numbers that the code of a network holds or reads, followed to the axes they lay out.
 
 A forward that says ``x.reshape(b, n, self.num_heads, self.head_dim)`` is right for a smaller
-network only where ``num_heads`` falls with the heads. So numbers that modules hold are replaced,
-while a network is traced, by ones that know where they come from.
+network only where ``num_heads`` falls with the heads, and one that says ``b, n, c = x.shape`` and
+``attended.reshape(b, n, c)`` only where both lose as many. So numbers that modules hold, and those
+of shapes, are replaced, while a network is traced, by ones that know where they come from.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from prune_gym.pruning.labels import Facets, axes_of
 
 
 class OwnNumber(int):
@@ -49,21 +53,64 @@ class OwnNumber(int):
         return OwnNumber.of(made, self.module, self.attribute) if is_scaled else made
 
 
+class ShapeNumber(int):
+    """The length of an axis with labels, or a fraction of it.
+
+    Attributes:
+        row: labels along the axis.
+        divisor: of the fraction.
+    """
+
+    row: torch.Tensor
+    divisor: int
+
+    @classmethod
+    def of(cls, row: torch.Tensor, divisor: int = 1) -> ShapeNumber:
+        """The length of a row of labels, over a divisor."""
+        number = cls(len(row) // divisor)
+        number.row, number.divisor = row, divisor
+        return number
+
+    def __floordiv__(self, other: Any) -> Any:
+        made = int.__floordiv__(self, other)
+        is_whole = isinstance(made, int) and self % other == 0
+        return ShapeNumber.of(self.row, self.divisor * int(other)) if is_whole else made
+
+
 class NumberWatch(TorchFunctionMode):  # type: ignore[no-untyped-call]
     """Remembers the numbers in the arguments of the function that runs.
+
+    Args:
+        facets_of: the facets of a tensor.
 
     Attributes:
         arguments: whole numbers among them, in their order, those in lists as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, facets_of: Callable[[Any], Facets]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._facets_of = facets_of
         self.arguments: list[int] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if getattr(func, "__self__", None) is torch.Tensor.shape:
+            return torch.Size(self._shape(args[0], func(*args)))
+        if func is torch.Tensor.size:
+            whole = self._shape(args[0], args[0].shape)
+            place = args[1] if len(args) > 1 else kwargs.get("dim")
+            return torch.Size(whole) if place is None else whole[place]
         self.arguments = list(_numbers([*args[1:], *kwargs.values()]))
         return func(*args, **kwargs)
+
+    def _shape(self, tensor: torch.Tensor, shape: Sequence[int]) -> list[int]:
+        numbers = [int(length) for length in shape]
+        for facet in self._facets_of(tensor):
+            axes = axes_of(facet)
+            if len(axes) == 1:
+                row = facet.movedim(axes[0], 0).reshape(facet.shape[axes[0]], -1)[:, 0]
+                numbers[axes[0]] = ShapeNumber.of(row)
+        return numbers
 
 
 def _numbers(values: Any) -> Iterator[int]:
@@ -75,7 +122,7 @@ def _numbers(values: Any) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def own_numbers(network: nn.Module) -> Iterator[NumberWatch]:
+def own_numbers(network: nn.Module, facets_of: Callable[[Any], Facets]) -> Iterator[NumberWatch]:
     """Replace the numbers above 1 that modules hold (but for torch's own), for a while."""
     before: list[tuple[nn.Module, str, int]] = []
     for name, module in network.named_modules():
@@ -85,7 +132,7 @@ def own_numbers(network: nn.Module) -> Iterator[NumberWatch]:
                     before.append((module, attribute, value))
                     vars(module)[attribute] = OwnNumber.of(value, name, attribute)
     try:
-        with NumberWatch() as watch:
+        with NumberWatch(facets_of) as watch:
             yield watch
     finally:
         for module, attribute, value in before:

@@ -23,7 +23,7 @@ from prune_gym.pruning.labels import (
     merge,
     tidy,
 )
-from prune_gym.pruning.numbers import OwnNumber
+from prune_gym.pruning.numbers import OwnNumber, ShapeNumber
 
 
 @dataclass
@@ -113,6 +113,21 @@ def pointwise(call: Call) -> Facets:
     return call.merge([(call.facets_of(tensor), tensor.shape) for tensor in tensors])
 
 
+@rule("new_zeros", "new_ones", "new_empty", "new_full", "zeros_like", "ones_like", "empty_like")
+@rule("full_like", "rand_like", "randn_like", "new_empty_strided", "_local_scalar_dense", "equal")
+def no_part(call: Call) -> Facets:
+    """Only the shape, or one value, is looked at."""
+    return ()
+
+
+@rule("as_strided", "as_strided_")
+def strided(call: Call) -> Facets:
+    """A new view of a tensor as it lies."""
+    source = call.args[0]
+    is_whole = source.numel() == call.outputs[0].numel() and source.is_contiguous()
+    return view(call) if is_whole and call.outputs[0].is_contiguous() else keep_all(call)
+
+
 # -- moving numbers about --------------------------------------------------------------------------
 
 
@@ -164,8 +179,24 @@ def view(call: Call) -> Facets:
         owned = any(isinstance(given.get(axis), OwnNumber) for axis in axes_of(out))
         if len(axes_of(out)) > len(axes_of(facet)) or owned:
             _block(call, out, given=given)
+        _as_long(call, out, given)
         made.append(out)
     return tuple(made)
+
+
+def _as_long(call: Call, facet: Facet, given: Mapping[int, int]) -> None:
+    """Axes whose lengths the code read off other tensors lose what those lose."""
+    for axis, number in given.items():
+        if not isinstance(number, ShapeNumber) or facet.shape[axis] != number:
+            continue
+        lines = facet.movedim(axis, -1)
+        if call.labels.are_same(lines[(0,) * (facet.ndim - 1)], number.row):
+            continue
+        if number.divisor == 1 and axes_of(facet) == (axis,):
+            call.labels.join(lines, number.row)
+        elif axis and facet.shape[axis - 1] == number.divisor:  # width // heads
+            planes = lines.movedim(axis - 1, -2)
+            call.labels.join(planes, number.row.view(number.divisor, -1))
 
 
 def _block(
@@ -195,7 +226,7 @@ def split(call: Call) -> list[Facets]:
     sizes = [part.shape[dim] for part in call.outputs]
     for facet in call.facets_of(call.args[0]):
         if dim in axes_of(facet):
-            if len(set(sizes)) > 1:
+            if len(set(sizes)) > 1 or call.name.endswith("with_sizes"):  # as many as code says
                 call.keep([facet])
             elif len(sizes) > 1:
                 blocks = facet.unflatten(dim, (len(sizes), sizes[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -25,7 +26,7 @@ from prune_gym.pruning.numbers import NumberWatch, own_numbers
 from prune_gym.pruning.operations import RULES, Call, keep_all, pointwise, tensors_in
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
-_LIBRARY = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+_LIBRARY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # their gates are laid out by numbers of their own
 
 
@@ -144,7 +145,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.network, self._found = network, found
         self.rectangles: list[Rectangle] = []
-        self._watch = NumberWatch()
+        self._watch = NumberWatch(self._of)
         self._facets: Any = WeakTensorKeyDictionary()
         self._owners: dict[int, nn.Module] = {}
         self._names: dict[int, str] = {}
@@ -177,7 +178,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with (
                 torch.inference_mode(False),
                 torch.no_grad(),
-                own_numbers(self.network) as self._watch,
+                own_numbers(self.network, self._of) as self._watch,
                 self,
             ):
                 outputs = self.network(example.clone())
