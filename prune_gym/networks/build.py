@@ -14,6 +14,7 @@ from prune_gym.errors import InvalidTypeError, InvalidValueError, UnsupportedNet
 from prune_gym.networks.checkpoints import find_checkpoint, load_weights
 from prune_gym.networks.vgg import NETWORKS
 from prune_gym.pruning.copying import rebuild
+from prune_gym.utils.user_code import user_code
 
 
 def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
@@ -42,7 +43,8 @@ def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
             f"network {name!r} cannot be built: {error}. Give a function without required "
             "arguments (other than in_channels and n_classes)."
         ) from error
-    module = builder(**arguments)
+    with user_code(f"network {name!r}", UnsupportedNetworkError):
+        module = builder(**arguments)
     if not isinstance(module, nn.Module):
         raise InvalidTypeError(
             f"network {name!r} gave {type(module).__name__}; expected an nn.Module."
@@ -113,10 +115,10 @@ def check_outputs(network: nn.Module, data: Dataset, name: str) -> None:
 
     Args:
         network: in any mode; it is run once, in evaluation mode.
-        data: its first training image is the input.
+        data: one of its training images is the input.
         name: of the network, for the message.
     """
-    example = data.train.batch(slice(1))
+    example = data.train.batch(data.train.spread(1))
     training = network.training
     try:
         with torch.inference_mode():

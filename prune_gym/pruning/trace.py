@@ -24,6 +24,7 @@ from prune_gym.pruning.labels import Facets, Labels, Rectangle, along, settle
 from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.numbers import NumberWatch, own_numbers
 from prune_gym.pruning.operations import RULES, Call, keep_all, pointwise, tensors_in
+from prune_gym.utils.stopping import check_stop
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
 _LIBRARY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
@@ -104,6 +105,9 @@ def trace(network: nn.Module, example: torch.Tensor, whole: Collection[str] = ()
             found.labels.keep([row], "in `ignore`")
     found.blocks = settle(found.labels, follower.rectangles)
     return found
+
+
+from prune_gym.utils.stopping import check_stop
 
 
 def output_tensors(outputs: Any) -> list[torch.Tensor]:
@@ -188,8 +192,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._found.labels.keep(self._of(tensor), "an output of the network")
 
     def idle(self) -> set[str]:
-        """Names of tensors that no operation took."""
-        return {name for name in self._names.values() if name not in self._used}
+        """Names of tensors with labels that no operation took."""
+        return {axis.tensor for axis in self._found.axes} - self._used
 
     def _of(self, tensor: Any) -> Facets:
         facets: Facets = self._facets.get(tensor, ()) if isinstance(tensor, torch.Tensor) else ()
@@ -208,6 +212,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
     def _follow(self, func: Any, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
+        check_stop()
         name = func._schema.name.rpartition("::")[2]
         plain = name if name in RULES or not name.endswith("_") else name[:-1]
         call = Call(
