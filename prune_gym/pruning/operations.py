@@ -107,10 +107,17 @@ def keep_all(call: Call) -> Facets:
     return ()
 
 
+@rule("_prelu_kernel")
 def pointwise(call: Call) -> Facets:
     """Number by number, with broadcasting."""
     tensors = tensors_in([call.args, call.kwargs])
-    return call.merge([(call.facets_of(tensor), tensor.shape) for tensor in tensors])
+    return call.merge([(call.facets_of(tensor), _own_shape(tensor)) for tensor in tensors])
+
+
+def _own_shape(tensor: torch.Tensor) -> list[int]:
+    """The shape without what expansion made of it."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return [1 if stride == 0 else length for length, stride in pairs]
 
 
 @rule("new_zeros", "new_ones", "new_empty", "new_full", "zeros_like", "ones_like", "empty_like")
@@ -132,8 +139,10 @@ def strided(call: Call) -> Facets:
 
 
 @rule("permute", "transpose", "t", "numpy_T", "expand", "unsqueeze", "squeeze", "repeat", "movedim")
-@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "diagonal")
-@rule("unfold", "constant_pad_nd", "index_select", "index", "swapaxes", "swapdims", "tile")
+@rule(
+    "pixel_unshuffle", "diagonal", "unfold", "constant_pad_nd", "index_select", "index", "swapaxes"
+)
+@rule("swapdims", "tile")
 def move(call: Call) -> Facets:
     """Labels move as the numbers do; padding is of no label."""
     return tuple(
@@ -142,9 +151,50 @@ def move(call: Call) -> Facets:
 
 
 def _moved(call: Call, facet: Facet, made: torch.Tensor) -> Facet:
-    kwargs = {key: value for key, value in call.kwargs.items() if key not in ("memory_format",)}
-    moved: Facet = call.function(facet.to(made.device), *call.args[1:], **kwargs)
+    moved: Facet = call.function(facet.to(made.device), *call.args[1:])
     return moved.cpu()
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def shuffle(call: Call) -> Facets:
+    """Channels of all groups in turn: each group loses as many, at the same places."""
+    facets = call.facets_of(call.args[0])
+    for facet in facets:
+        if 1 in axes_of(facet):
+            _block(call, tidy(facet.reshape(-1, call.args[1], *_rest(facet, call.args[1]))), [1])
+    return move(call)
+
+
+def _rest(facet: Facet, n_groups: int) -> list[int]:
+    return [facet.shape[1] // n_groups, *facet.shape[2:]]
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> Facets:
+    """So many channels make the pixels of one, and go together."""
+    n_pixels = call.args[1] ** 2
+    made = []
+    for facet in call.facets_of(call.args[0]):
+        if axes_of(facet) != (facet.ndim - 3,):
+            call.keep([facet])
+            continue
+        rows = torch.unflatten(facet[..., 0, 0], -1, (-1, n_pixels))
+        call.labels.join(rows, rows[..., :1])
+        made.append(tidy(rows[..., 0, None, None].expand(call.shape)))
+    return tuple(made)
+
+
+@rule("glu")
+def glu(call: Call) -> Facets:
+    """One half of the channels gates the other."""
+    dim = _dim(call, 1, -1)
+    made = []
+    for facet in call.facets_of(call.args[0]):
+        one, other = facet.tensor_split(2, dim)
+        if dim in axes_of(facet):
+            call.labels.join(one, other)
+        made.append(tidy(one))
+    return tuple(made)
 
 
 @rule("roll", "flip")
@@ -229,9 +279,9 @@ def split(call: Call) -> list[Facets]:
             if len(set(sizes)) > 1 or call.name.endswith("with_sizes"):  # as many as code says
                 call.keep([facet])
             elif len(sizes) > 1:
-                blocks = facet.unflatten(dim, (len(sizes), sizes[0]))
+                blocks = torch.unflatten(facet, dim, (len(sizes), sizes[0]))
                 _block(call, tidy(blocks), [dim], dict.fromkeys([dim + 1], *call.numbers[:1]))
-        for part, label in zip(made, facet.split(sizes, dim), strict=True):
+        for part, label in zip(made, torch.split(facet, sizes, dim), strict=True):
             part.append(tidy(label))
     return [tuple(part) for part in made]
 
@@ -273,7 +323,7 @@ def cut_out(call: Call) -> Facets:
             if step != 1 or before % after or start % after:
                 call.keep([facet])
             else:
-                _block(call, tidy(facet.unflatten(dim, (before // after, after))), [dim])
+                _block(call, tidy(torch.unflatten(facet, dim, (before // after, after))), [dim])
         made.append(tidy(call.function(facet, *call.args[1:], **call.kwargs)))
     return tuple(made)
 

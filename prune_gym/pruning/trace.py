@@ -107,9 +107,6 @@ def trace(network: nn.Module, example: torch.Tensor, whole: Collection[str] = ()
     return found
 
 
-from prune_gym.utils.stopping import check_stop
-
-
 def output_tensors(outputs: Any) -> list[torch.Tensor]:
     """Every tensor in what a network gives out: one, or tuples, lists and dicts of them."""
     if isinstance(outputs, torch.Tensor):
