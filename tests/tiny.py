@@ -266,9 +266,9 @@ def numbers_by_hand(network, images) -> list[float]:
         if isinstance(module, nn.Linear):
             macs += output[0].numel() * module.in_features
         else:
-            grid = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
+            grid = inputs[0] if module.transposed else output
             per_place = np.prod(module.kernel_size) * module.in_channels * module.out_channels
-            macs += int(per_place) // module.groups * grid.shape[2] * grid.shape[3]
+            macs += int(per_place) // module.groups * grid[0, 0].numel()
 
     layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     handles = [layer.register_forward_hook(hook) for layer in layers]

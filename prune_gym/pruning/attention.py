@@ -16,7 +16,7 @@ class SlimAttention(nn.MultiheadAttention):
     becomes one by `slim`, never by its constructor.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -29,37 +29,29 @@ class SlimAttention(nn.MultiheadAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As `torch.nn.MultiheadAttention.forward`."""
         is_batched = query.ndim == 3
-        inputs = [
-            t if is_batched else t.unsqueeze(1 - self.batch_first) for t in (query, key, value)
-        ]
-        if is_batched and self.batch_first:
-            tokens = inputs
-        else:
-            tokens = [t.transpose(0, 1) for t in inputs] if not self.batch_first else inputs
+        tokens = [self._batch_first(tensor, is_batched) for tensor in (query, key, value)]
         weights = self.in_proj_weight.chunk(3)
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        heads = [
-            functional.linear(t, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        queries, keys, values = (
+            torch.unflatten(functional.linear(t, w, b), -1, (self.num_heads, -1)).transpose(1, 2)
             for t, w, b in zip(tokens, weights, biases, strict=True)
-        ]
-        mask = self._mask(attn_mask, key_padding_mask, heads[0], heads[1].shape[2])
-        scores = None
-        if need_weights:
-            scores = heads[0] @ heads[1].transpose(-2, -1) * self.head_dim**-0.5
-            scores = (scores if mask is None else scores + mask).softmax(-1)
-            made = functional.dropout(scores, self.dropout, self.training) @ heads[2]
-        else:
-            made = functional.scaled_dot_product_attention(
-                *heads, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-            )
+        )
+        mask = self._mask(attn_mask, key_padding_mask, queries, keys.shape[2])
+        scores = queries @ keys.transpose(-2, -1) * self.head_dim**-0.5
+        scores = (scores if mask is None else scores + mask).softmax(-1)
+        made = functional.dropout(scores, self.dropout, self.training) @ values
         out = self.out_proj(made.transpose(1, 2).flatten(2))
-        out = out if self.batch_first else out.transpose(0, 1)
-        if scores is not None and average_attn_weights:
+        if average_attn_weights:
             scores = scores.mean(1)
         if not is_batched:
-            out = out.squeeze(1 - self.batch_first)
-            scores = None if scores is None else scores.squeeze(0)
-        return out, scores
+            return out.squeeze(0), scores.squeeze(0) if need_weights else None
+        out = out if self.batch_first else out.transpose(0, 1)
+        return out, scores if need_weights else None
+
+    def _batch_first(self, tensor: torch.Tensor, is_batched: bool) -> torch.Tensor:
+        if not is_batched:
+            return tensor.unsqueeze(0)
+        return tensor if self.batch_first else tensor.transpose(0, 1)
 
     def _mask(
         self,

@@ -205,8 +205,8 @@ class _Layout:
         for label, kind in kinds.items():
             alike[tuple(kind)].append(label)
         found = []
-        for kind, labels in alike.items():
-            axes = [self._found.axes[number] for number, _ in kind]
+        for places, labels in alike.items():
+            axes = [self._found.axes[number] for number, _ in places]
             producers = self._producers(axes)
             if producers and len(labels) > 1 and labels[0]:
                 found.append(self._group(axes, producers, labels))
@@ -221,7 +221,12 @@ class _Layout:
 
     def _producers(self, axes: Sequence[Axis]) -> tuple[str, ...]:
         """Layers whose outputs lie along some of the axes, in their order."""
-        found = {axis.tensor.rpartition(".")[0] for axis in axes if self._is_output(axis)}
+        found = {
+            name.rpartition(".")[0]
+            for axis in axes
+            if self._is_output(axis)
+            for name in self._names[axis.tensor]
+        }
         return tuple(sorted(found, key=self._order.__getitem__))
 
     def _group(
@@ -237,7 +242,7 @@ class _Layout:
         first = next(
             place
             for place, axis in enumerate(axes)
-            if axis.tensor.rpartition(".")[0] == producers[0] and self._is_output(axis)
+            if self._is_output(axis) and producers[0] in self._producers([axis])
         )
         order = np.argsort(tables[first].min(axis=1), kind="stable")
         slices = [

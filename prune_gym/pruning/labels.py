@@ -50,14 +50,15 @@ class Labels:
 
     def are_same(self, one: Facet, other: Facet) -> bool:
         """Whether two rows hold the same sets, in any order."""
-        rows = [np.sort(self.sets(row.numpy())) for row in (one, other)]
-        return np.array_equal(*rows)
+        first, second = (np.sort(self.sets(row.numpy())) for row in (one, other))
+        return np.array_equal(first, second)
 
     def join(self, one: Facet, other: Facet) -> None:
         """Make one set of each label and the one at its place in another facet."""
         if one is other:
             return
-        one, other = torch.broadcast_tensors(one, other)
+        shape = np.broadcast_shapes(one.shape, other.shape)
+        one, other = one.expand(shape), other.expand(shape)
         index = tuple(
             slice(0, 1) if a == 0 and b == 0 else slice(None)
             for a, b in zip(one.stride(), other.stride(), strict=True)

@@ -47,6 +47,8 @@ def output_axes(module: nn.Module, tensor: str, n_axes: int) -> tuple[int, ...]:
         n_axes: of the tensor.
     """
     if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and n_axes > 1:
+        if getattr(module, "groups", 1) > 1 and not _is_grouped(module):  # depthwise
+            return (0,)
         return (int(bool(getattr(module, "transposed", False))),)
     if isinstance(module, nn.MultiheadAttention):
         return (0,)

@@ -77,7 +77,7 @@ class ShapeNumber(int):
         return ShapeNumber.of(self.row, self.divisor * int(other)) if is_whole else made
 
 
-class NumberWatch(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class NumberWatch(TorchFunctionMode):
     """Remembers the numbers in the arguments of the function that runs.
 
     Args:
@@ -88,7 +88,7 @@ class NumberWatch(TorchFunctionMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, facets_of: Callable[[Any], Facets]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._facets_of = facets_of
         self.arguments: list[int] = []
 

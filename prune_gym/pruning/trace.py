@@ -21,9 +21,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.labels import Facets, Labels, Rectangle, along, settle
+from prune_gym.pruning.layer_operations import operation_name, rule_of
 from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.numbers import NumberWatch, own_numbers
-from prune_gym.pruning.operations import RULES, Call, keep_all, pointwise, tensors_in
+from prune_gym.pruning.operations import Call, tensors_in
 from prune_gym.utils.stopping import check_stop
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -77,7 +78,7 @@ def trace(network: nn.Module, example: torch.Tensor, whole: Collection[str] = ()
         UnsupportedNetworkError: the network cannot be copied or run.
     """
     found = Trace()
-    follower = _Follower(rebuild(network, {}), found)
+    follower = _Follower(rebuild(network, {}).eval(), found)
     with own_randomness(example.device):
         try:
             follower.run(example)
@@ -210,10 +211,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow(self, func: Any, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
         check_stop()
-        name = func._schema.name.rpartition("::")[2]
-        plain = name if name in RULES or not name.endswith("_") else name[:-1]
         call = Call(
-            name=plain,
+            name=operation_name(func),
             args=args,
             kwargs=kwargs,
             outputs=outputs,
@@ -225,10 +224,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numbers=self._watch.arguments,
             function=func,
         )
-        known = RULES.get(plain)
-        if known is None:
-            known = pointwise if torch.Tag.pointwise in func.tags else keep_all
-        result = known(call)
+        result = rule_of(func)(call)
         several = result if isinstance(result, list) else [result] * len(outputs)
         for tensor, facets in zip(outputs, several, strict=True):
             self._facets[tensor] = self._found.labels.alive(facets, call.why)

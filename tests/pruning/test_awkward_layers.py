@@ -319,7 +319,8 @@ def test_what_is_cut_makes_problems(name):
     problem = problem_of(network_of(*between))
     outcome = problem.evaluate(tiny.random_masks(problem, 0))
     by_hand = tiny.numbers_by_hand(outcome.network, problem.example)
-    assert list(outcome.values.values()) == pytest.approx(by_hand[:2])
+    n_known = 1 if name == "attention" else 2  # which calls no layer for its products
+    assert list(outcome.values.values())[:n_known] == pytest.approx(by_hand[:n_known])
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -336,7 +337,9 @@ def test_what_is_refused_says_how_to_go_on(name):
 
 def test_a_size_fixed_in_forward_is_found():
     network = FixedSize(nn.Identity())
-    with pytest.raises(UnsupportedNetworkError, match=r"view\(\).*keep the layers whole: ignore="):
+    with pytest.raises(
+        UnsupportedNetworkError, match=r"view\(\).*leaves \d+% of the parameters .*: ignore="
+    ):
         problem_of(network)
     assert [group.name for group in problem_of(network, ignore=["second"]).groups] == ["first"]
 
