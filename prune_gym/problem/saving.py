@@ -17,6 +17,7 @@ from agents.files import user_path
 from prune_gym.errors import CheckpointError, UnknownNameError
 from prune_gym.networks import NETWORKS, build_network
 from prune_gym.networks.checkpoints import read_tensors, write_tensors
+from prune_gym.networks.plain import computes_weights, with_plain_weights
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.pruning.copying import rebuild
@@ -102,6 +103,9 @@ def load_pruned(
     """
     plan = read_plan(folder)
     template = _unpruned(folder, plan, trust) if network is None else network
+    if computes_weights(template) and plan.get("input_shape"):
+        template = rebuild(template, {}).eval()
+        with_plain_weights(template, torch.zeros(1, *plan["input_shape"]))
     tensors = read_tensors(Path(folder) / TENSORS)
     _check_tensors(Path(folder), plan, tensors, template)
     made = rebuild(template, tensors).eval()
