@@ -37,19 +37,18 @@ from prune_gym.pruning.equivalence import check_compaction, half_masks
 from prune_gym.pruning.groups import find_filter_groups
 
 RESULTS = Path(__file__).parent / "results" / "coverage.json"
-TIMM = (
-    *("vit_tiny_patch16_224", "deit_tiny_patch16_224", "deit3_small_patch16_224", "beit_base_patch16_224"),
-    *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "cait_xxs24_224", "xcit_nano_12_p16_224"),
-    *("pvt_v2_b0", "twins_svt_small", "pit_ti_224", "levit_128s", "mobilevit_xxs", "mobilevitv2_050"),
-    *("coat_tiny", "crossvit_tiny_240", "convit_tiny", "visformer_tiny", "volo_d1_224", "tnt_s_patch16_224"),
-    *("poolformer_s12", "mixer_s32_224", "resmlp_12_224", "gmlp_s16_224", "edgenext_xx_small"),
-    *("efficientformer_l1", "fastvit_t8", "repvit_m0_9", "efficientvit_b0", "efficientvit_m0"),
-    *("convnext_atto", "convnext_tiny", "convnextv2_atto", "regnetx_002", "regnety_002", "res2net50_26w_4s"),
-    *("resnest14d", "skresnet18", "ecaresnet26t", "seresnet50", "nf_resnet26", "cspdarknet53", "cspresnet50"),
-    *("darknet53", "dla34", "dpn48b", "ghostnet_100", "hardcorenas_a", "hrnet_w18_small", "inception_v4"),
-    *("mixnet_s", "mobilenetv3_small_050", "mobileone_s0", "nasnetalarge", "repvgg_a0", "rexnet_100"),
-    *("selecsls42", "tinynet_a", "tresnet_m", "vovnet39a", "xception41", "efficientnet_lite0", "densenet121"),
-)  # fmt: skip
+TIMM = """
+vit_tiny_patch16_224 deit_tiny_patch16_224 deit3_small_patch16_224 beit_base_patch16_224
+swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 cait_xxs24_224 xcit_nano_12_p16_224 pvt_v2_b0
+twins_svt_small pit_ti_224 levit_128s mobilevit_xxs mobilevitv2_050 coat_tiny crossvit_tiny_240
+convit_tiny visformer_tiny volo_d1_224 tnt_s_patch16_224 poolformer_s12 mixer_s32_224 resmlp_12_224
+gmlp_s16_224 edgenext_xx_small efficientformer_l1 fastvit_t8 repvit_m0_9 efficientvit_b0
+efficientvit_m0 convnext_atto convnext_tiny convnextv2_atto regnetx_002 regnety_002
+res2net50_26w_4s resnest14d skresnet18 ecaresnet26t seresnet50 nf_resnet26 cspdarknet53 cspresnet50
+darknet53 dla34 dpn48b ghostnet_100 hardcorenas_a hrnet_w18_small inception_v4 mixnet_s
+mobilenetv3_small_050 mobileone_s0 repvgg_a0 rexnet_100 selecsls42 tinynet_a tresnet_m vovnet39a
+xception41 efficientnet_lite0 densenet121
+""".split()
 SLOW = ("vit_h_14", "vit_l_16", "vit_l_32", "regnet_y_128gf")  # gigabytes of random weights
 
 
