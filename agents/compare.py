@@ -35,7 +35,7 @@ from agents.arguments import MOST_REPS, MOST_SEED
 from agents.comparison.finished_runs import Run, check_lengths, read_runs, task_names
 from agents.comparison.report import save, table
 from agents.comparison.statistics import ALL_TASKS, Comparison, FloatArray, compare_columns
-from agents.console import errors, say, user_errors
+from agents.console import errors, plain_warnings, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
 from agents.files import check_folder, user_path
 from agents.options import Command, Version, name_option, number_option, whole_option
@@ -230,4 +230,5 @@ def main(
 
 
 if __name__ == "__main__":
+    plain_warnings()
     app(prog_name="python -m agents.compare")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
@@ -13,21 +14,36 @@ from rich.console import Console
 from rich.markup import escape
 
 from agents.errors import InvalidValueError
+from agents.files import shown
 from agents.stopping import EXIT_CODE, stopping
 
-console = Console(soft_wrap=True)
-errors = Console(stderr=True, soft_wrap=True)
+console = Console(soft_wrap=True, emoji=False)
+errors = Console(stderr=True, soft_wrap=True, emoji=False)
 
 
 def say(words: str, to: Console = console) -> None:
     """Print words that hold paths or commands: as they are, without markup and line breaks."""
-    to.print(words, markup=False, highlight=False, soft_wrap=True)
+    to.print(_harmless(words), markup=False, highlight=False, soft_wrap=True)
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Print an error on standard error and exit."""
-    errors.print(f"[bold red]error[/]: {escape(message)}", highlight=False)
+    errors.print(f"[bold red]error[/]: {escape(_harmless(message))}", highlight=False)
     raise SystemExit(code)
+
+
+def _harmless(words: str) -> str:
+    """Words that may come from a file, without what would move a terminal's cursor."""
+    return "\n".join(map(shown, words.split("\n")))
+
+
+def plain_warnings() -> None:
+    """From now on warnings are one line each on standard error, without the code that gave them."""
+
+    def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+        errors.print(f"[yellow]warning[/]: {escape(str(message))}", highlight=False)
+
+    warnings.showwarning = show
 
 
 class user_errors:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agents.arguments import MOST_EPISODES, MOST_SEED
-from agents.console import say, user_errors
+from agents.console import plain_warnings, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
 from agents.files import user_path
 from agents.options import Command, Version, whole_option
@@ -146,4 +146,5 @@ def _model_path(folder: RunFolder, which: str) -> Path:
 
 
 if __name__ == "__main__":
+    plain_warnings()
     app(prog_name="python -m agents.enjoy")

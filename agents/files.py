@@ -12,7 +12,6 @@ import math
 import os
 import re
 import secrets
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,10 +21,12 @@ from typing import Any
 from agents.errors import FileError
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]+)-[0-9a-f]{8}\.partial")
+_MOST_JSON = 16 * 2**20  # bytes of a file of settings or results
 _NAMED = 100  # bytes of a file's name in that of its partial file; a name has 255 at most
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
-_NO_CONTENT = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave behind
 LOCK = ".lock"  # of `agents.locking`, in a folder that is worked in; who holds it: .lock.json
+# locks, and what file managers leave behind
+_NO_CONTENT = (LOCK, f"{LOCK}.json", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 # -- whole files -----------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ def replacing(path: Path | str, kind: type[OSError] = FileError) -> Iterator[Pat
         with suppress(OSError):  # the first error is the one to tell
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, kind):
-            raise _unwritable(path, error, kind) from error
+            raise unwritable(path, error, kind) from error
         raise
 
 
@@ -73,7 +74,8 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _FULL
 
 
-def _unwritable(path: Path, error: OSError, kind: type[OSError]) -> OSError:
+def unwritable(path: Path, error: OSError, kind: type[OSError]) -> OSError:
+    """Return the error, of ``kind``, that says that a file cannot be written, and what to do."""
     while found := _PARTIAL.fullmatch(path.name):  # one within another: the user knows the last
         path = path.with_name(found["name"])
     words = f"{path} cannot be written: {error.strerror or error}."
@@ -161,11 +163,22 @@ def read_json(path: Path | str, kind: type[Exception]) -> dict[str, Any]:
         path: The file.
         kind: The error to raise where it cannot be read, is no JSON, or holds no keys.
     """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise kind(f"{path} cannot be read: it is no file.")  # a pipe would wait for ever
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_MOST_JSON + 1)
+        if len(text) > _MOST_JSON:
+            raise kind(f"{path} is not JSON of ours: it has more than {_MOST_JSON:,} bytes.")
+        content = json.loads(text.decode("utf-8"))
     except OSError as error:
+        if isinstance(error, kind):
+            raise
         raise kind(f"{path} cannot be read ({error.strerror or error}).") from error
-    except ValueError as error:  # of JSON, or of its encoding
+    except (ValueError, RecursionError) as error:  # of JSON, or of its encoding
+        if isinstance(error, kind):
+            raise
         raise kind(f"{path} is not JSON ({error}).") from error
     if not isinstance(content, dict):
         raise kind(f"{path} holds no keys.")
@@ -274,11 +287,7 @@ def check_new_folder(
 def strays(folder: Path) -> list[str]:
     """Names of what lies in a folder, but partial files, locks, and what file managers leave."""
     names = os.listdir(folder)
-    return sorted(name for name in names if not _is_no_content(name))
-
-
-def _is_no_content(name: str) -> bool:
-    return is_partial(name) or name in (*_NO_CONTENT, LOCK, f"{LOCK}.json")
+    return sorted(name for name in names if not is_partial(name) and name not in _NO_CONTENT)
 
 
 def in_words(names: list[str]) -> str:
@@ -299,116 +308,3 @@ def shown(path: str | os.PathLike[str]) -> str:
     """
     letters = os.fspath(path)
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in letters)
-
-
-# -- logs ------------------------------------------------------------------------------------------
-
-
-class LineLog:
-    """A file to which whole lines are added: each is there, or nothing of it.
-
-    What is a link, or shares its content with another file (a hard link), becomes a file of its own
-    first.
-
-    Args:
-        path: The file; made where it is missing.
-        kind: The error to raise where it cannot be written.
-
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with LineLog(Path(folder) / "x.txt") as log:
-    ...         log.add("first")
-    ...         log.add("second")
-    ...     (Path(folder) / "x.txt").read_text().split()
-    ['first', 'second']
-    """
-
-    def __init__(self, path: Path | str, kind: type[OSError] = FileError) -> None:
-        self.path, self.kind = Path(path), kind
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-        for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # none of them is everywhere
-            flags |= getattr(os, name, 0)
-        own_file(self.path, kind)
-        try:
-            self._file = os.open(self.path, flags, 0o666)
-        except OSError as error:
-            raise _unwritable(self.path, error, kind) from error
-        if not stat.S_ISREG(os.fstat(self._file).st_mode):
-            self.close()
-            raise kind(f"{self.path} cannot be written: it is no file; move it away.")
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it holds nothing yet."""
-        return os.fstat(self._file).st_size == 0
-
-    def add(self, lines: str) -> None:
-        """Add a line, or several; after one that was cut off, e.g. by a power cut, on a new line.
-
-        Raises:
-            FileError: If it cannot be written; the file is as before then.
-        """
-        lines = lines if lines.endswith("\n") else lines + "\n"
-        content = lines.encode(errors="surrogateescape")  # as names of files are
-        size = os.fstat(self._file).st_size
-        if size:
-            os.lseek(self._file, size - 1, os.SEEK_SET)
-            content = content if os.read(self._file, 1) == b"\n" else b"\n" + content
-        try:
-            while content:
-                content = content[os.write(self._file, content) :]
-        except BaseException as error:
-            with suppress(OSError):
-                os.ftruncate(self._file, size)
-            if isinstance(error, OSError):
-                raise _unwritable(self.path, error, self.kind) from error
-            raise
-
-    def close(self) -> None:
-        """Close the file; more than once does no harm."""
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
-
-    def __enter__(self) -> LineLog:
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self.close()
-
-
-def own_file(path: Path, kind: type[OSError] = FileError) -> None:
-    """Turn what would be written elsewhere, too, into a file of its own, with the same content.
-
-    Args:
-        path: A link, a file with other names (hard links), or anything else, which stays.
-        kind: The error to raise where that cannot be done.
-    """
-    try:
-        if not path.is_symlink() and (not path.exists() or path.stat().st_nlink == 1):
-            return
-        content = path.read_bytes() if path.is_file() else None
-    except OSError as error:
-        raise _unwritable(path, error, kind) from error
-    with replacing(path, kind) as partial:
-        partial.write_bytes(content or b"")
-
-
-def count_lines(path: Path) -> int:
-    """Return how many whole lines a file has; 0 if there is none."""
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(line.endswith(b"\n") for line in file)
-
-
-def keep_lines(path: Path, n_lines: int) -> None:
-    """Cut a file back to its first lines; with 0 of them it is removed."""
-    if n_lines == 0:
-        path.unlink(missing_ok=True)
-        return
-    with path.open("rb") as file:
-        lines = [line for _, line in zip(range(n_lines), file, strict=False)]
-    with replacing(path) as partial:
-        partial.write_bytes(b"".join(lines))

@@ -7,7 +7,6 @@ however that ends. A file beside it says who holds it.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shlex
 import socket
@@ -22,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from agents.errors import FileError, RunFolderError
-from agents.files import LOCK, write_json
+from agents.files import LOCK, read_json, shown, write_json
 
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 _held: set[tuple[str, int]] = set()  # path of the lock, thread
@@ -151,9 +150,10 @@ def _program(path: Path) -> str:
 def _in_words(holder: Path) -> str:
     """Who holds a lock; nothing where that cannot be read."""
     try:
-        who = json.loads(holder.read_text(encoding="utf-8"))
+        who = read_json(holder, ValueError)
         pid, host, since, command = (str(who[k])[:300] for k in ("pid", "host", "since", "command"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         return " by another process"
     this = " (this process)" if pid == str(os.getpid()) and host == socket.gethostname() else ""
-    return f" by process {pid}{this} on {host} since {since}: {' '.join(command.split())}"
+    command = " ".join(command.split())
+    return shown(f" by process {pid}{this} on {host} since {since}: {command}")

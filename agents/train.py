@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agents.arguments import MOST_ENVS, MOST_EPISODES, MOST_SEED, MOST_TIMESTEPS
-from agents.console import console, fail, parse_values, say, user_errors
+from agents.console import console, fail, parse_values, plain_warnings, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
 from agents.files import user_path
 from agents.locking import locked_folder
@@ -248,4 +248,5 @@ def _list() -> None:
 
 
 if __name__ == "__main__":
+    plain_warnings()
     app(prog_name="python -m agents.train")

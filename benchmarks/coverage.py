@@ -24,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from origin import origin
 from torch import nn
@@ -33,7 +34,7 @@ from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.networks.plain import with_plain_weights
 from prune_gym.pruning.compact import compact
 from prune_gym.pruning.copying import rebuild
-from prune_gym.pruning.equivalence import check_compaction, half_masks
+from prune_gym.pruning.equivalence import check_compaction
 from prune_gym.pruning.groups import find_filter_groups
 
 RESULTS = Path(__file__).parent / "results" / "coverage.json"
@@ -48,7 +49,7 @@ res2net50_26w_4s resnest14d skresnet18 ecaresnet26t seresnet50 nf_resnet26 cspda
 darknet53 dla34 dpn48b ghostnet_100 hardcorenas_a hrnet_w18_small inception_v4 mixnet_s
 mobilenetv3_small_050 mobileone_s0 repvgg_a0 rexnet_100 selecsls42 tinynet_a tresnet_m vovnet39a
 xception41 efficientnet_lite0 densenet121
-""".split()
+"""
 SLOW = ("vit_h_14", "vit_l_16", "vit_l_32", "regnet_y_128gf")  # gigabytes of random weights
 
 
@@ -79,7 +80,7 @@ def names() -> list[str]:
     from torchvision import models
 
     found = [n for n in models.list_models(module=models) if n not in SLOW]
-    return [*(f"torchvision:{name}" for name in found), *(f"timm:{name}" for name in TIMM)]
+    return [*(f"torchvision:{name}" for name in found), *(f"timm:{name}" for name in TIMM.split())]
 
 
 def in_a_process(tool: str, name: str, seconds: int) -> dict[str, Any]:
@@ -126,7 +127,9 @@ def half_cut(
     """Share of the parameters that a random half of every group leaves, and how many groups."""
     groups = find_filter_groups(network, example, ignore)
     check_compaction(network, groups, example)
-    return share(compact(network, groups, half_masks(groups)), network), len(groups)
+    generator = np.random.default_rng(0)
+    masks = [generator.permutation(g.n_filters) < max(1, g.n_filters // 2) for g in groups]
+    return share(compact(network, groups, masks), network), len(groups)
 
 
 def torch_pruning(name: str) -> dict[str, Any]:

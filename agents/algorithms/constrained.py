@@ -37,6 +37,8 @@ from agents.errors import InvalidTypeError, InvalidValueError
 from agents.multipliers.rules import VectorMultiplier, check_multiplier
 from agents.wrappers import FixedPenalty, SauteBudget
 
+_AS_SAVED = object()  # of an argument of load() that is not given
+
 
 class Constrained(StoredAlgorithm):
     """Mixin: an algorithm that holds the mean episodic cost at or below a limit.
@@ -288,14 +290,15 @@ class Constrained(StoredAlgorithm):
         """
         if "multiplier" in kwargs:
             kwargs["multiplier"] = check_multiplier(kwargs["multiplier"])
+        limit = kwargs.pop("cost_limit", _AS_SAVED)
         model = super().load(path, *args, **kwargs)
         if model.n_costs != len(model.cost_sum):
             raise InvalidValueError(
                 f"multiplier is for {model.n_costs} costs, but the model in path={str(path)!r} was "
                 f"trained with {len(model.cost_sum)}. Give one for each of them."
             )
-        if "cost_limit" in kwargs:
-            model.cost_limit = model._checked_limit(kwargs["cost_limit"])
+        if limit is not _AS_SAVED:
+            model.cost_limit = model._checked_limit(limit)
         return model
 
 

@@ -29,7 +29,7 @@ from agents.algorithms.state_checks import (
 from agents.algorithms.stored_values import Reader, Writer
 from agents.archive import Archive, DamageError, Source, open_archive, write_archive
 from agents.errors import AgentsError, InvalidTypeError, ModelFileError
-from agents.files import replacing
+from agents.files import replacing, shown
 
 FORMAT = 2  # of saved models; a larger one was written by a later version of this package
 SavedModel: TypeAlias = str | pathlib.Path | IO[bytes]
@@ -221,7 +221,7 @@ def reading(
         with open_archive(source) as archive:
             yield archive
     except DamageError as error:
-        words = " ".join(str(error).split())
+        words = shown(" ".join(str(error).split()))
         raise ModelFileError(f"path={str(path)!r} is no {what} ({words[:400]}). {cure}") from error
 
 
@@ -240,7 +240,7 @@ def _origin(data: Mapping[str, Any]) -> tuple[str, int]:
     version = data.get("_format", 0)
     if not isinstance(version, int):
         raise DamageError(f"_format is {version!r}")
-    return " ".join(str(data.get("_made_by", "")).split())[:80], version
+    return shown(" ".join(str(data.get("_made_by", "")).split())[:80]), version
 
 
 def _checked(path: SavedModel, archive: Archive, made_by: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import (
 
 from agents.costs import read_cost_limit, read_costs
 from agents.errors import RunFolderError
-from agents.files import LineLog, count_lines, keep_lines, own_file
+from agents.logs import LineLog, count_lines, keep_lines, own_file
 
 try:  # Stable-Baselines3 does without it, too
     from torch.utils.tensorboard import SummaryWriter

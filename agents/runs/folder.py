@@ -35,13 +35,13 @@ from agents.arguments import (
 )
 from agents.errors import RunFolderError
 from agents.files import (
-    LineLog,
     check_new_folder,
     make_folder,
     read_json,
     remove_partials,
     write_json,
 )
+from agents.logs import LineLog
 
 EVALUATION_SEED = 1_000  # added to a run's seed: episodes that the training has not seen
 MULTIPLIER = "multiplier."  # begins overrides that are arguments of the multiplier

@@ -18,7 +18,7 @@ from prune_gym.networks import NETWORKS
 from prune_gym.networks.build import build_for
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.saving import PLAN, read_plan
+from prune_gym.problem.saving import PLAN, load_pruned, read_plan
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 
 COUNTED = ("params", "macs", "size_bytes", "activation_bytes", "energy_uj")
@@ -125,7 +125,7 @@ def _floors(problem: PruningProblem) -> Table:
 
 
 def _say_run(path: Path, console: Console) -> None:
-    """What a folder says of itself; nothing that it names is loaded."""
+    """What a folder says of itself; no code that it names is run."""
     if (path / "config.json").is_file():
         folder, config = RunFolder.open(path)
         table = Table(title=escape(str(path)), title_justify="left", box=None, show_header=False)
@@ -140,6 +140,8 @@ def _say_run(path: Path, console: Console) -> None:
         console.print("No network is within the limits yet.")
         return
     plan = read_plan(path)
+    if plan["network"] in NETWORKS:
+        load_pruned(path)  # the tensors must be what the plan says
     what = "filters" if plan["structure"] == "filter" else "weights"
     table = Table("group", title=f"what {what} are left", title_justify="left", box=None)
     for name in ("unpruned", "kept", "share"):

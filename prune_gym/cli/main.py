@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from agents.console import plain_warnings
 from agents.files import user_path
 from agents.options import Command
 from agents.stopping import take_over
@@ -27,12 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, emoji=False)
 
 
 def main() -> None:
     """Entry point of the command."""
     take_over()  # signals, where the import of the package did not
+    plain_warnings()
     app()
 
 

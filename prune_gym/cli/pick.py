@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ def pick(
 def _check_free(path: Path, out: Path | None) -> None:
     if out is None:
         check_place(path / "picked")
-    elif not RunFolder(out).fine_tuning.is_file():  # of the same pick, which goes on
+    elif not os.path.isfile(RunFolder(out).fine_tuning):  # of the same pick, which goes on
         RunFolder.check_free(out)
 
 

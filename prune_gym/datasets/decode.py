@@ -221,7 +221,7 @@ def progress(n: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"decoding {n} images", total=n)
         yield lambda done: bar.update(task, advance=done)

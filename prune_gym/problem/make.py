@@ -33,7 +33,7 @@ from prune_gym.problem.checks import (
 )
 from prune_gym.problem.costs import measure_unpruned
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.pruning.branches import check_branches
+from prune_gym.pruning.branches import check_branches, check_training
 from prune_gym.pruning.equivalence import check_compaction, check_smallest
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups, find_weight_groups
 from prune_gym.pruning.inference import (
@@ -184,6 +184,7 @@ def _groups(
     check_round_to(round_to, groups)
     check_branches(module, groups, [example, *_unlike(data)], ignore)
     check_compaction(module, groups, example)
+    check_training(module, groups, data.train.batch(data.train.spread(4)))
     return groups
 
 

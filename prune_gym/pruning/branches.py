@@ -18,10 +18,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.errors import UnsupportedNetworkError
+from prune_gym.pruning.compact import compact
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.equivalence import difference, half_masks, lively_copy, masked_copy
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups
 from prune_gym.pruning.trace import calling_line, own_randomness
+from prune_gym.utils.words import error_in_words
 
 _REPEATS = 24  # of a network that draws random numbers, or counts: rare ways show up late
 _READS = {"_local_scalar_dense", "equal", "nonzero"}  # values that Python sees, and may decide by
@@ -108,6 +110,45 @@ def check_branches(
             _refuse(network, "".join(reads[:1]), problem)
 
 
+def check_training(network: nn.Module, groups: Sequence[FilterGroup], batch: torch.Tensor) -> None:
+    """Raise where a network can be trained, but not once filters are removed.
+
+    Layers that run in training only, instead of others, are in no trace of an evaluation.
+
+    Args:
+        network: in evaluation mode; left untouched.
+        groups: its filter groups.
+        batch: a few examples, on the network's device.
+
+    Raises:
+        UnsupportedNetworkError: names the groups that go wrong.
+    """
+    masks = half_masks(groups)
+    if _why_untrainable(rebuild(network, {}), batch) is not None:
+        return  # it wants labels, or larger batches: nothing is known
+    problem = _why_untrainable(compact(network, groups, masks), batch)
+    if problem is None:
+        return
+    alone = ((g, compact(network, [g], [mask])) for g, mask in zip(groups, masks, strict=True))
+    wrong = [g for g, smaller in alone if _why_untrainable(smaller, batch) is not None]
+    layers = list(dict.fromkeys(name for group in wrong or groups for name in group.producers))
+    raise UnsupportedNetworkError(
+        f"{type(network).__name__} takes other ways in training: it cannot be trained once filters "
+        f"are removed ({problem}). Let forward() run the same layers in training, or keep those "
+        f"whole that this concerns: ignore={layers}."
+    )
+
+
+def _why_untrainable(network: nn.Module, batch: torch.Tensor) -> str | None:
+    """What a network raises in training mode; None where it runs. The network may change."""
+    try:
+        with own_randomness(batch.device), torch.no_grad():
+            network.train()(batch.clone())
+    except Exception as error:  # whatever the network raises
+        return error_in_words(error)
+    return None
+
+
 def _ways(
     network: nn.Module, masked: nn.Module, inputs: Sequence[torch.Tensor]
 ) -> tuple[list[tuple[list[Step], torch.Tensor | None]], bool]:
@@ -150,7 +191,10 @@ def _state(network: nn.Module) -> tuple[Any, ...]:
     """What a forward changes that draws global random numbers, or remembers."""
     drawn: Any = np.random.get_state()  # noqa: NPY002 (a forward may draw from it)
     states = (random.getstate(), drawn[1].tobytes(), drawn[2], torch.get_rng_state().tolist())
-    buffers = [(name, id(b), b._version) for name, b in network.named_buffers()]
+    buffers = [
+        (name, id(b), None if b.is_inference() else b._version)  # inference tensors have none
+        for name, b in network.named_buffers()
+    ]
     attributes = [
         (name, key, value)
         for name, module in network.named_modules()

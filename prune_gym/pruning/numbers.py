@@ -49,8 +49,8 @@ class OwnNumber(int):
 
     def __floordiv__(self, other: Any) -> Any:
         made = int.__floordiv__(self, other)
-        is_scaled = isinstance(made, int) and not isinstance(other, OwnNumber)
-        return OwnNumber.of(made, self.module, self.attribute) if is_scaled else made
+        is_whole = isinstance(made, int)
+        return OwnNumber.of(made, self.module, self.attribute) if is_whole else made
 
 
 class ShapeNumber(int):

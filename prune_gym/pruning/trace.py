@@ -26,6 +26,7 @@ from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.numbers import NumberWatch, own_numbers
 from prune_gym.pruning.operations import Call, tensors_in
 from prune_gym.utils.stopping import check_stop
+from prune_gym.utils.words import message
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
 _LIBRARY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
@@ -87,7 +88,7 @@ def trace(network: nn.Module, example: torch.Tensor, whole: Collection[str] = ()
         except Exception as error:  # whatever the network raises
             raise UnsupportedNetworkError(
                 f"{type(network).__name__} cannot be traced with an input of shape "
-                f"{tuple(example.shape)}: {type(error).__name__}: {error}"
+                f"{tuple(example.shape)}: {type(error).__name__}: {message(error)}"
             ) from error
         if follower.idle():
             for module in follower.network.modules():  # containers believe that they are trained

@@ -11,13 +11,27 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
+from pydantic_core import from_json
 
-from prune_gym.errors import InvalidValueError, RunFolderError
+from agents.logs import LineLog
+from prune_gym.errors import FileError, InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Candidate, Front
+from prune_gym.utils.records import (
+    Amount,
+    Count,
+    Record,
+    Text,
+    check,
+    in_one_line,
+    is_there,
+    read_bytes,
+)
 
+_MOST_BYTES = 2**29
 SAVING_SHARE = 0.05  # of the time of a search that saving the front may take
 
 
@@ -52,12 +66,22 @@ class FrontFiles:
             RunFolderError: a file is damaged.
         """
         logged = list(self._logged())  # first: what is not in the log any more is in the front
-        saved = Front.load(self.path, RunFolderError) if self.path.is_file() else Front()
+        saved = Front()
+        if is_there(self.path, RunFolderError):
+            saved = Front.load(self.path, RunFolderError)
         return self._replayed(saved.until(until), logged, until)
 
     def _replayed(self, saved: Front, logged: list[Candidate], until: int) -> Front:
         self._saved = saved.newest
+        first = next(iter([*saved, *logged]), None)
         for one in logged:
+            if first is not None and (one.sizes, one.costs.keys()) != (
+                first.sizes,
+                first.costs.keys(),
+            ):
+                raise self._damaged(
+                    InvalidValueError(f"network {one.number} has other groups or costs than others")
+                )
             if saved.newest < one.number <= until:
                 saved.add(one.number, one.accuracy, one.costs, one.masks)
         return saved
@@ -73,8 +97,8 @@ class FrontFiles:
                     "sizes": one.sizes,
                     "bits": base64.b64encode(one.bits.tobytes()).decode(),
                 }
-                with self.log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                with LineLog(self.log, FileError) as log:
+                    log.add(json.dumps(row))
 
     def save(self, front: Front, *, now: bool = True) -> None:
         """Save the whole front if it has changed; without ``now``, if it is time to."""
@@ -87,23 +111,41 @@ class FrontFiles:
         self._due = time.monotonic() + (time.monotonic() - began) / SAVING_SHARE
 
     def _logged(self) -> Iterator[Candidate]:
-        if not self.log.is_file():
+        if not is_there(self.log, RunFolderError):
             return
-        try:
-            for line in self.log.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):
-                    yield _candidate(json.loads(line))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunFolderError(
-                f"{self.log} is damaged ({error}). Put it back as it was, or delete it: the search "
-                "goes on without the networks that it names."
-            ) from error
+        for line in read_bytes(self.log, RunFolderError, _MOST_BYTES).splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                try:
+                    row = from_json(line)
+                    check(self.log, row, _Row, RunFolderError)
+                    yield _candidate(row)
+                except ValueError as error:
+                    raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> RunFolderError:
+        return RunFolderError(
+            f"{self.log} is damaged ({in_one_line(error)}). Put it back as it was, or delete it: "
+            "the search goes on without the networks that it names."
+        )
+
+
+class _Row(Record):
+    """A line of the log."""
+
+    number: Count
+    accuracy: float
+    costs: Annotated[dict[Text, Amount], Field(min_length=1)]
+    sizes: Annotated[list[Count], Field(min_length=1)]
+    bits: str
 
 
 def _candidate(row: dict[str, Any]) -> Candidate:
-    sizes = tuple(int(size) for size in row["sizes"])
-    costs = {str(name): float(cost) for name, cost in row["costs"].items()}
+    """The network of a line that was checked (raises ValueError where its masks do not fit)."""
+    sizes, costs = tuple(row["sizes"]), {k: float(cost) for k, cost in row["costs"].items()}
     bits = np.frombuffer(base64.b64decode(row["bits"], validate=True), dtype=np.uint8)
-    if min(sizes, default=0) < 1 or len(bits) != -(-sum(sizes) // 8):
+    if len(bits) != -(-sum(sizes) // 8):
         raise InvalidValueError(f"{len(bits)} bytes of masks for groups of {sizes} filters")
-    return Candidate(int(row["number"]), float(row["accuracy"]), costs, bits, sizes)
+    one = Candidate(row["number"], float(row["accuracy"]), costs, bits, sizes)
+    if not all(mask.any() for mask in one.masks):
+        raise InvalidValueError(f"network {one.number} keeps nothing of a filter group")
+    return one

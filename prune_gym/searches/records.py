@@ -58,7 +58,7 @@ class _Problem(Record):
 
     model_config = ConfigDict(extra="allow")
 
-    network: Text = ""
+    network: Text | None = ""  # None: an object
     dataset: Text = ""
     budgets: dict[Script, _Program | _Limit] = Field(default_factory=dict)
     criterion: Text = ""

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.files import LineLog, check_new_folder, count_lines, remove_partials, user_path
+from agents.files import check_new_folder, remove_partials, user_path
+from agents.logs import LineLog, count_lines
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import FileError, InvalidValueError, RunFolderError

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 
 from agents.locking import locked_folder
@@ -332,20 +333,23 @@ class Search:
     def _run_agent(self, workers: Workers) -> None:
         config = self.config
         venv = ThreadVecEnv(
-            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)], workers
+            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)],
+            workers,
+            self._add_episode,
         )
         # A resumed search goes on with other noise; the same would repeat the same networks.
         venv.seed(config.seed + len(self.archive.trials))
         try:
             model = self._agent(venv)
             if len(self.archive.trials) < self.evaluations:
-                # whole episodes of all environments: the callback ends with the last one needed
-                episodes = -(-self.evaluations // N_ENVS) * N_ENVS
                 n_groups = len(self.problem.groups)
-                total = max(config.timesteps, episodes * n_groups)
                 # steps of episodes that were broken off have judged nothing
                 model.num_timesteps = len(self.archive.trials) * n_groups
-                steps = total - model.num_timesteps
+                # whole episodes of all environments, which begin anew: the callback ends with the
+                # last one needed
+                left = self.evaluations - len(self.archive.trials)
+                episodes = -(-left // N_ENVS) * N_ENVS
+                steps = max(config.timesteps - model.num_timesteps, episodes * n_groups)
                 try:
                     model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
                 finally:  # a budget that raises must not cost what was learned
@@ -369,8 +373,14 @@ class Search:
         self.multiplier = float(model.multiplier.value)
         return model
 
+    def _add_episode(self, env: gym.Env[Any, Any]) -> None:
+        """Record the network that an environment has just judged, if it is still asked for."""
+        if len(self.archive.trials) < self.evaluations:
+            pruning: Any = env.unwrapped
+            self.archive.add(pruning.last_masks(), pruning.last_outcome())
+
     def _callback(self) -> Any:
-        """An SB3 callback that records finished episodes in the order of the environments."""
+        """An SB3 callback that ends a search, and saves its agent now and then."""
         from stable_baselines3.common.callbacks import BaseCallback
 
         searching = self
@@ -379,14 +389,14 @@ class Search:
             saved = time.monotonic()
 
             def _on_step(self) -> bool:
-                searching.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
-                left = searching.evaluations - len(searching.archive.trials)
-                for index in np.flatnonzero(self.locals["dones"])[:left]:
-                    env = self.training_env.envs[index].unwrapped  # type: ignore[attr-defined]
-                    searching.archive.add(env.last_masks(), env.last_outcome())
+                self._read_multiplier()
                 return not searching.stop and len(searching.archive.trials) < searching.evaluations
 
+            def _read_multiplier(self) -> None:
+                searching.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
+
             def _on_rollout_start(self) -> None:
+                self._read_multiplier()  # it moves between rollouts
                 if searching.folder and time.monotonic() - self.saved > SAVE_EVERY_S:
                     save_agent(self.model, searching.folder)
                     self.saved = time.monotonic()

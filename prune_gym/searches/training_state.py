@@ -13,6 +13,7 @@ from prune_gym.errors import FileError, RunFolderError
 from prune_gym.networks.checkpoints import read_tensors, write_tensors
 from prune_gym.training.loop import Training
 from prune_gym.utils.files import reading
+from prune_gym.utils.records import shortened
 
 _ABOUT = "about"  # a tensor of bytes among the others, which are the training's
 
@@ -79,4 +80,4 @@ class TrainingState:
 
 
 def _words(about: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in about.items())
+    return ", ".join(shortened(f"{name} {value}")[1:-1] for name, value in about.items())

@@ -13,6 +13,7 @@ from typing import Any
 
 from agents import files
 from prune_gym.errors import FileError, FolderInPlaceError, NoFolderError
+from prune_gym.utils.records import in_one_line
 
 replacing = partial(files.replacing, kind=FileError)
 make_folder = partial(files.make_folder, kind=FileError)
@@ -87,5 +88,6 @@ def reading(path: Path | str, kind: type[Exception]) -> Iterator[None]:
         yield
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise kind(
-            f"{path} is damaged or of another version ({error}); delete it to start anew."
+            f"{path} is damaged or of another version ({in_one_line(error)}); delete it to start "
+            "anew."
         ) from error

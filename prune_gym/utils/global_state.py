@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.modules import module as modules
 
+_UNREADABLE = object()
 _SHOWN = (bool, int, float, str, torch.dtype, torch.device)
 
 
@@ -50,6 +52,10 @@ def _device() -> torch.device:
     return torch.empty(0).device  # quicker than to ask for it
 
 
+def _flushes_denormal() -> bool:
+    return float(torch.tensor(1e-40, dtype=torch.float32, device="cpu") * 1.0) == 0.0  # no getter
+
+
 def _autocast() -> tuple[bool, bool]:
     return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
@@ -65,6 +71,7 @@ def _put_errors(state: dict[str, Any]) -> None:
 _OF_THREAD = (
     _Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
     _Setting("torch's default device", _device, _put_device),
+    _Setting("torch's flushing of denormal numbers", _flushes_denormal, torch.set_flush_denormal),
     _Setting("numpy's handling of errors", np.geterr, _put_errors),
     _Setting("", np.get_printoptions, _put_print_options),
 )
@@ -98,6 +105,38 @@ def _folder() -> str:
     return ""
 
 
+def _path() -> tuple[Any, list[str]]:
+    return sys.path, list(sys.path)
+
+
+def _put_path(state: tuple[Any, list[str]]) -> None:
+    sys.path, held = state
+    sys.path[:] = held
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # it cannot be read without being set
+    os.umask(mask)
+    return mask
+
+
+def _hooks() -> list[dict[int, Any]]:
+    """Hooks on every module of the process: they change what each network computes."""
+    return [dict(held) for held in _held_hooks()]
+
+
+def _held_hooks() -> list[dict[int, Any]]:
+    names = ("forward_pre_hooks", "forward_hooks", "backward_pre_hooks", "backward_hooks")
+    held = (getattr(modules, f"_global_{name}", None) for name in names)
+    return [hooks for hooks in held if hooks is not None]
+
+
+def _put_hooks(state: list[dict[int, Any]]) -> None:
+    for held, was in zip(_held_hooks(), state, strict=True):
+        held.clear()
+        held.update(was)
+
+
 def _variables() -> dict[Any, Any]:
     # the mapping beneath holds them as the system does: to copy it decodes none
     return dict(getattr(os.environ, "_data", os.environ))
@@ -111,10 +150,6 @@ def _put_variables(state: dict[Any, Any]) -> None:
     for name in set(os.environ) - set(before):
         del os.environ[name]
     os.environ.update(before)
-
-
-def _put_path(state: list[str]) -> None:
-    sys.path[:] = state
 
 
 def _filters() -> tuple[Any, list[Any]]:
@@ -144,10 +179,12 @@ _OF_PROCESS = (
     _attribute("torch.backends.mkldnn.enabled", torch.backends.mkldnn, "enabled"),
     _Setting("torch's search for anomalies", torch.is_anomaly_enabled, torch.set_anomaly_enabled),
     _Setting("torch's number of interop threads", torch.get_num_interop_threads, _put_interop),
+    _Setting("hooks on every module", _hooks, _put_hooks),
+    _Setting("the mode of new files (umask)", _umask, os.umask),
     _Setting("", _filters, _put_filters),
     _Setting("the working folder", _folder, os.chdir),
     _Setting("", _variables, _put_variables),  # libraries set some when they are imported
-    _Setting("sys.path", lambda: list(sys.path), _put_path),
+    _Setting("sys.path", _path, _put_path),
     _attribute("sys.stdout", sys, "stdout"),
     _attribute("sys.stderr", sys, "stderr"),
     _Setting("Python's limit of recursion", sys.getrecursionlimit, sys.setrecursionlimit),
@@ -210,6 +247,10 @@ class StateKeeper:
     _named: set[str] = field(default_factory=set)
     _streams: _Streams | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in another process too, begins anew."""
+        return StateKeeper, ()
+
     @contextlib.contextmanager
     def keeping(self, who: str) -> Iterator[None]:
         """Keep the state of this thread and process while the block runs.
@@ -269,7 +310,8 @@ class StateKeeper:
             self._named.update(fresh)
             warnings.warn(
                 f"{who} leaves changed what all code here shares: {', '.join(fresh)}. It was put "
-                "back; let it do so itself, e.g. `with torch.no_grad():`.",
+                "back; let it do so itself, e.g. `with torch.no_grad():` or "
+                "`with torch.random.fork_rng():`.",
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -299,11 +341,14 @@ def _modes(changed: list[str]) -> Iterator[None]:
 
 
 def _put_back(setting: _Setting, was: Any, changed: list[str]) -> None:
-    now = setting.get()
+    try:
+        now = setting.get()
+    except Exception:  # e.g. a device that there is not: it was put to something that is none
+        now = _UNREADABLE
     if now is was or now == was:
         return
-    with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):
+    with contextlib.suppress(AttributeError, OSError, RuntimeError, TypeError, ValueError):
         setting.put(was)
-    if setting.words:
+    if setting.words or now is _UNREADABLE:
         shown = f" ({now!r}, was {was!r})" if isinstance(now, _SHOWN) else ""
-        changed.append(f"{setting.words}{shown}")
+        changed.append(f"{setting.words or 'a setting of the process'}{shown}")

@@ -29,16 +29,20 @@ def shortened(value: Any, longest: int = 80) -> str:
     return _cut(text, longest)
 
 
+def message(error: BaseException) -> str:
+    """What an error says, in one line that is not too long."""
+    try:
+        return _cut(str(error), _LONGEST)
+    except Exception:  # an error of a type of its own
+        return "<a message that cannot be shown>"
+
+
 def error_in_words(error: BaseException) -> str:
     """Type, message and place of an error: ``KeyError: 'gone' (measure.py:12)``, in one line.
 
     The place is the last one of the user's own code: not of this package, or of a library.
     """
-    try:
-        message = str(error)
-    except Exception:  # an error of a type of its own
-        message = "<a message that cannot be shown>"
-    words = ": ".join(part for part in (type(error).__name__, _cut(message, _LONGEST)) if part)
+    words = ": ".join(part for part in (type(error).__name__, message(error)) if part)
     return f"{words}{place(error)}"
 
 

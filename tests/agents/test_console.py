@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from agents.console import parse_values, say, user_errors
+from agents.console import fail, parse_values, say, user_errors
 from agents.errors import AgentsError, InvalidValueError, TrainingDivergedError
 from agents.stopping import stopping
 
@@ -166,3 +166,12 @@ def test_values_that_are_refused(pair, message):
         parse_values("--set", [pair])
     with pytest.raises(ValueError, match="given twice"):
         parse_values("--set", ["a=1", "a=2"])
+
+
+def test_words_of_files_move_no_cursor(capsys):
+    say("a\x1b[2J\nb")
+    with pytest.raises(SystemExit):
+        fail("c\x1b[2J", 2)
+    said = capsys.readouterr()
+    assert said.out == "a\\x1b[2J\nb\n"
+    assert "\x1b" not in said.err

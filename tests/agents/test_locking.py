@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -83,6 +84,15 @@ def test_a_damaged_note_of_the_holder(tmp_path):
         (tmp_path / "x.lock.json").write_text("{")
         (error,) = in_a_thread(lambda: locked(tmp_path / "x.lock", "x").__enter__())
     assert str(error) == "x is in use by another process. Wait for its end, or stop it."
+
+
+def test_a_note_of_the_holder_moves_no_cursor(tmp_path):
+    who = {"pid": 1, "host": "\x1b[2J", "since": "now", "command": "\x1b[31mprune"}
+    with locked(tmp_path / "x.lock", "x"):
+        (tmp_path / "x.lock.json").write_text(json.dumps(who))
+        (error,) = in_a_thread(lambda: locked(tmp_path / "x.lock", "x").__enter__())
+    assert "in use by process 1 on" in str(error)
+    assert str(error).isprintable()
 
 
 def test_a_file_in_the_way(tmp_path):

@@ -211,6 +211,14 @@ def test_models_of_earlier_versions_are_refused(tmp_path, monkeypatch):
         PPOLagrangian.load(tmp_path / "old.zip", trust=True)
 
 
+def test_names_in_a_model_move_no_cursor(tmp_path):
+    path = tmp_path / "x.zip"
+    write_archive(path, {"_made_by": "\x1b[2J", "_format": 2}, {})
+    with pytest.raises(ModelFileError, match="it was made by") as error:
+        PPOLagrangian.load(path)
+    assert str(error.value).isprintable()
+
+
 # -- values of a user's own -----------------------------------------------------------------------
 
 

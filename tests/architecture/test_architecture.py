@@ -43,8 +43,9 @@ LEVELS = {
     "agents": [
         {"stopping", "search_path"},
         {"", "errors"},
-        {"files", "console", "costs", "toy", "arguments", "archive"},
-        {"locking", "multipliers", "env_checks", "options"},
+        {"files", "costs", "toy", "arguments", "archive"},
+        {"locking", "logs", "console"},
+        {"multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
         {"algorithms"},
         {"zoo"},

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from torch.nn.modules import module as modules
 
 from prune_gym import Budget, BudgetError
 
@@ -32,6 +33,12 @@ def more_threads() -> None:
 
 def another_folder() -> None:
     os.chdir(os.path.dirname(os.getcwd()))
+
+
+def umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def state() -> dict[str, object]:
@@ -55,6 +62,9 @@ def state() -> dict[str, object]:
         "path": list(sys.path),
         "stdout": sys.stdout,
         "handler": signal.getsignal(signal.SIGINT),
+        "hooks": dict(modules._global_forward_hooks),
+        "denormal": torch.tensor(1e-40).mul(1.0).item(),
+        "umask": umask(),
         "recursion": sys.getrecursionlimit(),
         "gc": gc.isenabled(),
         "torch": torch.get_rng_state().tolist(),
@@ -81,6 +91,9 @@ SPOILERS = {
     "sys.path": lambda: sys.path.insert(0, "mine"),
     "sys.stdout": lambda: setattr(sys, "stdout", io.StringIO()),
     "the handler of SIGINT": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    "hooks on every module": lambda: modules.register_module_forward_hook(lambda *a: a[2] * 0),
+    "torch's flushing of denormal numbers": lambda: torch.set_flush_denormal(True),
+    "the mode of new files (umask)": lambda: os.umask(0o777),
     "Python's limit of recursion": lambda: sys.setrecursionlimit(5000),
     "Python's garbage collection": gc.disable,
 }
@@ -113,6 +126,28 @@ def test_what_would_spoil_the_rest_is_put_back_and_named_once(words):
     assert state() == before
     if OPEN:
         OPEN.pop()
+
+
+UNREADABLE = {
+    "torch's default device": lambda: torch.set_default_device("xla"),
+    "sys.path": lambda: setattr(sys, "path", None),
+    "a setting of the process": lambda: setattr(warnings, "filters", None),
+}
+
+
+@pytest.mark.parametrize("words", UNREADABLE)
+def test_what_cannot_be_read_any_more_is_put_back_with_all_that_follows(words):
+    def spoil(network):
+        torch.set_default_dtype(torch.float64)
+        gc.disable()
+        UNREADABLE[words]()
+        return 1.0
+
+    before, path = state(), sys.path
+    with pytest.warns(RuntimeWarning, match=words):
+        assert Budget("spoiling", spoil)(tiny.build("vgg"), tiny.images_of(1)) == 1.0
+    assert state() == before
+    assert sys.path is path
 
 
 @pytest.mark.parametrize("words", HARMLESS)

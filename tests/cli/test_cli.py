@@ -348,8 +348,17 @@ def test_a_damaged_run(tiny_run, tmp_path, file, content, message):
     if content is not None:
         (run / file).write_text(content)
     assert message in call("evaluate", "--trust", run, code=2)
-    if file != "network.safetensors":
+    if file == "config.json":
         assert message in call("prune", "--trust", "--resume", run, code=2)
+
+
+@pytest.mark.parametrize("file", ["plan.json", "network.safetensors"])
+def test_a_network_that_is_lost_is_made_anew_from_the_front(tiny_run, tmp_path, file):
+    run = tmp_path / "copy"
+    shutil.copytree(tiny_run, run)
+    (run / file).write_text("{")
+    call("prune", "--trust", "--resume", run)
+    assert "within every limit" in call("evaluate", "--trust", run)
 
 
 @pytest.mark.parametrize("file", ["episodes.csv", "state.json"])

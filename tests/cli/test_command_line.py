@@ -186,7 +186,7 @@ def test_impossible_numbers_of_a_training():
         PretrainConfig("small", "digits", learning_rate=float("nan")).check()
     with pytest.raises(ValueError, match="epochs=0 must be a whole number of at least 1"):
         PretrainConfig("small", "digits", epochs=0).check()
-    with pytest.raises(ValueError, match="n_envs is 0; it must be at least 1 and at most 1,024, a"):
+    with pytest.raises(ValueError, match="n_envs is 0; it must be at least 1 and at most 4,096, a"):
         RunConfig(algo="ppo_lag", env="x", n_envs=0).check_numbers()
     with pytest.raises(ValueError, match="n is True; it must be at least 0"):
         whole_number("n", True, 0, 9)
@@ -259,12 +259,12 @@ def test_inspect_a_network_without_weights(own_cache):
 def test_export_has_a_default(run, tmp_path):
     said = call("export", run, "--network", "small", "--out", tmp_path / "out", code=2)
     assert "tensor" in said  # another network; the format was not asked for
-    call("export", run, "--out", tmp_path)
+    call("export", run, "--trust", "--out", tmp_path)
     assert (tmp_path / "network.pt2").is_file()
 
 
 def test_pick_says_that_it_evaluated_none(run, tmp_path):
-    said = call("pick", run, "--budget", "macs=0.9", "--out", tmp_path / "picked")
+    said = call("pick", run, "--trust", "--budget", "macs=0.9", "--out", tmp_path / "picked")
     assert re.search(r"0 networks evaluated; chosen from the 20 of the run, in \d+ s", said)
 
 

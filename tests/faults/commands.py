@@ -138,7 +138,7 @@ def _kill(child: int, hung: list[bool]) -> None:
         hung.clear()
 
 
-def run_anew(*words: object, folder: Path, signals: Sequence[tuple[float, int]]) -> Ended:
+def run_anew(*words: object, folder: Path, signals: Sequence[tuple[float, int]] = ()) -> Ended:
     """The same in a new Python: signals can hit its imports."""
     path = os.pathsep.join(map(str, (ROOT, HERE, ROOT / "tests")))
     process = subprocess.Popen(

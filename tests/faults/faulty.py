@@ -30,13 +30,13 @@ def size(network: nn.Module) -> float:
 
 
 def ledger(network: nn.Module) -> object:
-    """Parameters; at call CALL (0: never) what KIND says."""
+    """Parameters; at call CALL (0: never) what KIND says, which is not noted."""
     CALLS[0] += 1
     time.sleep(float(os.environ.get("PAUSE", "0")))
     kind, _, call = os.environ.get("FAULT", "@0").partition("@")
     value: object = size(network)
     if CALLS[0] == int(call):
-        value = KINDS[kind](network, value)
+        return KINDS[kind](network, value)
     with open(os.environ["LEDGER"], "a") as file:
         file.write(f"{value}\n")
     return value

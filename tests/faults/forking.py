@@ -20,6 +20,7 @@ import os
 import pathlib
 import resource
 import runpy
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -46,10 +47,15 @@ def serve() -> dict[str, Any]:
     print("ready", flush=True)
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)
+        reader, writer = os.pipe()
         child = os.fork()
         if not child:
-            return request
+            os.close(reader)
+            return {**request, "writer": writer}
+        os.close(writer)
         print(child, flush=True)
+        with os.fdopen(reader, "rb") as said, open(request["output"], "wb") as output:
+            shutil.copyfileobj(said, output)
         _, status, used = os.wait4(child, 0)
         ended = {"code": os.waitstatus_to_exitcode(status), "kilobytes": used.ru_maxrss}
         print(json.dumps(ended), flush=True)
@@ -59,19 +65,21 @@ def serve() -> dict[str, Any]:
 def become(request: dict[str, Any]) -> None:
     """What a new process of the command would be."""
     os.setsid()
-    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for number, target in ((0, nothing), (1, output), (2, output)):
+    nothing, writer = os.open(os.devnull, os.O_RDONLY), request["writer"]
+    for number, target in ((0, nothing), (1, writer), (2, writer)):
         os.dup2(target, number)
+    os.close(writer)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
     os.environ.update(request["variables"])
     os.chdir(request["folder"])
-    sys.path[0] = request["folder"]  # as `python -m` does
+    del sys.path[0]  # the folder of this file, which is on PYTHONPATH as well
     sys.argv = [request["module"], *request["arguments"]]
     be_quick()
+    stopping = importlib.import_module("agents.stopping")
+    stopping._state.process = os.getpid()  # it is no worker of the process that imported it
     arrange(request["fault"] or {})
     for name, most in request["limits"].items():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error instead, as on a full disk

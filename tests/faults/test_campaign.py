@@ -18,5 +18,9 @@ from campaign import Fault
 
 def test_what_is_promised(fault: Fault, scene, tally):
     tally.begin(fault)
-    fault.happen(scene)
+    try:
+        fault.happen(scene)
+    except Exception as error:
+        tally.failed(fault, error)
+        raise
     tally.survived(fault)

@@ -433,10 +433,6 @@ def test_wrong_options(run, tmp_path, monkeypatch, options, message):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "file", "other"]
 
 
-def test_a_format_must_be_named(run):
-    assert "--format" in call("export", run, code=2)
-
-
 def test_no_run_here(tmp_path):
     message = "holds no plan.json; give a run folder of a finished search"
     assert match_line(call("export", tmp_path, "--format", "pt2", code=2), message)

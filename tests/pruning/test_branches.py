@@ -176,6 +176,39 @@ def test_ways_with_the_same_layers_are_taken(follow):
         assert tiny.relative_difference(found, twin(images)) < 1e-5
 
 
+def other_layer_in_large_batches(net, images, maps):
+    return net.three(maps) if len(images) > 8 else net.two(maps)
+
+
+def test_layers_of_large_batches_alone_are_named_when_a_network_is_judged():
+    """Batches as large as those that networks are judged on are not tried before."""
+    problem = problem_of(other_layer_in_large_batches)
+    message = r"a compact network does not run: .*by the size of the batch.*ignore="
+    with pytest.raises(UnsupportedNetworkError, match=message) as caught:
+        problem.evaluate(problem.masks_of(problem.sizes // 2))
+    assert "\n" not in str(caught.value)
+
+
+def other_layer_in_training(net, images, maps):
+    return net.three(maps) if net.training else net.two(maps)
+
+
+def more_layers_in_training(net, images, maps):
+    return net.two(maps) + net.three(maps) if net.training else net.two(maps)
+
+
+def test_layers_of_training_alone_are_refused_before_a_search():
+    message = r"other ways in training.*ignore=\['one', 'two'\]"
+    with pytest.raises(UnsupportedNetworkError, match=message):
+        problem_of(other_layer_in_training)
+
+
+def test_layers_of_training_beside_others_are_pruned_with_them():
+    problem = problem_of(more_layers_in_training)
+    smaller = problem.compact(tiny.group_masks(problem.groups, 0))
+    assert smaller.train()(problem.data.train.images).shape == (12, 3)
+
+
 def test_looking_leaves_everything_as_it_was():
     network = network_of(same_layers_at_random)
     images = [torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)]

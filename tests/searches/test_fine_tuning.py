@@ -83,6 +83,12 @@ def test_a_state_of_another_training_is_refused(found, tmp_path):
         RunFolderError, match=r"is of another fine-tuning .network 1, steps 2, seed"
     ):
         found.fine_tune(3, state=state)
+    state.unlink()
+    loud = TrainingState(state, {"\x1b[2J": "\n"})
+    fine_tune(copy.deepcopy(found.network), found.problem, steps=1, seed=0, state=loud)
+    with pytest.raises(RunFolderError, match="is of another fine-tuning") as error:
+        found.fine_tune(3, state=state)
+    assert str(error.value).isprintable()
     state.write_bytes(b"nothing")
     with pytest.raises(RunFolderError, match=r"state.safetensors is damaged.*delete it"):
         found.fine_tune(3, state=state)

@@ -13,8 +13,9 @@ from torch import nn
 import prune_gym
 from prune_gym.datasets import Split
 from prune_gym.datasets.augment import shift_and_rotate
+from prune_gym.errors import TrainingDivergedError
 from prune_gym.training.evaluation import accuracy, logits, paired_latency_ms
-from prune_gym.training.loop import Recipe, fit, flat, one_cycle
+from prune_gym.training.loop import Recipe, check_loss, fit, flat, one_cycle
 from prune_gym.training.recovery import BN_IMAGES, bn
 
 
@@ -370,3 +371,10 @@ def test_bn_does_not_mind_the_order_of_the_data(default_problem):
     masks = problem.masks_of(problem.sizes // 2)
     found = problem.evaluate(masks).accuracy
     assert found == pytest.approx(default_problem.evaluate(masks).accuracy, abs=0.03)
+
+
+def test_a_loss_that_is_no_number_ends_the_training():
+    message = r"the loss is nan at step 7. Lower the learning rate \(0.5 at its top\)"
+    with pytest.raises(TrainingDivergedError, match=message):
+        check_loss(float("nan"), 7, Recipe(peak_lr=0.5))
+    assert check_loss(1.5, 7, Recipe(peak_lr=0.5)) == 1.5

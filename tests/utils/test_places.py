@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from agents import files as plain
-from agents.files import LineLog, is_partial, keep_lines, remove_partials, replacing, write_json
+from agents.files import is_partial, remove_partials, replacing, write_json
+from agents.logs import LineLog, keep_lines
 from prune_gym.errors import FileError, RunFolderError
 from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
 from prune_gym.utils.files import check_place, check_writable, empty_folder, inner_folder

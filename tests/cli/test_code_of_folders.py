@@ -155,12 +155,13 @@ def test_an_unpruned_network_that_is_said_to_be_larger(copy):
     assert "the unpruned network has params 1e+12, and it has 579498" in said
 
 
-def test_evaluate_judges_the_network_and_not_the_plan(copy):
+@pytest.mark.parametrize("command", ["evaluate", "inspect"])
+def test_the_network_counts_and_not_the_plan(copy, command):
     plan = json.loads((copy / "plan.json").read_text())
     for group in plan["groups"]:
         group["kept"] = [0]
     (copy / "plan.json").write_text(json.dumps(plan))
-    said = call("evaluate", copy, code=2)
+    said = call(command, copy, code=2)
     assert "the two files are of different networks" in said
     assert "within every limit" not in said
 
