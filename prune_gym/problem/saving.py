@@ -22,6 +22,7 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.pruning.copying import rebuild
 from prune_gym.pruning.masks import Mask, Masks
+from prune_gym.pruning.numbers import read_number, write_number
 from prune_gym.utils.files import replacing, write_json
 from prune_gym.utils.records import Record, Text, check, is_there, read_object
 
@@ -50,8 +51,8 @@ def save_pruned(
     folder = user_path(folder)
     numbers: dict[str, dict[str, int]] = {}
     for count in (count for group in problem.groups for count in group.counts):
-        module = network.get_submodule(count.module)
-        numbers.setdefault(count.module, {})[count.attribute] = getattr(module, count.attribute)
+        number = read_number(network.get_submodule(count.module), count.attribute)
+        numbers.setdefault(count.module, {})[count.attribute] = number or 0
     plan = {
         "format": _FORMAT,
         "network": name,
@@ -112,13 +113,13 @@ def load_pruned(
     modules: dict[str, Any] = dict(made.named_modules())
     for name, numbers in plan.get("numbers", {}).items():
         for attribute, number in numbers.items():
-            whole = vars(modules.get(name, nn.Module())).get(attribute)
-            if type(whole) is not int or number > whole:
+            whole = read_number(modules.get(name, nn.Module()), attribute)
+            if whole is None or number > whole:
                 raise CheckpointError(
                     f"{folder}: the plan's number {attribute!r} of {name!r} is {number}, and in "
                     f"the unpruned {type(template).__name__} it is {whole}; the plan is damaged."
                 )
-            setattr(modules[name], attribute, number)
+            write_number(modules[name], attribute, number)
     return made
 
 

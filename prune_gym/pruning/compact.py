@@ -19,6 +19,7 @@ from torch import nn
 from prune_gym.pruning.copying import CopyPlan, own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Mask
+from prune_gym.pruning.numbers import read_number, write_number
 
 
 def compact(network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]) -> nn.Module:
@@ -86,8 +87,8 @@ class Compaction:
         made = self._copy_plan.build(sliced)
         for index, count in self._counts:
             module, n_dropped = made.get_submodule(count.module), int((~masks[index]).sum())
-            left = getattr(module, count.attribute) - count.per_filter * n_dropped
-            setattr(module, count.attribute, left)
+            number = read_number(module, count.attribute) or 0
+            write_number(module, count.attribute, number - count.per_filter * n_dropped)
         return made
 
 

@@ -23,7 +23,7 @@ from prune_gym.errors import InvalidValueError, UnsupportedNetworkError
 from prune_gym.pruning.copying import own_tensors
 from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.masks import Mask
-from prune_gym.pruning.numbers import OwnNumber
+from prune_gym.pruning.numbers import OwnNumber, read_number
 from prune_gym.pruning.trace import PRODUCERS, Axis, Trace, trace
 from prune_gym.utils.registry import suggest
 
@@ -279,7 +279,7 @@ class _Layout:
                 -1, rectangle.labels.shape[axis]
             )
             n_here = sum(label in sets for label in self._sets[lines[0]].tolist())
-            held = getattr(self._network.get_submodule(number.module), number.attribute)
+            held = read_number(self._network.get_submodule(number.module), number.attribute) or 0
             falls = held * n_here
             if n_here and key not in seen and falls % (lines.shape[1] * len(sets)) == 0:
                 seen.add(key)

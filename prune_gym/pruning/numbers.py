@@ -19,6 +19,31 @@ from torch.overrides import TorchFunctionMode
 from prune_gym.pruning.labels import Facets, axes_of
 
 
+def read_number(module: nn.Module, attribute: str) -> int | None:
+    """A whole number that a module holds; None where it holds none by that name.
+
+    Args:
+        module: what holds it.
+        attribute: its name, with a place where it is one of several, e.g. ``"sizes.0"``.
+    """
+    name, _, place = attribute.partition(".")
+    value = vars(module).get(name)
+    if place and type(value) in (list, tuple):
+        value = value[int(place)] if place.isdecimal() and int(place) < len(value) else None
+    return value if type(value) is int else None
+
+
+def write_number(module: nn.Module, attribute: str, number: int) -> None:
+    """Set a number that `read_number` reads."""
+    name, _, place = attribute.partition(".")
+    if not place:
+        vars(module)[name] = number
+        return
+    values = list(vars(module)[name])
+    values[int(place)] = number
+    vars(module)[name] = type(vars(module)[name])(values)
+
+
 class OwnNumber(int):
     """A whole number that a module holds, or a multiple or fraction of one.
 
@@ -124,16 +149,28 @@ def _numbers(values: Any) -> Iterator[int]:
 @contextlib.contextmanager
 def own_numbers(network: nn.Module, facets_of: Callable[[Any], Facets]) -> Iterator[NumberWatch]:
     """Replace the numbers above 1 that modules hold (but for torch's own), for a while."""
-    before: list[tuple[nn.Module, str, int]] = []
+    before: list[tuple[nn.Module, str, Any]] = []
     for name, module in network.named_modules():
         if not type(module).__module__.startswith("torch.nn."):
-            for attribute, value in vars(module).items():
-                if type(value) is int and value > 1:
+            for attribute, value in list(vars(module).items()):
+                replaced = _own(value, name, attribute)
+                if replaced is not value:
                     before.append((module, attribute, value))
-                    vars(module)[attribute] = OwnNumber.of(value, name, attribute)
+                    vars(module)[attribute] = replaced
     try:
         with NumberWatch(facets_of) as watch:
             yield watch
     finally:
         for module, attribute, value in before:
             vars(module)[attribute] = value
+
+
+def _own(value: Any, module: str, attribute: str) -> Any:
+    """A value that knows where it comes from, where it is a number above 1, or several."""
+    if type(value) is int and value > 1:
+        return OwnNumber.of(value, module, attribute)
+    if type(value) in (list, tuple) and value and all(type(item) is int for item in value):
+        return type(value)(
+            _own(item, module, f"{attribute}.{place}") for place, item in enumerate(value)
+        )
+    return value

@@ -270,20 +270,26 @@ def _block(
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk")
 @rule("unsafe_chunk", "tensor_split")
 def split(call: Call) -> list[Facets]:
-    """Parts; along an axis of labels they must be alike, and stay so."""
+    """Parts; along an axis of labels they must be alike, or as long as numbers of a module say."""
     dim = dimension(call, 2, 0)
     made: list[list[Facet]] = [[] for _ in call.outputs]
     sizes = [part.shape[dim] for part in call.outputs]
+    given = list(call.numbers[: len(sizes)])
     for facet in call.facets_of(call.args[0]):
-        if dim in axes_of(facet):
-            if len(set(sizes)) > 1 or call.name.endswith("with_sizes"):  # as many as code says
+        parts = [tidy(part) for part in torch.split(facet, sizes, dim)]
+        if dim in axes_of(facet) and len(sizes) > 1:
+            if all(isinstance(number, OwnNumber) for number in given) and given == sizes:
+                for part, number in zip(parts, given, strict=True):
+                    _block(call, part, given={dim: number})
+            elif len(set(sizes)) > 1 or call.name.endswith("with_sizes"):
                 call.keep([facet])
-            elif len(sizes) > 1:
+            else:
                 blocks = torch.unflatten(facet, dim, (len(sizes), sizes[0]))
-                _block(call, tidy(blocks), [dim], dict.fromkeys([dim + 1], *call.numbers[:1]))
-        for part, label in zip(made, torch.split(facet, sizes, dim), strict=True):
-            part.append(tidy(label))
-    return [tuple(part) for part in made]
+                size = {dim + 1: n for n in given[:1] if n == sizes[0]}
+                _block(call, tidy(blocks), [dim], size)
+        for held, part in zip(made, parts, strict=True):
+            held.append(part)
+    return [tuple(held) for held in made]
 
 
 @rule("unbind")
