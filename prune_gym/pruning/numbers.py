@@ -27,7 +27,7 @@ def read_number(module: nn.Module, attribute: str) -> int | None:
         attribute: its name, with a place where it is one of several, e.g. ``"sizes.0"``.
     """
     name, _, place = attribute.partition(".")
-    value = vars(module).get(name)
+    value: Any = vars(module).get(name)
     if place and type(value) in (list, tuple):
         value = value[int(place)] if place.isdecimal() and int(place) < len(value) else None
     return value if type(value) is int else None

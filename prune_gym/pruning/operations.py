@@ -285,7 +285,7 @@ def split(call: Call) -> list[Facets]:
                 call.keep([facet])
             else:
                 blocks = torch.unflatten(facet, dim, (len(sizes), sizes[0]))
-                size = {dim + 1: n for n in given[:1] if n == sizes[0]}
+                size = {dim + 1: given[0]} if given and given[0] == sizes[0] else {}
                 _block(call, tidy(blocks), [dim], size)
         for held, part in zip(made, parts, strict=True):
             held.append(part)
