@@ -206,7 +206,8 @@ def masked(network: nn.Module, groups, masks) -> nn.Module:
     """
     twin = copy.deepcopy(network)
     norms: dict[nn.Module, dict[int, torch.Tensor]] = {}
-    tensors = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
+    parameters = twin.named_parameters(remove_duplicate=False)
+    tensors = {**dict(parameters), **dict(twin.named_buffers())}
     for group, mask in zip(groups, masks, strict=True):
         for cut in group.slices:
             name, _, kind = cut.tensor.rpartition(".")

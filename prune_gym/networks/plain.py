@@ -75,9 +75,10 @@ def with_plain_weights(network: nn.Module, example: torch.Tensor) -> nn.Module:
         network: in evaluation mode.
         example: one input batch.
     """
-    for module in network.modules():
-        for tensor in list(getattr(module, "parametrizations", {})):
-            parametrize.remove_parametrizations(module, tensor)
+    for module in list(network.modules()):
+        for key, child in module._modules.items():
+            if child is not None and parametrize.is_parametrized(child):
+                module._modules[key] = _without_parametrizations(child)
     own = [name for name, module in network.named_modules() if _has_own_forward(module)]
     if not own:
         return network
@@ -88,6 +89,20 @@ def with_plain_weights(network: nn.Module, example: torch.Tensor) -> nn.Module:
         parent, _, key = name.rpartition(".")
         network.get_submodule(parent)._modules[key] = plain
     return network
+
+
+def _without_parametrizations(module: nn.Module) -> nn.Module:
+    """A layer that holds what its parametrizations make; its class has other copies and stays."""
+    plain: nn.Module = object.__new__(type(module).__bases__[0])
+    held = vars(plain)
+    held.update(vars(module))
+    made = {name: getattr(module, name) for name in module.parametrizations}  # type: ignore[union-attr]
+    held["_parameters"] = {
+        **{name: nn.Parameter(tensor.detach().clone()) for name, tensor in made.items()},
+        **module._parameters,
+    }
+    held["_modules"] = {k: m for k, m in module._modules.items() if k != "parametrizations"}
+    return plain
 
 
 def _has_own_forward(module: nn.Module) -> bool:

@@ -30,6 +30,7 @@ class Labels:
     def __init__(self) -> None:
         self._parent = np.zeros(1, dtype=np.int64)
         self.reasons: dict[int, str] = {}
+        self._behind: dict[int, Facet] = {}
 
     def allocate(self, n: int) -> int:
         """The first of ``n`` new labels."""
@@ -82,10 +83,16 @@ class Labels:
             if len(fresh):
                 self.reasons.update(dict.fromkeys(fresh.tolist(), why))
                 self._join(fresh, np.zeros_like(fresh))
+                self.keep([self._behind.pop(x) for x in fresh.tolist() if x in self._behind], why)
 
-    def alive(self, facets: Sequence[Facet], why: str) -> Facets:
-        """The facets with labels that may go; one that lies along no axis stays, for a reason."""
-        self.keep([facet for facet in facets if not axes_of(facet)], why)
+    def mixed(self, facet: Facet) -> int:
+        """A label for numbers that are made of all in a facet: where they are used, it stays."""
+        label = self.allocate(1)
+        self._behind[label] = facet
+        return label
+
+    def alive(self, facets: Sequence[Facet]) -> Facets:
+        """The facets with labels that may go."""
         return tuple(facet for facet in facets if self.sets(core(facet).numpy()).any())
 
 
@@ -197,7 +204,7 @@ def merge(
     """
     wide = [
         (
-            [tidy(f.expand(tuple(shape))) for f in labels.alive(facets, why)],
+            [tidy(f.expand(tuple(shape))) for f in facets if axes_of(f)],
             [1] * (len(shape) - len(own)) + list(own),
         )
         for facets, own in operands

@@ -51,7 +51,9 @@ def reduce(call: Call) -> list[Facets]:
     for facet in call.facets_of(source):
         inside = set(axes_of(facet)) & set(dims)
         if inside and not adds:
-            call.keep([facet])
+            mixed = torch.tensor(call.labels.mixed(facet))
+            made.append(mixed.expand(call.shape))
+            continue
         if inside and len(inside) < len(axes_of(facet)):
             _tie(call.labels, facet, sorted(inside))
         if inside == set(axes_of(facet)):

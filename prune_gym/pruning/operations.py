@@ -120,10 +120,10 @@ def _own_shape(tensor: torch.Tensor) -> list[int]:
     return [1 if stride == 0 else length for length, stride in pairs]
 
 
-@rule("new_zeros", "new_ones", "new_empty", "new_full", "zeros_like", "ones_like", "empty_like")
-@rule("full_like", "rand_like", "randn_like", "new_empty_strided", "_local_scalar_dense", "equal")
+@rule("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
+@rule("_local_scalar_dense", "equal", "nonzero")
 def no_part(call: Call) -> Facets:
-    """Only the shape, or one value, is looked at."""
+    """Only the kind of numbers, or one value, is looked at."""
     return ()
 
 
@@ -211,9 +211,10 @@ def reorder(call: Call) -> Facets:
 
 
 @rule("clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "view_as_real", "dropout")
-@rule("native_dropout", "resolve_conj", "resolve_neg")
+@rule("native_dropout", "resolve_conj", "resolve_neg", "zeros_like", "ones_like", "empty_like")
+@rule("full_like", "rand_like", "randn_like", "bernoulli", "uniform", "normal", "fill", "zero")
 def same(call: Call) -> Facets:
-    """Numbers stay where they are."""
+    """Numbers stay where they are, or others come into their places."""
     return call.facets_of(call.args[0])
 
 

@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.copying import own_tensors, rebuild
-from prune_gym.pruning.labels import Facets, Labels, Rectangle, along, settle
+from prune_gym.pruning.labels import Facets, Labels, Rectangle, along, axes_of, settle
 from prune_gym.pruning.layer_operations import operation_name, rule_of
 from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.numbers import NumberWatch, own_numbers
@@ -225,7 +225,9 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numbers=self._watch.arguments,
             function=func,
         )
+        for tensor in tensors_in([args, kwargs]):  # what lies along no axis cannot go by itself
+            call.keep([facet for facet in self._of(tensor) if not axes_of(facet)])
         result = rule_of(func)(call)
         several = result if isinstance(result, list) else [result] * len(outputs)
         for tensor, facets in zip(outputs, several, strict=True):
-            self._facets[tensor] = self._found.labels.alive(facets, call.why)
+            self._facets[tensor] = self._found.labels.alive(facets)

@@ -83,6 +83,7 @@ def test_compiled_networks_are_unwrapped():
     assert len(problem.groups) == 3
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_scripts_and_programs_are_refused():
     network, images = tiny.build("vgg").eval(), tiny.images_of(1)
     traced = torch.jit.trace(network, images)
