@@ -221,11 +221,8 @@ def merge(
                     labels.join(facet, partner)
                 if not partners:
                     labels.keep([facet], why)
-            known = [i for i, one in enumerate(made) if axes & set(axes_of(one))]
-            if not known:
-                made.append(facet)
-            elif len(axes) > len(axes_of(made[known[0]])):
-                made[known[0]] = facet
+            if not any(axes <= set(axes_of(one)) for one in made):
+                made = [one for one in made if not set(axes_of(one)) < axes] + [facet]
     return tuple(made)
 
 

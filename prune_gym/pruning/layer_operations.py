@@ -50,7 +50,7 @@ def reduce(call: Call) -> list[Facets]:
     made = []
     for facet in call.facets_of(source):
         inside = set(axes_of(facet)) & set(dims)
-        if inside and not adds:
+        if inside and not adds and inside == set(axes_of(facet)):
             mixed = torch.tensor(call.labels.mixed(facet))
             made.append(mixed.expand(call.shape))
             continue
@@ -84,14 +84,16 @@ def _tie(labels: Labels, facet: Facet, axes: Sequence[int]) -> None:
     labels.join(facet, first)
 
 
-@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod")
+@rule("_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod")
 def mix(call: Call) -> Facets:
     """Mixes along an axis, along which no label may go."""
     dim = dimension(call, 1, -1)
     facets = call.facets_of(call.args[0])
     for facet in facets:
-        if dim in axes_of(facet):
+        if axes_of(facet) == (dim,):
             call.keep([facet])
+        elif dim in axes_of(facet):
+            _tie(call.labels, facet, [dim])
     return facets
 
 

@@ -77,6 +77,22 @@ class OwnNumber(int):
         is_whole = isinstance(made, int)
         return OwnNumber.of(made, self.module, self.attribute) if is_whole else made
 
+    def __rfloordiv__(self, other: Any) -> Any:
+        made = int.__rfloordiv__(self, other)
+        return QuotientNumber(made) if isinstance(made, int) else made
+
+
+class QuotientNumber(int):
+    """A number over one that a module holds, such as a width over the number of heads."""
+
+
+class FixedLength(int):
+    """The length of an axis along which nothing can go."""
+
+    def __floordiv__(self, other: Any) -> Any:
+        made = int.__floordiv__(self, other)
+        return QuotientNumber(made) if isinstance(other, OwnNumber) else made
+
 
 class ShapeNumber(int):
     """The length of an axis with labels, or a fraction of it.
@@ -129,8 +145,12 @@ class NumberWatch(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _shape(self, tensor: torch.Tensor, shape: Sequence[int]) -> list[int]:
-        numbers = [int(length) for length in shape]
-        for facet in self._facets_of(tensor):
+        facets = self._facets_of(tensor)
+        labelled = {axis for facet in facets for axis in axes_of(facet)}
+        numbers: list[int] = [
+            length if axis in labelled else FixedLength(length) for axis, length in enumerate(shape)
+        ]
+        for facet in facets:
             axes = axes_of(facet)
             if len(axes) == 1:
                 row = facet.movedim(axes[0], 0).reshape(facet.shape[axes[0]], -1)[:, 0]

@@ -23,7 +23,7 @@ from prune_gym.pruning.labels import (
     merge,
     tidy,
 )
-from prune_gym.pruning.numbers import OwnNumber, ShapeNumber
+from prune_gym.pruning.numbers import FixedLength, OwnNumber, QuotientNumber, ShapeNumber
 
 
 @dataclass
@@ -107,7 +107,9 @@ def keep_all(call: Call) -> Facets | list[Facets]:
     return ()
 
 
-@rule("_prelu_kernel")
+@rule("_prelu_kernel", "hardswish", "hardsigmoid", "hardtanh", "gelu", "silu", "mish", "elu")
+@rule("celu", "selu", "leaky_relu", "softplus", "softshrink", "hardshrink", "threshold", "logit")
+@rule("log_sigmoid_forward", "rrelu_with_noise", "relu6", "lerp", "nan_to_num", "masked_fill")
 def pointwise(call: Call) -> Facets | list[Facets]:
     """Number by number, with broadcasting."""
     tensors = tensors_in([call.args, call.kwargs])
@@ -238,6 +240,8 @@ def view(call: Call) -> Facets:
 def _as_long(call: Call, facet: Facet, given: Mapping[int, int]) -> None:
     """Axes whose lengths the code read off other tensors lose what those lose."""
     for axis, number in given.items():
+        if isinstance(number, QuotientNumber | FixedLength) and axis in axes_of(facet):
+            call.keep([facet])  # the number stays, or grows as what divides it falls
         if not isinstance(number, ShapeNumber) or facet.shape[axis] != number:
             continue
         lines = facet.movedim(axis, -1)
