@@ -20,7 +20,7 @@ from prune_gym.networks.checkpoints import read_tensors, write_tensors
 from prune_gym.networks.plain import computes_weights, with_plain_weights
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, named_code
-from prune_gym.pruning.copying import rebuild
+from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.masks import Mask, Masks
 from prune_gym.pruning.numbers import read_number, write_number
 from prune_gym.utils.files import replacing, write_json
@@ -78,7 +78,7 @@ def save_pruned(
     }
     # both are written before either is replaced: a disk that is full leaves a pair that fits
     with replacing(folder / TENSORS) as tensors, replacing(folder / PLAN) as noted:
-        write_tensors(tensors, dict(network.state_dict()))
+        write_tensors(tensors, {**network.state_dict(), **_beside_state(network, problem)})
         write_json(noted, plan)
 
 
@@ -121,6 +121,13 @@ def load_pruned(
                 )
             write_number(modules[name], attribute, number)
     return made
+
+
+def _beside_state(network: nn.Module, problem: PruningProblem) -> dict[str, torch.Tensor]:
+    """Buffers that were cut, but that a state dict does not hold."""
+    held, state = own_tensors(network), network.state_dict()
+    cut = {cut.tensor for group in problem.groups for cut in group.slices}
+    return {name: held[name] for name in sorted(cut - set(state))}
 
 
 def load_with_masks(folder: Path | str, problem: PruningProblem) -> tuple[nn.Module, Masks]:
@@ -171,6 +178,7 @@ def _check_tensors(
 ) -> None:
     """Raise CheckpointError unless the tensors are of a pruned ``template``, as the plan says."""
     kind, expected = type(template).__name__, template.state_dict()
+    expected |= {name: held for name, held in own_tensors(template).items() if name in tensors}
     if set(expected) != set(tensors):
         different = sorted(set(expected).symmetric_difference(tensors))[0]
         raise CheckpointError(

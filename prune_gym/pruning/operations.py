@@ -6,6 +6,7 @@ mistake; to open one, write a rule here, or beside those that compute in `layer_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -141,9 +142,7 @@ def strided(call: Call) -> Facets | list[Facets]:
 
 
 @rule("permute", "transpose", "t", "numpy_T", "expand", "unsqueeze", "squeeze", "repeat", "movedim")
-@rule(
-    "pixel_unshuffle", "diagonal", "unfold", "constant_pad_nd", "index_select", "index", "swapaxes"
-)
+@rule("pixel_unshuffle", "diagonal", "unfold", "index_select", "index", "swapaxes")
 @rule("swapdims", "tile")
 def move(call: Call) -> Facets:
     """Labels move as the numbers do; padding is of no label."""
@@ -155,6 +154,22 @@ def move(call: Call) -> Facets:
 def _moved(call: Call, facet: Facet, made: torch.Tensor) -> Facet:
     moved: Facet = call.function(facet.to(made.device), *call.args[1:])
     return moved.cpu()
+
+
+@rule("constant_pad_nd", "pad")
+def pad(call: Call) -> Facets:
+    """Padding is of no label along an axis of labels; along others it is of theirs."""
+    amounts = list(call.args[1])
+    made = []
+    for facet in call.facets_of(call.args[0]):
+        own = list(amounts)
+        for axis in range(facet.ndim):
+            place = 2 * (facet.ndim - 1 - axis)
+            if axis not in axes_of(facet) and place < len(own):
+                own[place : place + 2] = [0, 0]
+        small = torch.constant_pad_nd(core(facet), own)
+        made.append(tidy(small.expand(call.shape)))
+    return tuple(made)
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
@@ -183,6 +198,35 @@ def pixel_shuffle(call: Call) -> Facets:
         rows = torch.unflatten(facet[..., 0, 0], -1, (-1, n_pixels))
         call.labels.join(rows, rows[..., :1])
         made.append(tidy(rows[..., 0, None, None].expand(call.shape)))
+    return tuple(made)
+
+
+@rule("im2col")
+def unfold_windows(call: Call) -> Facets:
+    """Every channel, once for each place of a window."""
+    times = math.prod(call.args[1])
+    made = []
+    for facet in call.facets_of(call.args[0]):
+        if axes_of(facet) != (1,):
+            call.keep([facet])
+            continue
+        row = facet[0, :, 0, 0].repeat_interleave(times)
+        made.append(row[None, :, None].expand(call.shape))
+    return tuple(made)
+
+
+@rule("col2im")
+def fold_windows(call: Call) -> Facets:
+    """Every channel of what `unfold_windows` made, once again."""
+    times = math.prod(call.args[2])
+    made = []
+    for facet in call.facets_of(call.args[0]):
+        if axes_of(facet) != (1,):
+            call.keep([facet])
+            continue
+        rows = facet[0, :, 0].view(-1, times)
+        call.labels.join(rows, rows[:, :1])
+        made.append(rows[None, :, :1, None].expand(call.shape))
     return tuple(made)
 
 
@@ -234,6 +278,9 @@ def view(call: Call) -> Facets:
             _block(call, out, given=given)
         _as_long(call, out, given)
         made.append(out)
+    for axis, number in given.items():
+        if isinstance(number, ShapeNumber) and not any(axis in axes_of(facet) for facet in made):
+            call.keep([number.row])
     return tuple(made)
 
 

@@ -20,10 +20,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.copying import own_tensors, rebuild
-from prune_gym.pruning.labels import Facets, Labels, Rectangle, along, axes_of, settle
+from prune_gym.pruning.labels import Facet, Facets, Labels, Rectangle, along, axes_of, settle
 from prune_gym.pruning.layer_operations import operation_name, rule_of
 from prune_gym.pruning.layer_rules import output_axes
-from prune_gym.pruning.numbers import NumberWatch, own_numbers
+from prune_gym.pruning.numbers import NumberWatch, OwnNumber, ShapeNumber, own_numbers
 from prune_gym.pruning.operations import Call, tensors_in
 from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.words import message
@@ -106,7 +106,27 @@ def trace(network: nn.Module, example: torch.Tensor, whole: Collection[str] = ()
         if layer in whole and axis.axis in output_axes(module, tensor, n_axes):
             found.labels.keep([row], "in `ignore`")
     found.blocks = settle(found.labels, follower.rectangles)
+    while _join_by_number(found):
+        found.blocks = settle(found.labels, follower.rectangles)
     return found
+
+
+def _join_by_number(found: Trace) -> bool:
+    """Join what the same number of a module lays out in several places; whether there was any."""
+    lines: dict[tuple[str, str], Facet] = {}
+    joined = False
+    for rectangle, axis in found.blocks:
+        number = rectangle.numbers[axis]
+        if isinstance(number, OwnNumber):
+            rows = np.moveaxis(rectangle.labels, axis, 0).reshape(rectangle.labels.shape[axis], -1)
+            line = torch.from_numpy(np.ascontiguousarray(rows[:, 0]))
+            first = lines.setdefault((number.module, number.attribute), line)
+            if len(first) != len(line):
+                found.labels.keep([first, line], f"numbered at {rectangle.place}")
+            elif (found.labels.sets(first.numpy()) != found.labels.sets(line.numpy())).any():
+                found.labels.join(first, line)
+                joined = True
+    return joined
 
 
 def output_tensors(outputs: Any) -> list[torch.Tensor]:
@@ -206,7 +226,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         taken = tensors_in([args, kwargs])
         self._used.update(self._names[id(tensor)] for tensor in taken if id(tensor) in self._names)
         outputs = tensors_in([made])
-        if outputs and any(self._of(tensor) for tensor in taken):
+        numbers = any(isinstance(number, ShapeNumber) for number in self._watch.arguments)
+        if outputs and (numbers or any(self._of(tensor) for tensor in taken)):
             self._follow(func, args, kwargs, outputs)
         return made
 
