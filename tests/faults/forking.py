@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 READY = (
     "prune_gym.cli.prune",
     "prune_gym.cli.pick",
@@ -48,10 +49,12 @@ def serve() -> dict[str, Any]:
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)
         reader, writer = os.pipe()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child is a command
         child = os.fork()
         if not child:
             os.close(reader)
             return {**request, "writer": writer}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(writer)
         print(child, flush=True)
         with os.fdopen(reader, "rb") as said, open(request["output"], "wb") as output:
@@ -71,15 +74,17 @@ def become(request: dict[str, Any]) -> None:
     os.close(writer)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
     os.environ.update(request["variables"])
     os.chdir(request["folder"])
     del sys.path[0]  # the folder of this file, which is on PYTHONPATH as well
     sys.argv = [request["module"], *request["arguments"]]
-    be_quick()
     stopping = importlib.import_module("agents.stopping")
     stopping._state.process = os.getpid()  # it is no worker of the process that imported it
+    stopping.take_over()  # as the import of the package does in a new process
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    be_quick()
     arrange(request["fault"] or {})
     for name, most in request["limits"].items():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error instead, as on a full disk
