@@ -30,7 +30,10 @@ EnvNetwork = Annotated[str | None, name_option(names.networks, help=f"{_NETWORK}
 EnvDataset = Annotated[str | None, name_option(names.datasets, help=f"{_DATASET}; default: env's.")]
 Weights = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Trained weights (safetensors) of the network."),
+    typer.Option(
+        metavar="FILE",
+        help="Trained weights: .safetensors, .pt, .pth, or a folder of Hugging Face.",
+    ),
 ]
 Device = Annotated[str, name_option(names.devices, help="One of {names}, or another of torch's.")]
 Budget = Annotated[

@@ -12,8 +12,10 @@ from torch import nn
 from prune_gym.datasets import Dataset
 from prune_gym.datasets.own import OWN
 from prune_gym.errors import InvalidTypeError, InvalidValueError, UnsupportedNetworkError
-from prune_gym.networks.checkpoints import find_checkpoint, load_weights
+from prune_gym.networks.checkpoints import find_checkpoint
+from prune_gym.networks.plain import unwrapped, without_compiled_parts
 from prune_gym.networks.vgg import NETWORKS
+from prune_gym.networks.weight_files import load_weights
 from prune_gym.pruning.copying import rebuild
 from prune_gym.utils.trees import call, clone, in_words, leaves, mapped
 from prune_gym.utils.user_code import user_code
@@ -77,14 +79,16 @@ def trained_network(
     Raises:
         ValueError: ``weights`` beside a module.
         CheckpointError: no trained weights, with the command that makes them.
+        UnsupportedNetworkError: a script or an exported program.
     """
-    if isinstance(network, nn.Module):
+    if not isinstance(network, str):
+        inside = unwrapped(network)
         if weights is not None:
             raise InvalidValueError(
                 "weights: only for a network given by name; load yours yourself."
             )
-        return rebuild(network, {})  # a copy without its owner's hooks and gradients
-    module = build_for(network, data)
+        return without_compiled_parts(rebuild(inside, {}))  # without its owner's hooks, gradients
+    module = unwrapped(build_for(network, data))
     return load_weights(module, find_checkpoint(network, dataset) if weights is None else weights)
 
 

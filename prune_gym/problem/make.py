@@ -20,6 +20,7 @@ from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.networks import NETWORKS
 from prune_gym.networks.build import trained_network
 from prune_gym.networks.checkpoints import find_checkpoint
+from prune_gym.networks.plain import with_plain_weights
 from prune_gym.problem.checks import (
     check_budgets,
     check_ignore,
@@ -104,7 +105,8 @@ def make_problem(
             NVIDIA GPUs. Networks, their recovery and what a search returns stay float32.
         batch_size: images a forward when networks are judged; None = the fastest, measured.
         device: torch device, or ``"auto"``.
-        weights: safetensors checkpoint of a named network; None = the shipped or cached one.
+        weights: of a named network: a safetensors file, a state dict (``.pt``, ``.pth``), or a
+            folder with ``model.safetensors``; None = the shipped or cached ones.
         train: (images, labels) or a torch Dataset of your own: float images as the network takes
             them, or uint8 pixels, which are divided by 255. Fine-tuning rotates, scales and shifts
             them a little; a `Dataset` can have another ``augment``.
@@ -204,6 +206,7 @@ def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Datase
     """The data as the network is trained on it fastest, and how the network is judged."""
     check_stop()
     some = data.train.batch(data.train.spread(3))
+    with_plain_weights(network, some)
     layout = find_layout(network, some, precision)
     if layout.channels_last and trains_channels_last(network, some):
         data = data.channels_last()

@@ -212,8 +212,20 @@ class PruningProblem:
         if broken:
             raise InfeasibleLimitError(
                 f"{'; '.join(broken)} (the smallest network that can be reached). "
-                "Choose a limit at or above the floor."
+                f"{self._holding(smallest)}Choose a limit at or above the floor."
             )
+
+    def _holding(self, smallest: Counts) -> str:
+        """The layers that hold most parameters of the smallest network, in a sentence."""
+        sizes = self.cost_model.sizes
+        counted = sizes.count(smallest) * sizes.is_parameter
+        held: dict[str, float] = {}
+        for name, share in zip(sizes.names, counted / counted.sum(), strict=True):
+            layer = name.rpartition(".")[0] or name
+            held[layer] = held.get(layer, 0.0) + float(share)
+        most = sorted(held.items(), key=lambda row: -row[1])[:3]
+        named = ", ".join(f"{layer!r} ({share:.0%})" for layer, share in most if share >= 0.1)
+        return f"Most of its parameters lie in {named}. " if named else ""
 
     # -- judging -----------------------------------------------------------------------------
 

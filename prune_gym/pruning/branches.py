@@ -10,8 +10,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +22,7 @@ from prune_gym.pruning.compact import compact
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.equivalence import difference, half_masks, lively_copy, masked_copy
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups
-from prune_gym.pruning.trace import own_randomness
+from prune_gym.pruning.trace import calling_line, own_randomness
 from prune_gym.utils.trees import call, clone, device_of, joined, leaves, mapped
 from prune_gym.utils.words import error_in_words
 
@@ -34,7 +32,6 @@ _LAYOUTS = {  # the same on all ways that matter: they only say how numbers lie 
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "clone", "contiguous", "detach"),
     *("alias", "_to_copy", "copy_", "expand", "as_strided", "lift_fresh"),
 }
-_LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__)))
 
 
 class Step(NamedTuple):
@@ -71,7 +68,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operation = func._schema.name.rpartition("::")[2]
         if operation not in _LAYOUTS:
             layers = dict.fromkeys(self._layers[id(a)] for a in args if id(a) in self._layers)
-            self.steps.append(Step(operation, tuple(layers), _place(sys._getframe(1))))
+            self.steps.append(Step(operation, tuple(layers), calling_line(sys._getframe(1))))
         made: torch.Tensor = func(*args, **(kwargs or {}))
         return made
 
@@ -285,10 +282,3 @@ def _refuse(network: nn.Module, place: str, problem: str) -> None:
         "random numbers or a count must not decide in forward(): take one way always (in a wrapper "
         "of the network), or compute both and choose by torch.where."
     )
-
-
-def _place(frame: FrameType | None) -> str:
-    """The innermost line that is not torch's own."""
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
-        frame = frame.f_back
-    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

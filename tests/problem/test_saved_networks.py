@@ -18,10 +18,10 @@ from prune_gym.networks.checkpoints import (
     cache_dir,
     checkpoint_path,
     find_checkpoint,
-    load_weights,
     read_tensors,
     save_weights,
 )
+from prune_gym.networks.weight_files import load_weights
 from prune_gym.problem.saving import masks_of_plan
 from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.saved_agent import save_agent
