@@ -43,6 +43,7 @@ from prune_gym.searches.search import Search, begin, lock_run
 from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import check_stop
+from prune_gym.utils.words import score_in_words
 
 MUCH = 0.1  # of accuracy lost, from which on it is worth a warning
 
@@ -72,8 +73,8 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
 def _say_unpruned(problem: PruningProblem, console: Console) -> None:
     score, n_classes = problem.judge(problem.network), problem.data.n_classes
     name = str(problem.task.metric.name)
-    console.print(f"unpruned network: validation {escape(name)} {score:.4f}")
-    if name == "accuracy" and n_classes and score < 1.5 / n_classes:
+    console.print(f"unpruned network: validation {escape(name)} {score_in_words(score)}")
+    if name == "accuracy" and n_classes and score < _guessing(n_classes):
         warn(
             f"that is hardly better than guessing among {n_classes} classes. Do the weights belong "
             "to this data, its classes in this order, its normalisation? (A folder's images are "
@@ -81,6 +82,11 @@ def _say_unpruned(problem: PruningProblem, console: Console) -> None:
             "module:function, can have others.)",
             console,
         )
+
+
+def _guessing(n_classes: int) -> float:
+    """Up to which accuracy a network is hardly better than guessing."""
+    return min(1.5 / n_classes, 0.6)
 
 
 def warn_of_loss(
@@ -102,12 +108,13 @@ def warn_of_loss(
     if metric.name != "accuracy":
         if score < reference - MUCH:
             warn(
-                f"the limit costs a lot: validation {metric.name} {metric.value(score):.4g} ("
-                f"{whose} {metric.value(reference):.4g}). Raise it, fine-tune longer "
+                f"the limit costs a lot: validation {metric.name} "
+                f"{score_in_words(metric.value(score))} ({whose} "
+                f"{score_in_words(metric.value(reference))}). Raise it, fine-tune longer "
                 "(--finetune-steps), or search longer.",
                 console,
             )
-    elif n_classes and score < min(1.5 / n_classes, 0.6):
+    elif n_classes and score < _guessing(n_classes):
         warn(
             f"validation accuracy {score:.4f} is hardly better than guessing among {n_classes} "
             "classes: the limit is too tight for this network, or the search too short.",
@@ -334,7 +341,7 @@ def _say_stopped(result: SearchResult, path: Path, console: Console) -> None:
     if best is not None:
         metric = result.problem.task.metric
         kind = "" if metric.name == "accuracy" else f"{metric.name} "
-        score = f"best feasible {kind}{metric.value(best.accuracy):.3f}"
+        score = f"best feasible {kind}{score_in_words(metric.value(best.accuracy))}"
         found = f"{score}, saved in {path} (not fine-tuned)"
         if RunFolder(path).fine_tuning.is_file():
             found = f"{score}; its fine-tuning is saved and goes on"
@@ -370,9 +377,10 @@ def evaluate(path: Path, console: Console, *, trust: bool = False) -> None:
     console.print(table)
     console.print("within every limit" if found.feasible else "OVER A LIMIT")
     name = escape(str(problem.task.metric.name))
-    console.print(f"validation {name} {problem.judge(network):.4f}")
+    console.print(f"validation {name} {score_in_words(problem.judge(network))}")
     if problem.data.test is not None:
-        console.print(f"test {name} {problem.judge(network, problem.data.test):.4f}")
+        score = problem.judge(network, problem.data.test)
+        console.print(f"test {name} {score_in_words(score)}")
 
 
 def print_result(metrics: dict[str, Any], console: Console) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from prune_gym.budgets import amount
 from prune_gym.cli.pictures import draw_pictures
-from prune_gym.cli.scores import metric_of, score_in_words
+from prune_gym.cli.scores import metric_of, share_or_score
 from prune_gym.cli.settings import settings_rows
 from prune_gym.searches.fine_tuning import words_of
 from prune_gym.searches.remeasure import spread_in_words
@@ -80,7 +80,10 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         words = f"validation {metric}, fine-tuned, in float32"
         compared.insert(3, ("dense_validation_float32", "finetuned_validation_float32", words))
     for before, after, label in compared:
-        one, other = (score_in_words(metric, scores[key]) for key in (before, after))
+        if scores[after] is None and after == "finetuned_test":
+            one, other = "no test split", "no test split"
+        else:
+            one, other = (share_or_score(metric, scores[key]) for key in (before, after))
         rows.append((label, one, other, ""))
     return rows
 
@@ -169,7 +172,7 @@ def _verdict(metrics: dict[str, Any]) -> str:
     )
     metric, worse = metric_of(metrics), words_of(metrics.get("fine_tuned"))
     name = html.escape(f"{metric[:1].upper()}{metric[1:]}")
-    scored = f"{name} {score_in_words(metric, score)} ({split})"
+    scored = f"{name} {share_or_score(metric, score)} ({split})"
     said = f"The network is {word}: {'; '.join(parts)}. {scored}."
     return f"{said} {worse[:1].upper()}{worse[1:]}".strip()
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.searches.records import reward_of
+from prune_gym.utils.words import score_in_words
 
 SHARES = ("accuracy", "top5", "balanced_accuracy", "pixel_accuracy", "binary_accuracy")  # in %
 
@@ -18,15 +19,15 @@ def metric_of(metrics: Mapping[str, Any]) -> str:
     return str(metrics.get("metric", {}).get("name", "accuracy"))
 
 
-def score_in_words(metric: str, value: float | None) -> str:
-    """A number of the metric: ``98.50 %`` of accuracy, ``0.1234`` of others.
+def share_or_score(metric: str, value: float | None) -> str:
+    """A number of the metric: ``98.50 %`` of accuracy, ``12.3456`` of others.
 
-    >>> score_in_words("accuracy", 0.985), score_in_words("mae", 12.3456)
-    ('98.50 %', '12.35')
+    >>> share_or_score("accuracy", 0.985), share_or_score("mae", 12.3456)
+    ('98.50 %', '12.3456')
     """
-    if value is None:
-        return "no test split"
-    return f"{100 * value:.2f} %" if metric in SHARES else f"{value:.4g}"
+    if value is None or metric not in SHARES:
+        return score_in_words(value)
+    return f"{100 * value:.2f} %"
 
 
 def rewards_of(rows: list[dict[str, str]]) -> NDArray[np.float64]:

@@ -293,6 +293,8 @@ def _labels(name: str, labels: torch.Tensor) -> torch.Tensor:
     if bool(wrong.any()):
         row = int(wrong.int().argmax())
         raise InvalidValueError(
-            f"{name}: label {row} is {labels[row].item()!r}; expected whole numbers from 0."
+            f"{name}: label {row} is {labels[row].item()!r}; expected whole numbers from 0, the "
+            "number of a class each. Targets that are numbers to be told go with metric='r2', "
+            "'mae' or 'rmse', those of other kinds with a metric of theirs."
         )
     return found

@@ -21,6 +21,8 @@ from prune_gym.utils.trees import call, clone, in_words, leaves, mapped
 from prune_gym.utils.user_code import user_code
 from prune_gym.utils.words import message
 
+_ONE_OUTPUT = "; one output for two classes goes with metric='binary_accuracy'"
+
 
 def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
     """An untrained network by name.
@@ -175,5 +177,5 @@ def _check_classes(name: str, shape: tuple[int, ...], data: Dataset) -> None:
         raise InvalidValueError(
             f"{name} gives outputs of shape {shape} for one image, but {data.name!r} has "
             f"{data.n_classes} classes; expected (1, {data.n_classes}). Give the network a last "
-            "layer that fits."
+            f"layer that fits{_ONE_OUTPUT if outputs <= 1 and data.n_classes == 2 else ''}."
         )

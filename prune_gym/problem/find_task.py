@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prune_gym.datasets import Dataset
+from prune_gym.datasets import Dataset, Split
 from prune_gym.datasets.own import OWN
 from prune_gym.errors import InvalidValueError, LossError, MetricError
 from prune_gym.networks.build import check_classes, run_once
@@ -20,13 +20,22 @@ from prune_gym.tasks.losses import LOSSES, Loss, cross_entropy
 from prune_gym.tasks.matching import classes
 from prune_gym.tasks.metrics import Metric, Tally
 from prune_gym.tasks.named_metrics import ACCURACY, METRICS
-from prune_gym.tasks.task import ONE_LABEL, Output, Task, Trainer, loaded, loss_name
+from prune_gym.tasks.task import (
+    ONE_LABEL,
+    Output,
+    Task,
+    Trainer,
+    instance,
+    loaded,
+    loss_name,
+)
 from prune_gym.training.evaluation import largest_batch, measured
 from prune_gym.training.trainer import check_trainer, takes_steps, train_by
 from prune_gym.utils.onednn import SoundConvolutions
-from prune_gym.utils.trees import clone, device_of, leaves, rows_of
+from prune_gym.utils.trees import clone, device_of, in_words, leaves, rows_of
 
-TRIED = 64  # examples of the batch that metric and loss are tried on
+TRIED = 64  # examples of the batch that metric and loss are tried on, if they are not too large
+FEWEST = 4  # that are tried whatever their size: some metrics say nothing of a single one
 SAME = 1e-3  # how far the order of examples may move a metric, as a fraction of it
 
 
@@ -55,11 +64,13 @@ def find_task(
     output, trainer = loaded("output", output), loaded("fine_tune", fine_tune)
     is_usual = metric == "accuracy" and loss is None and output is None and trainer is None
     split = data.train if is_usual else data.validation
-    inputs, targets = split.read(split.spread(3 if is_usual else min(TRIED, largest_batch(split))))
+    tried = 3 if is_usual else max(FEWEST, min(TRIED, largest_batch(split)))
+    inputs, targets = split.read(split.spread(tried))
     outputs = Task(output=output).outputs(run_once(network, inputs))
     if isinstance(metric, str) and metric in ONE_LABEL and split.classes is not None:
-        _check_labels(data)
         check_classes(type(network).__name__, outputs, data)
+    if isinstance(metric, str) and metric in METRICS:
+        _check_targets(data)
     chosen = _metric(metric, outputs, targets)
     own_loss = _loss(loss, chosen, outputs, targets, device_of(inputs))
     task = Task(chosen, own_loss, output, trainer)
@@ -75,24 +86,31 @@ def find_task(
     return task
 
 
-def _check_labels(data: Dataset) -> None:
-    if data.name == OWN and data.n_classes == 1:
-        raise InvalidValueError(
-            "train: every label is 0, a single class: any network is right. Give the examples "
-            "their classes, numbered from 0, or a metric that goes with other targets."
-        )
+def _check_targets(data: Dataset) -> None:
+    """Raise where all targets of a user's split in memory are one number: nothing is asked."""
+    for name, split in (("train", data.train), ("validation", data.validation)):
+        labels = split.labels if isinstance(split, Split) else None
+        if data.name != OWN or not isinstance(labels, torch.Tensor) or len(labels) < 2:
+            continue
+        first = labels.flatten()[0]
+        if bool((labels == first).all()):
+            raise InvalidValueError(
+                f"{name}: every target is {first.item():g}: any network that says so always is "
+                "right. Give examples of more than one kind, or a metric of your own."
+            )
 
 
 def _metric(metric: Any, outputs: Any, targets: Any) -> Metric:
-    if isinstance(metric, Metric):
-        return metric
-    if not isinstance(metric, str):
-        return Metric(metric)
-    found = METRICS.get(metric)
-    if metric not in METRICS:  # module:function
-        return found if isinstance(found, Metric) else Metric(found)
+    found = METRICS.get(metric) if isinstance(metric, str) else metric
+    if not isinstance(metric, str) or metric not in METRICS:
+        return found if isinstance(found, Metric) else Metric(instance("metric", found))
+    if not isinstance(outputs, torch.Tensor):
+        raise MetricError(
+            f"metric {metric!r} takes one tensor, and the network gives {in_words(outputs)}: name "
+            "the part that counts, output='out' or output=0, or give a function of the outputs."
+        )
     try:
-        return found(outputs, targets)
+        return METRICS.get(metric)(outputs, targets)
     except InvalidValueError as error:
         raise MetricError(f"metric {metric!r}: {error}") from error
 
@@ -101,15 +119,11 @@ def _loss(
     loss: Any, metric: Metric, outputs: Any, targets: Any, device: torch.device
 ) -> Loss | None:
     """The loss that is asked for, or the one that goes with metric and targets."""
-    if isinstance(loss, nn.Module):
-        own: Loss = copy.deepcopy(loss).to(device)
+    wanted = metric.loss if loss is None else loss
+    if wanted is not None:
+        found = instance("loss", LOSSES.get(wanted) if isinstance(wanted, str) else wanted)
+        own: Loss = copy.deepcopy(found).to(device) if isinstance(found, nn.Module) else found
         return own
-    if callable(loss):
-        own = loss
-        return own
-    name = metric.loss if loss is None else str(loss)
-    if name is not None:
-        return LOSSES.get(name)
     try:
         classes(outputs, targets)
     except InvalidValueError:

@@ -22,6 +22,7 @@ from prune_gym.training.trainer import train_by
 from prune_gym.utils.devices import has_bfloat16
 from prune_gym.utils.stopping import check_stop, stop_requested, stopping
 from prune_gym.utils.threads import torch_threads
+from prune_gym.utils.words import score_in_words
 
 SMALL_MACS = 5e6  # below, threads wait for each other longer than they work
 SAVE_EVERY_S = 15.0
@@ -68,8 +69,8 @@ def words_of(fine_tuned: dict[str, Any] | None) -> str:
         return ""
     return (
         f"fine-tuning made it worse (validation {fine_tuned.get('metric', 'accuracy')} "
-        f"{fine_tuned['trained']:.4f} after "
-        f"{fine_tuned['before']:.4f}): the network from before it is handed over."
+        f"{score_in_words(fine_tuned['trained'])} after "
+        f"{score_in_words(fine_tuned['before'])}): the network from before it is handed over."
     )
 
 

@@ -23,6 +23,7 @@ from prune_gym.searches.fine_tuning import OnStep, fine_tune
 from prune_gym.searches.run_folder import SearchConfig
 from prune_gym.searches.training_state import TrainingState
 from prune_gym.utils.arguments import MOST_SEED, MOST_STEPS, check_share, whole_number
+from prune_gym.utils.words import score_in_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,16 @@ class PrunedNetwork:
         """Cost by budget: the budget of ``network`` / that of the unpruned one."""
         costs = self.problem.costs(self.masks, self.network)
         return dict(zip(self.problem.names, costs.tolist(), strict=True))
+
+    @property
+    def validation_score(self) -> float:
+        """``validation_accuracy``, by the name that fits any metric."""
+        return self.validation_accuracy
+
+    @property
+    def test_score(self) -> float | None:
+        """``test_accuracy``, by the name that fits any metric."""
+        return self.test_accuracy
 
     @property
     def test_accuracy(self) -> float | None:
@@ -133,7 +144,7 @@ class SearchResult:
         if best is not None:
             metric = self.problem.task.metric
             kind = "" if metric.name == "accuracy" else f"{metric.name} "
-            found = f"best feasible {kind}{metric.value(best.accuracy):.4f}"
+            found = f"best feasible {kind}{score_in_words(metric.value(best.accuracy))}"
         stopped = ", stopped" if self.stopped else ""
         return f"SearchResult({self.config.algo}, {len(self)} networks, {found}{stopped})"
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
-from prune_gym.errors import InvalidValueError, PruneGymError
+from prune_gym.errors import InvalidValueError
 from prune_gym.utils.trees import in_words, leaves
 
 
 def classes(outputs: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs (n, n_classes, ...) and the number of a class for each place, (n, ...) int64.
+
+    Numbers of classes that there are no outputs for pass: losses have some that they ignore.
 
     Raises:
         InvalidValueError: they are not.
@@ -23,6 +25,11 @@ def classes(outputs: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
         raise InvalidValueError(
             f"outputs are {in_words(scores)} and targets {in_words(targets)}; expected outputs "
             "(n, n_classes, ...) and for each place the number of a class, (n, ...), whole numbers."
+        )
+    if scores.shape[1] < 2:
+        raise InvalidValueError(
+            f"outputs are {in_words(scores)}, a single one for each example or place; of two "
+            "classes, they go with metric='binary_accuracy', 'binary_f1', 'binary_iou' or 'auroc'."
         )
     return scores.float(), targets.long()
 
@@ -60,8 +67,3 @@ def only_tensor(tree: Any) -> torch.Tensor:
         f"{in_words(tree)} is no tensor; name the part that counts: output='out' or output=0, or "
         "give a function of the outputs."
     )
-
-
-def named(error: PruneGymError, who: str, kind: type[PruneGymError]) -> PruneGymError:
-    """The same error, of another kind, with the name of what does not fit in front."""
-    return kind(f"{who}: {error}")

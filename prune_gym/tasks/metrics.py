@@ -186,7 +186,10 @@ class Tally:
     def add(self, outputs: Any, targets: Any) -> None:
         """Take in a batch (raises MetricError)."""
         if self._metric.prepare is not None:
-            outputs, targets = self._metric.prepare(outputs, targets)
+            try:
+                outputs, targets = self._metric.prepare(outputs, targets)
+            except InvalidValueError as error:
+                raise MetricError(f"metric {self._metric.name!r}: {error}") from error
         if self._counter is None:
             self._batches.append((outputs, targets))
         else:

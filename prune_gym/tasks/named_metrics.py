@@ -8,6 +8,7 @@ the batch lies outside of [0, 1], else probabilities.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,6 +70,12 @@ def binary_accuracy(outputs: Any, targets: Any) -> Metric:
 def binary_f1(outputs: Any, targets: Any) -> Metric:
     """F1 of one output for each example (or place); targets 0 or 1."""
     return _of_chances("binary_f1", "BinaryF1Score", outputs, targets)
+
+
+@METRICS.register
+def binary_iou(outputs: Any, targets: Any) -> Metric:
+    """Intersection over union (Jaccard index) of one output for each place; targets 0 or 1."""
+    return _of_chances("binary_iou", "BinaryJaccardIndex", outputs, targets)
 
 
 @METRICS.register
@@ -145,9 +152,26 @@ def _torchmetrics() -> Any:
 
 
 def _of_classes(name: str, kind: str, outputs: Any, targets: Any, **settings: Any) -> Metric:
-    scores, _ = classes(outputs, targets)
-    measure = getattr(_torchmetrics().classification, kind)(scores.shape[1], **settings)
-    return Metric(measure, name, True, 0.0, 1.0, loss="cross_entropy", prepare=classes)
+    n_classes = classes(outputs, targets)[0].shape[1]
+    measure = getattr(_torchmetrics().classification, kind)(n_classes, **settings)
+    shown = "".join(f", {key}={value!r}" for key, value in settings.items())
+    cure = f"torchmetrics.classification.{kind}({n_classes}{shown}, ignore_index="
+    prepare = partial(_within_classes, cure)
+    return Metric(measure, name, True, 0.0, 1.0, loss="cross_entropy", prepare=prepare)
+
+
+def _within_classes(cure: str, outputs: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs and targets; raises for a number that is none of the classes."""
+    scores, labels = classes(outputs, targets)
+    n_classes, (lowest, highest) = scores.shape[1], (int(end) for end in labels.aminmax())
+    if lowest >= 0 and highest < n_classes:
+        return scores, labels
+    wrong = lowest if lowest < 0 else highest
+    raise InvalidValueError(
+        f"targets hold {wrong}, but outputs tell {n_classes} classes apart, 0 to {n_classes - 1}. "
+        f"Where {wrong} says that a place does not count: metric={cure}{wrong}), "
+        f"loss=torch.nn.CrossEntropyLoss(ignore_index={wrong})."
+    )
 
 
 def _of_chances(name: str, kind: str, outputs: Any, targets: Any, **settings: Any) -> Metric:

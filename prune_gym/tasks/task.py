@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,7 +17,7 @@ from prune_gym.tasks.named_metrics import ACCURACY, METRICS
 from prune_gym.utils.registry import Registry
 from prune_gym.utils.trees import call, in_words, leaves
 from prune_gym.utils.user_code import user_code
-from prune_gym.utils.words import shortened
+from prune_gym.utils.words import error_in_words, shortened
 
 Output: TypeAlias = Callable[[Any], Any] | str | int | None
 Trainer: TypeAlias = Callable[..., Any]
@@ -47,9 +48,17 @@ class Task:
         if callable(self.output):
             with user_code("output", InvalidValueError):
                 return self.output(given)
+        if isinstance(given, torch.Tensor):
+            raise InvalidValueError(
+                f"output={self.output!r}: the network gives one tensor, {in_words(given)}; leave "
+                "output= out, or give a function of it."
+            )
+        has_names = dataclasses.is_dataclass(given) or hasattr(given, "_fields")
         try:
+            if has_names and isinstance(self.output, str):
+                return getattr(given, self.output)
             return given[self.output]
-        except (KeyError, IndexError, TypeError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise InvalidValueError(
                 f"output={self.output!r}: the network gives {in_words(given)}; name a part of it, "
                 "or give a function of the outputs."
@@ -73,7 +82,10 @@ class Task:
             )
         name = loss_name(self.loss)
         with user_code(f"loss {name!r}", LossError):
-            loss = self.loss(outputs, targets)
+            try:
+                loss = self.loss(outputs, targets)
+            except InvalidValueError as error:
+                raise LossError(f"loss {name!r}: {error}") from error
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             words = in_words(loss) if leaves(loss) else shortened(loss)
             raise LossError(f"loss {name!r} gives {words}; expected one number, as a tensor ().")
@@ -125,6 +137,29 @@ def loaded(argument: str, given: Any) -> Any:
     if ":" in given or argument == "fine_tune":
         return _CODE[argument].get(given)
     return int(given) if given.lstrip("-").isdigit() else given
+
+
+def instance(argument: str, given: Any) -> Any:
+    """An instance where a class is given, as ``--loss torch.nn:BCEWithLogitsLoss`` does.
+
+    Raises:
+        InvalidTypeError: it cannot be made without arguments.
+    """
+    if not isinstance(given, type):
+        return given
+    try:
+        made = given()
+    except Exception as error:
+        raise InvalidTypeError(
+            f"{argument}={given.__name__} is a class that cannot be made without arguments "
+            f"({error_in_words(error)}); give an instance of it."
+        ) from error
+    if not callable(made):
+        raise InvalidTypeError(
+            f"{argument}={given.__name__} is a class whose instances cannot be called; expected "
+            "(outputs, targets) -> number."
+        )
+    return made
 
 
 CLASSIFICATION = Task()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -20,27 +21,46 @@ def mapped(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     """
     if isinstance(tree, torch.Tensor):
         return function(tree)
+    parts = _parts(tree)
+    return tree if parts is None else _like(tree, [mapped(function, part) for part in parts])
+
+
+def _parts(tree: Any) -> list[Any] | None:
+    """What a mapping, a list, a tuple or a dataclass holds, in order; None of anything else."""
     if isinstance(tree, Mapping):
-        return {key: mapped(function, value) for key, value in tree.items()}
+        return list(tree.values())
+    if isinstance(tree, list | tuple):
+        return list(tree)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return [getattr(tree, field.name) for field in dataclasses.fields(tree)]
+    return None
+
+
+def _like(tree: Any, parts: list[Any]) -> Any:
+    """The same kind of mapping, list, tuple or dataclass, with other parts."""
+    if isinstance(tree, Mapping):
+        named = dict(zip(tree, parts, strict=True))
+        if type(tree) is dict:
+            return named
+        try:  # a dict with attributes, as many libraries give it, is to keep them
+            return type(tree)(**named)
+        except TypeError:
+            return named
     if isinstance(tree, list):
-        return [mapped(function, value) for value in tree]
+        return parts
     if isinstance(tree, tuple):
-        values = (mapped(function, value) for value in tree)
-        return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
-    return tree
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    other = copy.copy(tree)
+    for field, part in zip(dataclasses.fields(tree), parts, strict=True):
+        object.__setattr__(other, field.name, part)
+    return other
 
 
 def leaves(tree: Any) -> list[torch.Tensor]:
     """Every tensor in what a network gives or takes, in order."""
     if isinstance(tree, torch.Tensor):
         return [tree]
-    if isinstance(tree, Mapping):
-        return leaves(list(tree.values()))
-    if isinstance(tree, list | tuple):
-        return [tensor for value in tree for tensor in leaves(value)]
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        return leaves([getattr(tree, field.name) for field in dataclasses.fields(tree)])
-    return []
+    return [tensor for part in _parts(tree) or [] for tensor in leaves(part)]
 
 
 def rows_of(tree: Any, rows: slice | torch.Tensor) -> Any:
@@ -48,11 +68,10 @@ def rows_of(tree: Any, rows: slice | torch.Tensor) -> Any:
     if isinstance(tree, list):
         chosen = range(len(tree))[rows] if isinstance(rows, slice) else rows.tolist()
         return [tree[row] for row in chosen]
-    if isinstance(tree, tuple | dict):
-        values = tree.values() if isinstance(tree, dict) else tree
-        found = [rows_of(value, rows) for value in values]
-        return dict(zip(tree, found, strict=True)) if isinstance(tree, dict) else tuple(found)
-    return tree[rows] if isinstance(tree, torch.Tensor) and tree.ndim else tree
+    if isinstance(tree, torch.Tensor):
+        return tree[rows] if tree.ndim else tree
+    parts = _parts(tree)
+    return tree if parts is None else _like(tree, [rows_of(part, rows) for part in parts])
 
 
 def repeated(tree: Any, n: int) -> Any:
@@ -91,6 +110,11 @@ def in_words(tree: Any) -> str:
         shown = ", ".join(in_words(value) for value in tree[:4])
         more = f", ... {len(tree)} in all" if len(tree) > 4 else ""
         return f"[{shown}{more}]" if isinstance(tree, list) else f"({shown}{more})"
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        names = [field.name for field in dataclasses.fields(tree)]
+        parts = zip(names, _parts(tree) or [], strict=True)
+        shown = ", ".join(f"{name}={in_words(part)}" for name, part in parts)
+        return f"{type(tree).__name__}({shown})"
     return type(tree).__name__
 
 
@@ -101,13 +125,14 @@ def joined(parts: Sequence[Any]) -> Any:
         if first.ndim == 0:
             return torch.stack(list(parts))
         return torch.cat(list(parts)) if len(parts) > 1 else first
-    if isinstance(first, Mapping):
-        return {key: joined([part[key] for part in parts]) for key in first}
-    if isinstance(first, tuple) and not hasattr(first, "_fields"):
-        return tuple(joined([part[i] for part in parts]) for i in range(len(first)))
     if isinstance(first, list):
         return [value for part in parts for value in part]
-    return list(parts)
+    if _parts(first) is None:
+        return first if all(part is None for part in parts) else list(parts)
+    if isinstance(first, Mapping):
+        return _like(first, [joined([part[key] for part in parts]) for key in first])
+    columns = zip(*(_parts(part) or [] for part in parts), strict=True)
+    return _like(first, [joined(column) for column in columns])
 
 
 def call(network: nn.Module, inputs: Any) -> Any:

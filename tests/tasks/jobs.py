@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional
+
+from prune_gym import Metric
 
 
 def generator(seed: int) -> torch.Generator:
@@ -162,3 +166,31 @@ def splits(job: str) -> dict[str, tuple]:
     """Train, validation and test of a job."""
     data = JOBS[job][1]
     return {"train": data(160, 0), "validation": data(80, 1), "test": data(80, 2)}
+
+
+# -- for the command -------------------------------------------------------------------------------
+
+
+def of_job(job: str) -> list[tuple]:
+    return [JOBS[job][1](80, seed) for seed in range(3)]
+
+
+DATA = {f"{job}_data": partial(of_job, job) for job in JOBS}
+globals().update(DATA)  # "jobs:text_data"
+
+
+def worst_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs - targets).abs().amax(dim=1).mean()
+
+
+WORST_ERROR = Metric(worst_error, higher_is_better=False, lowest=0.0)
+
+
+def train_regressor(network: nn.Module, steps: int) -> None:
+    signals, numbers = curves(160, 0)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(steps):
+        loss = functional.smooth_l1_loss(network(signals), numbers)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()

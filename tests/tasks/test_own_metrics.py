@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import namedtuple
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ REGRESSOR = trained("regression", 30)
 
 
 def problem_of(job: str = "regression", **arguments):
-    network = SEGMENTER if job == "segmentation" else REGRESSOR
+    network = arguments.pop("network", SEGMENTER if job == "segmentation" else REGRESSOR)
     arguments = {"budgets": {"params": 0.5}, "recovery": "none", **splits(job), **arguments}
     return prune_gym.make_problem(network, **arguments)
 
@@ -185,18 +187,110 @@ def test_dense_outputs_with_one_label_an_image_are_refused():
         prune_gym.make_problem(network, train=data, validation=data)
 
 
-def test_one_class_only_is_refused():
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_only_is_refused(label):
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 2))
-    data = (torch.randn(32, 1, 8, 8), torch.zeros(32))
-    with pytest.raises(ValueError, match=r"train: every label is 0, a single class"):
-        prune_gym.make_problem(network, train=data, validation=data)
+    images = torch.randn(32, 1, 8, 8)
+    same, both = (images, torch.full((32,), label)), (images, torch.arange(32) % 2)
+    for name, splits_ in (("train", (same, both)), ("validation", (both, same))):
+        message = rf"{name}: every target is {label}: any network that says so always is right"
+        with pytest.raises(ValueError, match=message):
+            prune_gym.make_problem(network, train=splits_[0], validation=splits_[1])
+
+
+def test_masks_of_one_class_are_refused():
+    data = splits("segmentation")
+    empty = (data["train"][0], torch.zeros_like(data["train"][1]))
+    with pytest.raises(ValueError, match=r"validation: every target is 0"):
+        problem_of("segmentation", metric="mean_iou", output="out", validation=empty)
+
+
+def test_places_that_do_not_count_are_named_with_what_leaves_them_out():
+    data = {
+        name: (images, masks.clone()) for name, (images, masks) in splits("segmentation").items()
+    }
+    for _, masks in data.values():
+        masks[:, :2] = 255
+    message = (
+        r"targets hold 255, but outputs tell 2 classes .*Index\(2, average='macro', ignore_ind"
+    )
+    with pytest.raises(ValueError, match=message):
+        problem_of("segmentation", metric="mean_iou", output="out", **data)
+    measure = torchmetrics.classification.MulticlassJaccardIndex(2, ignore_index=255)
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    problem = problem_of("segmentation", metric=measure, loss=loss, output="out", **data)
+    assert problem.judge(problem.network) > 0.5
+
+
+def test_one_output_for_each_place():
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = SEGMENTER
+
+        def forward(self, images):
+            two = self.inner(images)["out"]
+            return two[:, 1:] - two[:, :1]
+
+    problem = problem_of("segmentation", network=Single(), metric="binary_iou")
+    outputs = Single()(problem.data.validation.images)[:, 0] > 0
+    masks = problem.data.validation.labels.bool()
+    expected = (outputs & masks).sum() / (outputs | masks).sum()
+    assert problem.judge(problem.network) == pytest.approx(float(expected), abs=1e-4)
+    with pytest.raises(ValueError, match=r"a single one for each .* metric='binary_accuracy'"):
+        problem_of("segmentation", network=Single(), metric="mean_iou")
 
 
 def test_a_part_of_the_outputs_that_is_not_there():
     with pytest.raises(ValueError, match=r"output='aut': the network gives \{'out': \(64, 2, 16"):
         problem_of("segmentation", metric="mean_iou", output="aut")
-    with pytest.raises(ValueError, match=r"is no tensor; name the part that counts: output='out'"):
+    with pytest.raises(ValueError, match=r"takes one tensor, .*'aux'.*that counts, output='out'"):
         problem_of("segmentation", metric="mean_iou")
+    with pytest.raises(ValueError, match=r"output=0: the network gives one tensor, \(64, 2\)"):
+        problem_of(metric="mae", output=0)
+
+
+@dataclass
+class Given:
+    logits: torch.Tensor
+    hidden: torch.Tensor | None = None
+
+
+class GivenDict(dict):
+    def __init__(self, **parts):
+        super().__init__(parts)
+        vars(self).update(parts)
+
+
+@pytest.mark.parametrize("kind", [Given, namedtuple("Pair", "logits hidden"), GivenDict])
+def test_outputs_of_any_kind(kind):
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = REGRESSOR
+
+        def forward(self, signals):
+            return kind(logits=self.inner(signals), hidden=signals.mean(2))
+
+    def error(outputs, targets):
+        return (outputs.logits - targets).abs().mean()
+
+    picked = problem_of(network=Wrapped(), metric="mae", output="logits")
+    whole = problem_of(
+        network=Wrapped(), metric=Metric(error, higher_is_better=False, lowest=0.0), batch_size=32
+    )
+    assert whole.judge(whole.network) == pytest.approx(picked.judge(picked.network), rel=1e-4)
+    with pytest.raises(ValueError, match=r"metric 'mae' takes one tensor, .*output='out'"):
+        problem_of(network=Wrapped(), metric="mae")
+
+
+def test_classes_are_made_instances_of():
+    problem = problem_of(metric=torchmetrics.MeanAbsoluteError, loss="torch.nn:SmoothL1Loss")
+    assert problem.task.metric.name == "MeanAbsoluteError"
+    assert isinstance(problem.task.loss, nn.SmoothL1Loss)
+    message = r"metric=MulticlassF1Score is a class that cannot be made without arguments \(Type"
+    with pytest.raises(TypeError, match=message):
+        problem_of(metric="torchmetrics.classification:MulticlassF1Score")
 
 
 def test_types_that_differ_are_named():
