@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import torch
 
 from prune_gym.errors import InvalidTypeError, InvalidValueError, MetricError
-from prune_gym.utils.trees import in_words, joined, leaves
+from prune_gym.utils.trees import device_of, in_words, joined, leaves
 from prune_gym.utils.user_code import user_code
 from prune_gym.utils.words import shortened
 
@@ -89,6 +89,12 @@ class Metric:
     def is_stateful(self) -> bool:
         """Whether it is a ``torchmetrics.Metric`` (told by what it has: the import takes long)."""
         return all(hasattr(self.measure, name) for name in ("update", "compute", "reset", "clone"))
+
+    def __call__(self, outputs: Any, targets: Any) -> float:
+        """Its number for the outputs and targets of some examples (raises MetricError)."""
+        tally = Tally(self, device_of(outputs))
+        tally.add(outputs, targets)
+        return tally.value()
 
     @property
     def ends(self) -> tuple[float | None, float | None]:

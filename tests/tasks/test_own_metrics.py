@@ -192,7 +192,7 @@ def test_one_class_only_is_refused(label):
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 2))
     images = torch.randn(32, 1, 8, 8)
     same, both = (images, torch.full((32,), label)), (images, torch.arange(32) % 2)
-    for name, splits_ in (("train", (same, both)), ("validation", (both, same))):
+    for name, splits_ in (("train", (same, same)), ("validation", (both, same))):
         message = rf"{name}: every target is {label}: any network that says so always is right"
         with pytest.raises(ValueError, match=message):
             prune_gym.make_problem(network, train=splits_[0], validation=splits_[1])
