@@ -34,7 +34,7 @@ from prune_gym.problem.saving import load_with_masks
 from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.finalize import finish
-from prune_gym.searches.fine_tuning import OnStep, words_of
+from prune_gym.searches.fine_tuning import OnStep, check_fine_tuning, words_of
 from prune_gym.searches.progress import Progress
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
@@ -64,6 +64,7 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)
     make_config_env(config, problem).close()
+    check_fine_tuning(problem, config.finetune_steps, config.distillation)
     _say_unpruned(problem, console)
     check_stop()
     with lock_run(path):

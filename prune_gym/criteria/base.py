@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional
 
 from prune_gym.criteria.connectivity import by_filter, producers
 from prune_gym.datasets import Examples
@@ -230,7 +229,7 @@ class Evidence:
     def loss(self, images: Any, labels: Any) -> torch.Tensor:
         """The loss of a batch, ()."""
         if self.task.loss is cross_entropy:
-            return functional.cross_entropy(self.logits(images), labels)
+            return cross_entropy(self.outputs(images), labels)
         return self.task.loss_of(self.outputs(images), labels)
 
     # -- what a criterion may refuse -------------------------------------------------------------

@@ -33,6 +33,7 @@ from prune_gym.training.evaluation import largest_batch, measured
 from prune_gym.training.trainer import check_trainer, takes_steps, train_by
 from prune_gym.utils.onednn import SoundConvolutions
 from prune_gym.utils.trees import clone, device_of, in_words, leaves, rows_of
+from prune_gym.utils.user_code import user_code
 
 TRIED = 64  # examples of the batch that metric and loss are tried on, if they are not too large
 FEWEST = 4  # that are tried whatever their size: some metrics say nothing of a single one
@@ -162,7 +163,7 @@ def _value(metric: Metric, batches: list[tuple[Any, Any]]) -> float:
     tally = Tally(metric, device_of(batches[0][0]))
     with torch.no_grad():
         for outputs, targets in batches:
-            tally.add(outputs, targets)
+            tally.add(clone(outputs), targets)
         return tally.value()
 
 
@@ -185,7 +186,7 @@ def _try_loss(network: nn.Module, task: Task, inputs: Any, targets: Any) -> None
                 f"loss {name!r} of the unpruned network is {float(loss.detach())}; expected a "
                 "finite number."
             )
-        with SoundConvolutions():
+        with SoundConvolutions(), user_code(f"loss {name!r}, going backward,", LossError):
             loss.backward()  # type: ignore[no-untyped-call]
     if not any(p.grad is not None and bool((p.grad != 0).any()) for p in copied.parameters()):
         raise LossError(

@@ -74,6 +74,22 @@ def words_of(fine_tuned: dict[str, Any] | None) -> str:
     )
 
 
+def check_fine_tuning(problem: PruningProblem, steps: int, distillation: float) -> None:
+    """Raise for a fine-tuning that cannot be, before anything is searched for it.
+
+    Raises:
+        LossError: there is nothing to train by.
+        ValueError: distillation where there are no classes, or with a training of the user's own.
+    """
+    if steps and problem.task.fine_tune is None:
+        problem.task.need_loss()
+    if distillation and (problem.task.loss is not cross_entropy or problem.task.fine_tune):
+        raise InvalidValueError(
+            f"distillation={distillation}: it follows the unpruned network's classes, so that it "
+            "goes with loss='cross_entropy' and the fine-tuning here only; leave it at 0."
+        )
+
+
 def fine_tune(
     network: nn.Module,
     problem: PruningProblem,
@@ -106,6 +122,7 @@ def fine_tune(
         Stopped: a stop was asked for (Ctrl-C, SIGTERM); the state is saved.
         TrainingDivergedError: the loss is no number any more (only looked at with ``on_step``).
     """
+    check_fine_tuning(problem, steps, distillation)
     before, score_before = copy.deepcopy(network.state_dict()), problem.accuracy(network)
     metric = problem.task.metric
     if steps == 0:
@@ -136,11 +153,6 @@ def _training(
     network: nn.Module, problem: PruningProblem, steps: int, seed: int, distillation: float
 ) -> Training:
     recipe = Recipe()
-    if distillation and problem.task.loss is not cross_entropy:
-        raise InvalidValueError(
-            f"distillation={distillation}: it follows the unpruned network's classes, so that it "
-            "goes with loss='cross_entropy' only; leave it at 0."
-        )
     if len(problem.data.train) >= MANY:
         bfloat16 = has_bfloat16(problem.device)
         recipe = Recipe("sgd", 128, peak_lr=0.05, weight_decay=5e-4, bfloat16=bfloat16)

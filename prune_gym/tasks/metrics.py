@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import torch
 
 from prune_gym.errors import InvalidTypeError, InvalidValueError, MetricError
-from prune_gym.utils.trees import device_of, in_words, joined, leaves
+from prune_gym.utils.trees import clone, device_of, in_words, joined, leaves
 from prune_gym.utils.user_code import user_code
 from prune_gym.utils.words import shortened
 
@@ -197,7 +197,9 @@ class Tally:
             except InvalidValueError as error:
                 raise MetricError(f"metric {self._metric.name!r}: {error}") from error
         if self._counter is None:
-            self._batches.append((outputs, targets))
+            # the targets are the data's own, and a user's function may work in place
+            own = self._metric.prepare is None
+            self._batches.append((outputs, clone(targets) if own else targets))
         else:
             self._guarded(lambda: self._counter.update(outputs, targets))
 

@@ -68,22 +68,27 @@ class Task:
         """What metric and loss get of a network's outputs."""
         return self.outputs(call(network, inputs))
 
+    def need_loss(self) -> Loss:
+        """The loss; raises LossError where there is none."""
+        if self.loss is None:
+            raise LossError(
+                f"metric {self.metric.name!r} tells no loss, which training and gradients need; "
+                "give one: loss='mse', loss=nn.BCEWithLogitsLoss(), or a function (outputs, "
+                "targets) -> number. (By the command: --loss, or --finetune-steps 0.)"
+            )
+        return self.loss
+
     def loss_of(self, outputs: Any, targets: Any) -> torch.Tensor:
         """The loss of a batch, ().
 
         Raises:
             LossError: there is none, it raised, or it is not one number.
         """
-        if self.loss is None:
-            raise LossError(
-                f"metric {self.metric.name!r} tells no loss, which training and gradients need; "
-                "give one: loss='mse', loss=nn.BCEWithLogitsLoss(), or a function (outputs, "
-                "targets) -> number."
-            )
-        name = loss_name(self.loss)
+        loss_function = self.need_loss()
+        name = loss_name(loss_function)
         with user_code(f"loss {name!r}", LossError):
             try:
-                loss = self.loss(outputs, targets)
+                loss = loss_function(outputs, targets)
             except InvalidValueError as error:
                 raise LossError(f"loss {name!r}: {error}") from error
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:

@@ -20,7 +20,7 @@ from prune_gym.datasets import Examples
 from prune_gym.datasets.base import Augment
 from prune_gym.errors import TrainingDivergedError
 from prune_gym.tasks.losses import cross_entropy
-from prune_gym.tasks.matching import only_tensor
+from prune_gym.tasks.matching import classes, only_tensor
 from prune_gym.tasks.task import CLASSIFICATION, Task
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.onednn import SoundConvolutions
@@ -194,7 +194,7 @@ class Training:
         if self.task.loss is not cross_entropy:
             in_float32 = mapped(lambda t: t.float() if t.dtype == torch.bfloat16 else t, outputs)
             return self.task.loss_of(in_float32, targets)
-        return self.recipe.loss(only_tensor(outputs).float(), targets, taught)
+        return self.recipe.loss(*classes(outputs, targets), taught)
 
     def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         if not self.recipe.bfloat16:

@@ -11,6 +11,7 @@ from torch import nn
 from prune_gym.datasets import Examples
 from prune_gym.errors import TrainerError
 from prune_gym.tasks.task import Trainer
+from prune_gym.utils.trees import in_words
 from prune_gym.utils.user_code import user_code
 
 OFFERED = ("train", "steps", "seed", "generator")
@@ -41,9 +42,11 @@ def train_by(
     wanted = _parameters(trainer)
     given = {name: value for name, value in offered.items() if name in wanted}
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    place = next((tensor.device for tensor in before.values()), torch.device("cpu"))
     with torch.inference_mode(False), torch.enable_grad(), user_code("fine_tune", TrainerError):
         found = trainer(network.train(), **given)
-    _take_over(network, found)
+    _take_over(network, found, before)
+    network.to(place).zero_grad(set_to_none=True)
     after = network.state_dict()
     if steps > 0 and all(torch.equal(after[name], tensor) for name, tensor in before.items()):
         raise TrainerError(
@@ -85,8 +88,14 @@ def _parameters(trainer: Trainer) -> set[str]:
     return set(parameters)
 
 
-def _take_over(network: nn.Module, found: Any) -> None:
-    """The weights of a network that was given back, in place of those of this one."""
+def _take_over(network: nn.Module, found: Any, before: dict[str, torch.Tensor]) -> None:
+    """The weights of a network that was given back, in place of those of this one.
+
+    Args:
+        network: the one that was to be trained.
+        found: what the training gave back.
+        before: the state of ``network`` when it began.
+    """
     if found is None or found is network:
         found = network
     if not isinstance(found, nn.Module):
@@ -95,13 +104,15 @@ def _take_over(network: nn.Module, found: Any) -> None:
             "where it was trained in place."
         )
     shapes, wanted = (
-        {n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (found, network)
+        {name: in_words(tensor) for name, tensor in state.items()}
+        for state in (found.state_dict(), before)
     )
     for name in [*wanted, *shapes]:
         if shapes.get(name) != wanted.get(name):
             raise TrainerError(
                 f"fine_tune gave another network: {name!r} is {shapes.get(name, 'missing')}, and "
-                f"was {wanted.get(name, 'missing')}. The pruned network is to keep its shape."
+                f"was {wanted.get(name, 'missing')}. The pruned network is to keep its shape and "
+                "its types."
             )
     if found is not network:
         network.load_state_dict(found.state_dict())
