@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from prune_gym.pruning.groups import FilterGroup
     from prune_gym.searches.result import PrunedNetwork, SearchResult
     from prune_gym.searches.search import search
+    from prune_gym.tasks.metrics import Metric
     from prune_gym.training.recovery import RECOVERIES
     from prune_gym.wrappers import (
         BinaryFilters,
@@ -78,6 +79,9 @@ _PUBLIC = {
     "FilterGroup": ".pruning.groups",
     "FixedPenalty": ".wrappers",
     "InfeasibleLimitError": ".errors",
+    "LossError": ".errors",
+    "Metric": ".tasks.metrics",
+    "MetricError": ".errors",
     "NETWORKS": ".networks",
     "Outcome": ".problem.outcome",
     "ProjectionWrapper": ".wrappers",
@@ -93,6 +97,7 @@ _PUBLIC = {
     "SharedProblem": ".problem.sharing",
     "Split": ".datasets",
     "TrustError": ".errors",
+    "TrainerError": ".errors",
     "UnsupportedNetworkError": ".errors",
     "command_budget": ".budgets",
     "count": ".budgets",
@@ -125,6 +130,9 @@ __all__ = [
     "FilterGroup",
     "FixedPenalty",
     "InfeasibleLimitError",
+    "LossError",
+    "Metric",
+    "MetricError",
     "Outcome",
     "ProjectionWrapper",
     "PruneGymError",
@@ -137,6 +145,7 @@ __all__ = [
     "SearchResult",
     "SharedProblem",
     "Split",
+    "TrainerError",
     "TrustError",
     "UnsupportedNetworkError",
     "command_budget",

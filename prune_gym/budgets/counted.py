@@ -13,6 +13,7 @@ from torch import nn
 
 from prune_gym.budgets.base import BUDGETS, Budget
 from prune_gym.pruning.copying import rebuild
+from prune_gym.utils.trees import call, clone, repeated
 
 
 @BUDGETS.register
@@ -57,7 +58,7 @@ def energy_uj() -> Budget:
     return Budget("energy_uj", unit="uJ", monotone=True, counted=_microjoules)
 
 
-def count(name: str, network: nn.Module, example: torch.Tensor) -> float:
+def count(name: str, network: nn.Module, example: Any) -> float:
     """A registered budget of a network, e.g. ``count("macs", network, images[:1])``."""
     budget: Budget = BUDGETS.get(name)()
     if budget.counted is None and any(module.training for module in network.modules()):
@@ -65,19 +66,20 @@ def count(name: str, network: nn.Module, example: torch.Tensor) -> float:
     return budget(network, example)
 
 
-def _one_per_parameter(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+def _one_per_parameter(network: nn.Module, example: Any) -> dict[str, float]:
     return {name: 1.0 for name, _ in network.named_parameters()}
 
 
-def _bytes_per_element(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+def _bytes_per_element(network: nn.Module, example: Any) -> dict[str, float]:
     saved = network.state_dict()  # buffers that are not persistent are not saved
     tensors = dict([*network.named_parameters(), *network.named_buffers()])
     return {name: float(t.element_size()) for name, t in tensors.items() if name in saved}
 
 
-def _uses_per_weight(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+def _uses_per_weight(network: nn.Module, example: Any) -> dict[str, float]:
     """How often each weight is multiplied for one input: the number of output positions."""
     uses: dict[str, float] = {}
+    one = repeated(example, 1)
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -88,7 +90,7 @@ def _uses_per_weight(network: nn.Module, example: torch.Tensor) -> dict[str, flo
                 positions = grid.numel() / grid.shape[1]
             for key, tensor in module.named_parameters(name):  # "weight", or what computes it
                 if tensor.shape == module.weight.shape:
-                    uses[key] = uses.get(key, 0.0) + positions / example.shape[0]
+                    uses[key] = uses.get(key, 0.0) + positions
                     break
 
         return hook
@@ -99,11 +101,11 @@ def _uses_per_weight(network: nn.Module, example: torch.Tensor) -> dict[str, flo
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             module.register_forward_hook(watch(name))
     with torch.no_grad():
-        watched.eval()(example)
+        call(watched.eval(), clone(one))
     return uses
 
 
-def _microjoules(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+def _microjoules(network: nn.Module, example: Any) -> dict[str, float]:
     uses = _uses_per_weight(network, example)
     found = {}
     for name, _ in network.named_parameters():

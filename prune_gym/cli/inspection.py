@@ -13,6 +13,7 @@ from rich.table import Table
 
 from agents.console import say
 from prune_gym.budgets import amount
+from prune_gym.cli.scores import metric_of
 from prune_gym.datasets import load_dataset
 from prune_gym.errors import CheckpointError, InvalidValueError, RunFolderError
 from prune_gym.networks import NETWORKS
@@ -21,6 +22,7 @@ from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import PLAN, load_pruned, read_plan
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.utils.words import score_in_words
 
 COUNTED = ("params", "macs", "size_bytes", "activation_bytes", "energy_uj")
 LIMITS = (0.5, 0.25, 0.1)  # for which it is said how much of each group has to go
@@ -179,8 +181,11 @@ def _facts(folder: RunFolder, config: SearchConfig) -> list[tuple[str, str]]:
     scores = metrics["accuracy"]
     for split in ("validation", "test"):
         if scores.get(f"finetuned_{split}") is not None:
-            before, after = scores[f"dense_{split}"], scores[f"finetuned_{split}"]
-            facts.append((split, f"{after:.4f} (unpruned network {before:.4f})"))
+            both = scores[f"dense_{split}"], scores[f"finetuned_{split}"]
+            before, after = (score_in_words(score) for score in both)
+            name = metric_of(metrics)
+            kind = "" if name == "accuracy" else f"{name} "
+            facts.append((split, f"{kind}{after} (unpruned network {before})"))
     dense, pruned = metrics["dense"], metrics["pruned"]
     facts += [
         (label, f"{pruned[key]:,.0f} of {dense[key]:,.0f}")

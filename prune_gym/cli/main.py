@@ -57,6 +57,10 @@ def prune(
     out: options.RunOut = None,
     resume: options.ResumeRun = None,
     finish: options.Finish = False,
+    metric: options.Metric = "accuracy",
+    loss: options.Loss = None,
+    output: options.Output = None,
+    fine_tune: options.FineTune = None,
     criterion: options.Criterion = "l1",
     recovery: options.Recovery = "bn",
     structure: options.Structure = "filter",
@@ -96,12 +100,14 @@ def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> di
     from prune_gym.datasets import absolute_name
 
     same = ("criterion", "recovery", "structure", "round_to", "evaluation_samples", "precision")
+    asked = ("metric", "loss", "output", "fine_tune")  # left out where they are as always
     budget, weights = given["budget"], given["weights"]
     return {
         "network": given["network"] or named.get("network", "small"),
         "dataset": absolute_name(given["dataset"] or named.get("dataset", "digits")),
         "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
         **{name: given[name] for name in (*same, "device")},
+        **{name: given[name] for name in asked if given[name] not in (None, "accuracy")},
         "ignore": given["ignore"] or [],
         "weights": None if weights is None else str(user_path(weights).resolve()),
     }

@@ -34,6 +34,7 @@ from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.search import lock_run
 from prune_gym.utils.files import check_place, empty_folder
 from prune_gym.utils.registry import suggest
+from prune_gym.utils.words import score_in_words
 
 
 def pick(
@@ -120,12 +121,13 @@ def _finished(
     began: float,
 ) -> dict[str, Any]:
     """The first of the candidates that keeps the limits, finished; gives its metrics."""
-    told = _told(run)
+    told, metric = _told(run), problem.task.metric
 
     def in_turn() -> Iterator[Masks]:
         for one in within:  # the one that stays is the last that was asked for
             told["picked_network"] = one.number
-            said = f"validation accuracy {one.accuracy:.4f} as searched"
+            score = metric.value(one.accuracy)
+            said = f"validation {metric.name} {score_in_words(score)} as searched"
             console.print(f"network {one.number}: {said}")
             yield one.masks
 

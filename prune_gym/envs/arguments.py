@@ -38,6 +38,11 @@ class ProblemArguments(TypedDict, total=False):
     train: Any
     validation: Any
     test: Any
+    metric: Any
+    loss: Any
+    output: Any
+    fine_tune: str | Callable[..., Any] | None
+    collate: Callable[[list[Any]], Any] | None
     ignore: Collection[str]
     unpruned_values: Mapping[str, float] | None
     seed: int

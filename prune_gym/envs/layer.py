@@ -97,7 +97,8 @@ class LayerPruneEnv(PruneEnv):
     or in place of ``problem`` what `prune_gym.make_problem` makes one from: ``network``,
     ``dataset``, ``budgets``, ``criterion``, ``recovery``, ``recovery_steps``, ``structure``,
     ``round_to``, ``evaluation_samples``, ``precision``, ``batch_size``, ``device``, ``weights``,
-    ``train``, ``validation``, ``test``, ``ignore``, ``unpruned_values``, ``seed``.
+    ``train``, ``validation``, ``test``, ``metric``, ``loss``, ``output``, ``fine_tune``,
+    ``collate``, ``ignore``, ``unpruned_values``, ``seed``.
     ``reset(options={"max_ratio": ..., "recovery_steps": ..., "limit": ...})`` sets them for one
     episode.
 

@@ -162,7 +162,7 @@ class Front:
         nearest = min(self._candidates, key=lambda one: one.distance(limits))
         raise NothingFeasibleError(
             f"no evaluated network is within {_words(limits)}. The nearest is network "
-            f"{nearest.number}: accuracy {nearest.accuracy:.4f}, "
+            f"{nearest.number}: reward {nearest.accuracy:.4f}, "
             f"{_words({name: nearest.costs[name] for name in limits})}. Raise the limit, or search "
             "for it anew."
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -74,7 +74,7 @@ class CostModel:
     def __init__(
         self,
         network: nn.Module,
-        example: torch.Tensor,
+        example: Any,
         plan: CompactionPlan,
         sizes: TensorSizes,
         budgets: Sequence[Budget],
@@ -152,7 +152,7 @@ class CostModel:
 def measure_unpruned(
     budgets: Sequence[Budget],
     network: nn.Module,
-    example: torch.Tensor,
+    example: Any,
     known: Mapping[str, float] | None = None,
 ) -> NDArray[np.float64]:
     """Every budget of the unpruned network, in its unit, (n_budgets,).

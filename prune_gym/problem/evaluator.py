@@ -49,13 +49,15 @@ class Evaluator:
         self._train = problem.data.train
         self._recovery, self._recovery_steps = problem.recovery, problem.recovery_steps
         self.memory = OutcomeMemory()
-        prepared = PreparedSplit.of(problem.data.validation, problem.layout, problem.batch_size)
+        self._task = problem.task
+        validation, layout = problem.data.validation, problem.layout
+        prepared = PreparedSplit.of(validation, layout, problem.batch_size, problem.task)
         if problem.batch_size is None:
             third = problem.masks_of(np.maximum(1, problem.sizes // 3))
             with _naming_the_network():
                 prepared = prepared.with_fastest_batch(problem.compact(third))
         self.validation = prepared
-        wait_for(prepared.images.device)  # threads have streams of their own
+        wait_for(prepared.device)  # threads have streams of their own
 
     def compact(self, masks: Masks) -> nn.Module:
         """The compact network of valid keep masks, not yet recovered."""
@@ -63,15 +65,16 @@ class Evaluator:
 
     def recover(self, network: nn.Module, *, seed: int, steps: int) -> nn.Module:
         """Repair a compact network in place; returns it."""
-        return recover(network, self._recovery, self._train, seed=seed, steps=steps)
+        task = self._task
+        return recover(network, self._recovery, self._train, seed=seed, steps=steps, task=task)
 
     def values(self, masks: Masks, network: nn.Module) -> NDArray[np.float64]:
         """Every budget of keep masks and their compact network, in its unit, (n_budgets,)."""
         return self._cost_model.values(masks, network)
 
     def accuracy(self, network: nn.Module) -> float:
-        """Accuracy of a network in evaluation mode on the validation split, in [0, 1]."""
-        return self.validation.accuracy(network)
+        """Reward of a network in evaluation mode on the validation split: its accuracy, mostly."""
+        return self.validation.reward(network)
 
     def evaluate(
         self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None

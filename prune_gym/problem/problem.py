@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prune_gym.budgets import Budget, over_limits
-from prune_gym.datasets import Dataset, Split
+from prune_gym.datasets import Dataset, Examples
 from prune_gym.errors import InfeasibleLimitError
 from prune_gym.problem.costs import Constraint, CostModel, Counts
 from prune_gym.problem.evaluator import Evaluator
@@ -34,7 +34,8 @@ from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.inference import InferenceLayout
 from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_count, top_mask
 from prune_gym.pruning.sizes import TensorSizes
-from prune_gym.training.evaluation import accuracy
+from prune_gym.tasks.task import CLASSIFICATION, Task
+from prune_gym.training.evaluation import measured
 from prune_gym.training.recovery import Recovery, recover
 
 _MAKING = threading.RLock()  # of evaluators: one thread makes it, the others wait
@@ -60,6 +61,7 @@ class PruningProblem:
         layout: in which networks are judged.
         batch_size: images a forward when networks are judged; None = measured.
         arguments: of `prune_gym.make_problem`, where all of them can be written down; else None.
+        task: what is asked of networks: metric, loss, which outputs count, who fine-tunes.
     """
 
     network: nn.Module
@@ -76,6 +78,7 @@ class PruningProblem:
     layout: InferenceLayout = field(default_factory=InferenceLayout)
     batch_size: int | None = None
     arguments: Mapping[str, Any] | None = None
+    task: Task = CLASSIFICATION
 
     def __repr__(self) -> str:
         """Short, so that an error message that holds a problem stays readable."""
@@ -91,9 +94,14 @@ class PruningProblem:
         return np.array([group.n_filters for group in self.groups], dtype=np.int64)
 
     @property
-    def example(self) -> torch.Tensor:
-        """One input of the network, (1, ...)."""
-        return self.data.train.batch(self.data.train.spread(1))
+    def example(self) -> Any:
+        """One input of the network: a tensor (1, ...), or what its data holds in its place."""
+        return self.data.train.example
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are judged."""
+        return self.data.train.device
 
     @cached_property
     def orders(self) -> tuple[NDArray[np.int64], ...]:
@@ -204,8 +212,20 @@ class PruningProblem:
         if broken:
             raise InfeasibleLimitError(
                 f"{'; '.join(broken)} (the smallest network that can be reached). "
-                "Choose a limit at or above the floor."
+                f"{self._holding(smallest)}Choose a limit at or above the floor."
             )
+
+    def _holding(self, smallest: Counts) -> str:
+        """The layers that hold most parameters of the smallest network, in a sentence."""
+        sizes = self.cost_model.sizes
+        counted = sizes.count(smallest) * sizes.is_parameter
+        held: dict[str, float] = {}
+        for name, share in zip(sizes.names, counted / counted.sum(), strict=True):
+            layer = name.rpartition(".")[0] or name
+            held[layer] = held.get(layer, 0.0) + float(share)
+        most = sorted(held.items(), key=lambda row: -row[1])[:3]
+        named = ", ".join(f"{layer!r} ({share:.0%})" for layer, share in most if share >= 0.1)
+        return f"Most of its parameters lie in {named}. " if named else ""
 
     # -- judging -----------------------------------------------------------------------------
 
@@ -238,8 +258,18 @@ class PruningProblem:
     def recover(self, network: nn.Module, *, seed: int = 0, steps: int | None = None) -> nn.Module:
         """Repair a compact network in place, as an episode does; returns it."""
         steps = self.recovery_steps if steps is None else steps
-        return recover(network, self.recovery, self.data.train, seed=seed, steps=steps)
+        train = self.data.train
+        return recover(network, self.recovery, train, seed=seed, steps=steps, task=self.task)
 
-    def accuracy(self, network: nn.Module, split: Split | None = None) -> float:
-        """Accuracy of a network on the validation split, or (the plain way) on another."""
-        return self.evaluator.accuracy(network) if split is None else accuracy(network, split)
+    def accuracy(self, network: nn.Module, split: Examples | None = None) -> float:
+        """Reward of a network on the validation split, or (the plain way) on another.
+
+        For classification it is the accuracy, in [0, 1]; see `prune_gym.tasks.metrics`.
+        """
+        if split is None:
+            return self.evaluator.accuracy(network)
+        return self.task.metric.reward(measured(network, split, self.task))
+
+    def judge(self, network: nn.Module, split: Examples | None = None) -> float:
+        """The metric of a network, in its unit, on the validation split or on another."""
+        return self.task.metric.value(self.accuracy(network, split))

@@ -16,10 +16,13 @@ from torch import nn
 from prune_gym.errors import CheckpointError, UnknownNameError
 from prune_gym.networks import NETWORKS, build_network
 from prune_gym.networks.checkpoints import read_tensors, write_tensors
+from prune_gym.networks.plain import computes_weights, with_plain_weights
+from prune_gym.problem.examples import EXAMPLES, write_examples
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, named_code
-from prune_gym.pruning.copying import rebuild
+from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.masks import Mask, Masks
+from prune_gym.pruning.numbers import read_number, write_number
 from prune_gym.utils.files import replacing, user_path, write_json
 from prune_gym.utils.records import Record, Text, check, is_there, read_object
 
@@ -45,17 +48,22 @@ def save_pruned(
         name: the unpruned network's registered name or ``"module:function"``; without it,
             `load_pruned` needs the unpruned network.
     """
-    folder = user_path(folder)
+    folder, train, example = user_path(folder), problem.data.train, problem.example
+    shape = [int(n) for n in example.shape[1:]] if isinstance(example, torch.Tensor) else []
+    numbers: dict[str, dict[str, int]] = {}
+    for count in (count for group in problem.groups for count in group.counts):
+        number = read_number(network.get_submodule(count.module), count.attribute)
+        numbers.setdefault(count.module, {})[count.attribute] = number or 0
     plan = {
         "format": _FORMAT,
         "network": name,
         "arguments": {
-            "in_channels": int(problem.example.shape[1]),
+            "in_channels": shape[0] if shape else 0,
             "n_classes": problem.data.n_classes,
         },
-        "input_shape": list(problem.example.shape[1:]),  # of one image: channels, height, width
-        "mean": list(problem.data.train.mean),  # of pixels / 255, per channel: inputs are
-        "std": list(problem.data.train.std),  # (pixels / 255 - mean) / std; empty: as given
+        "input_shape": shape,  # of one image: channels, height, width; empty: no single tensor
+        "mean": list(getattr(train, "mean", ())),  # of pixels / 255, per channel: inputs are
+        "std": list(getattr(train, "std", ())),  # (pixels / 255 - mean) / std; empty: as given
         "structure": problem.structure,
         "groups": [
             {
@@ -67,11 +75,14 @@ def save_pruned(
             }
             for group, mask in zip(problem.groups, masks, strict=True)
         ],
+        "numbers": numbers,
     }
     # both are written before either is replaced: a disk that is full leaves a pair that fits
     with replacing(folder / TENSORS) as tensors, replacing(folder / PLAN) as noted:
-        write_tensors(tensors, dict(network.state_dict()))
+        write_tensors(tensors, {**network.state_dict(), **_beside_state(network, problem)})
         write_json(noted, plan)
+    if not (folder / EXAMPLES).exists():  # they stay the same
+        write_examples(folder / EXAMPLES, train)
 
 
 def load_pruned(
@@ -97,9 +108,30 @@ def load_pruned(
     folder = user_path(folder)
     plan = read_plan(folder)
     template = _unpruned(folder, plan, trust) if network is None else network
+    if computes_weights(template) and plan.get("input_shape"):
+        template = rebuild(template, {}).eval()
+        with_plain_weights(template, torch.zeros(1, *plan["input_shape"]))
     tensors = read_tensors(folder / TENSORS)
     _check_tensors(folder, plan, tensors, template)
-    return rebuild(template, tensors).eval()
+    made = rebuild(template, tensors).eval()
+    modules: dict[str, Any] = dict(made.named_modules())
+    for name, numbers in plan.get("numbers", {}).items():
+        for attribute, number in numbers.items():
+            whole = read_number(modules.get(name, nn.Module()), attribute)
+            if whole is None or number > whole:
+                raise CheckpointError(
+                    f"{folder}: the plan's number {attribute!r} of {name!r} is {number}, and in "
+                    f"the unpruned {type(template).__name__} it is {whole}; the plan is damaged."
+                )
+            write_number(modules[name], attribute, number)
+    return made
+
+
+def _beside_state(network: nn.Module, problem: PruningProblem) -> dict[str, torch.Tensor]:
+    """Buffers that were cut, but that a state dict does not hold."""
+    held, state = own_tensors(network), network.state_dict()
+    cut = {cut.tensor for group in problem.groups for cut in group.slices}
+    return {name: held[name] for name in sorted(cut - set(state))}
 
 
 def load_with_masks(folder: Path | str, problem: PruningProblem) -> tuple[nn.Module, Masks]:
@@ -150,6 +182,7 @@ def _check_tensors(
 ) -> None:
     """Raise CheckpointError unless the tensors are of a pruned ``template``, as the plan says."""
     kind, expected = type(template).__name__, template.state_dict()
+    expected |= {name: held for name, held in own_tensors(template).items() if name in tensors}
     if set(expected) != set(tensors):
         different = sorted(set(expected).symmetric_difference(tensors))[0]
         raise CheckpointError(
@@ -219,7 +252,7 @@ class _Group(Record):
 
 
 class _Arguments(Record):
-    in_channels: Annotated[int, Field(ge=1, le=2**31)]
+    in_channels: Annotated[int, Field(ge=0, le=2**31)]
     n_classes: Annotated[int, Field(ge=0, le=2**31)]
 
 
@@ -232,6 +265,7 @@ class _Plan(Record):
     std: list[float] = Field(default_factory=list)
     structure: Literal["filter", "weight"]
     groups: Annotated[list[_Group], Field(min_length=1)]
+    numbers: dict[str, dict[str, Annotated[int, Field(ge=1)]]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _agreeing(self) -> _Plan:

@@ -19,6 +19,7 @@ from torch import nn
 from prune_gym.pruning.copying import CopyPlan, own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Mask
+from prune_gym.pruning.numbers import read_number, write_number
 
 
 def compact(network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]) -> nn.Module:
@@ -52,6 +53,7 @@ class Compaction:
         self, network: nn.Module, groups: Sequence[FilterGroup], training: bool | None = None
     ) -> None:
         self._copy_plan = CopyPlan(network, training)
+        self._counts = [(i, c) for i, group in enumerate(groups) for c in group.counts]
         tensors = own_tensors(network)
         cuts: dict[tuple[str, int], list[tuple[int, NDArray[np.int64]]]] = {}
         for index, group in enumerate(groups):
@@ -82,7 +84,12 @@ class Compaction:
                     tensor = tensor.index_select(axis, rows.to(tensor.device))
             if tensor is not self._unpruned[name]:
                 sliced[name] = tensor
-        return self._copy_plan.build(sliced)
+        made = self._copy_plan.build(sliced)
+        for index, count in self._counts:
+            module, n_dropped = made.get_submodule(count.module), int((~masks[index]).sum())
+            number = read_number(module, count.attribute) or 0
+            write_number(module, count.attribute, number - count.per_filter * n_dropped)
+        return made
 
 
 class _Axis:

@@ -162,7 +162,7 @@ class _Part:
         self.empty: dict[str, type] = {}  # what every copy gets a new and empty one of
         self.own: list[tuple[str, Any]] = []  # what every copy gets a copy of
         for key, value in vars(module).items():
-            if key in ("_parameters", "_buffers", "_modules"):
+            if key in _MADE_ANEW:
                 continue
             if _is_fired(key) or (type(value) in _CONTAINERS and not value):
                 self.empty[key] = type(value)
@@ -204,6 +204,8 @@ _FIXED = (
     *(types.BuiltinFunctionType, torch.dtype, torch.device, torch.memory_format),
 )
 _CONTAINERS = (dict, list, set, OrderedDict)
+# what is compiled runs the tensors of the network that it was compiled for
+_MADE_ANEW = ("_parameters", "_buffers", "_modules", "_compiled_call_impl")
 
 
 def _is_fixed(value: Any) -> bool:

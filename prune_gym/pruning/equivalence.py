@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.compact import compact, dropped
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Mask
-from prune_gym.pruning.trace import output_tensors, own_randomness
+from prune_gym.pruning.sizes import TensorSizes
+from prune_gym.pruning.trace import own_randomness
 from prune_gym.utils.devices import tf32
+from prune_gym.utils.trees import call, clone, device_of, leaves
 from prune_gym.utils.words import message
 
 
-def check_compaction(
-    network: nn.Module, groups: Sequence[FilterGroup], example: torch.Tensor
-) -> None:
+def check_compaction(network: nn.Module, groups: Sequence[FilterGroup], example: Any) -> None:
     """Raise unless half of the filters can go and leave what masking them leaves.
 
     Groups are read off a trace, which cannot see everything: a size written into ``forward()``, or
@@ -40,20 +42,46 @@ def check_compaction(
     for lively in (False, True):
         probe = lively_copy(network) if lively else network
         problem = difference(probe, groups, masks, example)
-        if problem is None:
-            continue
-        pairs = zip(groups, masks, strict=True)
-        wrong = [g for g, mask in pairs if difference(probe, [g], [mask], example) is not None]
-        layers = list(dict.fromkeys(name for group in wrong or groups for name in group.producers))
-        raise UnsupportedNetworkError(
-            f"{type(network).__name__}: {problem}, as what follows {', '.join(map(repr, layers))} "
-            "needs all of its channels (a size fixed in forward()? view() instead of flatten(1)? "
-            "an operation across channels?). Mend it, or keep the layers whole: "
-            f"ignore={layers}."
-        )
+        if problem is not None:
+            wrong = _wrong(probe, groups, masks, example)
+            layers = list(dict.fromkeys(groups[number].producers[0] for number in wrong))
+            rest = [group for number, group in enumerate(groups) if number not in wrong]
+            raise UnsupportedNetworkError(
+                f"{type(network).__name__}: {problem}, as what follows "
+                f"{', '.join(map(repr, layers[:3]))}{' and others' * (len(layers) > 3)} needs all "
+                "of its channels (a size fixed in forward()? view() instead of flatten(1)? an "
+                "operation across channels?). Mend it, or keep the layers whole, which leaves "
+                f"{_floor(network, rest):.0%} of the parameters at least: ignore={layers}."
+            )
 
 
-def check_smallest(network: nn.Module, smallest: nn.Module, example: torch.Tensor) -> None:
+def _wrong(
+    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask], example: torch.Tensor
+) -> set[int]:
+    """Numbers of groups without which removal is masking: those wrong alone, and then together."""
+
+    def is_wrong(numbers: Sequence[int]) -> bool:
+        some = [groups[number] for number in numbers]
+        return difference(network, some, [masks[n] for n in numbers], example) is not None
+
+    wrong = {number for number in range(len(groups)) if is_wrong([number])}
+    rest = [number for number in range(len(groups)) if number not in wrong]
+    while rest and is_wrong(rest):
+        low, high = 0, len(rest)  # so many of the first are right, so many are wrong
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_wrong(rest[:middle]) else (middle, high)
+        wrong.add(rest.pop(low))
+    return wrong
+
+
+def _floor(network: nn.Module, groups: Sequence[FilterGroup]) -> float:
+    """Share of the parameters that stays where each group keeps one filter."""
+    sizes = TensorSizes.of(network, groups)
+    return float(sizes.share(sizes.count(np.ones(len(groups), dtype=np.int64))))
+
+
+def check_smallest(network: nn.Module, smallest: nn.Module, example: Any) -> None:
     """Raise unless the smallest compact network runs, and gives outputs of the same shape.
 
     Args:
@@ -67,8 +95,10 @@ def check_smallest(network: nn.Module, smallest: nn.Module, example: torch.Tenso
     name = type(network).__name__
     try:
         with torch.no_grad():
-            shape = smallest(example.clone()).shape
-            expected = network(example.clone()).shape
+            shape, expected = (
+                [tuple(t.shape) for t in leaves(call(one, clone(example)))]
+                for one in (smallest, network)
+            )
     except Exception as error:  # a network may raise anything
         raise UnsupportedNetworkError(
             f"{name} does not run with one filter per group: {message(error)}. Protect layers with "
@@ -76,9 +106,13 @@ def check_smallest(network: nn.Module, smallest: nn.Module, example: torch.Tenso
         ) from error
     if shape != expected:
         raise UnsupportedNetworkError(
-            f"{name}: removing filters changes the output from {tuple(expected)} to "
-            f"{tuple(shape)}; protect the last layers with ignore=[...]."
+            f"{name}: removing filters changes the output from {_listed(expected)} to "
+            f"{_listed(shape)}; protect the last layers with ignore=[...]."
         )
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes))
 
 
 def lively_copy(network: nn.Module) -> nn.Module:
@@ -124,11 +158,73 @@ def masked_copy(
     return _variant(network, zeroed)
 
 
+class KeptStatistics(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it lasts, layer norms of a masked network are over the channels that stay.
+
+    Norms over all channels are no sums: what is zero would count. So that is what masking means.
+
+    Args:
+        network: the masked network.
+        groups: the unpruned network's filter groups.
+        masks: its keep masks.
+    """
+
+    def __init__(
+        self, network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        parameters = dict(network.named_parameters(remove_duplicate=False))
+        self._keep: dict[int, dict[int, torch.Tensor]] = {}
+        for name, axis, positions in dropped(groups, masks):
+            if name in parameters:
+                weight = parameters[name]
+                axes = self._keep.setdefault(id(weight), {})
+                keep = axes.setdefault(axis, torch.ones(weight.shape[axis], dtype=torch.bool))
+                keep[torch.from_numpy(positions)] = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        if name == "aten::native_layer_norm" and id(args[2]) in self._keep:
+            return self._layer_norm(func, *args)
+        if name == "aten::native_group_norm" and args[6] == 1 and id(args[1]) in self._keep:
+            return self._group_norm(func, *args)
+        return func(*args, **(kwargs or {}))
+
+    def _layer_norm(
+        self, func: Any, source: Any, shape: Any, weight: Any, bias: Any, eps: Any
+    ) -> Any:
+        made = torch.zeros_like(source)
+        kept, scale, shift = source, weight, bias
+        places: list[Any] = [slice(None)] * source.ndim
+        for axis, keep in self._keep[id(weight)].items():
+            rows = keep.nonzero().flatten().to(source.device)
+            dim = source.ndim - weight.ndim + axis
+            kept, scale = kept.index_select(dim, rows), scale.index_select(axis, rows)
+            shift = None if shift is None else shift.index_select(axis, rows)
+            places[dim] = rows
+        normed, *others = func(kept, list(scale.shape), scale, shift, eps)
+        made[tuple(places)] = normed
+        return (made, *others)
+
+    def _group_norm(
+        self, func: Any, source: Any, weight: Any, bias: Any, n: int, c: int, rest: int, *more: Any
+    ) -> Any:
+        rows = self._keep[id(weight)][0].nonzero().flatten().to(source.device)
+        shift = None if bias is None else bias[rows]
+        made = torch.zeros_like(source)
+        kept = source.index_select(1, rows).contiguous()
+        normed, *others = func(kept, weight[rows], shift, n, len(rows), rest, *more)
+        made[:, rows] = normed
+        return (made, *others)
+
+
 def difference(
-    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask], example: torch.Tensor
+    network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask], example: Any
 ) -> str | None:
     """What is wrong with the compact network of the masks; None if nothing is."""
-    expected = outputs_of(masked_copy(network, groups, masks).eval(), example)
+    masked = masked_copy(network, groups, masks).eval()
+    with KeptStatistics(masked, groups, masks):
+        expected = outputs_of(masked, example)
     try:
         found = outputs_of(compact(network, groups, masks).eval(), example)
     except Exception as error:  # a network may raise anything
@@ -162,7 +258,8 @@ def _tolerance(outputs: torch.Tensor) -> float:
     return min(1000.0 * rounding, 3.0 * math.sqrt(rounding))
 
 
-def outputs_of(network: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
+def outputs_of(network: nn.Module, example: Any) -> list[torch.Tensor]:
     """What a network gives out, from the same random state every time."""
-    with own_randomness(example.device), tf32(example.device, False), torch.no_grad():
-        return output_tensors(network(example.clone()))  # it may work in place
+    device = device_of(example)
+    with own_randomness(device), tf32(device, False), torch.no_grad():
+        return leaves(call(network, clone(example)))  # it may work in place

@@ -46,7 +46,7 @@ class TensorSizes:
         axes: dict[str, list[int]] = {name: [] for name in names}
         for group in groups:
             for cut in group.slices:
-                if cut.axis not in axes[cut.tensor]:
+                if cut.tensor in axes and cut.axis not in axes[cut.tensor]:
                     axes[cut.tensor].append(cut.axis)
         depth = max([1, *(len(found) for found in axes.values())])
         lengths = np.ones((depth, len(names)))
@@ -57,7 +57,7 @@ class TensorSizes:
             for place, axis in enumerate(found):
                 lengths[place, row[name]] = tensors[name].shape[axis]
         for column, group in enumerate(groups):
-            for cut in group.slices:
+            for cut in (cut for cut in group.slices if cut.tensor in axes):  # a state holds them
                 place = axes[cut.tensor].index(cut.axis)
                 width[place, row[cut.tensor], column] += cut.positions.shape[1]
             if not group.slices:

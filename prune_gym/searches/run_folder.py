@@ -25,7 +25,8 @@ from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES
 from prune_gym.searches.other_runs import refuse_training_run
-from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row
+from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row, reward_of
+from prune_gym.tasks.metrics import Metric
 from prune_gym.utils.files import make_folder, replacing, user_path, write_json
 from prune_gym.utils.records import in_one_line, is_there, read_bytes, read_record
 
@@ -233,7 +234,7 @@ class RunFolder:
         """Add one row to the log of episodes."""
         row: dict[str, Any] = {
             "episode": number,
-            "accuracy": repr(trial.accuracy),
+            **_judged(trial, problem.task.metric),
             "cost": repr(trial.cost),
             "feasible": int(trial.feasible),
             "multiplier": repr(multiplier),
@@ -293,7 +294,7 @@ class RunFolder:
         for row in self.read_episodes():
             archive.put(
                 Trial(
-                    accuracy=float(row["accuracy"]),
+                    accuracy=reward_of(row),
                     cost=float(row["cost"]),
                     costs={
                         key.removeprefix("cost_"): float(value)
@@ -361,6 +362,14 @@ def how_to_go_on(folder: RunFolder | None) -> Iterator[None]:
             f"{error} {rows} networks are recorded; then: prune-gym prune --resume {folder.path}, "
             "or search(..., resume=True) in Python.",
         ) from error
+
+
+def _judged(trial: Trial, metric: Metric) -> dict[str, str]:
+    """What a row says of how well a network does: its accuracy, or the reward and the metric."""
+    if metric.name == "accuracy":
+        return {"accuracy": repr(trial.accuracy)}
+    value = metric.value(trial.accuracy)
+    return {"reward": repr(trial.accuracy), f"metric_{metric.name}": repr(value)}
 
 
 def versions() -> dict[str, str]:

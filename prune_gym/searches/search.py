@@ -245,7 +245,7 @@ class Search:
         return Progress(
             evaluations=len(rows),
             total=self.evaluations,
-            best_accuracy=None if best is None else best.accuracy,
+            best_accuracy=None if best is None else self.problem.task.metric.value(best.accuracy),
             recent_cost=float(np.mean([row.cost for row in rows[-50:]])) if rows else 0.0,
             cost_limit=self.problem.cost_limit,
             multiplier=self.multiplier,
@@ -277,7 +277,7 @@ class Search:
         if self.folder is not None and len(self.archive.trials) < self.evaluations:
             self.folder.drop_results()
         black_box = any(budget.counted is None for budget in self.problem.budgets)
-        device = self.problem.example.device
+        device = self.problem.device
         words = "finishing the networks in hand; Ctrl-C again stops at once"
         try:
             with (

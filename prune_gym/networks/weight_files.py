@@ -1,0 +1,128 @@
+"""Weights as people have them: safetensors, state dicts of torch, folders of Hugging Face."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_gym.errors import CheckpointError
+from prune_gym.networks.checkpoints import read_tensors
+from prune_gym.utils.files import user_path
+from prune_gym.utils.records import in_one_line
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel, torch.compile
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
+_INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """Tensors by name, without the prefixes that wrappers add.
+
+    Args:
+        path: a safetensors file, a ``.pt`` or ``.pth`` file of a state dict, perhaps inside the
+            dict of a training's checkpoint, or a folder that holds ``model.safetensors`` (or the
+            parts that ``model.safetensors.index.json`` names).
+
+    Raises:
+        CheckpointError: a missing or damaged file, or one that holds a whole module.
+    """
+    path = user_path(path)
+    if path.is_dir():
+        tensors = _of_folder(path)
+    elif path.suffix.lower() in PICKLED and path.is_file():
+        tensors = _of_state_dict(path)
+    else:
+        tensors = read_tensors(path)
+    for prefix in WRAPPERS * 2:  # DataParallel around torch.compile, or the other way round
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
+
+
+def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
+    """Load weights into ``network`` (in place; returned for convenience).
+
+    Args:
+        network: an untrained one.
+        path: what `read_weights` reads.
+
+    Raises:
+        CheckpointError: missing or damaged file, or the first tensor that does not fit.
+    """
+    tensors = read_weights(path)
+    expected = network.state_dict()
+    for name in [*expected, *tensors]:
+        if name.endswith("num_batches_tracked"):
+            continue
+        have = tuple(tensors[name].shape) if name in tensors else "missing"
+        want = tuple(expected[name].shape) if name in expected else "unknown"
+        if have != want:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} is {have} in the file but {want} in "
+                f"{type(network).__name__}; the weights are of another network."
+            )
+    loaded = {name: tensors[name].to(expected[name].dtype) for name in expected if name in tensors}
+    network.load_state_dict(loaded, strict=False)
+    return network
+
+
+def _of_folder(folder: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a folder of Hugging Face, whole or in parts."""
+    if (folder / _WHOLE).is_file():
+        return read_tensors(folder / _WHOLE)
+    index = folder / _INDEX
+    if not index.is_file():
+        raise CheckpointError(
+            f"weights: {folder} is a folder without {_WHOLE} or {_INDEX}; give a file of weights."
+        )
+    try:
+        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = sorted(str(part) for part in parts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is damaged: {in_one_line(error)}") from error
+    tensors: dict[str, torch.Tensor] = {}
+    for name in names:
+        if Path(name).name != name:  # the file names other places
+            raise CheckpointError(f"{index} is damaged: {name!r} is no file of its folder.")
+        tensors |= read_tensors(folder / name)
+    return tensors
+
+
+def _of_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a file that `torch.save` wrote; nothing in it is executed."""
+    try:
+        held: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds Python objects, which loading would execute; save the weights alone, "
+            "where you trust the file: torch.save(torch.load(path, "
+            "weights_only=False).state_dict(), 'weights.pt')."
+        ) from error
+    except Exception as error:  # a file that is cut off, or of something else
+        raise CheckpointError(f"{path} is no readable file of weights: {in_one_line(error)}") from (
+            error
+        )
+    while isinstance(held, Mapping) and not _is_state_dict(held):
+        inner = [held[key] for key in _NESTED if isinstance(held.get(key), Mapping)]
+        if not inner:
+            break
+        held = inner[0]
+    if not isinstance(held, Mapping) or not _is_state_dict(held):
+        raise CheckpointError(
+            f"{path} holds no state dict; write one: torch.save(network.state_dict(), 'weights.pt')"
+            "."
+        )
+    return {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
+
+
+def _is_state_dict(held: Mapping[Any, Any]) -> bool:
+    """Whether it maps names to tensors (a few other values, as layers may add, do not matter)."""
+    tensors = [value for value in held.values() if isinstance(value, torch.Tensor)]
+    return len(tensors) > len(held) / 2 and all(isinstance(name, str) for name in held)
