@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from prune_gym.pruning.attention import slim
@@ -34,6 +36,9 @@ def fit(module: nn.Module) -> None:
             module.num_features = len(sized)
     elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
         slim(module)
+    elif isinstance(module, nn.Transformer):
+        layers: Any = module.decoder.layers  # of a decoder of torch's
+        module.d_model = layers[0].self_attn.in_proj_weight.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
 

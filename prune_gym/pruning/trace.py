@@ -144,6 +144,17 @@ def own_randomness(device: torch.device) -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
+@contextlib.contextmanager
+def step_by_step() -> Iterator[None]:
+    """Without torch's shortcut through whole layers of attention, of one operation each."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def calling_line(frame: FrameType | None) -> str:
     """The innermost line of code that is not a library's, e.g. ``"net.py:12"``."""
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
@@ -185,18 +196,14 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def run(self, example: Any) -> None:
         """Run the network; what it gives out stays whole."""
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer
-        try:
-            with (
-                torch.inference_mode(False),
-                torch.no_grad(),
-                own_numbers(self.network, self._of) as self._watch,
-                self,
-            ):
-                outputs = call(self.network, clone(example))
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            step_by_step(),
+            own_numbers(self.network, self._of) as self._watch,
+            self,
+        ):
+            outputs = call(self.network, clone(example))
         for tensor in leaves(outputs):
             self._found.labels.keep(self._of(tensor), "an output of the network")
 
