@@ -62,6 +62,7 @@ def main() -> None:
     """Run, or go on."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="*", help="names, e.g. torchvision:resnet18 timm:dla34")
+    parser.add_argument("--again", action="store_true", help="also what was run already")
     parser.add_argument("--seconds", type=int, default=600, help="for one network")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -69,7 +70,7 @@ def main() -> None:
     held = json.loads(options.out.read_text()) if options.out.is_file() else {}
     rows: dict[str, Any] = held.get("networks", {})
     for name in options.only or names():
-        if name not in rows or options.only:
+        if name not in rows or options.again:
             rows[name] = {tool: in_a_process(tool, name, options.seconds) for tool in TOOLS}
             write_json(options.out, {**origin(), "networks": rows})
             print(name, {tool: row["outcome"] for tool, row in rows[name].items()}, flush=True)

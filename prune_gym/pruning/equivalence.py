@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.compact import compact, dropped
+from prune_gym.pruning.comparison import agree, choices_of, outputs_of, rounding_decides
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.masks import Mask
 from prune_gym.pruning.sizes import TensorSizes
-from prune_gym.pruning.trace import own_randomness, step_by_step
-from prune_gym.utils.devices import tf32
-from prune_gym.utils.trees import call, clone, device_of, leaves
+from prune_gym.pruning.trace import step_by_step
+from prune_gym.utils.trees import call, clone, leaves
 from prune_gym.utils.words import message
 
 
@@ -307,43 +306,22 @@ def difference(
 ) -> str | None:
     """What is wrong with the compact network of the masks; None if nothing is."""
     masked = masked_copy(network, groups, masks).eval()
+    smaller = compact(network, groups, masks).eval()
     with step_by_step(), KeptStatistics(masked, groups, masks):
         expected = outputs_of(masked, example)
     try:
-        found = outputs_of(compact(network, groups, masks).eval(), example)
+        found = outputs_of(smaller, example)
     except Exception as error:  # a network may raise anything
         return f"it does not run once filters are removed ({message(error)})"
-    for one, other in zip(found, expected, strict=True):
-        if one.shape != other.shape:
-            shapes = f"{tuple(other.shape)} to {tuple(one.shape)}"
-            return f"removing filters changes the output from {shapes}"
-    return None if agree(found, expected) else "removing filters is not the same as masking them"
-
-
-def agree(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
-    """Whether outputs are the same but for rounding (numbers beyond finite ones are left out)."""
-    if [one.shape for one in found] != [other.shape for other in expected]:
-        return False
-    for one, other in zip(found, expected, strict=True):
-        finite = one.isfinite() & other.isfinite()
-        if one.is_floating_point() and bool(finite.any()):
-            atol = _tolerance(one) * float(other[finite].abs().max())
-            if not torch.allclose(one[finite], other[finite], rtol=0.0, atol=atol):
-                return False
-    return True
-
-
-def _tolerance(outputs: torch.Tensor) -> float:
-    """How far rounding may drive outputs apart, as a fraction of their largest."""
-    coarsest = max(torch.finfo(outputs.dtype).eps, torch.finfo(torch.float32).eps)
-    rounding = float(coarsest)  # a float64 output may have come from float32 layers
-    if outputs.device.type not in ("cpu", "cuda"):
-        rounding = max(rounding, 2.0**-10)  # other accelerators may multiply as coarsely
-    return min(1000.0 * rounding, 3.0 * math.sqrt(rounding))
-
-
-def outputs_of(network: nn.Module, example: Any) -> list[torch.Tensor]:
-    """What a network gives out, from the same random state every time."""
-    device = device_of(example)
-    with own_randomness(device), tf32(device, False), torch.no_grad():
-        return leaves(call(network, clone(example)))  # it may work in place
+    if agree(found, expected):
+        return None
+    with KeptStatistics(masked, groups, masks):
+        wanted = choices_of(masked, example)
+    if rounding_decides(choices_of(smaller, example), wanted):
+        return None
+    shapes, others = ([tuple(tensor.shape) for tensor in made] for made in (expected, found))
+    if shapes != others:
+        changed = [pair for pair in zip(shapes, others, strict=False) if pair[0] != pair[1]]
+        one, other = changed[0] if changed else (len(shapes), len(others))
+        return f"removing filters changes the output from {one} to {other}"
+    return "removing filters is not the same as masking them"

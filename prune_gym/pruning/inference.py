@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from prune_gym.errors import InvalidValueError
+from prune_gym.pruning.comparison import agree, outputs_of
 from prune_gym.pruning.copying import rebuild, shallow_copy
-from prune_gym.pruning.equivalence import agree, lively_copy, outputs_of
+from prune_gym.pruning.equivalence import lively_copy
 from prune_gym.pruning.trace import own_randomness
 from prune_gym.utils.onednn import SoundConvolutions
 from prune_gym.utils.registry import unknown_name

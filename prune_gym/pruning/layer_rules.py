@@ -23,7 +23,19 @@ def fit(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
-    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
+    elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+        slim(module)
+    elif isinstance(module, nn.Transformer):
+        layers: Any = module.decoder.layers  # of a decoder of torch's
+        module.d_model = layers[0].self_attn.in_proj_weight.shape[1]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    else:
+        _fit_norm(module)
+
+
+def _fit_norm(module: nn.Module) -> None:
+    if isinstance(module, nn.LayerNorm) and module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.GroupNorm) and module.weight is not None:
         if module.num_groups > 1:  # whole groups go
@@ -34,13 +46,6 @@ def fit(module: nn.Module) -> None:
         sized = module.weight if module.weight is not None else module.running_mean
         if sized is not None:
             module.num_features = len(sized)
-    elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-        slim(module)
-    elif isinstance(module, nn.Transformer):
-        layers: Any = module.decoder.layers  # of a decoder of torch's
-        module.d_model = layers[0].self_attn.in_proj_weight.shape[1]
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(module.weight)
 
 
 def output_axes(module: nn.Module, tensor: str, n_axes: int) -> tuple[int, ...]:
