@@ -246,26 +246,37 @@ def _inner(
 @rule("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")
 @rule("_scaled_dot_product_fused_attention_overrideable")
 def attention(call: Call) -> list[Facets]:
-    """Queries, keys and values (batch, heads, tokens, width): whole heads go."""
+    """Queries, keys and values (batch, heads, tokens, width): whole heads go.
+
+    Where several heads of queries share one of keys and values, they go with it.
+    """
     query, key, value = call.args[:3]
-    shape = [query.shape[0], query.shape[1], 1, value.shape[3]]
+    n_heads = query.shape[1]
+    shape = [query.shape[0], n_heads, 1, value.shape[3]]
     operands: list[tuple[Facets, Sequence[int]]] = []
     for tensor in (query, key):
         facets = call.facets_of(tensor)
         call.keep([facet for facet in facets if 2 in axes_of(facet)])
         for facet in facets:
             _tie(call.labels, facet, [3])
-        heads = tuple(tidy(facet[:, :, :1, :1]) for facet in facets)
-        operands.append((heads, [*tensor.shape[:2], 1, 1]))
+        heads = tuple(_shared(tidy(facet[:, :, :1, :1]), n_heads) for facet in facets)
+        operands.append((heads, [tensor.shape[0], n_heads, 1, 1]))
     for tensor in tensors_in([call.args[3:], call.kwargs]):
         if tensor.ndim == 4:  # a bias of the scores
             heads = tuple(tidy(facet[:, :, :1, :1]) for facet in call.facets_of(tensor))
             operands.append((heads, [*tensor.shape[:2], 1, 1]))
     facets = call.facets_of(value)
     call.keep([facet for facet in facets if 2 in axes_of(facet)])
-    operands.append((tuple(facet[:, :, :1] for facet in facets), [*value.shape[:2], 1, shape[3]]))
+    values = tuple(_shared(facet[:, :, :1], n_heads) for facet in facets)
+    operands.append((values, [value.shape[0], n_heads, 1, shape[3]]))
     made = merge(call.labels, operands, shape, call.why)
     return [tuple(f.expand(call.shape) for f in made), *[() for _ in call.outputs[1:]]]
+
+
+def _shared(facet: Facet, n_heads: int) -> Facet:
+    """A facet of heads, each as often as heads of queries share it."""
+    times = n_heads // facet.shape[1]
+    return facet if times == 1 else tidy(facet.repeat_interleave(times, 1))
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")
