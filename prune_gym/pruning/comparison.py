@@ -19,6 +19,7 @@ _CHOOSING = {  # operations that give out numbers by how they compare: rounding 
     *("nms", "topk", "sort", "argsort", "argmax", "argmin", "nonzero", "masked_select", "index"),
     *("max", "min", "unique", "_unique2"),
 }
+_COUNTING = {"nms", "nonzero", "masked_select", "unique", "_unique2"}
 
 
 def agree(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
@@ -56,10 +57,12 @@ class Choice(NamedTuple):
     Attributes:
         given: its numbers.
         made: its outputs.
+        counts: whether the numbers decide how many it gives.
     """
 
     given: list[torch.Tensor]
     made: list[torch.Tensor]
+    counts: bool = False
 
 
 class _Choices(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -71,9 +74,12 @@ class _Choices(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        if func._schema.name.rpartition("::")[2] in _CHOOSING:
-            given = [t.clone() for t in tensors_in(list(args)) if t.is_floating_point()]
-            self.seen.append(Choice(given, tensors_in([made])))
+        name = func._schema.name.rpartition("::")[2]
+        if name in _CHOOSING:
+            taken = tensors_in(list(args))
+            given = [tensor.clone() for tensor in taken if tensor.is_floating_point()]
+            by_mask = name == "index" and any(tensor.dtype == torch.bool for tensor in taken[1:])
+            self.seen.append(Choice(given, tensors_in([made]), name in _COUNTING or by_mask))
         return made
 
 

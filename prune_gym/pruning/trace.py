@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from prune_gym.errors import UnsupportedNetworkError
+from prune_gym.pruning.attention import is_odd_attention
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.labels import Facet, Facets, Labels, Rectangle, along, axes_of, settle
 from prune_gym.pruning.layer_operations import operation_name, rule_of
@@ -190,7 +191,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 first = self._found.labels.allocate(length)
                 self._found.axes.append(Axis(name, axis, first, length))
                 facets.append(along(first, length, axis, tensor.shape))
-        if isinstance(owner, _RECURRENT):
+        if isinstance(owner, _RECURRENT) or is_odd_attention(owner):
             self._found.labels.keep(facets, f"{type(owner).__name__} stays whole")
         self._facets[tensor] = tuple(facets)
 
