@@ -205,7 +205,7 @@ def _early_weights(
 def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Dataset, InferenceLayout]:
     """The data as the network is trained on it fastest, and how the network is judged."""
     check_stop()
-    some = data.train.batch(data.train.spread(3))
+    some = data.train.batch(data.train.spread(2))
     with_plain_weights(network, some)
     layout = find_layout(network, some, precision)
     if layout.channels_last and trains_channels_last(network, some):

@@ -26,12 +26,15 @@ from prune_gym.pruning.layer_operations import operation_name, rule_of
 from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.numbers import NumberWatch, OwnNumber, ShapeNumber, own_numbers
 from prune_gym.pruning.operations import Call, tensors_in
+from prune_gym.utils import trees
 from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.trees import call, clone, device_of, in_words, leaves
 from prune_gym.utils.words import message
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
-_LIBRARY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
+_LIBRARY = tuple(
+    f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__, trees.__file__)
+)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # their gates are laid out by numbers of their own
 
 
