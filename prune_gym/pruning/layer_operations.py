@@ -136,11 +136,13 @@ def convolution(call: Call) -> Facets:
     inputs = _channels(call, call.facets_of(source), 1)
     first = _channels(call, [f for f in call.facets_of(weight) if 0 in axes_of(f)], 0)
     second = _channels(call, [f for f in call.facets_of(weight) if 0 not in axes_of(f)], 1)
-    if n_groups == n_in == n_out:  # depthwise
+    if 1 < n_groups == n_in and (n_in == n_out or not transposed):  # depthwise
         outputs = first
         call.keep(second)
-        second = []
-        _meet(call, inputs, outputs)
+        rows = [facet.view(n_in, -1) for facet in outputs]  # several outputs an input, perhaps
+        for row in rows:
+            call.labels.join(row, row[:, :1])
+        _meet(call, inputs, [row[:, 0] for row in rows])
     else:
         into, outputs = (first, second) if transposed else (second, first)
         inputs = [_folded(call, facet, n_groups, n_in) for facet in inputs]

@@ -14,7 +14,9 @@ def fit(module: nn.Module) -> None:
     if isinstance(module, nn.modules.conv._ConvNd):
         first, second = module.weight.shape[:2]
         if module.groups > 1 and not _is_grouped(module):  # depthwise
-            module.groups = module.in_channels = module.out_channels = first
+            times = module.out_channels // module.in_channels
+            module.groups = module.in_channels = first // times
+            module.out_channels = first
         else:
             others = second * module.groups
             pair = (first, others) if module.transposed else (others, first)
@@ -67,6 +69,7 @@ def output_axes(module: nn.Module, tensor: str, n_axes: int) -> tuple[int, ...]:
 
 def _is_grouped(module: object) -> bool:
     """Whether a layer is a convolution in groups, and not depthwise."""
-    return isinstance(module, nn.modules.conv._ConvNd) and not (
-        module.groups == 1 or module.groups == module.in_channels == module.out_channels
-    )
+    if not isinstance(module, nn.modules.conv._ConvNd) or module.groups == 1:
+        return False
+    is_square = module.in_channels == module.out_channels
+    return module.groups != module.in_channels or (module.transposed and not is_square)
