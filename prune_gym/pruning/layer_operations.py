@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,6 +122,35 @@ def window(call: Call) -> list[Facets]:
             facet = facet.narrow(axis, 0, 1)
         made.append(facet.expand(call.shape))
     return [tuple(made) for _ in call.outputs]
+
+
+@rule("im2col")
+def unfold_windows(call: Call) -> Facets:
+    """Every channel, once for each place of a window."""
+    times = math.prod(call.args[1])
+    made = []
+    for facet in call.facets_of(call.args[0]):
+        if axes_of(facet) != (1,):
+            call.keep([facet])
+            continue
+        row = facet[0, :, 0, 0].repeat_interleave(times)
+        made.append(row[None, :, None].expand(call.shape))
+    return tuple(made)
+
+
+@rule("col2im")
+def fold_windows(call: Call) -> Facets:
+    """Every channel of what `unfold_windows` made, once again."""
+    times = math.prod(call.args[2])
+    made = []
+    for facet in call.facets_of(call.args[0]):
+        if axes_of(facet) != (1,):
+            call.keep([facet])
+            continue
+        rows = facet[0, :, 0].view(-1, times)
+        call.labels.join(rows, rows[:, :1])
+        made.append(rows[None, :, :1, None].expand(call.shape))
+    return tuple(made)
 
 
 # -- layers ----------------------------------------------------------------------------------------
