@@ -128,6 +128,8 @@ def ours(name: str) -> dict[str, Any]:
     took = time.process_time() - began
     if outcome == "refused" and "ignore=" in why:
         cure = ast.literal_eval(why.rpartition("ignore=")[2].rstrip("."))
+        network, example = build(name)  # anew: some keep tensors from one forward to the next
+        with_plain_weights(network, example)
         try:
             (left, n_groups), outcome = half_cut(network, example, cure), "ignored"
         except UnsupportedNetworkError as error:
