@@ -2,14 +2,17 @@
 
     python benchmarks/coverage.py
 
-Each network is made with random weights and lively BatchNorm statistics, and loses a random half of
-the filters of every group; removal must equal masking. Beside it stands Torch-Pruning's own pruner
-at ratio 0.5 on the same network, which must run and keep the shape of its outputs. Each runs in a
-process of its own, with a time limit, so that a crash is a row. Writes ``results/coverage.json``
-and goes on where it was stopped; needs timm (``pip install timm``) for its half.
+Each network is made with random weights and lively BatchNorm statistics, and goes through all that
+`make_problem` asks of one: its channels are followed, it takes the same way on other inputs, it can
+be trained after a cut, and where a random half of the filters of every group is gone, it equals the
+masked one. Beside it stands Torch-Pruning's own pruner at ratio 0.5 on the same network, which must
+run and keep the shape of its outputs. Each runs in a process of its own, with a time limit, so that
+a crash is a row. Writes ``results/coverage.json`` and goes on where it was stopped; needs timm and
+torch-pruning (``pip install "prune-gym[benchmarks]"``).
 
 What becomes of a network: ``pruned``; ``ignored``, after the list in the message was handed back;
-``refused``, where that did not help; ``crashed``, ``timeout``.
+``refused``, where that did not help; ``crashed``, ``timeout``. ``left`` is the share of parameters
+that stays, ``passes`` what it took, in forwards and backwards of the network on one image.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +36,10 @@ from torch import nn
 from agents.files import write_json
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.networks.plain import with_plain_weights
+from prune_gym.pruning.branches import check_branches, check_training
 from prune_gym.pruning.compact import compact
 from prune_gym.pruning.copying import rebuild
-from prune_gym.pruning.equivalence import check_compaction
+from prune_gym.pruning.equivalence import check_compaction, check_smallest
 from prune_gym.pruning.groups import find_filter_groups
 
 RESULTS = Path(__file__).parent / "results" / "coverage.json"
@@ -57,17 +62,15 @@ def main() -> None:
     """Run, or go on."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="*", help="names, e.g. torchvision:resnet18 timm:dla34")
+    parser.add_argument("--again", action="store_true", help="also what was run already")
     parser.add_argument("--seconds", type=int, default=600, help="for one network")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--one", nargs=2, metavar=("TOOL", "NETWORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(TOOLS[options.one[0]](options.one[1])))
-        return
+    torch.set_num_threads(1)  # processes are forked, which threads do not survive
     held = json.loads(options.out.read_text()) if options.out.is_file() else {}
     rows: dict[str, Any] = held.get("networks", {})
     for name in options.only or names():
-        if name not in rows or options.only:
+        if name not in rows or options.again:
             rows[name] = {tool: in_a_process(tool, name, options.seconds) for tool in TOOLS}
             write_json(options.out, {**origin(), "networks": rows})
             print(name, {tool: row["outcome"] for tool, row in rows[name].items()}, flush=True)
@@ -80,53 +83,88 @@ def names() -> list[str]:
     from torchvision import models
 
     found = [n for n in models.list_models(module=models) if n not in SLOW]
-    return [*(f"torchvision:{name}" for name in found), *(f"timm:{name}" for name in TIMM.split())]
+    named = [*(f"torchvision:{name}" for name in found), *(f"timm:{name}" for name in TIMM.split())]
+    return [*named, "torch:TransformerEncoder", "torch:Transformer", "torch:LSTM"]
 
 
 def in_a_process(tool: str, name: str, seconds: int) -> dict[str, Any]:
     """One tool on one network; what becomes of the process, where it says nothing."""
-    command = [sys.executable, __file__, "--one", tool, name]
+    context = multiprocessing.get_context("fork")  # what is imported need not be imported again
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(sender, tool, name))
+    process.start()
+    sender.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        return {"outcome": "timeout"}
-    if done.returncode != 0:
-        return {"outcome": "crashed", "why": (done.stderr.strip().splitlines() or [""])[-1][:300]}
-    row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        if receiver.poll(seconds):
+            row: dict[str, Any] = receiver.recv()
+        else:
+            row = {"outcome": "timeout"}
+    except EOFError:
+        process.join()
+        row = {"outcome": "crashed", "why": f"exit code {process.exitcode}"}
+    process.kill()
+    process.join()
     return row
+
+
+def _tell(sender: Connection, tool: str, name: str) -> None:
+    try:
+        sender.send(TOOLS[tool](name))
+    except Exception as error:  # whatever it raises
+        sender.send({"outcome": "crashed", "why": f"{type(error).__name__}: {error}"[:300]})
 
 
 def ours(name: str) -> dict[str, Any]:
     """This package on one network."""
     network, example = build(name)
+    one_pass = seconds_of_a_pass(network, example)
+    began = time.process_time()
     with_plain_weights(network, example)
-    began = time.perf_counter()
+    left, n_groups, outcome, why, cure = 1.0, 0, "pruned", "", []
     try:
         left, n_groups = half_cut(network, example, ())
-        outcome, why = "pruned", ""
     except UnsupportedNetworkError as error:
-        why = str(error)
+        why, outcome = str(error), "refused"
+    took = time.process_time() - began
+    if outcome == "refused" and "ignore=" in why:
+        cure = ast.literal_eval(why.rpartition("ignore=")[2].rstrip("."))
+        network, example = build(name)  # anew: some keep tensors from one forward to the next
+        with_plain_weights(network, example)
         try:
-            cure = ast.literal_eval(why.rpartition("ignore=")[2].rstrip("."))
             (left, n_groups), outcome = half_cut(network, example, cure), "ignored"
-        except (UnsupportedNetworkError, SyntaxError, ValueError):
-            left, n_groups, outcome = 1.0, 0, "refused"
-    took = time.perf_counter() - began
+        except UnsupportedNetworkError as error:
+            why = f"{error} | before: {why}"
     return {
         "outcome": outcome,
         "left": round(left, 4),
         "groups": n_groups,
+        "passes": round(took / one_pass, 1),
         "seconds": round(took, 1),
-        "why": why[:300],
+        "ignore": list(cure),
+        "why": why,
     }
 
 
-def half_cut(
-    network: nn.Module, example: torch.Tensor, ignore: tuple[str, ...]
-) -> tuple[float, int]:
+def seconds_of_a_pass(network: nn.Module, example: torch.Tensor) -> float:
+    """One forward and backward, the faster of two."""
+    times = []
+    for _ in range(2):
+        copied = rebuild(network, {})  # some keep tensors from one forward to the next
+        began = time.process_time()
+        copied(example).sum().backward()
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+def half_cut(network: nn.Module, example: torch.Tensor, ignore: Sequence[str]) -> tuple[float, int]:
     """Share of the parameters that a random half of every group leaves, and how many groups."""
     groups = find_filter_groups(network, example, ignore)
-    check_compaction(network, groups, example)
+    others = [torch.randn_like(example) for _ in range(3)]
+    check_branches(network, groups, [example, *others], ignore)
+    check_compaction(network, groups, example, ignore)
+    check_training(network, groups, torch.cat([example, *others]), ignore)
+    ones = [np.arange(group.n_filters) == 0 for group in groups]
+    check_smallest(network, groups, ones, example, ignore)
     generator = np.random.default_rng(0)
     masks = [generator.permutation(g.n_filters) < max(1, g.n_filters // 2) for g in groups]
     return share(compact(network, groups, masks), network), len(groups)
@@ -138,7 +176,7 @@ def torch_pruning(name: str) -> dict[str, Any]:
 
     network, example = build(name)
     pruned = rebuild(network, {}).eval()
-    began = time.perf_counter()
+    began = time.process_time()
     last = [m for m in pruned.modules() if isinstance(m, nn.Linear) and m.out_features == 10]
     last += [m for m in pruned.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 10]
     heads = {
@@ -168,7 +206,7 @@ def torch_pruning(name: str) -> dict[str, Any]:
     except Exception as error:  # whatever it raises
         outcome, why = "refused", f"{type(error).__name__}: {error}"
     left = share(pruned, network) if outcome == "pruned" else 1.0
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     return {
         "outcome": outcome,
         "left": round(left, 4),
@@ -190,6 +228,8 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A network with random weights, in evaluation mode, and an input of a size that it takes."""
     library, _, kind = name.partition(":")
     torch.manual_seed(0)
+    if library == "torch":
+        return Sequences(kind).eval(), torch.randn(1, 24, 32)
     if library == "timm":
         import timm
 
@@ -201,28 +241,56 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
         extra = {"init_weights": False} if kind in ("googlenet", "inception_v3") else {}
         network = models.get_model(kind, weights=None, num_classes=10, **extra)
         sizes = [64, 224, 299]
+    fitting = (sized(network, size) for size in sizes)
+    example = next(example for example in fitting if example is not None)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
             module.running_mean.normal_(0.0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-    network.eval()
-    for size in sizes:
-        example = torch.randn(1, 3, size, size)
-        try:
-            with torch.no_grad():
-                network(example)
-        except Exception:  # too small
-            continue
-        return network, example
-    raise SystemExit(f"{name} runs on none of the sizes {sizes}")
+    return network.eval(), example
+
+
+def sized(network: nn.Module, size: int) -> torch.Tensor | None:
+    """An image of a size, where a network can be run and trained on such images."""
+    images = torch.randn(2, 3, size, size)
+    try:
+        with torch.no_grad():
+            network.train()(images)
+            network.eval()(images[:1])
+    except Exception:  # too small
+        return None
+    return images[:1]
+
+
+class Sequences(nn.Module):
+    """A layer of torch for sequences, between linear ones."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(32, 64), nn.Linear(64, 10)
+        self.first = nn.Sequential(nn.Linear(32, 96), nn.ReLU(), nn.Linear(96, 32))
+        if kind == "LSTM":
+            self.middle = nn.LSTM(64, 64, batch_first=True)
+        elif kind == "Transformer":
+            self.middle = nn.Transformer(64, 4, 2, 2, 256, batch_first=True)
+        else:
+            layer = nn.TransformerEncoderLayer(64, 4, 256, batch_first=True)
+            self.middle = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits (n, 10) of rows (n, length, 32)."""
+        entered = self.enter(self.first(rows))
+        both = isinstance(self.middle, nn.Transformer)
+        made = self.middle(entered, entered) if both else self.middle(entered)
+        return self.leave((made[0] if isinstance(made, tuple) else made).mean(1))
 
 
 def table(rows: dict[str, Any]) -> list[str]:
     """Counts by library and tool, and networks on which the cut is less deep than the other's."""
     lines = ["| library | tool | networks | pruned | after `ignore` | refused | crashed, timeout |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for library in ("torchvision", "timm"):
-        chosen = {name: row for name, row in rows.items() if name.startswith(library)}
+    for library in ("torchvision", "timm", "torch"):
+        chosen = {name: row for name, row in rows.items() if name.split(":")[0] == library}
         for tool in TOOLS:
             counts = Counter(row[tool]["outcome"] for row in chosen.values())
             died = counts["crashed"] + counts["timeout"]
@@ -233,8 +301,10 @@ def table(rows: dict[str, Any]) -> list[str]:
         for name, row in rows.items()
         if row["prune_gym"]["outcome"] == row["torch_pruning"]["outcome"] == "pruned"
     }
+    means = [float(np.mean([pair[tool] for pair in both.values()])) for tool in (0, 1)]
+    lines.append(f"share of the parameters left where both prune ({len(both)}): {means}")
     shallower = {name: pair for name, pair in both.items() if pair[0] > pair[1] + 0.01}
-    lines.append(f"both prune {len(both)}; left by prune_gym, torch_pruning where ours cuts less:")
+    lines.append(f"left where ours cuts less: {len(shallower)}")
     return [*lines, *(f"  {name}: {one}, {other}" for name, (one, other) in shallower.items())]
 
 

@@ -34,6 +34,11 @@ def unwrapped(network: Any) -> nn.Module:
             "network: an ExportedProgram has no layers that could be pruned; give the nn.Module "
             "that was exported, and export the pruned one."
         )
+    if isinstance(network, torch.fx.GraphModule) and "eval" in vars(network):
+        raise UnsupportedNetworkError(
+            "network: this is the module of an ExportedProgram, whose sizes are fixed; give the "
+            "nn.Module that was exported, and export the pruned one."
+        )
     if not isinstance(network, nn.Module):
         raise InvalidTypeError(f"network={kind}: expected a registered name or an nn.Module.")
     for name, module in network.named_modules():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
-def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
+def read_weights(path: Path | str, expected: Collection[str] = ()) -> dict[str, torch.Tensor]:
     """Tensors by name, without the prefixes that wrappers add.
 
     Args:
         path: a safetensors file, a ``.pt`` or ``.pth`` file of a state dict, perhaps inside the
             dict of a training's checkpoint, or a folder that holds ``model.safetensors`` (or the
             parts that ``model.safetensors.index.json`` names).
+        expected: names of the network's tensors; a prefix that all of them have is theirs.
 
     Raises:
         CheckpointError: a missing or damaged file, or one that holds a whole module.
@@ -41,7 +42,8 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
     else:
         tensors = read_tensors(path)
     for prefix in WRAPPERS * 2:  # DataParallel around torch.compile, or the other way round
-        if tensors and all(name.startswith(prefix) for name in tensors):
+        is_own = bool(expected) and all(name.startswith(prefix) for name in expected)
+        if not is_own and tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
 
@@ -56,8 +58,8 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
     Raises:
         CheckpointError: missing or damaged file, or the first tensor that does not fit.
     """
-    tensors = read_weights(path)
     expected = network.state_dict()
+    tensors = read_weights(path, expected)
     for name in [*expected, *tensors]:
         if name.endswith("num_batches_tracked"):
             continue

@@ -174,7 +174,7 @@ def make_problem(
         arguments=arguments,
         task=task,
     )
-    return _reachable(problem, is_known=unpruned_values is not None)
+    return _reachable(problem, ignore, is_known=unpruned_values is not None)
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
@@ -206,7 +206,7 @@ def _early_weights(
 def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Dataset, InferenceLayout]:
     """The data as the network is trained on it fastest, and how the network is judged."""
     check_stop()
-    some = data.train.batch(data.train.spread(3))
+    some = data.train.batch(data.train.spread(2))
     with_plain_weights(network, some)
     layout = find_layout(network, some, precision)
     if layout.channels_last and trains_channels_last(network, some):
@@ -225,8 +225,8 @@ def _groups(
     groups = find_filter_groups(module, example, ignore)
     check_round_to(round_to, groups)
     check_branches(module, groups, [example, *_unlike(data)], ignore)
-    check_compaction(module, groups, example)
-    check_training(module, groups, data.train.batch(data.train.spread(4)))
+    check_compaction(module, groups, example, ignore)
+    check_training(module, groups, data.train.batch(data.train.spread(4)), ignore)
     return groups
 
 
@@ -238,14 +238,17 @@ def _unlike(data: Dataset) -> Iterator[Any]:
         yield split.batch(torch.tensor([row % len(split)], device=split.device))
 
 
-def _reachable(problem: PruningProblem, *, is_known: bool) -> PruningProblem:
+def _reachable(
+    problem: PruningProblem, ignore: Collection[str], *, is_known: bool
+) -> PruningProblem:
     """The problem; raises unless the smallest network runs, and is within every limit.
 
     Noise is not to refuse later what could be reached when the known values were measured.
     """
     check_stop()
     ones = np.ones(len(problem.groups), dtype=np.int64)
-    check_smallest(problem.network, problem.compact(problem.masks_of(ones)), problem.example)
+    smallest = problem.masks_of(ones)
+    check_smallest(problem.network, problem.groups, smallest, problem.example, ignore)
     if not is_known or all(budget.is_deterministic for budget in problem.budgets):
         problem.check_reachable(problem.kept_counts(np.ones(len(problem.groups))))
     return problem

@@ -80,6 +80,16 @@ def _added(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     )
 
 
+def is_odd_attention(module: nn.Module) -> bool:
+    """Whether a module is an attention of torch with more than `SlimAttention` has: it stays whole.
+
+    Widths of keys of their own, or keys and values that are added.
+    """
+    return isinstance(module, nn.MultiheadAttention) and (
+        module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn
+    )
+
+
 def slim(module: Any) -> None:
     """Fit an attention layer to its tensors, in place."""
     rows, width = module.in_proj_weight.shape

@@ -20,7 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.compact import compact
 from prune_gym.pruning.copying import own_tensors, rebuild
-from prune_gym.pruning.equivalence import difference, half_masks, lively_copy, masked_copy
+from prune_gym.pruning.equivalence import (
+    cure,
+    difference,
+    find_wrong,
+    half_masks,
+    lively_copy,
+    masked_copy,
+)
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups
 from prune_gym.pruning.trace import calling_line, own_randomness
 from prune_gym.utils.trees import call, clone, device_of, joined, leaves, mapped
@@ -111,7 +118,9 @@ def check_branches(
             _refuse(network, "".join(reads[:1]), problem)
 
 
-def check_training(network: nn.Module, groups: Sequence[FilterGroup], batch: Any) -> None:
+def check_training(
+    network: nn.Module, groups: Sequence[FilterGroup], batch: Any, ignore: Collection[str] = ()
+) -> None:
     """Raise where a network can be trained, but not once filters are removed.
 
     Layers that run in training only, instead of others, are in no trace of an evaluation.
@@ -120,6 +129,7 @@ def check_training(network: nn.Module, groups: Sequence[FilterGroup], batch: Any
         network: in evaluation mode; left untouched.
         groups: its filter groups.
         batch: a few examples, on the network's device.
+        ignore: what is kept whole already; part of the cure.
 
     Raises:
         UnsupportedNetworkError: names the groups that go wrong.
@@ -130,13 +140,17 @@ def check_training(network: nn.Module, groups: Sequence[FilterGroup], batch: Any
     problem = _why_untrainable(compact(network, groups, masks), batch)
     if problem is None:
         return
-    alone = ((g, compact(network, [g], [mask])) for g, mask in zip(groups, masks, strict=True))
-    wrong = [g for g, smaller in alone if _why_untrainable(smaller, batch) is not None]
-    layers = list(dict.fromkeys(name for group in wrong or groups for name in group.producers))
+
+    def differs(numbers: Sequence[int]) -> str | None:
+        some = [groups[number] for number in numbers]
+        smaller = compact(network, some, [masks[number] for number in numbers])
+        return _why_untrainable(smaller, batch)
+
+    wrong = find_wrong(range(len(groups)), differs)
     raise UnsupportedNetworkError(
         f"{type(network).__name__} takes other ways in training: it cannot be trained once filters "
-        f"are removed ({problem}). Let forward() run the same layers in training, or keep those "
-        f"whole that this concerns: ignore={layers}."
+        f"are removed ({problem}). Let forward() run the same layers in training. "
+        f"{cure(network, groups, sorted(wrong), ignore)}"
     )
 
 

@@ -111,7 +111,7 @@ class CopyPlan:
             return copied if self._training is None else copied.train(self._training)
         modules = self._assemble(made)
         for part, module in zip(self._parts, modules, strict=True):
-            if part.has_tensors:
+            if part.is_sized:
                 fit(module)
         return modules[0]
 
@@ -157,7 +157,7 @@ class _Part:
             }
             for place in ("_parameters", "_buffers")
         }
-        self.has_tensors = any(self.tensors.values())
+        self.is_sized = any(self.tensors.values()) or issubclass(self.kind, nn.Transformer)
         self.shared: dict[str, Any] = {}
         self.empty: dict[str, type] = {}  # what every copy gets a new and empty one of
         self.own: list[tuple[str, Any]] = []  # what every copy gets a copy of

@@ -288,7 +288,9 @@ class _Layout:
     def what_holds(self) -> str:
         """Why layers stay whole, for a message."""
         reasons = dict.fromkeys(
-            reason for reason in self._found.labels.reasons.values() if " at " in reason
+            reason
+            for reason in self._found.labels.reasons.values()
+            if " at " in reason or reason.endswith("stays whole")
         )
         return f" Channels are held by {', '.join(list(reasons)[:3])}." if reasons else ""
 

@@ -8,6 +8,7 @@ layout against the plain one; all compact networks of it are then judged like th
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 from torch import nn
 
 from prune_gym.errors import InvalidValueError
+from prune_gym.pruning.comparison import agree, outputs_of
 from prune_gym.pruning.copying import rebuild, shallow_copy
-from prune_gym.pruning.equivalence import agree, lively_copy, outputs_of
+from prune_gym.pruning.equivalence import lively_copy
 from prune_gym.pruning.trace import own_randomness
 from prune_gym.utils.onednn import SoundConvolutions
 from prune_gym.utils.registry import unknown_name
@@ -144,17 +146,26 @@ def _fastest(probe: nn.Module, example: Any) -> InferenceLayout:
     layout = InferenceLayout(in_place=_changes_its_input(probe, example))
     if shallow_copy(probe) is None:  # a layer says itself how it is copied
         return replace(layout, copies_deeply=True)
+    expected = outputs_of(probe, example)
+    if not all(bool(output.isfinite().any()) for output in expected):
+        return layout  # nothing to see it by
+
+    def holds(other: InferenceLayout) -> bool:
+        return _holds(other, probe, example, expected)
+
     last = replace(layout, channels_last=any(t.ndim == 4 for t in leaves(example)))
-    layout = last if _holds(last, probe, example) else layout
-    folds = _candidates(probe, example)
+    layout = last if last != layout and holds(last) else layout
+    folds = _sound(_candidates(probe, example), lambda some: holds(replace(layout, folds=some)))
     together = replace(layout, folds=folds)
-    if not _holds(together, probe, example):
-        single = (replace(layout, folds=(fold,)) for fold in folds)
-        together = replace(
-            layout, folds=tuple(one.folds[0] for one in single if _holds(one, probe, example))
-        )
-        together = together if _holds(together, probe, example) else layout
-    return together
+    return together if holds(together) else layout
+
+
+def _sound(folds: _Folds, hold: Callable[[_Folds], bool]) -> _Folds:
+    """The folds that leave the function as it is, found by halves: nearly always it is all."""
+    if not folds or hold(folds):
+        return folds
+    half = len(folds) // 2
+    return (*_sound(folds[:half], hold), *_sound(folds[half:], hold)) if half else ()
 
 
 def _fold(modules: dict[str, nn.Module], folds: _Folds) -> None:
@@ -219,14 +230,15 @@ def _candidates(probe: nn.Module, example: Any) -> _Folds:
     return tuple(pair for pair in found if all(calls[name] == 1 for name in pair))
 
 
-def _holds(layout: InferenceLayout, probe: nn.Module, example: Any) -> bool:
-    """Whether a layout leaves the probe's function as it is."""
-    expected = outputs_of(probe, example)
-    if not all(bool(output.isfinite().any()) for output in expected):
-        return False  # nothing to see it by
-    return _runs(layout, probe, example) and agree(
-        outputs_of(layout.convert(probe), mapped(layout.to_layout, example)), expected
-    )
+def _holds(
+    layout: InferenceLayout, probe: nn.Module, example: Any, expected: Sequence[torch.Tensor]
+) -> bool:
+    """Whether a layout leaves the outputs of the probe as they are."""
+    try:
+        found = outputs_of(layout.convert(probe), mapped(layout.to_layout, example))
+    except Exception:  # a view() of what is not contiguous, say
+        return False
+    return agree(found, expected)
 
 
 def _runs(layout: InferenceLayout, network: nn.Module, example: Any) -> bool:

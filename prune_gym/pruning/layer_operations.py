@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -123,6 +124,35 @@ def window(call: Call) -> list[Facets]:
     return [tuple(made) for _ in call.outputs]
 
 
+@rule("im2col")
+def unfold_windows(call: Call) -> Facets:
+    """Every channel, once for each place of a window."""
+    times = math.prod(call.args[1])
+    made = []
+    for facet in call.facets_of(call.args[0]):
+        if axes_of(facet) != (1,):
+            call.keep([facet])
+            continue
+        row = facet[0, :, 0, 0].repeat_interleave(times)
+        made.append(row[None, :, None].expand(call.shape))
+    return tuple(made)
+
+
+@rule("col2im")
+def fold_windows(call: Call) -> Facets:
+    """Every channel of what `unfold_windows` made, once again."""
+    times = math.prod(call.args[2])
+    made = []
+    for facet in call.facets_of(call.args[0]):
+        if axes_of(facet) != (1,):
+            call.keep([facet])
+            continue
+        rows = facet[0, :, 0].view(-1, times)
+        call.labels.join(rows, rows[:, :1])
+        made.append(rows[None, :, :1, None].expand(call.shape))
+    return tuple(made)
+
+
 # -- layers ----------------------------------------------------------------------------------------
 
 
@@ -136,11 +166,13 @@ def convolution(call: Call) -> Facets:
     inputs = _channels(call, call.facets_of(source), 1)
     first = _channels(call, [f for f in call.facets_of(weight) if 0 in axes_of(f)], 0)
     second = _channels(call, [f for f in call.facets_of(weight) if 0 not in axes_of(f)], 1)
-    if n_groups == n_in == n_out:  # depthwise
+    if 1 < n_groups == n_in and (n_in == n_out or not transposed):  # depthwise
         outputs = first
         call.keep(second)
-        second = []
-        _meet(call, inputs, outputs)
+        rows = [facet.view(n_in, -1) for facet in outputs]  # several outputs an input, perhaps
+        for row in rows:
+            call.labels.join(row, row[:, :1])
+        _meet(call, inputs, [row[:, 0] for row in rows])
     else:
         into, outputs = (first, second) if transposed else (second, first)
         inputs = [_folded(call, facet, n_groups, n_in) for facet in inputs]
@@ -246,26 +278,37 @@ def _inner(
 @rule("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")
 @rule("_scaled_dot_product_fused_attention_overrideable")
 def attention(call: Call) -> list[Facets]:
-    """Queries, keys and values (batch, heads, tokens, width): whole heads go."""
+    """Queries, keys and values (batch, heads, tokens, width): whole heads go.
+
+    Where several heads of queries share one of keys and values, they go with it.
+    """
     query, key, value = call.args[:3]
-    shape = [query.shape[0], query.shape[1], 1, value.shape[3]]
+    n_heads = query.shape[1]
+    shape = [query.shape[0], n_heads, 1, value.shape[3]]
     operands: list[tuple[Facets, Sequence[int]]] = []
     for tensor in (query, key):
         facets = call.facets_of(tensor)
         call.keep([facet for facet in facets if 2 in axes_of(facet)])
         for facet in facets:
             _tie(call.labels, facet, [3])
-        heads = tuple(tidy(facet[:, :, :1, :1]) for facet in facets)
-        operands.append((heads, [*tensor.shape[:2], 1, 1]))
+        heads = tuple(_shared(tidy(facet[:, :, :1, :1]), n_heads) for facet in facets)
+        operands.append((heads, [tensor.shape[0], n_heads, 1, 1]))
     for tensor in tensors_in([call.args[3:], call.kwargs]):
         if tensor.ndim == 4:  # a bias of the scores
             heads = tuple(tidy(facet[:, :, :1, :1]) for facet in call.facets_of(tensor))
             operands.append((heads, [*tensor.shape[:2], 1, 1]))
     facets = call.facets_of(value)
     call.keep([facet for facet in facets if 2 in axes_of(facet)])
-    operands.append((tuple(facet[:, :, :1] for facet in facets), [*value.shape[:2], 1, shape[3]]))
+    values = tuple(_shared(facet[:, :, :1], n_heads) for facet in facets)
+    operands.append((values, [value.shape[0], n_heads, 1, shape[3]]))
     made = merge(call.labels, operands, shape, call.why)
     return [tuple(f.expand(call.shape) for f in made), *[() for _ in call.outputs[1:]]]
+
+
+def _shared(facet: Facet, n_heads: int) -> Facet:
+    """A facet of heads, each as often as heads of queries share it."""
+    times = n_heads // facet.shape[1]
+    return facet if times == 1 else tidy(facet.repeat_interleave(times, 1))
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from prune_gym.pruning.attention import slim
@@ -12,7 +14,9 @@ def fit(module: nn.Module) -> None:
     if isinstance(module, nn.modules.conv._ConvNd):
         first, second = module.weight.shape[:2]
         if module.groups > 1 and not _is_grouped(module):  # depthwise
-            module.groups = module.in_channels = module.out_channels = first
+            times = module.out_channels // module.in_channels
+            module.groups = module.in_channels = first // times
+            module.out_channels = first
         else:
             others = second * module.groups
             pair = (first, others) if module.transposed else (others, first)
@@ -21,7 +25,19 @@ def fit(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
-    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
+    elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+        slim(module)
+    elif isinstance(module, nn.Transformer):
+        layers: Any = module.decoder.layers  # of a decoder of torch's
+        module.d_model = layers[0].self_attn.in_proj_weight.shape[1]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    else:
+        _fit_norm(module)
+
+
+def _fit_norm(module: nn.Module) -> None:
+    if isinstance(module, nn.LayerNorm) and module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.GroupNorm) and module.weight is not None:
         if module.num_groups > 1:  # whole groups go
@@ -32,10 +48,6 @@ def fit(module: nn.Module) -> None:
         sized = module.weight if module.weight is not None else module.running_mean
         if sized is not None:
             module.num_features = len(sized)
-    elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-        slim(module)
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(module.weight)
 
 
 def output_axes(module: nn.Module, tensor: str, n_axes: int) -> tuple[int, ...]:
@@ -57,6 +69,7 @@ def output_axes(module: nn.Module, tensor: str, n_axes: int) -> tuple[int, ...]:
 
 def _is_grouped(module: object) -> bool:
     """Whether a layer is a convolution in groups, and not depthwise."""
-    return isinstance(module, nn.modules.conv._ConvNd) and not (
-        module.groups == 1 or module.groups == module.in_channels == module.out_channels
-    )
+    if not isinstance(module, nn.modules.conv._ConvNd) or module.groups == 1:
+        return False
+    is_square = module.in_channels == module.out_channels
+    return module.groups != module.in_channels or (module.transposed and not is_square)

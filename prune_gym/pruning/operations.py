@@ -6,7 +6,6 @@ mistake; to open one, write a rule here, or beside those that compute in `layer_
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -198,35 +197,6 @@ def pixel_shuffle(call: Call) -> Facets:
         rows = torch.unflatten(facet[..., 0, 0], -1, (-1, n_pixels))
         call.labels.join(rows, rows[..., :1])
         made.append(tidy(rows[..., 0, None, None].expand(call.shape)))
-    return tuple(made)
-
-
-@rule("im2col")
-def unfold_windows(call: Call) -> Facets:
-    """Every channel, once for each place of a window."""
-    times = math.prod(call.args[1])
-    made = []
-    for facet in call.facets_of(call.args[0]):
-        if axes_of(facet) != (1,):
-            call.keep([facet])
-            continue
-        row = facet[0, :, 0, 0].repeat_interleave(times)
-        made.append(row[None, :, None].expand(call.shape))
-    return tuple(made)
-
-
-@rule("col2im")
-def fold_windows(call: Call) -> Facets:
-    """Every channel of what `unfold_windows` made, once again."""
-    times = math.prod(call.args[2])
-    made = []
-    for facet in call.facets_of(call.args[0]):
-        if axes_of(facet) != (1,):
-            call.keep([facet])
-            continue
-        rows = facet[0, :, 0].view(-1, times)
-        call.labels.join(rows, rows[:, :1])
-        made.append(rows[None, :, :1, None].expand(call.shape))
     return tuple(made)
 
 

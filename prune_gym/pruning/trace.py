@@ -19,18 +19,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from prune_gym.errors import UnsupportedNetworkError
+from prune_gym.pruning.attention import is_odd_attention
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.labels import Facet, Facets, Labels, Rectangle, along, axes_of, settle
 from prune_gym.pruning.layer_operations import operation_name, rule_of
 from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.numbers import NumberWatch, OwnNumber, ShapeNumber, own_numbers
 from prune_gym.pruning.operations import Call, tensors_in
+from prune_gym.utils import trees
 from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.trees import call, clone, device_of, in_words, leaves
 from prune_gym.utils.words import message
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
-_LIBRARY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
+_LIBRARY = tuple(
+    f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__, trees.__file__)
+)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # their gates are laid out by numbers of their own
 
 
@@ -144,6 +148,17 @@ def own_randomness(device: torch.device) -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
+@contextlib.contextmanager
+def step_by_step() -> Iterator[None]:
+    """Without torch's shortcut through whole layers of attention, of one operation each."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def calling_line(frame: FrameType | None) -> str:
     """The innermost line of code that is not a library's, e.g. ``"net.py:12"``."""
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
@@ -179,24 +194,20 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 first = self._found.labels.allocate(length)
                 self._found.axes.append(Axis(name, axis, first, length))
                 facets.append(along(first, length, axis, tensor.shape))
-        if isinstance(owner, _RECURRENT):
+        if isinstance(owner, _RECURRENT) or is_odd_attention(owner):
             self._found.labels.keep(facets, f"{type(owner).__name__} stays whole")
         self._facets[tensor] = tuple(facets)
 
     def run(self, example: Any) -> None:
         """Run the network; what it gives out stays whole."""
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer
-        try:
-            with (
-                torch.inference_mode(False),
-                torch.no_grad(),
-                own_numbers(self.network, self._of) as self._watch,
-                self,
-            ):
-                outputs = call(self.network, clone(example))
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            step_by_step(),
+            own_numbers(self.network, self._of) as self._watch,
+            self,
+        ):
+            outputs = call(self.network, clone(example))
         for tensor in leaves(outputs):
             self._found.labels.keep(self._of(tensor), "an output of the network")
 

@@ -36,7 +36,6 @@ _PACKAGES = (
     "torchvision",
     "gymnasium",
     "stable-baselines3",
-    "torch-pruning",
     "numpy",
     "scikit-learn",
 )

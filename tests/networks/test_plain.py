@@ -94,5 +94,7 @@ def test_scripts_and_programs_are_refused():
     exported = torch.export.export(network, (images,))
     with pytest.raises(UnsupportedNetworkError, match=r"ExportedProgram has no layers"):
         problem_of(exported)
+    with pytest.raises(UnsupportedNetworkError, match=r"the module of an ExportedProgram.*give"):
+        problem_of(exported.module())
     with pytest.raises(TypeError, match=r"network=int: expected a registered name"):
         problem_of(3)

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from prune_gym.errors import CheckpointError
 from prune_gym.networks.weight_files import load_weights, read_weights
@@ -35,6 +36,13 @@ def test_state_dicts(tmp_path, way, ending):
     network = load_weights(tiny.build("vgg"), path)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, state[name])
+
+
+def test_a_prefix_of_the_network_itself_stays(tmp_path):
+    network = nn.Sequential()
+    network.module = tiny.build("vgg")
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    load_weights(network, tmp_path / "weights.safetensors")
 
 
 def test_parts_that_were_compiled(tmp_path):

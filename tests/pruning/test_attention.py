@@ -157,6 +157,7 @@ def test_encoders_of_torch():
     groups = find_filter_groups(network, images[:1])
     layers = [f"encoder.layers.{i}.{name}" for i in (0, 1) for name in ("self_attn", "linear1")]
     assert {g.name for g in groups} == {"enter", *layers}
+    check_compaction(network, groups, images[:1])
     masks = tiny.group_masks(groups, 0)
     expected = tiny.masked(network, groups, masks)
     torch.backends.mha.set_fastpath_enabled(False)  # it does not call the norms of the twin
@@ -165,6 +166,52 @@ def test_encoders_of_torch():
     finally:
         torch.backends.mha.set_fastpath_enabled(True)
     assert tiny.relative_difference(compact(network, groups, masks)(images), wanted) < 1e-5
+
+
+class Pair(nn.Module):
+    """torch's encoder and decoder, whose width the outermost module holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(8, 12), nn.Linear(12, 3)
+        self.both = nn.Transformer(12, 4, 1, 1, 20, batch_first=True)
+
+    def forward(self, images):
+        rows = self.enter(images.flatten(1, 2))
+        return self.head(self.both(rows, rows).mean(1))
+
+
+class SharedKeys(nn.Module):
+    """Four heads of queries, two of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.keys, self.values = (nn.Linear(8, n) for n in (12, 6, 6))
+        self.head, self.n_heads, self.n_shared = nn.Linear(12, 3), 4, 2
+
+    def forward(self, images):
+        rows = images.flatten(1, 2)
+        queries = self.queries(rows).view(*rows.shape[:2], self.n_heads, 3).transpose(1, 2)
+        keys, values = (
+            layer(rows).view(*rows.shape[:2], self.n_shared, 3).transpose(1, 2)
+            for layer in (self.keys, self.values)
+        )
+        made = functional.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
+        return self.head(made.transpose(1, 2).flatten(2).mean(1))
+
+
+@pytest.mark.parametrize(("kind", "filters"), [(Pair, 12), (SharedKeys, 2)])
+@torch.no_grad()
+def test_widths_and_shared_heads_follow(kind, filters):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = tiny.randomised(kind())
+    images = tiny.images_of(3)
+    groups = find_filter_groups(network, images[:1])
+    assert groups[0].n_filters == filters
+    check_compaction(network, groups, images[:1])
+    smallest = compact(network, groups, [torch.arange(g.n_filters).numpy() == 0 for g in groups])
+    assert smallest(images).shape == (3, 3)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

@@ -119,7 +119,7 @@ CUT = {
     "LayerNorm": (nn.LayerNorm([8, 8, 8]), 8, 8, {"first": 8}),
     "groups": (nn.Conv2d(8, 8, 3, padding=1, groups=2), 8, 8, {"first": 4, "between": 4}),
     "groups that grow": (nn.Conv2d(8, 16, 1, groups=4), 8, 16, {"first": 2, "between": 4}),
-    "groups of one input": (nn.Conv2d(8, 16, 1, groups=8), 8, 16, {"between": 2}),
+    "groups of one input": (nn.Conv2d(8, 16, 1, groups=8), 8, 16, {"first": 8}),
     "groups of one output": (nn.Conv2d(8, 4, 1, groups=4), 8, 4, {"first": 2}),
     "groups, transposed": (
         nn.ConvTranspose2d(8, 16, 1, groups=4),
@@ -418,5 +418,5 @@ def test_wrong_cuts_are_found_in_untrained_networks_too():
         images = tiny.images_of(1)
         groups = find_filter_groups(network, images)
         check_compaction(network, groups, images)
-        with pytest.raises(UnsupportedNetworkError, match=r"what follows 'first' .*=\['first'\]\."):
+        with pytest.raises(UnsupportedNetworkError, match=r"the same as masking.*=\['first'\]\."):
             check_compaction(network, wrong_norm(groups), images)
