@@ -176,7 +176,7 @@ def _facts(folder: RunFolder, config: SearchConfig) -> list[tuple[str, str]]:
         feasible = sum(row["feasible"] == "1" for row in rows)
         facts.append(("evaluated", f"{len(rows):,} networks, {feasible:,} within every limit"))
     if not metrics:
-        facts.append(("finished", f"no; go on: prune-gym prune --resume {folder.path}"))
+        facts.append(("finished", f"no; go on: {folder.resume_command}"))
         return facts
     scores = metrics["accuracy"]
     for split in ("validation", "test"):

@@ -82,6 +82,10 @@ def prune(
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         if resume is not None:
             _refuse_beside_resume(context)
+            if finish and timesteps is not None:
+                raise InvalidValueError(
+                    "--finish ends a run as it stands, and --timesteps makes it longer; give one."
+                )
             command.resume(user_path(resume), timesteps, finish, console, trust=trust)
             return
         if finish or trust:

@@ -265,19 +265,18 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
         kept = len(search.archive.trials)
         words = f"The {kept} networks recorded so far are kept" if kept else "None is recorded yet"
         raise BudgetError(
-            f"{error}\n{words}. Mend the budget, then: prune-gym prune --resume {folder.path}"
+            f"{error}\n{words}. Mend the budget, then: {folder.resume_command}"
         ) from error
     except NothingFeasibleError as error:
         raise NothingFeasibleError(
-            f"{error}\nGo on: prune-gym prune --resume {folder.path} "
-            f"--timesteps {2 * config.timesteps}"
+            f"{error}\nGo on: {folder.resume_command} --timesteps {2 * config.timesteps}"
         ) from error
     finally:
         state = {"wall_s": wall_s(), "remembered": search.remembered}
         with suppress(FileError):  # its loss costs two numbers of the report
             write_json(folder.path / "state.json", state)
     if result.stopped:
-        _say_stopped(result, folder.path, console)
+        _say_stopped(result, folder, console)
         raise SystemExit(130)
     metrics["wall_s"] = wall_s()
     write_json(folder.path / "metrics.json", metrics)
@@ -336,20 +335,20 @@ class SearchDisplay:
             say(f"{done}/{self.total}  {detail}  {time_left(max(0.0, left))}", self.console)
 
 
-def _say_stopped(result: SearchResult, path: Path, console: Console) -> None:
+def _say_stopped(result: SearchResult, folder: RunFolder, console: Console) -> None:
     best = result.archive.best
     found = "no feasible network yet"
     if best is not None:
         metric = result.problem.task.metric
         kind = "" if metric.name == "accuracy" else f"{metric.name} "
         score = f"best feasible {kind}{score_in_words(metric.value(best.accuracy))}"
-        found = f"{score}, saved in {path} (not fine-tuned)"
-        if RunFolder(path).fine_tuning.is_file():
+        found = f"{score}, saved in {folder.path} (not fine-tuned)"
+        if folder.fine_tuning.is_file():
             found = f"{score}; its fine-tuning is saved and goes on"
     console.print(f"\nstopped after {len(result)} networks; {found}.")
-    console.print(f"go on:      prune-gym prune --resume {path}")
+    console.print(f"go on:      {folder.resume_command}", markup=False)
     if best is not None:
-        console.print(f"finish now: prune-gym prune --resume {path} --finish")
+        console.print(f"finish now: {folder.resume_command} --finish", markup=False)
 
 
 def evaluate(path: Path, console: Console, *, trust: bool = False) -> None:
