@@ -23,7 +23,7 @@ from prune_gym.errors import InvalidValueError, UnsupportedNetworkError
 from prune_gym.pruning.blocks import Block
 from prune_gym.pruning.copying import own_tensors
 from prune_gym.pruning.layer_rules import output_axes
-from prune_gym.pruning.masks import Mask, Masks
+from prune_gym.pruning.masks import Mask, Masks, check_masks
 from prune_gym.pruning.numbers import OwnNumber, read_number
 from prune_gym.pruning.trace import PRODUCERS, Axis, Trace, trace
 from prune_gym.utils.registry import suggest
@@ -121,6 +121,21 @@ def settled(groups: Iterable[FilterGroup], masks: Sequence[Mask]) -> Masks:
         return tuple(masks)
     pairs = zip(decided, masks, strict=True)
     return tuple(np.zeros_like(mask) if group.block in gone else mask for group, mask in pairs)
+
+
+def settled_counts(groups: Sequence[FilterGroup], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Filters kept per group, (n_groups,), settled as masks are by `settled`."""
+    pairs = zip(groups, counts.tolist(), strict=True)
+    gone = {group.block for group, n in pairs if group.block is not None and n == 0}
+    if not gone:
+        return counts
+    return np.where([group.block in gone for group in groups], 0, counts)
+
+
+def checked_masks(groups: Sequence[FilterGroup], masks: Sequence[Mask]) -> Masks:
+    """Keep masks of filter groups, validated by `check_masks`, and `settled`."""
+    sizes = [group.n_filters for group in groups]
+    return settled(groups, check_masks(masks, sizes, [group.fewest for group in groups]))
 
 
 def find_filter_groups(
