@@ -17,8 +17,9 @@ class FilterPruneEnv(PruneEnv):
     ## Action space
     ``Box(-1, 1, (widest group,), float32)``: entry i keeps filter i where it is >= 0; entries
     beyond the group's size are not used. If all would go, the filter with the largest entry
-    stays (or, with ``depth=True``, the residual block goes that the group lies in). No more than ``max_ratio`` of a group goes, and with ``round_to`` a multiple of it stays:
-    then the largest entries do.
+    stays (or, with ``depth=True``, the residual block goes that the group lies in). No more than
+    ``max_ratio`` of a group goes, and with ``round_to`` a multiple of it stays: then the largest
+    entries do.
 
     Filters are presented in order of importance (the criterion's most important first), so that
     entry i means the same in every group: the i-th most important filter.

@@ -218,9 +218,7 @@ def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Datase
     return data, layout
 
 
-def _groups(
-    module: nn.Module, data: Dataset, given: Mapping[str, Any]
-) -> tuple[FilterGroup, ...]:
+def _groups(module: nn.Module, data: Dataset, given: Mapping[str, Any]) -> tuple[FilterGroup, ...]:
     """The filter groups; raises where removing filters is not the same as masking them."""
     check_stop()
     ignore = given["ignore"]

@@ -237,7 +237,11 @@ def _check_group(
             f"{PLAN} keeps {len(row['kept'])} filters of {layer!r}, and it "
             f"{'goes' if row['kept'] else 'does not go'} whole",
         )
-    if not row["kept"] or row["name"] != layer or not isinstance(getattr(module, "weight", None), torch.Tensor):
+    if (
+        not row["kept"]
+        or row["name"] != layer
+        or not isinstance(getattr(module, "weight", None), torch.Tensor)
+    ):
         return
     axis = 1 if getattr(module, "transposed", False) else 0
     before, after = (int(held.shape[axis]) for held in (module.weight, tensors[f"{layer}.weight"]))
@@ -337,8 +341,8 @@ def masks_of_plan(folder: Path | str, problem: PruningProblem) -> Masks:
     for row, group in zip(plan["groups"], problem.groups, strict=True):
         if len(row["kept"]) < group.fewest:
             raise CheckpointError(
-                f"{folder}: the plan keeps nothing of {group.name!r}, which cannot go whole in this "
-                "problem; make it with depth=True, as that of the plan."
+                f"{folder}: the plan keeps nothing of {group.name!r}, whose block cannot go whole "
+                "in this problem; make it with depth=True, as that of the plan."
             )
         mask = np.zeros(row["filters"], dtype=np.bool_)
         mask[row["kept"]] = True

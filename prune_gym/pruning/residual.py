@@ -57,7 +57,12 @@ def with_blocks(
     Raises:
         UnsupportedNetworkError: there is no such block.
     """
-    found = [b for b in _blocks(network, examples[0]) if not _holds_any(b, ignore)]
+    found = [
+        block
+        for block in _candidates(network, examples[0])
+        if any(_lies_in(group, block) for group in groups) and not _holds_any(block, ignore)
+    ]
+    found = _apart(found)
     offered = _offered(groups, found)
     if any(group.block for group in offered) and not _is_right(network, offered, examples):
         right = [b for b in found if _is_right(network, _offered(groups, [b]), examples)]
@@ -77,10 +82,22 @@ def _offered(groups: Sequence[FilterGroup], blocks: Sequence[Block]) -> tuple[Fi
     """The groups, each with the block that it lies in."""
     made = []
     for group in groups:
-        touched = {cut.tensor for cut in group.slices}
-        inside = [block for block in blocks if touched <= block.tensors]
-        made.append(replace(group, block=inside[0]) if inside and touched else group)
+        inside = [block for block in blocks if _lies_in(group, block)]
+        made.append(replace(group, block=inside[0]) if inside else group)
     return tuple(made)
+
+
+def _lies_in(group: FilterGroup, block: Block) -> bool:
+    return bool(group.slices) and all(cut.tensor in block.tensors for cut in group.slices)
+
+
+def _apart(blocks: Sequence[Block]) -> list[Block]:
+    """Those that do not overlap, the smallest first taken, in their order."""
+    found: list[Block] = []
+    for block in sorted(blocks, key=lambda block: len(block.tensors)):
+        if not any(block.tensors & other.tensors for other in found):
+            found.append(block)
+    return [block for block in blocks if block in found]
 
 
 def _holds_any(block: Block, ignore: Collection[str]) -> bool:
@@ -179,9 +196,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._names.setdefault(id(tensor), name)
         for name, module in network.named_modules():
             module.register_forward_pre_hook(self._enter)
-            module.register_forward_hook(
-                lambda m, given, made, name=name: self._leave(name, made)
-            )
+            module.register_forward_hook(lambda m, given, made, name=name: self._leave(name, made))
         self._entered: list[int | None] = []
 
     def enter(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -231,8 +246,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
 
-def _blocks(network: nn.Module, example: Any) -> list[Block]:
-    """Candidates, none of which overlaps with another."""
+def _candidates(network: nn.Module, example: Any) -> list[Block]:
+    """Blocks that may do, in the order in which they end; they may overlap."""
     watched = rebuild(network, {}).eval()
     recorder = _Recorder(watched)
     inputs = clone(example)
@@ -249,14 +264,7 @@ def _blocks(network: nn.Module, example: Any) -> list[Block]:
             call(watched, inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    finder = _Finder(watched, recorder)
-    found = sorted(finder.blocks(), key=lambda block: len(block.tensors))
-    apart: list[Block] = []
-    for block in found:
-        if not any(block.tensors & other.tensors for other in apart):
-            apart.append(block)
-    order = {name: place for place, (name, _) in enumerate(network.named_modules())}
-    return sorted(apart, key=lambda block: order[block.name])
+    return list(_Finder(watched, recorder).blocks())
 
 
 class _Finder:
