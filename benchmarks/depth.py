@@ -30,7 +30,7 @@ import prune_gym
 from agents.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "depth.json"
-RATIOS = (0.25, 0.5, 0.75, 1.0)
+RATIOS = (0.5, 1.0)
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2)
 REPEATS = 15  # timings of a network
 

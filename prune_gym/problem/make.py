@@ -148,8 +148,7 @@ def make_problem(
     (8, (0.25,))
     """
     arguments = written_down(given := dict(locals()))
-    _check_given(given)
-    chosen = _chosen(budgets, structure, unpruned_values)
+    chosen = _chosen(given)
     check_precision(precision, place := resolve_device(device))
     score = _function("criterion", CRITERIA, criterion)
     repair = _function("recovery", RECOVERIES, recovery)
@@ -190,11 +189,12 @@ def _check_given(given: Mapping[str, Any]) -> None:
     check_requests(*(given[name] for name in ("metric", "loss", "output", "fine_tune")))
 
 
-def _chosen(
-    budgets: Mapping[Any, float | str] | None, structure: str, unpruned_values: Any
-) -> dict[Budget, Limit]:
-    chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
-    check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
+def _chosen(given: Mapping[str, Any]) -> dict[Budget, Limit]:
+    """Limits by budget; raises for arguments that can never be right."""
+    _check_given(given)
+    budgets = {"params": 0.1} if given["budgets"] is None else given["budgets"]
+    chosen = check_budgets(budgets, given["structure"])
+    check_unpruned_values(given["unpruned_values"], [budget.name for budget in chosen])
     return chosen
 
 

@@ -189,7 +189,7 @@ def test_the_command(tmp_path):
     tiny.call("prune", *network, *asked, *limit, "--depth", "--out", run)
     assert json.loads((run / "config.json").read_text())["problem"]["depth"] is True
     assert json.loads((run / "plan.json").read_text())["gone"]
-    assert "residual blocks can go whole" in (run / "report.md").read_text()
+    assert "residual blocks can go whole" in (run / "report.html").read_text()
     tiny.call("evaluate", run, "--trust")
     tiny.call("pick", run, "--trust", "--budget", "macs=0.5", "--finetune-steps", "2")
     assert "blocks.0.conv1" in tiny.call("inspect", run)
