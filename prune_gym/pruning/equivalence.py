@@ -187,12 +187,12 @@ class KeptStatistics(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 keep = axes.setdefault(axis, torch.ones(weight.shape[axis], dtype=torch.bool))
                 keep[torch.from_numpy(positions)] = False
         gone = [
-            weight
-            for weight, axes in self._keep.items()
+            key
+            for key, axes in self._keep.items()
             if not all(bool(keep.any()) for keep in axes.values())
         ]
-        for weight in gone:  # of a block that goes: it gives zeros in any case
-            del self._keep[weight]
+        for key in gone:  # of a block that goes: it gives zeros in any case
+            del self._keep[key]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name

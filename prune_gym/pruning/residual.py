@@ -334,12 +334,11 @@ class _Finder:
             name = ".".join(first[:length])
             uses = self._seen.uses[name]
             if self._owners_in(name) == owners and len(uses) == 1 and uses[0].source == skip:
-                made, end = uses[0].made, self._nodes[addition]
+                made = uses[0].made
                 if made == addition and not uses[0].is_attention:
                     return name
                 last = None if made is None else self._nodes[made]
-                is_relu = last is not None and last.operation == "relu"
-                if is_relu and last.sources == [addition] and end.sources:
+                if last is not None and last.operation == "relu" and last.sources == [addition]:
                     return name if self._nodes[skip].is_positive else None
         return None
 
