@@ -65,6 +65,7 @@ def prune(
     recovery: options.Recovery = "bn",
     structure: options.Structure = "filter",
     round_to: options.RoundTo = 1,
+    depth: options.Depth = False,
     ignore: options.Ignore = None,
     evaluation_samples: options.EvaluationSamples = None,
     precision: options.JudgedIn = "float32",
@@ -103,14 +104,14 @@ def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> di
     """Arguments of `make_problem` from the options; what is not given is the environment's."""
     from prune_gym.datasets import absolute_name
 
-    same = ("criterion", "recovery", "structure", "round_to", "evaluation_samples", "precision")
+    same = ("criterion", "recovery", "structure", "round_to", "depth", "evaluation_samples")
     asked = ("metric", "loss", "output", "fine_tune")  # left out where they are as always
     budget, weights = given["budget"], given["weights"]
     return {
         "network": given["network"] or named.get("network", "small"),
         "dataset": absolute_name(given["dataset"] or named.get("dataset", "digits")),
         "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
-        **{name: given[name] for name in (*same, "device")},
+        **{name: given[name] for name in (*same, "precision", "device")},
         **{name: given[name] for name in asked if given[name] not in (None, "accuracy")},
         "ignore": given["ignore"] or [],
         "weights": None if weights is None else str(user_path(weights).resolve()),

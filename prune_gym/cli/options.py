@@ -130,6 +130,12 @@ RoundTo = Annotated[
         help="Filters kept per group come in multiples of it, e.g. 8.",
     ),
 ]
+Depth = Annotated[
+    bool,
+    typer.Option(
+        "--depth", help="Residual blocks whose shortcut is the identity can go as a whole."
+    ),
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(metavar="LAYER", help="A layer whose outputs stay whole; may be repeated."),

@@ -69,7 +69,8 @@ def pick(
     began = time.monotonic()
     folder, config = RunFolder.open(path)
     _check_free(path, out)
-    front = FrontFiles(folder.front).read(len(folder.read_episodes()))
+    files = FrontFiles(folder.front, bool(config.problem.get("depth", False)))
+    front = files.read(len(folder.read_episodes()))
     if not front:
         raise RunFolderError(
             f"{path} holds no {folder.front.name}: nothing was evaluated in it yet, or the run is "

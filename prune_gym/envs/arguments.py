@@ -30,6 +30,7 @@ class ProblemArguments(TypedDict, total=False):
     recovery_steps: int
     structure: str
     round_to: int
+    depth: bool
     evaluation_samples: int | None
     precision: str
     batch_size: int | None

@@ -178,7 +178,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
                 How things stand:
 
                 * ``kept``: (n_groups,) float32 in (0, 1], fraction of filters kept per group, 1.0
-                  where it is undecided;
+                  where it is undecided; 0.0 in residual blocks that went whole (``depth=True``);
                 * ``limit``: float in (0, 1], this episode's limit; with ``limit_range`` only.
 
         Raises:

@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prune_gym.budgets import (
     Budget,
     Limit,
@@ -102,8 +104,17 @@ def check_numbers(
         whole_number("batch_size", batch_size, 1, MOST_BATCH)
 
 
-def check_structure(structure: str, round_to: int) -> None:
-    """Raise unless the structure is known and goes with multiples."""
+def check_structure(structure: str, round_to: int, depth: bool = False) -> None:
+    """Raise unless the structure is known and goes with multiples and depth."""
+    if not isinstance(depth, bool | np.bool_):
+        raise InvalidTypeError(
+            f"depth={depth!r}: expected True (residual blocks can go whole) or False."
+        )
+    if structure == "weight" and depth:
+        raise InvalidValueError(
+            "depth=True with structure='weight': single weights set to zero make no block go; "
+            "leave depth out, or use structure='filter'."
+        )
     if structure not in STRUCTURES:
         raise InvalidValueError(f"structure={structure!r} must be one of {', '.join(STRUCTURES)}.")
     if structure == "weight" and round_to != 1:

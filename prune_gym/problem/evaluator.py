@@ -18,7 +18,8 @@ from torch import nn
 
 from prune_gym.errors import PruneGymError, UnsupportedNetworkError
 from prune_gym.problem.outcome import Outcome, OutcomeMemory, digest
-from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_per_group
+from prune_gym.pruning.groups import checked_masks
+from prune_gym.pruning.masks import Mask, Masks, kept_per_group
 from prune_gym.training.evaluation import PreparedSplit, wait_for
 from prune_gym.training.recovery import is_fixed, recover
 from prune_gym.utils.words import error_in_words
@@ -44,7 +45,8 @@ class Evaluator:
 
     def __init__(self, problem: PruningProblem) -> None:
         # its parts, not the problem, which holds its evaluator
-        self._sizes, self._constraint = problem.sizes, problem.constraint
+        self._groups, self._sizes = problem.groups, problem.sizes
+        self._constraint = problem.constraint
         self._plan, self._cost_model = problem.compaction, problem.cost_model
         self._train = problem.data.train
         self._recovery, self._recovery_steps = problem.recovery, problem.recovery_steps
@@ -80,7 +82,7 @@ class Evaluator:
         self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None
     ) -> Outcome:
         """Compact, recover, judge; see `PruningProblem.evaluate`."""
-        masks = check_masks(masks, self._sizes.tolist())
+        masks = checked_masks(self._groups, masks)
         steps = self._recovery_steps if recovery_steps is None else recovery_steps
         key = digest(masks) if is_fixed(self._recovery) else None
         known = None if key is None else self.memory.get(key)

@@ -44,6 +44,7 @@ from prune_gym.pruning.inference import (
     find_layout,
     trains_channels_last,
 )
+from prune_gym.pruning.residual import with_blocks
 from prune_gym.tasks.task import ONE_LABEL, check_requests
 from prune_gym.training.recovery import RECOVERIES
 from prune_gym.utils.devices import resolve_device
@@ -62,6 +63,7 @@ def make_problem(
     recovery_steps: int = 32,
     structure: str = "filter",
     round_to: int = 1,
+    depth: bool = False,
     evaluation_samples: int | None = None,
     precision: str = "float32",
     batch_size: int | None = None,
@@ -100,6 +102,9 @@ def make_problem(
             paper's coarse variant does (budget ``params`` only).
         round_to: kept filters of a group come in multiples of it, e.g. 8, which hardware likes
             (groups of fewer filters stay whole).
+        depth: whether residual blocks whose shortcut is the identity can go whole: filter groups
+            inside of them may then keep none (a prune ratio of 1), and the compact network has
+            nothing of the block left.
         evaluation_samples: judge on so many validation images, each class as frequent as in all of
             them; None = all.
         precision: in which networks are judged: ``"float32"``, ``"bfloat16"``, or ``"tf32"`` on
@@ -144,8 +149,7 @@ def make_problem(
     (8, (0.25,))
     """
     arguments = written_down(given := dict(locals()))
-    _check_given(given)
-    chosen = _chosen(budgets, structure, unpruned_values)
+    chosen = _chosen(given)
     check_precision(precision, place := resolve_device(device))
     score = _function("criterion", CRITERIA, criterion)
     repair = _function("recovery", RECOVERIES, recovery)
@@ -154,7 +158,7 @@ def make_problem(
     module = trained_network(network, dataset, data, weights).to(place).eval()
     task = find_task(module, data, metric, loss, output, fine_tune)
     data, layout = _laid_out(module, data, precision)
-    groups = _groups(module, data, structure, ignore, round_to)
+    groups = _groups(module, data, given)
     scores = score_groups(module, groups, score, data.train, seed, task)
     unpruned = measure_unpruned(tuple(chosen), module, data.train.example, unpruned_values)
     problem = PruningProblem(
@@ -181,16 +185,17 @@ def _check_given(given: Mapping[str, Any]) -> None:
     """Raise for arguments that can never be right, whatever the network and the data."""
     numbers = ("recovery_steps", "round_to", "evaluation_samples", "batch_size", "seed")
     check_numbers(*(given[name] for name in numbers))
-    check_structure(given["structure"], given["round_to"])
+    check_structure(given["structure"], given["round_to"], given["depth"])
     check_ignore(given["ignore"])
     check_requests(*(given[name] for name in ("metric", "loss", "output", "fine_tune")))
 
 
-def _chosen(
-    budgets: Mapping[Any, float | str] | None, structure: str, unpruned_values: Any
-) -> dict[Budget, Limit]:
-    chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
-    check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
+def _chosen(given: Mapping[str, Any]) -> dict[Budget, Limit]:
+    """Limits by budget; raises for arguments that can never be right."""
+    _check_given(given)
+    budgets = {"params": 0.1} if given["budgets"] is None else given["budgets"]
+    chosen = check_budgets(budgets, given["structure"])
+    check_unpruned_values(given["unpruned_values"], [budget.name for budget in chosen])
     return chosen
 
 
@@ -214,20 +219,20 @@ def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Datase
     return data, layout
 
 
-def _groups(
-    module: nn.Module, data: Dataset, structure: str, ignore: Collection[str], round_to: int
-) -> tuple[FilterGroup, ...]:
+def _groups(module: nn.Module, data: Dataset, given: Mapping[str, Any]) -> tuple[FilterGroup, ...]:
     """The filter groups; raises where removing filters is not the same as masking them."""
     check_stop()
-    if structure == "weight":
+    ignore = given["ignore"]
+    if given["structure"] == "weight":
         return find_weight_groups(module, ignore)
     example = data.train.batch(slice(1))
     groups = find_filter_groups(module, example, ignore)
-    check_round_to(round_to, groups)
+    check_round_to(given["round_to"], groups)
     check_branches(module, groups, [example, *_unlike(data)], ignore)
     check_compaction(module, groups, example, ignore)
-    check_training(module, groups, data.train.batch(data.train.spread(4)), ignore)
-    return groups
+    several = data.train.batch(data.train.spread(4))
+    check_training(module, groups, several, ignore)
+    return with_blocks(module, groups, (example, several), ignore) if given["depth"] else groups
 
 
 def _unlike(data: Dataset) -> Iterator[Any]:

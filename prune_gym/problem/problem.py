@@ -30,9 +30,9 @@ from prune_gym.problem.costs import Constraint, CostModel, Counts
 from prune_gym.problem.evaluator import Evaluator
 from prune_gym.problem.outcome import Outcome
 from prune_gym.pruning.compact import Compaction, CompactionPlan, WeightZeroing
-from prune_gym.pruning.groups import FilterGroup
+from prune_gym.pruning.groups import FilterGroup, checked_masks
 from prune_gym.pruning.inference import InferenceLayout
-from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_count, top_mask
+from prune_gym.pruning.masks import Mask, Masks, kept_count, top_mask
 from prune_gym.pruning.sizes import TensorSizes
 from prune_gym.tasks.task import CLASSIFICATION, Task
 from prune_gym.training.evaluation import measured
@@ -57,7 +57,7 @@ class PruningProblem:
         recovery: what repairs a compact network before it is judged.
         recovery_steps: optimizer steps of a recovery that trains.
         structure: ``"filter"`` (real removal) or ``"weight"`` (single weights set to zero).
-        round_to: kept filters of a group come in multiples of it (or all stay).
+        round_to: kept filters of a group come in multiples of it (or all stay, or none).
         layout: in which networks are judged.
         batch_size: images a forward when networks are judged; None = measured.
         arguments: of `prune_gym.make_problem`, where all of them can be written down; else None.
@@ -92,6 +92,11 @@ class PruningProblem:
     def sizes(self) -> NDArray[np.int64]:
         """Number of filters per group, (n_groups,)."""
         return np.array([group.n_filters for group in self.groups], dtype=np.int64)
+
+    @property
+    def depth(self) -> bool:
+        """Whether residual blocks can go whole."""
+        return any(group.block is not None for group in self.groups)
 
     @property
     def example(self) -> Any:
@@ -144,19 +149,30 @@ class PruningProblem:
 
     # -- masks -------------------------------------------------------------------------------
 
+    def kept_count(self, index: int, prune_ratio: float) -> int:
+        """Filters that stay of group ``index`` when ``prune_ratio`` in [0, 1] is removed."""
+        group = self.groups[index]
+        return kept_count(prune_ratio, group.n_filters, self.round_to, group.fewest)
+
     def kept_counts(self, prune_ratios: Sequence[float] | NDArray[np.float64]) -> Counts:
-        """Filters that stay per group, (n_groups,), when ``prune_ratios`` in [0, 1] are removed."""
-        pairs = zip(prune_ratios, self.sizes, strict=True)
-        counts = [kept_count(float(ratio), int(size), self.round_to) for ratio, size in pairs]
-        return np.array(counts, dtype=np.int64)
+        """Filters that stay per group, (n_groups,), when ``prune_ratios`` in [0, 1] are removed.
+
+        Each group is counted by itself: where one of a residual block that can go whole keeps none,
+        the others of it go as well, whatever is said of them here.
+        """
+        pairs = zip(range(len(self.groups)), prune_ratios, strict=True)
+        return np.array([self.kept_count(i, float(ratio)) for i, ratio in pairs], dtype=np.int64)
 
     def masks_of(self, counts: Sequence[int] | Counts) -> Masks:
         """Keep masks that keep the ``counts`` most important filters of each group."""
         return tuple(top_mask(o, int(n)) for o, n in zip(self.orders, counts, strict=True))
 
     def check_masks(self, masks: Sequence[Mask]) -> Masks:
-        """Validate keep masks against the groups (raises ValueError)."""
-        return check_masks(masks, self.sizes.tolist())
+        """Validate keep masks against the groups (raises ValueError).
+
+        Of a residual block that goes whole they keep nothing in any of its groups.
+        """
+        return checked_masks(self.groups, masks)
 
     def compact(self, masks: Sequence[Mask]) -> nn.Module:
         """The compact network of keep masks, not yet recovered."""

@@ -14,7 +14,7 @@ from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.compact import compact, dropped
 from prune_gym.pruning.comparison import agree, choices_of, outputs_of, rounding_decides
 from prune_gym.pruning.copying import own_tensors, rebuild
-from prune_gym.pruning.groups import FilterGroup
+from prune_gym.pruning.groups import FilterGroup, blocks_gone
 from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.masks import Mask
 from prune_gym.pruning.sizes import TensorSizes
@@ -234,13 +234,18 @@ def half_masks(groups: Sequence[FilterGroup]) -> list[Mask]:
 def masked_copy(
     network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]
 ) -> nn.Module:
-    """A copy, for a look, in which all that belongs to the removed filters is zero."""
+    """A copy, for a look, in which all that belongs to the removed filters is zero.
+
+    Of a residual block one of whose groups keeps none, that is every parameter.
+    """
     tensors = dict(network.named_parameters(remove_duplicate=False))
     zeroed: dict[str, torch.Tensor] = {}
     for name, axis, positions in dropped(groups, masks):
         if name in tensors:
             tensor = zeroed.get(name, tensors[name]).detach()
             zeroed[name] = tensor.index_fill(axis, torch.from_numpy(positions).to(tensor.device), 0)
+    for block in blocks_gone(groups, masks):
+        zeroed |= {n: torch.zeros_like(tensors[n]) for n in sorted(block.tensors) if n in tensors}
     return _variant(network, zeroed)
 
 
@@ -267,6 +272,13 @@ class KeptStatistics(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 axes = self._keep.setdefault(id(weight), {})
                 keep = axes.setdefault(axis, torch.ones(weight.shape[axis], dtype=torch.bool))
                 keep[torch.from_numpy(positions)] = False
+        gone = [
+            key
+            for key, axes in self._keep.items()
+            if not all(bool(keep.any()) for keep in axes.values())
+        ]
+        for key in gone:  # of a block that goes: it gives zeros in any case
+            del self._keep[key]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name

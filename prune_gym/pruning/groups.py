@@ -11,7 +11,7 @@ the channels that a GroupNorm normalises together, the two halves of a gate.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prune_gym.errors import InvalidValueError, UnsupportedNetworkError
+from prune_gym.pruning.blocks import Block
 from prune_gym.pruning.copying import own_tensors
 from prune_gym.pruning.layer_rules import output_axes
-from prune_gym.pruning.masks import Mask
+from prune_gym.pruning.masks import Mask, Masks, check_masks
 from prune_gym.pruning.numbers import OwnNumber, read_number
 from prune_gym.pruning.trace import PRODUCERS, Axis, Trace, trace
 from prune_gym.utils.registry import suggest
@@ -83,6 +84,8 @@ class FilterGroup:
         producers: all the layers whose output channels they are.
         slices: every tensor axis they run along; empty for ``structure="weight"``.
         counts: numbers in the network's code that follow, such as that of an attention's heads.
+        block: the residual block that goes whole where the group keeps none; None = at least one
+            filter stays.
     """
 
     name: str
@@ -90,6 +93,49 @@ class FilterGroup:
     producers: tuple[str, ...]
     slices: tuple[Slice, ...] = ()
     counts: tuple[Count, ...] = ()
+    block: Block | None = None
+
+    @property
+    def fewest(self) -> int:
+        """How many filters stay at least."""
+        return 1 if self.block is None else 0
+
+
+def blocks_gone(groups: Sequence[FilterGroup], masks: Sequence[Mask]) -> tuple[Block, ...]:
+    """The blocks that keep masks leave nothing of: one of their groups keeps none."""
+    pairs = zip(groups, masks, strict=True)
+    gone = {id(g.block): g.block for g, mask in pairs if g.block is not None and not mask.any()}
+    return tuple(gone.values())
+
+
+def settled(groups: Iterable[FilterGroup], masks: Sequence[Mask]) -> Masks:
+    """Keep masks in which all groups of a block keep none where one of them does.
+
+    Args:
+        groups: as many as there are masks, or more.
+        masks: one per group, from the first.
+    """
+    decided = [group for group, _ in zip(groups, masks, strict=False)]
+    gone = blocks_gone(decided, masks)
+    if not gone:
+        return tuple(masks)
+    pairs = zip(decided, masks, strict=True)
+    return tuple(np.zeros_like(mask) if group.block in gone else mask for group, mask in pairs)
+
+
+def settled_counts(groups: Sequence[FilterGroup], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Filters kept per group, (n_groups,), settled as masks are by `settled`."""
+    pairs = zip(groups, counts.tolist(), strict=True)
+    gone = {group.block for group, n in pairs if group.block is not None and n == 0}
+    if not gone:
+        return counts
+    return np.where([group.block in gone for group in groups], 0, counts)
+
+
+def checked_masks(groups: Sequence[FilterGroup], masks: Sequence[Mask]) -> Masks:
+    """Keep masks of filter groups, validated by `check_masks`, and `settled`."""
+    sizes = [group.n_filters for group in groups]
+    return settled(groups, check_masks(masks, sizes, [group.fewest for group in groups]))
 
 
 def find_filter_groups(

@@ -66,6 +66,7 @@ class _Problem(Record):
     recovery_steps: Whole = 0
     structure: Literal["filter", "weight"] = "filter"
     round_to: Count = 1
+    depth: bool = False
     evaluation_samples: Count | None = None
     precision: Literal["float32", "bfloat16", "tf32"] = "float32"
     batch_size: Count | None = None

@@ -113,7 +113,8 @@ class SearchConfig:
                     f"are {found}. Give the same problem, or start a new run: out=."
                 )
         given = problem.arguments or {}
-        for name in ("network", "dataset", "criterion", "recovery", "structure", "round_to"):
+        names = ("network", "dataset", "criterion", "recovery", "structure", "round_to", "depth")
+        for name in names:
             if name in given and given[name] != self.problem.get(name, given[name]):
                 raise RunFolderError(
                     f"the run was of another problem: its {name} was {self.problem[name]!r}, that "
@@ -283,8 +284,12 @@ class RunFolder:
             elif not whole and content.startswith(b"episode"):  # cut within the head line
                 self.episodes.unlink()
 
-    def restore(self, archive: Archive) -> int:
+    def restore(self, archive: Archive, depth: bool = False) -> int:
         """Fill an empty archive with the log and the front.
+
+        Args:
+            archive: empty.
+            depth: whether networks of the front may keep nothing of a filter group.
 
         Returns:
             How many evaluations had been remembered from before.
@@ -306,7 +311,7 @@ class RunFolder:
                 )
             )
         if is_there(self.front, RunFolderError):
-            front = Front.load(self.front, RunFolderError)
+            front = Front.load(self.front, RunFolderError, depth)
             archive.front = front.until(len(archive.trials))
         return int(self.read_json("state.json").get("remembered", 0))
 

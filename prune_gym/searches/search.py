@@ -209,8 +209,8 @@ class Search:
         self._remembered_before = 0
         self._hits_before = problem.evaluator.memory.hits  # of others that use the problem
         if folder is not None:
-            self._front_files = FrontFiles(folder.front)
-            self._remembered_before = folder.restore(self.archive)
+            self._front_files = FrontFiles(folder.front, problem.depth)
+            self._remembered_before = folder.restore(self.archive, problem.depth)
             n_judged = len(self.archive.trials)
             self.archive.front = self._front_files.restore(self.archive.front, n_judged)
             folder.check_fits(self.archive, problem)
