@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prune_gym.errors import InvalidTypeError, UnsupportedNetworkError
+from prune_gym.errors import UnknownNameError, UnsupportedNetworkError
 from prune_gym.utils.trees import call, clone
+from prune_gym.utils.words import shortened
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -23,7 +24,7 @@ def unwrapped(network: Any) -> nn.Module:
 
     Raises:
         UnsupportedNetworkError: a script or an exported program, whose layers are no modules.
-        TypeError: no module at all.
+        UnknownNameError: no module at all.
     """
     kind = type(network).__name__
     while kind in ("OptimizedModule", "DataParallel", "DistributedDataParallel"):
@@ -40,7 +41,9 @@ def unwrapped(network: Any) -> nn.Module:
             "nn.Module that was exported, and export the pruned one."
         )
     if not isinstance(network, nn.Module):
-        raise InvalidTypeError(f"network={kind}: expected a registered name or an nn.Module.")
+        raise UnknownNameError(
+            f"unknown network {shortened(network)}: expected a registered name or an nn.Module."
+        )
     for name, module in network.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             where = f"its layer {name!r}" if name else kind

@@ -96,5 +96,5 @@ def test_scripts_and_programs_are_refused():
         problem_of(exported)
     with pytest.raises(UnsupportedNetworkError, match=r"the module of an ExportedProgram.*give"):
         problem_of(exported.module())
-    with pytest.raises(TypeError, match=r"network=int: expected a registered name"):
+    with pytest.raises(ValueError, match=r"unknown network 3: expected a registered name"):
         problem_of(3)
