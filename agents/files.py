@@ -210,13 +210,14 @@ def user_path(path: str | os.PathLike[str], kind: type[OSError] = FileError) -> 
         place.stat()
     except ValueError as error:
         raise kind(
-            f"{shown(place)} is no path (control characters in its name); give another one."
+            f"{shown(place)} cannot be written or read (control characters in its name); give "
+            "another one."
         ) from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise kind(
-                f"{shown(place)[:40]}... is no path ({error.strerror}: {len(str(place))} "
-                "characters); give a shorter one."
+                f"{shown(place)[:40]}... cannot be written or read ({error.strerror}: "
+                f"{len(str(place))} characters); give a shorter one."
             ) from error
     return place
 

@@ -85,8 +85,12 @@ def test_a_log_that_is_no_file_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize(
     ("path", "kind", "words"),
     [
-        ("a" * 300, FileError, r"a{40}\.\.\. is no path \(File name too long: 300 characters"),
-        ("a\0b", FileError, r"a\\x00b is no path \(control characters"),
+        (
+            "a" * 300,
+            FileError,
+            r"a{40}\.\.\. cannot be written or read \(File name too long: 300",
+        ),
+        ("a\0b", FileError, r"a\\x00b cannot be written or read \(control characters"),
         (5, InvalidTypeError, r"5 is no path; give a text or a pathlib\.Path"),
         ({"params": 0.1}, InvalidTypeError, r"\{'params': 0\.1\} is no path"),
         (b"runs", InvalidTypeError, r"b'runs' is no path"),
