@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import nn
 
 from prune_gym.budgets.base import BUDGETS, Budget

@@ -197,7 +197,7 @@ class _Weights:
                     self._falls.append((group, lost / (self._n_filters[group] // 2)))
 
     def total(self, elements: NDArray[np.float64], kept: Counts) -> Any:
-        """The budget, (...), of so many elements, (..., n_tensors), and filters, (..., n_groups)."""
+        """The budget, (...), of elements, (..., n_tensors), and kept filters, (..., n_groups)."""
         for group, lost in self._falls:
             dropped = (self._n_filters[group] - kept[..., group]).astype(np.float64)
             elements = elements * (1.0 - dropped[..., None] * lost)
