@@ -279,7 +279,7 @@ class Conv1D(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         made = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
-        return made.view(x.size()[:-1] + (self.nf,))  # noqa: RUF005 (as it is written there)
+        return made.view(x.size()[:-1] + (self.nf,))  # noqa: RUF005
 
 
 def test_layers_of_gpt2_whose_inputs_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
