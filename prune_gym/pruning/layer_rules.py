@@ -70,7 +70,7 @@ def output_axes(module: nn.Module, tensor: str, n_axes: int) -> tuple[int, ...]:
 
 
 def is_input_first(module: nn.Module) -> bool:
-    """Whether a module is the linear layer of Hugging Face's GPT-2, its weight (inputs, outputs)."""
+    """Whether a module is GPT-2's linear layer by Hugging Face: its weight is (inputs, outputs)."""
     kind = type(module)
     return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
 
