@@ -22,7 +22,7 @@ from torch import nn
 from prune_gym.errors import InvalidValueError, UnsupportedNetworkError
 from prune_gym.pruning.blocks import Block
 from prune_gym.pruning.copying import own_tensors
-from prune_gym.pruning.layer_rules import output_axes
+from prune_gym.pruning.layer_rules import is_input_first, output_axes
 from prune_gym.pruning.masks import Mask, Masks, check_masks
 from prune_gym.pruning.numbers import OwnNumber, read_number
 from prune_gym.pruning.trace import PRODUCERS, Axis, Trace, trace
@@ -310,7 +310,8 @@ class _Layout:
         n_axes = getattr(module, tensor).ndim
         if isinstance(module, nn.MultiheadAttention):
             return tensor == "in_proj_weight" and axis.axis == 0
-        is_weight = isinstance(module, PRODUCERS) and n_axes > 1
+        is_layer = isinstance(module, PRODUCERS) or is_input_first(module)
+        is_weight = is_layer and n_axes > 1
         return is_weight and axis.axis in output_axes(module, tensor, n_axes)
 
     def _counts(self, sets: set[int]) -> Iterator[Count]:

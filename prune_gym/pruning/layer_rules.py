@@ -64,7 +64,15 @@ def output_axes(module: nn.Module, tensor: str, n_axes: int) -> tuple[int, ...]:
         return (int(bool(getattr(module, "transposed", False))),)
     if isinstance(module, nn.MultiheadAttention):
         return (0,)
+    if is_input_first(module) and n_axes > 1:
+        return (1,)
     return tuple(range(n_axes))
+
+
+def is_input_first(module: nn.Module) -> bool:
+    """Whether a module is GPT-2's linear layer by Hugging Face: its weight is (inputs, outputs)."""
+    kind = type(module)
+    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
 
 
 def _is_grouped(module: object) -> bool:

@@ -135,6 +135,7 @@ class NumberWatch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.arguments = []  # reading a shape moves labels about: none of the numbers before is its
         if getattr(func, "__self__", None) is torch.Tensor.shape:
             return torch.Size(self._shape(args[0], func(*args)))
         if func is torch.Tensor.size:

@@ -236,3 +236,56 @@ def test_a_slim_attention_does_what_torch_does(batch_first):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     one = torch.randn(5, 12)
     torch.testing.assert_close(slim(one, one, one), torch_layer(one, one, one))
+
+
+class Windows(nn.Module):
+    """Attention on windows that code lays out by shapes that it read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.qkv = nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 24)
+        self.proj, self.head, self.num_heads = nn.Linear(8, 8), nn.Linear(8, 2), 4
+
+    def attend(self, x: torch.Tensor) -> torch.Tensor:
+        b, n, _ = x.shape
+        queries, keys, values = (
+            self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        )
+        made = (queries @ keys.transpose(-2, -1)).softmax(-1) @ values
+        return self.proj(made.transpose(1, 2).reshape(b, n, -1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        b, h, w, c = x.shape
+        windows = self.norm(x).view(b, h // 2, 2, w, c).reshape(-1, 2 * w, c)
+        x = x + self.attend(windows).view(-1, 2, w, c).view(b, h, w, c)
+        return self.head(x.reshape(b, -1, c).mean(1))
+
+
+def test_shapes_that_code_reads_hold_nothing() -> None:
+    network, example = Windows().eval(), torch.randn(1, 4, 4, 3)
+    groups = find_filter_groups(network, example)
+    assert [(group.name, group.n_filters) for group in groups] == [("stem", 8), ("qkv", 4)]
+    check_compaction(network, groups, example)
+
+
+class Conv1D(nn.Module):
+    """A linear layer whose inputs come first, as GPT-2 has it."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
+        return made.view(x.size()[:-1] + (self.nf,))  # noqa: RUF005
+
+
+def test_layers_of_gpt2_whose_inputs_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Conv1D, "__module__", "transformers.pytorch_utils")
+    network = nn.Sequential(Conv1D(8, 4), nn.GELU(), Conv1D(6, 8), nn.Linear(6, 2)).eval()
+    example = torch.randn(2, 3, 4)
+    groups = find_filter_groups(network, example)
+    assert [(group.name, group.n_filters) for group in groups] == [("0", 8), ("2", 6)]
+    check_compaction(network, groups, example)
