@@ -45,8 +45,10 @@ from prune_gym.pruning.inference import (
     trains_channels_last,
 )
 from prune_gym.pruning.residual import with_blocks
+from prune_gym.pruning.trace import own_randomness
 from prune_gym.tasks.task import ONE_LABEL, check_requests
 from prune_gym.training.recovery import RECOVERIES
+from prune_gym.training.trainer import try_trainer
 from prune_gym.utils.devices import resolve_device
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry, suggest
@@ -178,7 +180,12 @@ def make_problem(
         arguments=arguments,
         task=task,
     )
-    return _reachable(problem, ignore, is_known=unpruned_values is not None)
+    problem = _reachable(problem, ignore, is_known=unpruned_values is not None)
+    if task.fine_tune is not None and unpruned_values is None:  # else it was tried at its beginning
+        half = problem.compact(problem.masks_of(problem.kept_counts(np.full(len(groups), 0.5))))
+        with own_randomness(place):
+            try_trainer(task.fine_tune, half, problem.data.train)
+    return problem
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
