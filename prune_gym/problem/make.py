@@ -180,11 +180,9 @@ def make_problem(
         arguments=arguments,
         task=task,
     )
-    problem = _reachable(problem, ignore, is_known=unpruned_values is not None)
-    if task.fine_tune is not None and unpruned_values is None:  # else it was tried at its beginning
-        half = problem.compact(problem.masks_of(problem.kept_counts(np.full(len(groups), 0.5))))
-        with own_randomness(place):
-            try_trainer(task.fine_tune, half, problem.data.train)
+    _check_reachable(problem, ignore, is_known=unpruned_values is not None)
+    if unpruned_values is None:  # else it was tried when they were measured
+        _try_training(problem)
     return problem
 
 
@@ -250,10 +248,8 @@ def _unlike(data: Dataset) -> Iterator[Any]:
         yield split.batch(torch.tensor([row % len(split)], device=split.device))
 
 
-def _reachable(
-    problem: PruningProblem, ignore: Collection[str], *, is_known: bool
-) -> PruningProblem:
-    """The problem; raises unless the smallest network runs, and is within every limit.
+def _check_reachable(problem: PruningProblem, ignore: Collection[str], *, is_known: bool) -> None:
+    """Raise unless the smallest network runs, and is within every limit.
 
     Noise is not to refuse later what could be reached when the known values were measured.
     """
@@ -263,7 +259,15 @@ def _reachable(
     check_smallest(problem.network, problem.groups, smallest, problem.example, ignore)
     if not is_known or all(budget.is_deterministic for budget in problem.budgets):
         problem.check_reachable(problem.kept_counts(np.ones(len(problem.groups))))
-    return problem
+
+
+def _try_training(problem: PruningProblem) -> None:
+    """Raise where a training of the user's own cannot train a network that is cut by half."""
+    if problem.task.fine_tune is None:
+        return
+    half = problem.compact(problem.masks_of(problem.kept_counts(np.full(len(problem.groups), 0.5))))
+    with own_randomness(problem.device):
+        try_trainer(problem.task.fine_tune, half, problem.data.train)
 
 
 @lru_cache(maxsize=8)
