@@ -180,10 +180,7 @@ def make_problem(
         arguments=arguments,
         task=task,
     )
-    _check_reachable(problem, ignore, is_known=unpruned_values is not None)
-    if unpruned_values is None:  # else it was tried when they were measured
-        _try_training(problem)
-    return problem
+    return _checked(problem, ignore, is_known=unpruned_values is not None)
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
@@ -248,8 +245,8 @@ def _unlike(data: Dataset) -> Iterator[Any]:
         yield split.batch(torch.tensor([row % len(split)], device=split.device))
 
 
-def _check_reachable(problem: PruningProblem, ignore: Collection[str], *, is_known: bool) -> None:
-    """Raise unless the smallest network runs, and is within every limit.
+def _checked(problem: PruningProblem, ignore: Collection[str], *, is_known: bool) -> PruningProblem:
+    """The problem; raises unless the smallest network runs and is within every limit.
 
     Noise is not to refuse later what could be reached when the known values were measured.
     """
@@ -259,6 +256,9 @@ def _check_reachable(problem: PruningProblem, ignore: Collection[str], *, is_kno
     check_smallest(problem.network, problem.groups, smallest, problem.example, ignore)
     if not is_known or all(budget.is_deterministic for budget in problem.budgets):
         problem.check_reachable(problem.kept_counts(np.ones(len(problem.groups))))
+    if not is_known:  # else it was tried when they were measured
+        _try_training(problem)
+    return problem
 
 
 def _try_training(problem: PruningProblem) -> None:
