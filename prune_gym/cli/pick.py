@@ -22,7 +22,12 @@ from prune_gym.cli.prune import (
     problem_of,
     warn_of_loss,
 )
-from prune_gym.errors import InvalidValueError, NothingFeasibleError, RunFolderError
+from prune_gym.errors import (
+    InvalidValueError,
+    NothingFeasibleError,
+    RunFolderError,
+    TrainerError,
+)
 from prune_gym.problem.archive import Candidate, Front, measured_later
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, named_code
@@ -148,6 +153,10 @@ def _finished(
             console.print("the fine-tuning is saved; the same command goes on with it.")
             raise
         empty_folder(made.path)  # half a folder would be in the way of the next try
+        if isinstance(error, TrainerError):
+            raise TrainerError(
+                f"{error} No network was picked. Mend the function, then: the same command."
+            ) from error
         if isinstance(error, NothingFeasibleError):
             raise NothingFeasibleError(
                 f"{error} No network was picked. Raise the limit, or search for it anew."

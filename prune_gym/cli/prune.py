@@ -26,6 +26,7 @@ from prune_gym.errors import (
     FileError,
     NothingFeasibleError,
     RunFolderError,
+    TrainerError,
     UnknownNameError,
 )
 from prune_gym.problem.make import make_problem
@@ -91,7 +92,7 @@ def _guessing(n_classes: int) -> float:
 
 
 def warn_of_loss(
-    problem: PruningProblem, metrics: dict[str, Any], console: Console, best: float = 0.0
+    problem: PruningProblem, metrics: dict[str, Any], console: Console, best: float = -math.inf
 ) -> None:
     """Warn where a finished network lost much: of accuracy, or of the reward of another metric.
 
@@ -99,7 +100,7 @@ def warn_of_loss(
         problem: whose unpruned network and classes it is compared with.
         metrics: of the network.
         console: where to warn.
-        best: the highest reward in the run, limits aside.
+        best: the highest reward in the run, limits aside, where it is known.
     """
     scores, n_classes, metric = metrics["accuracy"], problem.data.n_classes, problem.task.metric
     score, unpruned = (
@@ -107,7 +108,8 @@ def warn_of_loss(
     )
     reference, whose = (best, "the run's best") if best > unpruned else (unpruned, "unpruned")
     if metric.name != "accuracy":
-        if score < reference - MUCH:
+        has_size = metric.ends[1] is not None or metric.scale is not None
+        if score < reference - MUCH * (1.0 if has_size else abs(reference)):
             warn(
                 f"the limit costs a lot: validation {metric.name} "
                 f"{score_in_words(metric.value(score))} ({whose} "
@@ -266,6 +268,11 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
         words = f"The {kept} networks recorded so far are kept" if kept else "None is recorded yet"
         raise BudgetError(
             f"{error}\n{words}. Mend the budget, then: {folder.resume_command}"
+        ) from error
+    except TrainerError as error:
+        raise TrainerError(
+            f"{error}\nThe search is kept. Mend the function, then: {folder.resume_command} "
+            "--finish"
         ) from error
     except NothingFeasibleError as error:
         raise NothingFeasibleError(

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 from torch.utils.data import Dataset as TorchDataset
 
 from prune_gym.datasets.augment import shift_and_rotate
@@ -30,6 +38,7 @@ from prune_gym.utils.randomness import seeded
 from prune_gym.utils.trees import in_words, leaves
 
 OWN = "custom"  # the name of data that is given as tensors
+EPOCHS_DRAWN = 8  # of a sampler, which may leave some examples out of each
 
 
 def own_dataset(
@@ -66,13 +75,14 @@ def own_dataset(
     for name in set(parts) - {"train"}:
         parts[name] = _frozen(name, parts[name])
     training = parts["train"]
-    if not isinstance(training, Split) or training.classes is None or not classes:
+    if training.classes is None or not classes:
         check_alike(parts)
         return Dataset(OWN, training, parts["validation"], parts.get("test"))
     check_splits(training, parts["validation"], parts.get("test"))
     augment = None
-    if isinstance(training.images, torch.Tensor) and training.images.ndim == 4:
-        augment = shift_and_rotate if training.reader is None else None
+    if isinstance(training, Split) and isinstance(training.images, torch.Tensor):
+        is_fixed = training.images.ndim == 4 and training.reader is None
+        augment = shift_and_rotate if is_fixed else None
     n_classes = int(training.classes.max()) + 1
     return Dataset(OWN, training, parts["validation"], parts.get("test"), n_classes, augment)
 
@@ -152,15 +162,31 @@ def _of_loader(
         )
     if collate is None and loader.collate_fn is not default_collate:
         collate = loader.collate_fn
-    plain = torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler
-    has_batches = type(loader.batch_sampler) is torch.utils.data.BatchSampler
-    is_plain = has_batches and type(loader.sampler) in plain
+    has_batches = type(loader.batch_sampler) is BatchSampler
+    is_plain = has_batches and type(loader.sampler) in (SequentialSampler, RandomSampler)
     if is_plain or isinstance(loader.dataset, IterableDataset):
         return loader.dataset, collate, None
-    with seeded(0):
-        rows = [row for batch in loader.batch_sampler for row in batch]
-    # which examples there are; trainings mix them themselves
-    return loader.dataset, collate, torch.from_numpy(np.unique(rows))
+    return loader.dataset, collate, _drawn(name, loader)
+
+
+def _drawn(name: str, loader: DataLoader[Any]) -> torch.Tensor:
+    """Which examples a loader's sampler draws in some epochs: trainings mix them themselves."""
+    epochs = []
+    for seed in range(EPOCHS_DRAWN):
+        with seeded(seed):
+            batches: Any = loader.batch_sampler
+            epochs.append(np.sort([row for batch in batches for row in batch]))
+    rows = np.unique(np.concatenate(epochs))
+    if any(not np.array_equal(epoch, rows) for epoch in epochs):
+        sampler = loader.sampler if type(loader.sampler) is not SequentialSampler else batches
+        warnings.warn(
+            f"{name}: {type(sampler).__name__} draws examples several times, or others in each "
+            f"epoch; here each of the {len(rows)} that it draws counts once. To give some more "
+            "weight, give them to the loss (nn.CrossEntropyLoss(weight=...)) or train in your own "
+            "way (fine_tune=).",
+            stacklevel=4,
+        )
+    return torch.from_numpy(rows)
 
 
 @dataclass(frozen=True, eq=False)

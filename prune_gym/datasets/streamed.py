@@ -37,6 +37,7 @@ class StreamedSplit(Examples):
             others get them as drawn from a seed of their own.
         listed: whether the inputs, and the targets, that ``collate`` makes are one of each example,
             as ``zip(*items)`` gives them: they are handed on as a list.
+        labels: the class of each item, (n,), where that is known; see `classes`.
         place: device of the batches.
         channels_last: see `Examples.to_layout`.
     """
@@ -47,6 +48,7 @@ class StreamedSplit(Examples):
     held: Sequence[Any] | None = None
     is_random: bool = False
     listed: tuple[bool, bool] = (False, False)
+    labels: NDArray[np.int64] | None = None
     place: torch.device | str = "cpu"
     channels_last: bool = False
 
@@ -61,12 +63,15 @@ class StreamedSplit(Examples):
         if n == 0:
             raise InvalidValueError(f"{items.name}: {type(items.data).__name__} is empty.")
         split = cls(items, _Pairs(items) if collate is None else collate, torch.arange(n))
-        split = replace(split, listed=split._find_listed())
+        labels = _whole_numbers(getattr(items.data, "targets", None), n)
+        split = replace(split, listed=split._find_listed(), labels=labels)
         one, other = ([*items.read(_some(n), seed=seed)] for seed in (0, n))
         if not same(one, other):
             return replace(split, is_random=True)
-        is_small = n * n_bytes(one) <= IN_MEMORY * len(one)
-        return replace(split, held=[*items.read(range(n))]) if is_small else split
+        if n * n_bytes(one) > IN_MEMORY * len(one):
+            return split
+        split = replace(split, held=[*items.read(range(n))])
+        return replace(split, labels=split._labels_of_batches())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,15 +88,11 @@ class StreamedSplit(Examples):
 
     @property
     def classes(self) -> NDArray[np.int64] | None:
-        """The class of each example, (n,), where the dataset says so in ``targets``."""
-        known = getattr(self.items.data, "targets", None)
-        if not isinstance(known, list | np.ndarray | torch.Tensor) or len(known) != len(self.items):
-            return None
-        found = np.asarray(known)
-        if found.ndim != 1 or found.dtype.kind not in "iu":
-            return None
-        chosen: NDArray[np.int64] = found[self.rows.numpy()].astype(np.int64)
-        return chosen
+        """The class of each example, (n,).
+
+        Where batches of what is in memory hold them, or else where the dataset has ``targets``.
+        """
+        return None if self.labels is None else self.labels[self.rows.numpy()]
 
     def read(self, rows: Rows) -> tuple[Any, Any]:
         """Inputs and targets of some rows, always the same."""
@@ -135,6 +136,16 @@ class StreamedSplit(Examples):
     def _chosen(self, rows: Rows) -> list[int]:
         found: list[int] = self.rows[rows if isinstance(rows, slice) else rows.cpu()].tolist()
         return found
+
+    def _labels_of_batches(self) -> NDArray[np.int64] | None:
+        """The targets of all items, where they are a whole number each."""
+        found = []
+        for start in range(0, len(self), READ_TWICE):
+            n = min(READ_TWICE, len(self) - start)
+            found.append(_whole_numbers(self.targets(slice(start, start + n)), n))
+            if found[-1] is None:
+                return None
+        return np.concatenate([labels for labels in found if labels is not None])
 
     def _find_listed(self) -> tuple[bool, bool]:
         """Which parts of a batch grow with it; a tuple that does not is several arguments."""
@@ -208,6 +219,22 @@ def n_bytes(item: Any) -> int:
     if hasattr(item, "nbytes"):
         return int(item.nbytes)
     return int(np.prod(getattr(item, "size", (64,)))) * 4  # a picture, or a number
+
+
+def _whole_numbers(targets: Any, n: int) -> NDArray[np.int64] | None:
+    """Targets as an array of whole numbers, one of each of ``n`` examples; None where they differ.
+
+    Args:
+        targets: what a dataset or a batch has.
+        n: how many examples there are.
+    """
+    if not isinstance(targets, list | np.ndarray | torch.Tensor) or len(targets) != n:
+        return None
+    try:
+        found = np.asarray(targets)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return found.astype(np.int64) if found.ndim == 1 and found.dtype.kind in "iu" else None
 
 
 def _some(n: int) -> list[int]:

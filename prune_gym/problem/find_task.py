@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from prune_gym.datasets import Dataset, Split
+from prune_gym.datasets import Dataset, Examples, Split
 from prune_gym.datasets.own import OWN
 from prune_gym.errors import InvalidValueError, LossError, MetricError
 from prune_gym.networks.build import check_classes, run_once
@@ -30,14 +33,14 @@ from prune_gym.tasks.task import (
     loss_name,
 )
 from prune_gym.training.evaluation import largest_batch, measured
-from prune_gym.training.trainer import check_trainer, takes_steps, train_by
+from prune_gym.training.trainer import check_trainer
 from prune_gym.utils.onednn import SoundConvolutions
 from prune_gym.utils.trees import clone, device_of, in_words, leaves, rows_of
 from prune_gym.utils.user_code import user_code
 
 TRIED = 64  # examples of the batch that metric and loss are tried on, if they are not too large
 FEWEST = 4  # that are tried whatever their size: some metrics say nothing of a single one
-SAME = 1e-3  # how far the order of examples may move a metric, as a fraction of it
+SAME = 1e-3  # how far the order of examples may move a metric, as a fraction of its size
 
 
 def find_task(
@@ -82,23 +85,32 @@ def find_task(
         _try_loss(network, task, inputs, targets)
     if trainer is not None:
         check_trainer(trainer)
-        if takes_steps(trainer):
-            train_by(trainer, rebuild(network, {}), data.train, steps=1, seed=0)
     return task
 
 
 def _check_targets(data: Dataset) -> None:
-    """Raise where all targets of a user's split in memory are one number: nothing is asked."""
+    """Raise where all targets of a user's split are one number: nothing is asked."""
     for name, split in (("train", data.train), ("validation", data.validation)):
-        labels = split.labels if isinstance(split, Split) else None
-        if data.name != OWN or not isinstance(labels, torch.Tensor) or len(labels) < 2:
+        if data.name != OWN or len(split) < 2:
             continue
-        first = labels.flatten()[0]
-        if bool((labels == first).all()):
+        tensors = _target_tensors(split)
+        first = next((t.flatten()[0] for t in tensors if t.numel()), None)
+        # both begin with the first tensor: a set is read until a second number is seen
+        if first is not None and all(bool((t == first).all()) for t in _target_tensors(split)):
             raise InvalidValueError(
                 f"{name}: every target is {first.item():g}: any network that says so always is "
                 "right. Give examples of more than one kind, or a metric of your own."
             )
+
+
+def _target_tensors(split: Examples) -> Iterator[torch.Tensor]:
+    """The tensors of a split's targets: of all in memory, else of a batch after another."""
+    if isinstance(split, Split):
+        yield from leaves(split.labels)
+        return
+    yield from leaves(split.targets(split.spread(min(len(split), TRIED))))
+    for start in range(0, len(split), TRIED):
+        yield from leaves(split.targets(slice(start, start + TRIED)))
 
 
 def _metric(metric: Any, outputs: Any, targets: Any) -> Metric:
@@ -143,7 +155,7 @@ def _tried(network: nn.Module, data: Dataset, task: Task, outputs: Any, targets:
         halves = [back[: n // 2], back[n // 2 :]]
         parts = [(rows_of(outputs, rows), rows_of(targets, rows)) for rows in halves]
         other = _value(metric, parts)
-        if math.isfinite(value) and not abs(other - value) <= SAME * max(1.0, abs(value)):
+        if math.isfinite(value) and not abs(other - value) <= SAME * _size(metric, value, parts):
             raise MetricError(
                 f"metric {metric.name!r} depends on the order of the examples: {value:.6g} of a "
                 f"batch, {other:.6g} of the same one in another order. It is to judge all "
@@ -157,6 +169,16 @@ def _tried(network: nn.Module, data: Dataset, task: Task, outputs: Any, targets:
         )
     metric.reward(whole)  # within its ends
     return metric.scaled(whole)
+
+
+def _size(metric: Metric, value: float, parts: list[tuple[Any, Any]]) -> float:
+    """How large a metric's numbers are: of a batch, where they may cancel out, and of its parts."""
+    sizes = [abs(value)]
+    for part in parts:
+        with suppress(MetricError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a part may hold a single class
+            sizes.append(abs(_value(metric, [part])))
+    return max(size for size in sizes if math.isfinite(size))
 
 
 def _value(metric: Metric, batches: list[tuple[Any, Any]]) -> float:

@@ -45,8 +45,10 @@ from prune_gym.pruning.inference import (
     trains_channels_last,
 )
 from prune_gym.pruning.residual import with_blocks
+from prune_gym.pruning.trace import own_randomness
 from prune_gym.tasks.task import ONE_LABEL, check_requests
 from prune_gym.training.recovery import RECOVERIES
+from prune_gym.training.trainer import try_trainer
 from prune_gym.utils.devices import resolve_device
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry, suggest
@@ -178,7 +180,7 @@ def make_problem(
         arguments=arguments,
         task=task,
     )
-    return _reachable(problem, ignore, is_known=unpruned_values is not None)
+    return _checked(problem, ignore, is_known=unpruned_values is not None)
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
@@ -243,10 +245,8 @@ def _unlike(data: Dataset) -> Iterator[Any]:
         yield split.batch(torch.tensor([row % len(split)], device=split.device))
 
 
-def _reachable(
-    problem: PruningProblem, ignore: Collection[str], *, is_known: bool
-) -> PruningProblem:
-    """The problem; raises unless the smallest network runs, and is within every limit.
+def _checked(problem: PruningProblem, ignore: Collection[str], *, is_known: bool) -> PruningProblem:
+    """The problem; raises unless the smallest network runs and is within every limit.
 
     Noise is not to refuse later what could be reached when the known values were measured.
     """
@@ -256,7 +256,18 @@ def _reachable(
     check_smallest(problem.network, problem.groups, smallest, problem.example, ignore)
     if not is_known or all(budget.is_deterministic for budget in problem.budgets):
         problem.check_reachable(problem.kept_counts(np.ones(len(problem.groups))))
+    if not is_known:  # else it was tried when they were measured
+        _try_training(problem)
     return problem
+
+
+def _try_training(problem: PruningProblem) -> None:
+    """Raise where a training of the user's own cannot train a network that is cut by half."""
+    if problem.task.fine_tune is None:
+        return
+    half = problem.compact(problem.masks_of(problem.kept_counts(np.full(len(problem.groups), 0.5))))
+    with own_randomness(problem.device):
+        try_trainer(problem.task.fine_tune, half, problem.data.train)
 
 
 @lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ from jobs import splits, trained
 from torch import nn
 
 import prune_gym
+from prune_gym.problem.find_task import _size
 from prune_gym.tasks.metrics import Metric
 from prune_gym.tasks.named_metrics import METRICS
 
@@ -105,6 +106,14 @@ def order(outputs, targets):
     return (outputs[0] - targets[0]).abs().sum()
 
 
+def bias(outputs, targets):
+    return (outputs - targets).mean()
+
+
+def small_order(outputs, targets):
+    return order(outputs, targets) * 1e-5
+
+
 METRICS_REFUSED = {
     "raises": (raises, r"metric 'raises' raised KeyError: 'gone' \(.*test_own_metrics\.py:\d+\)"),
     "nan": (lambda o, t: float("nan"), r"of the unpruned network on the validation split is nan"),
@@ -118,6 +127,7 @@ METRICS_REFUSED = {
         r"gives several numbers: MeanAbsoluteError; name the one",
     ),
     "order": (order, r"metric 'order' depends on the order of the examples"),
+    "small order": (small_order, r"metric 'small_order' depends on the order of the examples"),
     "unknown": ("mean_io", r"unknown metric 'mean_io'\. Did you mean 'mean_iou'"),
     "kind": (3, r"metric=3: expected a name \(accuracy, .*a torchmetrics\.Metric"),
     "misfit": ("mean_iou", r"metric 'mean_iou': outputs are \(64, 2\) and targets \(64, 2\); exp"),
@@ -133,6 +143,14 @@ def test_a_metric_that_cannot_be_is_named(case):
     metric, message = METRICS_REFUSED[case]
     with pytest.raises((ValueError, TypeError), match=message):
         problem_of(metric=metric)
+
+
+def test_the_size_of_a_metric_whose_parts_cancel_out_is_that_of_its_parts():
+    halves = [(torch.tensor(part), torch.zeros(2)) for part in ([1.0, 2.0], [-1.0, -2.0])]
+    assert _size(Metric(bias), 0.0, halves) == 1.5
+    assert _size(Metric(raises), 0.25, halves) == 0.25
+    tiny = prune_gym.Metric(lambda o, t: bias(o, t) * 1e-9, "tiny")
+    assert problem_of(metric=tiny, loss="mse").task.metric is tiny
 
 
 LOSSES_REFUSED = {

@@ -13,12 +13,15 @@ from torch.utils.data import (
     IterableDataset,
     SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
 )
 from torch.utils.data import Dataset as TorchDataset
 
 import prune_gym
 from prune_gym.datasets import as_split, own, own_dataset, streamed
 from prune_gym.datasets.streamed import StreamedSplit
+from prune_gym.training import trainer
 
 
 class Items(TorchDataset):
@@ -76,6 +79,48 @@ def test_a_sampler_says_which_examples_there_are():
     loader = DataLoader(TensorDataset(*MASKS), batch_size=4, sampler=SubsetRandomSampler([5, 2, 9]))
     split = as_split("train", loader, classes=False)
     assert torch.equal(split.batch(slice(None)), MASKS[0][[2, 5, 9]])
+
+
+@pytest.mark.parametrize("n_drawn", [40, 10])
+def test_a_sampler_that_weighs_examples_is_warned_of(n_drawn):
+    weights = [0.0] * 10 + [1.0] * 29 + [20.0]
+    sampler = WeightedRandomSampler(weights, n_drawn, replacement=n_drawn == 40)
+    loader = DataLoader(TensorDataset(*MASKS), batch_size=4, sampler=sampler)
+    message = r"train: WeightedRandomSampler draws examples several times, or others in each epoch"
+    with pytest.warns(UserWarning, match=message):
+        split = as_split("train", loader, classes=False)
+    assert 25 <= len(split) <= 30
+    assert any(torch.equal(image, MASKS[0][39]) for image in split.batch(slice(None)))
+    assert not any(torch.equal(image, MASKS[0][0]) for image in split.batch(slice(None)))
+
+
+def test_classes_are_known_however_they_come():
+    images, labels = torch.randn(30, 1, 8, 8), torch.arange(30) % 3
+    items = Items(zip(images, labels, strict=True))
+    loader = DataLoader(items, collate_fn=lambda items: default_collate(items))
+    data = [own_dataset(given, given) for given in ((images, labels), items, loader)]
+    assert isinstance(data[2].train, StreamedSplit)
+    assert [one.n_classes for one in data] == [3, 3, 3]
+    assert torch.equal(torch.tensor(data[2].train.of(torch.tensor([4, 1])).classes), labels[[4, 1]])
+    assert as_split("train", Items(ragged(5, 0)), collate=padded).classes is None
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_streamed_targets_that_are_all_one_number(in_memory, monkeypatch):
+    if not in_memory:
+        monkeypatch.setattr(streamed, "IN_MEMORY", 1_000)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 2))
+    images, labels = torch.randn(150, 1, 8, 8), torch.zeros(150, dtype=torch.int64)
+
+    def problem():
+        items = Items(zip(images, labels, strict=True))
+        given = {"train": items, "validation": items, "collate": default_collate}
+        return prune_gym.make_problem(network, budgets={"params": 0.5}, **given)
+
+    with pytest.raises(ValueError, match=r"train: every target is 0: any network that says so"):
+        problem()
+    labels[131] = 1  # beyond the first batches
+    assert problem().judge(network) <= 1.0
 
 
 def ragged(n, seed):
@@ -267,6 +312,10 @@ def nothing(network, steps):
     pass
 
 
+def statistics(network, steps):
+    network(MASKS[0])  # in training mode
+
+
 def another(network, steps):
     return Regressor()
 
@@ -280,8 +329,11 @@ def no_network():
 
 
 TRAINERS = {
-    "nothing": (nothing, r"fine_tune trained nothing: every weight of the network is as it was"),
+    "nothing": (nothing, r"fine_tune trained nothing: every parameter of the network is as it was"),
+    "statistics": (statistics, r"fine_tune trained nothing: every parameter of .*BatchNorm, aside"),
     "another": (another, r"fine_tune gave another network: '.*' is .*, and was"),
+    "another, whole": (lambda network: Segmenter(), r"fine_tune gave another network: '.*' is"),
+    "nothing, whole": (lambda network: None, r"fine_tune trained nothing"),
     "raising": (raising, r"fine_tune raised RuntimeError: no more GPUs"),
     "number": (lambda network, steps: 3, r"fine_tune gave int; expected the trained network"),
     "no network": (no_network, r"fine_tune cannot be called with a network"),
@@ -290,15 +342,53 @@ TRAINERS = {
 
 @pytest.mark.parametrize("case", TRAINERS)
 def test_a_trainer_that_cannot_be_is_named(case):
-    trainer, message = TRAINERS[case]
+    function, message = TRAINERS[case]
     with pytest.raises(ValueError, match=message):
         prune_gym.make_problem(
             Segmenter(),
             metric="mean_iou",
             output="out",
-            fine_tune=trainer,
+            fine_tune=function,
             **splits("segmentation"),
         )
+
+
+def by_discs(network, steps, first_rate=3e-3):
+    """Trains, with a learning rate of its own in the first step."""
+    optimizer = torch.optim.SGD(network.parameters(), first_rate)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(MASKS[0])["out"], MASKS[1]).backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = 3e-3
+
+
+def by_discs_for_hours(network):
+    by_discs(network, 10_000_000)
+
+
+def problem_trained_by(trainer):
+    return prune_gym.make_problem(
+        Segmenter(),
+        metric="mean_iou",
+        output="out",
+        fine_tune=trainer,
+        budgets={"params": 0.9},
+        **splits("segmentation"),
+    )
+
+
+def test_a_learning_rate_may_begin_at_zero():
+    def warming_up(network, steps):
+        by_discs(network, steps, first_rate=0.0)
+
+    assert problem_trained_by(warming_up).task.fine_tune is warming_up
+
+
+def test_a_training_without_steps_is_tried_for_a_while_only(monkeypatch):
+    monkeypatch.setattr(trainer, "TRIED_S", 0.05)
+    problem = problem_trained_by(by_discs_for_hours)
+    assert problem.task.fine_tune is by_discs_for_hours
 
 
 # -- export ----------------------------------------------------------------------------------------
