@@ -96,7 +96,7 @@ def _check_targets(data: Dataset) -> None:
         first = labels.flatten()[0]
         if bool((labels == first).all()):
             raise InvalidValueError(
-                f"{name}: every target is {first.item():g}: any network that says so always is "
+                f"{name}: every target is {first.item() + 0:g}: any network that says so always is "
                 "right. Give examples of more than one kind, or a metric of your own."
             )
 

@@ -56,6 +56,21 @@ def _like(tree: Any, parts: list[Any]) -> Any:
     return other
 
 
+def without_classes(tree: Any) -> Any:
+    """The same tree with dicts in place of dataclasses and of other mappings; None is left out.
+
+    >>> import collections
+    >>> without_classes(collections.UserDict(out=[1], hidden=None))
+    {'out': [1]}
+    """
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        tree = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+    if isinstance(tree, Mapping):
+        return {key: without_classes(part) for key, part in tree.items() if part is not None}
+    parts = _parts(tree)
+    return tree if parts is None else _like(tree, [without_classes(part) for part in parts])
+
+
 def leaves(tree: Any) -> list[torch.Tensor]:
     """Every tensor in what a network gives or takes, in order."""
     if isinstance(tree, torch.Tensor):
