@@ -129,7 +129,7 @@ def _other_types(network: nn.Module, inputs: Any, error: Exception) -> str:
     kinds = {p.dtype for p in network.parameters() if p.is_floating_point()}
     given = {tensor.dtype for tensor in leaves(inputs)}
     is_of_types = isinstance(error, RuntimeError) and "type" in str(error)
-    if is_of_types and "'indices'" in str(error) and any(kind.is_floating_point for kind in given):
+    if is_of_types and "'indices'" in str(error):  # of an embedding
         return (
             ". Numbers of tokens are int64 or int32: a uint8 tensor is taken for pixels, and "
             "divided by 255."

@@ -115,8 +115,8 @@ def _trace(network: nn.Module, example: Any) -> Any:
     """The network as a `torch.export.ExportedProgram` whose batch has no fixed size.
 
     Args:
-        network: a copy; from here on it gives dicts in place of dataclasses, whose classes a file
-            cannot hold.
+        network: a copy; from here on it gives plain dicts and tuples of tensors: a file cannot hold
+            dataclasses and other classes.
         example: a batch of its inputs.
     """
     name = type(network).__name__

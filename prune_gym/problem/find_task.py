@@ -75,7 +75,8 @@ def find_task(
     chosen = _metric(metric, outputs, targets)
     own_loss = _loss(loss, chosen, outputs, targets, device_of(inputs))
     task = Task(chosen, own_loss, output, trainer)
-    if chosen is ACCURACY and own_loss is cross_entropy and output is None and trainer is None:
+    is_known = chosen is ACCURACY and own_loss is cross_entropy and split.classes is not None
+    if is_known and output is None and trainer is None:
         return task
     task = replace(task, metric=_tried(network, data, task, outputs, targets))
     if task.loss is not None and trainer is None:
