@@ -144,8 +144,8 @@ def test_a_problem_on_pixels():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (3, r"train: expected a pair \(images, labels\) or a torch Dataset, got int"),
-        ((FLOATS, LABELS, LABELS), r"expected a pair \(images, labels\).*got tuple"),
+        (3, r"train: expected a pair \(inputs, targets\) or a torch Dataset, got int"),
+        ((FLOATS, LABELS, LABELS), r"expected a pair \(inputs, targets\).*got tuple"),
         (
             (FLOATS, LABELS[:5]),
             r"images of shape \(12, 1, 8, 8\) and labels of shape \(5,\) do not",
