@@ -15,6 +15,7 @@ from prune_gym.networks.checkpoints import read_tensors
 from prune_gym.networks.formats import Run, check_installed, export_files, largest_difference
 from prune_gym.problem.examples import EXAMPLES, read_examples
 from prune_gym.problem.saving import PLAN, TENSORS, load_pruned, read_plan
+from prune_gym.problem.trust import load_call
 from prune_gym.pruning.copying import rebuild
 from prune_gym.searches.other_runs import refuse_training_run
 from prune_gym.utils.files import check_place, check_writable, replacing
@@ -65,7 +66,7 @@ def export_run(
     if example is None and not plan.get("input_shape"):
         raise CheckpointError(
             f"{folder}: the plan holds no input_shape; an older version wrote it. Call "
-            "prune_gym.export_network(prune_gym.load_pruned(folder), example, path)."
+            f"prune_gym.export_network({load_call(plan['network'])}, example, path)."
         )
     template = None if network is None else build_network(network, **plan["arguments"])
     pruned = load_pruned(folder, template, trust=trust)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from prune_gym.networks.build import build_for
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import PLAN, load_pruned, read_plan
+from prune_gym.problem.trust import trust_option
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.utils.words import score_in_words
 
@@ -129,8 +131,10 @@ def _floors(problem: PruningProblem) -> Table:
 
 def _say_run(path: Path, console: Console) -> None:
     """What a folder says of itself; no code that it names is run."""
+    option = None  # of commands on the run; a folder of a network alone is none
     if (path / "config.json").is_file():
         folder, config = RunFolder.open(path)
+        option = trust_option(config.problem)
         table = Table(title=escape(str(path)), title_justify="left", box=None, show_header=False)
         for name, value in _facts(folder, config):
             table.add_row(name, escape(value))
@@ -154,7 +158,11 @@ def _say_run(path: Path, console: Console) -> None:
         share = kept / max(1, row["filters"])
         table.add_row(escape(row["name"]), f"{row['filters']:,}", f"{kept:,}", f"{share:.0%}")
     console.print(table)
-    say(f"Judge it: prune-gym evaluate {path}. Write it: prune-gym export {path}.", console)
+    where = shlex.quote(str(path))
+    if option is not None:
+        say(f"judge it: prune-gym evaluate {where}{option}", console)
+    option = trust_option({"network": plan["network"]})
+    say(f"write it: prune-gym export {where}{option}", console)
 
 
 def _facts(folder: RunFolder, config: SearchConfig) -> list[tuple[str, str]]:

@@ -194,7 +194,7 @@ def export(
         for path, difference in export_run(run, formats, out, network, trust=trust):
             console.print(
                 f"{escape(str(path))}: {path.stat().st_size:,} bytes, within {difference:.1e} of "
-                "torch's logits"
+                "torch's outputs"
             )
 
 

@@ -30,7 +30,7 @@ from prune_gym.errors import (
 )
 from prune_gym.problem.archive import Candidate, Front, measured_later
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.trust import check_trust, named_code
+from prune_gym.problem.trust import check_trust, load_call, named_code
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.finalize import complete
 from prune_gym.searches.front_files import FrontFiles
@@ -98,7 +98,7 @@ def pick(
         metrics = _finished(problem, config, within[:CANDIDATES], made, folder, console, began)
     print_result(metrics, console)
     warn_of_loss(problem, metrics, console, best=max(one.accuracy for one in front))
-    say(f"network: prune_gym.load_pruned({str(made.path)!r})", console)
+    say(f"network: {load_call(config.problem.get('network'), repr(str(made.path)))}", console)
 
 
 def _check_free(path: Path, out: Path | None) -> None:

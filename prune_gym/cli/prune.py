@@ -32,7 +32,7 @@ from prune_gym.errors import (
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import load_with_masks
-from prune_gym.problem.trust import check_trust, named_code
+from prune_gym.problem.trust import check_trust, load_call, named_code
 from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.fine_tuning import OnStep, check_fine_tuning, words_of
@@ -290,7 +290,7 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
     print_result(metrics, console)
     warn_of_loss(search.problem, metrics, console)
     console.print(f"report:  {page}")
-    console.print(f"network: prune_gym.load_pruned({str(folder.path)!r})")
+    say(f"network: {load_call(config.problem.get('network'), repr(str(folder.path)))}", console)
 
 
 def finetuning_bar(progress: BarProgress, steps: int) -> OnStep:

@@ -11,6 +11,7 @@ from prune_gym.budgets import amount
 from prune_gym.cli.pictures import draw_pictures
 from prune_gym.cli.scores import metric_of, share_or_score
 from prune_gym.cli.settings import settings_rows
+from prune_gym.problem.trust import load_call
 from prune_gym.searches.fine_tuning import words_of
 from prune_gym.searches.remeasure import spread_in_words
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
@@ -130,7 +131,7 @@ def _page(
     body += [
         "<h2>How to get this again</h2>",
         *(f"<p><code>{html.escape(command)}</code></p>" for command in folder.commands()),
-        "<p>The network: <code>prune_gym.load_pruned(folder)</code></p>",
+        f"<p>The network: <code>{load_call(config.problem.get('network'))}</code></p>",
         _table(["", "version"], list(versions.items()), "words"),
     ]
     title = f"prune_gym: {html.escape(str(metrics['algo']))}"

@@ -36,7 +36,7 @@ class Items:
         except TypeError as error:
             raise InvalidValueError(
                 f"{name}: {type(data).__name__} has no length; expected a map-style torch Dataset, "
-                "an IterableDataset with a __len__, or a pair (images, labels)."
+                "an IterableDataset with a __len__, or a pair (inputs, targets)."
             ) from error
         self._lock = threading.Lock()
         self._iterator: Iterator[Any] | None = None
@@ -129,7 +129,15 @@ def as_tensor(name: str, what: str, values: Any) -> torch.Tensor:
         raise InvalidValueError(
             f"{name}: {what} of type {type(values).__name__} cannot be made a tensor "
             f"({str(error).splitlines()[0]}); expected a tensor or an array of numbers."
+            f"{of_list(values)}"
         ) from error
+
+
+def of_list(values: Any) -> str:
+    """What to do with a list of tensors that does not fit; empty for anything else."""
+    if not isinstance(values, list) or not all(getattr(part, "ndim", 0) for part in values):
+        return ""
+    return " A list stands for examples of equal shape; several inputs are a tuple, (one, other)."
 
 
 def pair_of(name: str, row: int, item: Any, kind: str) -> tuple[Any, Any]:
@@ -141,8 +149,8 @@ def pair_of(name: str, row: int, item: Any, kind: str) -> tuple[Any, Any]:
     if not isinstance(item, tuple | list) or len(item) != 2:
         length = f" of {len(item)}" if isinstance(item, tuple | list | dict) else ""
         raise InvalidValueError(
-            f"{name}: item {row} of {kind} is {type(item).__name__}{length}; expected an (image, "
-            "label) pair, an input and its target. For others, give collate=, a function (list of "
+            f"{name}: item {row} of {kind} is {type(item).__name__}{length}; expected an (input, "
+            "target) pair. For others, give collate=, a function (list of "
             "items) -> (inputs, targets)."
         )
     return item[0], item[1]

@@ -24,7 +24,7 @@ from prune_gym.datasets.augment import shift_and_rotate
 from prune_gym.datasets.base import Dataset, Examples, Split, is_pixels
 from prune_gym.datasets.checks import check_alike, check_splits
 from prune_gym.datasets.holdout import hold_out
-from prune_gym.datasets.items import Items, as_tensor, in_tensors, pair_of, stacked
+from prune_gym.datasets.items import Items, as_tensor, in_tensors, of_list, pair_of, stacked
 from prune_gym.datasets.streamed import (
     IN_MEMORY,
     READ_TWICE,
@@ -139,7 +139,7 @@ def as_split(
         given = data[0], data[1]
     else:
         raise InvalidValueError(
-            f"{name}: expected a pair (images, labels) or a torch Dataset, got "
+            f"{name}: expected a pair (inputs, targets) or a torch Dataset, got "
             f"{type(data).__name__}. A DataLoader is taken, too."
         )
     if collate is not None:
@@ -259,10 +259,20 @@ def _checked(name: str, given_images: Any, given_labels: Any) -> Split:
     if short or any(labels.shape != shape for shape in n) or len(labels) == 0:
         raise InvalidValueError(
             f"{name}: images of shape {shapes} and labels of shape {tuple(labels.shape)} do not "
-            "fit; expected (n, ...) and (n,) with n > 0, the number of a class each. Targets of "
-            "other kinds go with a metric of theirs, such as metric='mean_iou'."
+            "fit; expected (n, ...) and (n,) with n > 0, the number of a class each."
+            f"{of_list(given_images) or _metrics_for(labels)}"
         )
     return Split(images, _labels(name, labels))
+
+
+def _metrics_for(targets: torch.Tensor) -> str:
+    """Which metrics go with targets that are no classes of an example each."""
+    if targets.is_floating_point():
+        return " Targets that are numbers to be told go with metric='r2', 'mae' or 'rmse'."
+    return (
+        " Targets of other kinds go with a metric of theirs: a class for each place with "
+        "metric='mean_iou' or 'pixel_accuracy', one output that is 0 or 1 with 'binary_accuracy'."
+    )
 
 
 def _as_it_comes(name: str, given_inputs: Any, given_targets: Any) -> Split:
@@ -274,6 +284,7 @@ def _as_it_comes(name: str, given_inputs: Any, given_targets: Any) -> Split:
         raise InvalidValueError(
             f"{name}: inputs {in_words(inputs)} and targets {in_words(targets)} do not fit; the "
             "first axis of each is the number of examples, the same one everywhere and above 0."
+            f"{of_list(given_inputs)}"
         )
     return Split(inputs, targets)
 

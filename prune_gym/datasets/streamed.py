@@ -149,9 +149,10 @@ class StreamedSplit(Examples):
 
     def _find_listed(self) -> tuple[bool, bool]:
         """Which parts of a batch grow with it; a tuple that does not is several arguments."""
-        if len(self.items) < 3:
+        sizes = (2, 3) if len(self.items) > 2 else (1, 2)
+        if len(self.items) < 2:
             return False, False
-        made = [(n, self._made([*self.items.read(range(n), seed=0)])) for n in (2, 3)]
+        made = [(n, self._made([*self.items.read(range(n), seed=0)])) for n in sizes]
         one, other = (
             all(isinstance(pair[part], tuple) and len(pair[part]) == n for n, pair in made)
             for part in (0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from prune_gym.networks.plain import unwrapped, without_compiled_parts
 from prune_gym.networks.vgg import NETWORKS
 from prune_gym.networks.weight_files import load_weights
 from prune_gym.pruning.copying import rebuild
-from prune_gym.utils.trees import call, clone, in_words, leaves, mapped
+from prune_gym.utils.trees import arguments, call, clone, in_words, leaves, mapped
 from prune_gym.utils.user_code import user_code
 from prune_gym.utils.words import message
 
@@ -98,8 +99,8 @@ def run_once(network: nn.Module, inputs: Any) -> Any:
     """Outputs of a network in evaluation mode on a batch of inputs, so that what goes wrong does.
 
     Raises:
-        UnsupportedNetworkError: it does not run; where the types of its parameters and its inputs
-            differ, they are named.
+        UnsupportedNetworkError: it does not run; where that is for the types of its inputs, or the
+            keys of a dict, they are named.
     """
     name = type(network).__name__
     try:
@@ -108,17 +109,36 @@ def run_once(network: nn.Module, inputs: Any) -> Any:
     except Exception as error:  # a network may raise anything
         raise UnsupportedNetworkError(
             f"{name} does not run on an input of shape {in_words(inputs)}: {message(error)}"
-            f"{_other_types(network, inputs)}"
+            f"{_other_names(network, inputs) or _other_types(network, inputs, error)}"
         ) from error
 
 
-def _other_types(network: nn.Module, inputs: Any) -> str:
-    """Words on inputs whose type is not that of a network's parameters; empty where it is."""
+def _other_names(network: nn.Module, inputs: Any) -> str:
+    """Words on a dict whose keys are not the arguments of a network; empty where they are."""
+    if not isinstance(inputs, Mapping) or arguments(network, inputs)[1]:
+        return ""
+    names = [*inspect.signature(type(network).forward).parameters][1:]
+    return (
+        f". The keys of its inputs, {', '.join(map(repr, inputs))}, are not the names of "
+        f"forward(): {', '.join(names) or 'none'}; so it gets the dict as one argument."
+    )
+
+
+def _other_types(network: nn.Module, inputs: Any, error: Exception) -> str:
+    """Words on inputs whose type is not the one that a network takes; empty where it is."""
     kinds = {p.dtype for p in network.parameters() if p.is_floating_point()}
     given = {tensor.dtype for tensor in leaves(inputs)}
-    if not kinds or given <= kinds:
+    is_of_types = isinstance(error, RuntimeError) and "type" in str(error)
+    if is_of_types and "'indices'" in str(error):  # of an embedding
+        return (
+            ". Numbers of tokens are int64 or int32: a uint8 tensor is taken for pixels, and "
+            "divided by 255."
+        )
+    # whole numbers may be ids, which another type would spoil: only where it is about types
+    wrong = {kind for kind in given - kinds if kind.is_floating_point or is_of_types}
+    if not kinds or not wrong:
         return ""
-    wanted, found = ([str(kind) for kind in some] for some in (kinds, given - kinds))
+    wanted, found = ([str(kind) for kind in some] for some in (kinds, wrong))
     return (
         f". Its parameters are {', '.join(sorted(wanted))}, but its inputs hold "
         f"{', '.join(sorted(found))}: make them alike, e.g. inputs.to({wanted[0]})."

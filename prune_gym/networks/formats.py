@@ -23,7 +23,16 @@ from torch import nn
 from prune_gym.errors import ExportError, MissingLibraryError
 from prune_gym.utils.files import replacing
 from prune_gym.utils.stopping import check_stop
-from prune_gym.utils.trees import arguments, call, clone, in_words, leaves, mapped, repeated
+from prune_gym.utils.trees import (
+    arguments,
+    call,
+    clone,
+    in_words,
+    leaves,
+    mapped,
+    repeated,
+    without_classes,
+)
 from prune_gym.utils.words import shortened
 
 TOLERANCE = 1e-4  # of a file's outputs, as a fraction of the network's largest
@@ -47,7 +56,8 @@ def export_network(network: nn.Module, example: Any, path: Path | str) -> float:
     takes its place only if every output agrees to 1e-4 of the largest number (NaN with NaN).
 
     Args:
-        network: gives a tensor, or tuples, lists and dicts of them; it is not changed.
+        network: gives a tensor, or tuples, lists and dicts of them, or dataclasses, which become
+            dicts; it is not changed.
         example: a batch of its inputs, (n, ...), real ones: what the file is compared on. Several
             inputs are a tuple, or a dict by the names of forward(). Floats that are all equal, such
             as ``torch.zeros(...)``, say shape and type only: normal noise takes their place.
@@ -102,8 +112,15 @@ def export_files(network: nn.Module, example: Any, paths: Sequence[Path]) -> Ite
 
 
 def _trace(network: nn.Module, example: Any) -> Any:
-    """The network as a `torch.export.ExportedProgram` whose batch has no fixed size."""
+    """The network as a `torch.export.ExportedProgram` whose batch has no fixed size.
+
+    Args:
+        network: a copy; from here on it gives plain dicts and tuples of tensors: a file cannot hold
+            dataclasses and other classes.
+        example: a batch of its inputs.
+    """
     name = type(network).__name__
+    network.register_forward_hook(lambda module, given, outputs: without_classes(outputs))
     inputs = repeated(example, _TRACED_BATCH)
     failed = f"{name} does not run on inputs of shape {in_words(inputs)}"
     with _mendable(failed, "give an example of the shape that it takes"):

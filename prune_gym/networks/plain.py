@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,7 +25,8 @@ def unwrapped(network: Any) -> nn.Module:
         network: what the user calls a network.
 
     Raises:
-        UnsupportedNetworkError: a script or an exported program, whose layers are no modules.
+        UnsupportedNetworkError: a script or an exported program, whose layers are no modules, or a
+            network without weights.
         UnknownNameError: no module at all.
     """
     kind = type(network).__name__
@@ -43,6 +46,7 @@ def unwrapped(network: Any) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise UnknownNameError(
             f"unknown network {shortened(network)}: expected a registered name or an nn.Module."
+            f"{_cure(network)}"
         )
     for name, module in network.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -51,7 +55,32 @@ def unwrapped(network: Any) -> nn.Module:
                 f"network: {where} is a ScriptModule, whose code cannot be cut; give the nn.Module "
                 "that was scripted or traced, and script the pruned one."
             )
+    _check_weights(network)
     return network
+
+
+def _cure(network: Any) -> str:
+    """What to do with something that is no module, but near to one."""
+    if isinstance(network, Mapping):
+        return " Weights alone have no layers: build the module, and load them into it first."
+    if callable(network):
+        return f" {getattr(network, '__name__', 'It')} makes one? Call it, and give what it makes."
+    return ""
+
+
+def _check_weights(network: nn.Module) -> None:
+    """Raise for a network whose weights have no numbers yet."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if is_lazy(tensor):
+            raise UnsupportedNetworkError(
+                f"network: {name!r} of a lazy layer has no shape yet; run the network once, and "
+                "load or train its weights."
+            )
+        if tensor.is_meta:
+            raise UnsupportedNetworkError(
+                f"network: {name!r} is on the meta device, where tensors have no numbers; call "
+                "network.to_empty(device='cpu'), and load the weights."
+            )
 
 
 def without_compiled_parts(network: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ from prune_gym.utils.records import in_one_line
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel, torch.compile
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
+_EXPORTED = "an exported program", "torch.export.load({!r}).state_dict"
+_PROGRAMS = {  # by a file that only their archives hold, as torch.save's are archives, too
+    "constants.pkl": ("a TorchScript program", "torch.jit.load({!r}).state_dict()"),
+    "archive_format": _EXPORTED,
+    "serialized_exported_program.json": _EXPORTED,  # of torch 2.6
+}
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -37,7 +44,7 @@ def read_weights(path: Path | str, expected: Collection[str] = ()) -> dict[str, 
     path = user_path(path)
     if path.is_dir():
         tensors = _of_folder(path)
-    elif path.suffix.lower() in PICKLED and path.is_file():
+    elif path.is_file() and (path.suffix.lower() in PICKLED or zipfile.is_zipfile(path)):
         tensors = _of_state_dict(path)
     else:
         tensors = read_tensors(path)
@@ -99,6 +106,12 @@ def _of_folder(folder: Path) -> dict[str, torch.Tensor]:
 
 def _of_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a file that `torch.save` wrote; nothing in it is executed."""
+    if zipfile.is_zipfile(path):
+        _refuse_program(path)
+    elif not _is_pickle(path):
+        raise CheckpointError(
+            f"{path} is no readable file of weights: it is cut off, or torch.save did not write it."
+        )
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -107,7 +120,7 @@ def _of_state_dict(path: Path) -> dict[str, torch.Tensor]:
             "where you trust the file: torch.save(torch.load(path, "
             "weights_only=False).state_dict(), 'weights.pt')."
         ) from error
-    except Exception as error:  # a file that is cut off, or of something else
+    except Exception as error:  # a damaged file
         raise CheckpointError(f"{path} is no readable file of weights: {in_one_line(error)}") from (
             error
         )
@@ -122,6 +135,24 @@ def _of_state_dict(path: Path) -> dict[str, torch.Tensor]:
             "."
         )
     return {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
+
+
+def _refuse_program(path: Path) -> None:
+    """Raise for a program of torch, which holds weights too, but is code."""
+    with zipfile.ZipFile(path) as archive:
+        held = {name.rpartition("/")[2] for name in archive.namelist()}
+    for mark, (kind, weights) in _PROGRAMS.items():
+        if mark in held:
+            raise CheckpointError(
+                f"{path} holds {kind}, which is code; save the weights alone, where you trust the "
+                f"file: torch.save({weights.format(str(path))}, 'weights.pt')."
+            )
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as those of `torch.save` before they were archives."""
+    with open(path, "rb") as file:
+        return file.read(1) == pickle.PROTO
 
 
 def _is_state_dict(held: Mapping[Any, Any]) -> bool:

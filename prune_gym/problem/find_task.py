@@ -78,7 +78,8 @@ def find_task(
     chosen = _metric(metric, outputs, targets)
     own_loss = _loss(loss, chosen, outputs, targets, device_of(inputs))
     task = Task(chosen, own_loss, output, trainer)
-    if chosen is ACCURACY and own_loss is cross_entropy and output is None and trainer is None:
+    is_known = chosen is ACCURACY and own_loss is cross_entropy and split.classes is not None
+    if is_known and output is None and trainer is None:
         return task
     task = replace(task, metric=_tried(network, data, task, outputs, targets))
     if task.loss is not None and trainer is None:
@@ -98,7 +99,7 @@ def _check_targets(data: Dataset) -> None:
         # both begin with the first tensor: a set is read until a second number is seen
         if first is not None and all(bool((t == first).all()) for t in _target_tensors(split)):
             raise InvalidValueError(
-                f"{name}: every target is {first.item():g}: any network that says so always is "
+                f"{name}: every target is {first.item() + 0:g}: any network that says so always is "
                 "right. Give examples of more than one kind, or a metric of your own."
             )
 

@@ -107,17 +107,19 @@ def make_problem(
         depth: whether residual blocks whose shortcut is the identity can go whole: filter groups
             inside of them may then keep none (a prune ratio of 1), and the compact network has
             nothing of the block left.
-        evaluation_samples: judge on so many validation images, each class as frequent as in all of
-            them; None = all.
+        evaluation_samples: judge on so many validation examples, each class as frequent as in all
+            of them; None = all.
         precision: in which networks are judged: ``"float32"``, ``"bfloat16"``, or ``"tf32"`` on
             NVIDIA GPUs. Networks, their recovery and what a search returns stay float32.
-        batch_size: images a forward when networks are judged; None = the fastest, measured.
+        batch_size: examples a forward when networks are judged; None = the fastest, measured.
         device: torch device, or ``"auto"``.
         weights: of a named network: a safetensors file, a state dict (``.pt``, ``.pth``), or a
             folder with ``model.safetensors``; None = the shipped or cached ones.
-        train: (images, labels) or a torch Dataset of your own: float images as the network takes
-            them, or uint8 pixels, which are divided by 255. Fine-tuning rotates, scales and shifts
-            them a little; a `Dataset` can have another ``augment``.
+        train: your own examples: a pair (inputs, targets) of tensors, arrays, or tuples or dicts of
+            them, a torch Dataset, or a DataLoader. Inputs are as the network takes them (several
+            are a tuple, or a dict by the names of its forward()); one uint8 tensor is pixels, which
+            are divided by 255. Fine-tuning rotates, scales and shifts images with a class each a
+            little; a `Dataset` can have another ``augment``.
         validation: likewise, held out of training.
         test: likewise, for reports only; may be left out.
         metric: how well networks do: a name (``prune-gym list metrics``), a function ``(outputs,
@@ -338,7 +340,7 @@ def _dataset(
         if evaluation_samples > len(data.validation):
             raise InvalidValueError(
                 f"evaluation_samples={evaluation_samples} is more than the {len(data.validation)} "
-                "validation images; give at most so many, or leave it out."
+                "validation examples; give at most so many, or leave it out."
             )
         data = replace(data, validation=data.validation.subset(evaluation_samples))
     with memory_bound(f"{device} cannot hold the images; use another device or fewer of them"):

@@ -23,7 +23,7 @@ from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import FileError, InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.trust import named_code
+from prune_gym.problem.trust import trust_option
 from prune_gym.searches.baselines import BASELINES
 from prune_gym.searches.other_runs import refuse_training_run
 from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row, reward_of
@@ -344,8 +344,8 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """What goes on with the run, as a shell takes it; with ``--trust`` where it names code."""
-        trust = " --trust" if named_code(self.open(self.path)[1].problem) else ""
-        return f"prune-gym prune --resume {shlex.quote(str(self.path))}{trust}"
+        option = trust_option(self.open(self.path)[1].problem)
+        return f"prune-gym prune --resume {shlex.quote(str(self.path))}{option}"
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; an empty dict where it is missing.

@@ -22,9 +22,12 @@ def classes(outputs: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
     expected = (*scores.shape[:1], *scores.shape[2:])
     is_whole = isinstance(targets, torch.Tensor) and not targets.is_floating_point()
     if scores.ndim < 2 or not is_whole or tuple(targets.shape) != expected:
+        is_number = isinstance(targets, torch.Tensor) and targets.is_floating_point()
+        cure = " Numbers to be told go with metric='r2', 'mae' or 'rmse'." if is_number else ""
         raise InvalidValueError(
             f"outputs are {in_words(scores)} and targets {in_words(targets)}; expected outputs "
             "(n, n_classes, ...) and for each place the number of a class, (n, ...), whole numbers."
+            f"{cure}"
         )
     if scores.shape[1] < 2:
         raise InvalidValueError(

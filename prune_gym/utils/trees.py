@@ -56,6 +56,23 @@ def _like(tree: Any, parts: list[Any]) -> Any:
     return other
 
 
+def without_classes(tree: Any) -> Any:
+    """The same tree of tensors in plain tuples, lists and dicts; what is no tensor is left out.
+
+    >>> import collections
+    >>> without_classes(collections.UserDict(out=[torch.tensor(1)], hidden=None))
+    {'out': [tensor(1)]}
+    """
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        tree = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+    if isinstance(tree, Mapping):
+        return {key: without_classes(part) for key, part in tree.items() if leaves(part)}
+    if isinstance(tree, list | tuple):
+        parts = [without_classes(part) for part in tree if leaves(part)]
+        return parts if isinstance(tree, list) else tuple(parts)
+    return tree
+
+
 def leaves(tree: Any) -> list[torch.Tensor]:
     """Every tensor in what a network gives or takes, in order."""
     if isinstance(tree, torch.Tensor):

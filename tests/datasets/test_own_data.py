@@ -144,8 +144,8 @@ def test_a_problem_on_pixels():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (3, r"train: expected a pair \(images, labels\) or a torch Dataset, got int"),
-        ((FLOATS, LABELS, LABELS), r"expected a pair \(images, labels\).*got tuple"),
+        (3, r"train: expected a pair \(inputs, targets\) or a torch Dataset, got int"),
+        ((FLOATS, LABELS, LABELS), r"expected a pair \(inputs, targets\).*got tuple"),
         (
             (FLOATS, LABELS[:5]),
             r"images of shape \(12, 1, 8, 8\) and labels of shape \(5,\) do not",
@@ -176,10 +176,10 @@ def test_a_problem_on_pixels():
             r"uint8 images of shape \(12, 8, 6\); .*images\[:, None\] of grey",
         ),
         (Stream(), r"train: Stream has no length; expected a map-style torch Dataset"),
-        (Items([FLOATS[0]]), r"item 0 of Items is Tensor; expected an \(image, label\) pair"),
+        (Items([FLOATS[0]]), r"item 0 of Items is Tensor; expected an \(input, target\) pair"),
         (
             Items([(FLOATS[0], 1), (FLOATS[1], 1, 2)]),
-            r"train: item 1 of Items is tuple of 3; expected an \(image, label\) pair",
+            r"train: item 1 of Items is tuple of 3; expected an \(input, target\) pair",
         ),
         (Items([{"image": 1}]), r"item 0 of Items is dict of 1; expected an"),
         (TensorDataset(FLOATS), r"item 0 of TensorDataset is tuple of 1; expected an"),

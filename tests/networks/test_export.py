@@ -380,7 +380,7 @@ def test_command(run, tmp_path, monkeypatch):
     said = call("export", run, "--trust", *formats_, "--out", tmp_path / "out").splitlines()
     names = ["network.safetensors", "network.onnx", "network.pt2"]
     assert [Path(line.split(": ")[0]) for line in said] == [tmp_path / "out" / n for n in names]
-    assert "within 0.0e+00 of torch's logits" in said[0]
+    assert "within 0.0e+00 of torch's outputs" in said[0]
     for line in said:
         path, rest = Path(line.split(": ")[0]), line.split(": ")[1]
         assert rest.startswith(f"{path.stat().st_size:,} bytes, within ")
