@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -344,7 +344,9 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """What goes on with the run, as a shell takes it; with ``--trust`` where it names code."""
-        option = trust_option(self.open(self.path)[1].problem)
+        option = ""
+        with suppress(RunFolderError):  # the message that it is part of says what is wrong
+            option = trust_option(self.open(self.path)[1].problem)
         return f"prune-gym prune --resume {shlex.quote(str(self.path))}{option}"
 
     def read_json(self, name: str) -> dict[str, Any]:
