@@ -207,18 +207,26 @@ def pretrain(
     batch_size: options.BatchSize = None,
     learning_rate: options.LearningRate = None,
     precision: options.Precision = "auto",
+    init: options.Init = None,
     device: options.Device = "auto",
     out: options.WeightsOut = None,
     resume: options.ResumeTraining = False,
     version: options.Version = False,
 ) -> None:
-    """Train a network from scratch and save its weights where environments find them."""
+    """Train a network and save its weights where environments find them."""
     from prune_gym.cli.pretrain import PretrainConfig
     from prune_gym.cli.pretrain import pretrain as train
 
     with user_errors("stopped; where the training's state was saved, --resume goes on with it."):
         config = PretrainConfig(
-            network, dataset, epochs, seed, batch_size, learning_rate, precision
+            network,
+            dataset,
+            epochs,
+            seed,
+            batch_size,
+            learning_rate,
+            precision,
+            None if init is None else str(user_path(init)),
         )
         train(config, None if out is None else user_path(out), device, resume, console)
 

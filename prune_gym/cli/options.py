@@ -258,6 +258,10 @@ Precision = Annotated[
         names.training_precisions, help="{names}; auto: bfloat16 where the machine has it."
     ),
 ]
+Init = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Weights that the training begins with; default: random."),
+]
 WeightsOut = Annotated[Path | None, typer.Option(metavar="FILE", help="File; default: the cache.")]
 ResumeTraining = Annotated[
     bool,

@@ -113,9 +113,33 @@ def small_resnet(*, in_channels: int = 1, n_classes: int = 10) -> ResNet:
 
 
 @NETWORKS.register
+def resnet20(*, in_channels: int = 3, n_classes: int = 10) -> ResNet:
+    """The CIFAR residual network of 3 stages of 3 blocks, 16 to 64 wide, 0.27 M parameters."""
+    return ResNet((16, 32, 64), (3, 3, 3), in_channels=in_channels, n_classes=n_classes)
+
+
+@NETWORKS.register
+def resnet32(*, in_channels: int = 3, n_classes: int = 10) -> ResNet:
+    """The CIFAR residual network of 3 stages of 5 blocks, 16 to 64 wide, 0.47 M parameters."""
+    return ResNet((16, 32, 64), (5, 5, 5), in_channels=in_channels, n_classes=n_classes)
+
+
+@NETWORKS.register
+def resnet44(*, in_channels: int = 3, n_classes: int = 10) -> ResNet:
+    """The CIFAR residual network of 3 stages of 7 blocks, 16 to 64 wide, 0.66 M parameters."""
+    return ResNet((16, 32, 64), (7, 7, 7), in_channels=in_channels, n_classes=n_classes)
+
+
+@NETWORKS.register
 def resnet56(*, in_channels: int = 3, n_classes: int = 10) -> ResNet:
     """The CIFAR residual network of 3 stages of 9 blocks, 16 to 64 wide, 0.86 M parameters."""
     return ResNet((16, 32, 64), (9, 9, 9), in_channels=in_channels, n_classes=n_classes)
+
+
+@NETWORKS.register
+def resnet110(*, in_channels: int = 3, n_classes: int = 10) -> ResNet:
+    """The CIFAR residual network of 3 stages of 18 blocks, 16 to 64 wide, 1.7 M parameters."""
+    return ResNet((16, 32, 64), (18, 18, 18), in_channels=in_channels, n_classes=n_classes)
 
 
 _WIDTHS = (64, 128, 256, 512)

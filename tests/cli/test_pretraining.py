@@ -69,6 +69,17 @@ def test_the_recipe_follows_the_size_of_the_data():
     assert (own.batch_size, own.peak_lr, own.bfloat16, epochs) == (32, 0.5, True, 7)
 
 
+def test_from_given_weights_on_it_is_shorter_and_lower():
+    config = PretrainConfig("small", "x", init="weights.pt")
+    few, large = recipe_for(config, data_of(4_999), CPU), recipe_for(config, data_of(5_000), CPU)
+    assert [(recipe.peak_lr, epochs) for recipe, epochs in (few, large)] == [
+        (pytest.approx(3e-3 / 5), 20),
+        (pytest.approx(0.02), 10),
+    ]
+    own, epochs = recipe_for(replace(config, epochs=2, learning_rate=0.5), data_of(5_000), CPU)
+    assert (own.peak_lr, epochs) == (0.5, 2)
+
+
 def test_an_unknown_precision():
     with pytest.raises(ValueError, match="precision='half' must be one of auto, float32, bfloat16"):
         recipe_for(PretrainConfig("small", "x", precision="half"), data_of(10), CPU)
@@ -323,6 +334,30 @@ def test_what_is_left_open_comes_from_the_saved_state(tmp_path, monkeypatch, pre
     if precision == "float32":  # sums in bfloat16 differ from run to run with the threads
         train(given, out=whole)
         torch.testing.assert_close(read_tensors(parts), read_tensors(whole), rtol=0, atol=0)
+
+
+def test_a_training_begins_with_given_weights(tmp_path, monkeypatch):
+    first, second = tmp_path / "first.pt", tmp_path / "second.safetensors"
+    trained = tiny.cli_network()
+    with torch.no_grad():
+        for tensor in trained.parameters():
+            tensor.mul_(0.9)
+    torch.save(trained.state_dict(), first)
+    given = replace(CONFIG, init=str(first), learning_rate=1e-8)
+    stopped(given, second, monkeypatch)
+    first.rename(tmp_path / "moved.pt")  # what was begun goes on without it
+    train(PretrainConfig(CONFIG.network, CONFIG.dataset), out=second, resume=True)
+    for name, tensor in trained.named_parameters():
+        torch.testing.assert_close(read_tensors(second)[name].float(), tensor, atol=1e-4, rtol=1e-3)
+    assert json.loads(second.with_suffix(".json").read_text())["init"] == str(first)
+
+
+def test_weights_of_another_network_begin_nothing(tmp_path):
+    torch.save({"other": torch.zeros(2)}, tmp_path / "other.pt")
+    config = replace(CONFIG, init=str(tmp_path / "other.pt"))
+    with pytest.raises(CheckpointError, match="the weights are of another network"):
+        train(config, out=tmp_path / "x.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
 
 
 def other_network(*, in_channels=1, n_classes=3):
