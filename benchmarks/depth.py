@@ -8,7 +8,8 @@ nothing of the block with it). Then cuts are made one after the other, those fir
 least accuracy for the multiply-adds they save; every few cuts the network is judged, and timed in
 turns with the unpruned one. For each loss of accuracy the row says the lowest latency of either way
 among the networks that lose no more: validation accuracy after norms are recomputed, before any
-fine-tuning; latency of one image in one thread, as a fraction of the unpruned network's.
+fine-tuning; latency of one image in one thread, as a fraction of the unpruned network's. With
+``--device cuda`` networks are judged there, and timed on both; the fastest is the processor's.
 
 Writes ``benchmarks/results/depth.json``; rows of other networks stay.
 """
@@ -16,6 +17,7 @@ Writes ``benchmarks/results/depth.json``; rows of other networks stay.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="e.g. folder:cifar10-jpeg")
     parser.add_argument("--weights", type=Path, required=True, help="trained ones: a file")
     parser.add_argument("--samples", type=int, default=500, help="validation images")
+    parser.add_argument("--device", default="cpu", help="where networks are judged")
     parser.add_argument("--every", type=int, default=4, help="cuts from network to network")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -82,6 +85,7 @@ def pruned(asked: argparse.Namespace, depth: bool) -> list[dict[str, Any]]:
         weights=asked.weights,
         budgets={"macs": 1.0},
         evaluation_samples=asked.samples,
+        device=asked.device,
         depth=depth,
     )
     rows = [judged(problem, np.zeros(len(problem.groups)))]
@@ -108,29 +112,36 @@ def pruned(asked: argparse.Namespace, depth: bool) -> list[dict[str, Any]]:
 def judged(problem: Any, ratios: Any) -> dict[str, Any]:
     """Accuracy, cost, latency and blocks that went of a network."""
     outcome = problem.evaluate(problem.masks_of(problem.kept_counts(ratios)))
+    on_cuda = problem.device.type == "cuda"
     pairs = zip(problem.groups, outcome.kept, strict=True)
     return {
         "accuracy": outcome.accuracy,
-        "latency": latency(outcome.network, problem.network, problem.example),
+        "latency": latency(outcome.network, problem, "cpu"),
+        "cuda_latency": latency(outcome.network, problem, "cuda") if on_cuda else None,
         "macs": outcome.costs["macs"],
         "blocks_gone": len({group.block.name for group, kept in pairs if kept == 0.0}),
     }
 
 
 @torch.inference_mode()
-def latency(network: Any, unpruned: Any, example: Any) -> float:
+def latency(network: Any, problem: Any, device: str) -> float:
     """Seconds of a forward / those of the unpruned network: medians, measured in turns."""
-    pairs = [[seconds(one, example) for one in (network, unpruned)] for _ in range(REPEATS)]
-    ours, theirs = zip(*pairs, strict=True)
+    both = [copy.deepcopy(one).to(device).eval() for one in (network, problem.network)]
+    example = problem.example.to(device)
+    ours, theirs = zip(
+        *([seconds(one, example) for one in both] for _ in range(REPEATS)), strict=True
+    )
     return statistics.median(ours) / statistics.median(theirs)
 
 
-def seconds(network: Any, example: Any) -> float:
+def seconds(network: Any, example: torch.Tensor) -> float:
     """Of one forward: the fastest of three."""
     times = []
     for _ in range(3):
         began = time.perf_counter()
         network(example)
+        if example.is_cuda:
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
     return min(times)
 

@@ -24,6 +24,7 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names, e.g. torchvision:resnet18 timm:dla34")
     parser.add_argument("--again", action="store_true", help="also what was run already")
     parser.add_argument("--seconds", type=int, default=600, help="for one network")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at once")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)  # processes are forked, which threads do not survive
     held = json.loads(options.out.read_text()) if options.out.is_file() else {}
     rows: dict[str, Any] = held.get("networks", {})
-    for name in options.only or names():
-        if name not in rows or options.again:
-            rows[name] = {tool: in_a_process(tool, name, options.seconds) for tool in TOOLS}
+    chosen = [n for n in options.only or names() if n not in rows or options.again]
+    with ThreadPoolExecutor(options.jobs) as jobs:  # threads only wait for their processes
+        asked = {jobs.submit(row_of, name, options.seconds): name for name in chosen}
+        for done in as_completed(asked):
+            rows[asked[done]] = done.result()
             write_json(options.out, {**origin(), "networks": rows})
-            print(name, {tool: row["outcome"] for tool, row in rows[name].items()}, flush=True)
+            outcomes = {tool: row["outcome"] for tool, row in done.result().items()}
+            print(asked[done], outcomes, flush=True)
     for line in table(rows):
         print(line)
 
@@ -85,6 +90,11 @@ def names() -> list[str]:
     found = [n for n in models.list_models(module=models) if n not in SLOW]
     named = [*(f"torchvision:{name}" for name in found), *(f"timm:{name}" for name in TIMM.split())]
     return [*named, "torch:TransformerEncoder", "torch:Transformer", "torch:LSTM"]
+
+
+def row_of(name: str, seconds: int) -> dict[str, Any]:
+    """What becomes of one network, tool by tool."""
+    return {tool: in_a_process(tool, name, seconds) for tool in TOOLS}
 
 
 def in_a_process(tool: str, name: str, seconds: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -30,7 +32,7 @@ def origin() -> dict[str, Any]:
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_words()]),
         "commit": git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(changed),
-        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "machine": f"{processor()}, {os.cpu_count()} cores{_accelerator()}",
         "versions": {"python": platform.python_version(), **_versions()},
     }
 
@@ -52,6 +54,10 @@ def processor() -> str:
     vector = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     name = fields.get("model name", platform.processor() or platform.machine())
     return f"{name} ({', '.join(vector)})" if vector else name
+
+
+def _accelerator() -> str:
+    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
 
 
 def _words() -> list[str]:
