@@ -9,7 +9,7 @@ least accuracy for the multiply-adds they save; every few cuts the network is ju
 turns with the unpruned one. For each loss of accuracy the row says the lowest latency of either way
 among the networks that lose no more: validation accuracy after norms are recomputed, before any
 fine-tuning; latency of one image in one thread, as a fraction of the unpruned network's. With
-``--device cuda`` networks are judged there, and timed on both; the fastest is the processor's.
+``--device cuda`` networks are judged there, and timed on both.
 
 Writes ``benchmarks/results/depth.json``; rows of other networks stay.
 """
@@ -34,7 +34,7 @@ from agents.files import write_json
 RESULTS = Path(__file__).parent / "results" / "depth.json"
 RATIOS = (0.5, 1.0)
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2)
-REPEATS = 15  # timings of a network
+REPEATS = 7  # timings of a network
 
 
 def main() -> None:
@@ -58,9 +58,11 @@ def main() -> None:
         "at_equal_loss": [
             {
                 "loss_at_most": loss,
-                "without_depth": fastest(found[False], unpruned - loss),
-                "with_depth": fastest(found[True], unpruned - loss),
+                "device": device,
+                "without_depth": fastest(found[False], unpruned - loss, device),
+                "with_depth": fastest(found[True], unpruned - loss, device),
             }
+            for device in sorted({"cpu", asked.device})
             for loss in LOSSES
         ],
         "networks_without_depth": found[False],
@@ -112,12 +114,13 @@ def pruned(asked: argparse.Namespace, depth: bool) -> list[dict[str, Any]]:
 def judged(problem: Any, ratios: Any) -> dict[str, Any]:
     """Accuracy, cost, latency and blocks that went of a network."""
     outcome = problem.evaluate(problem.masks_of(problem.kept_counts(ratios)))
-    on_cuda = problem.device.type == "cuda"
     pairs = zip(problem.groups, outcome.kept, strict=True)
     return {
         "accuracy": outcome.accuracy,
-        "latency": latency(outcome.network, problem, "cpu"),
-        "cuda_latency": latency(outcome.network, problem, "cuda") if on_cuda else None,
+        "latency": {
+            device: latency(outcome.network, problem, device)
+            for device in sorted({"cpu", problem.device.type})
+        },
         "macs": outcome.costs["macs"],
         "blocks_gone": len({group.block.name for group, kept in pairs if kept == 0.0}),
     }
@@ -135,9 +138,9 @@ def latency(network: Any, problem: Any, device: str) -> float:
 
 
 def seconds(network: Any, example: torch.Tensor) -> float:
-    """Of one forward: the fastest of three."""
+    """Of one forward: the fastest of two."""
     times = []
-    for _ in range(3):
+    for _ in range(2):
         began = time.perf_counter()
         network(example)
         if example.is_cuda:
@@ -146,10 +149,10 @@ def seconds(network: Any, example: torch.Tensor) -> float:
     return min(times)
 
 
-def fastest(rows: list[dict[str, Any]], accuracy: float) -> dict[str, Any] | None:
+def fastest(rows: list[dict[str, Any]], accuracy: float, device: str) -> dict[str, Any] | None:
     """The network of lowest latency among those at least so accurate; None where none is."""
     able = [row for row in rows if row["accuracy"] >= accuracy]
-    return min(able, key=lambda row: row["latency"], default=None)
+    return min(able, key=lambda row: row["latency"][device], default=None)
 
 
 if __name__ == "__main__":
