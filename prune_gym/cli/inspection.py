@@ -31,7 +31,9 @@ LIMITS = (0.5, 0.25, 0.1)  # for which it is said how much of each group has to 
 _STEPS = 20  # of even prune ratios that are tried
 
 
-def inspect(what: str, dataset: str | None, weights: Path | None, console: Console) -> None:
+def inspect(
+    what: str, dataset: str | None, weights: Path | None, console: Console, *, depth: bool = False
+) -> None:
     """Print what is known of a network or of a run.
 
     Args:
@@ -40,6 +42,7 @@ def inspect(what: str, dataset: str | None, weights: Path | None, console: Conso
         dataset: of a network; None = digits.
         weights: of a network; None = those that are found by its name.
         console: where to print.
+        depth: whether residual blocks of a network can go whole.
 
     Raises:
         ValueError: options of a network beside a run folder; what `make_problem` raises.
@@ -47,8 +50,12 @@ def inspect(what: str, dataset: str | None, weights: Path | None, console: Conso
     """
     if what in NETWORKS or not os.path.isdir(what):
         given = None if weights is None else str(weights)
-        _say_network(what, dataset or "digits", given, console)
+        _say_network(what, dataset or "digits", given, console, depth)
         return
+    if depth:
+        raise InvalidValueError(
+            f"--depth cannot go with the run folder {what!r}, which knows its own; leave it out."
+        )
     for option, value in (("--dataset", dataset), ("--weights", weights)):
         if value is not None:
             raise InvalidValueError(
@@ -61,8 +68,10 @@ def inspect(what: str, dataset: str | None, weights: Path | None, console: Conso
 # -- a network -------------------------------------------------------------------------------------
 
 
-def _say_network(network: str, dataset: str, weights: str | None, console: Console) -> None:
-    problem = _problem(network, dataset, weights, console)
+def _say_network(
+    network: str, dataset: str, weights: str | None, console: Console, depth: bool
+) -> None:
+    problem = _problem(network, dataset, weights, console, depth)
     console.print(_groups(problem, f"{network} on {dataset}"))
     params, macs, size, activations, energy = problem.unpruned_values
     console.print(f"{params:,.0f} parameters, {macs:,.0f} MACs, {size:,.0f} bytes.")
@@ -70,39 +79,47 @@ def _say_network(network: str, dataset: str, weights: str | None, console: Conso
         f"One image: {activations:,.0f} bytes of feature maps at most, {energy:,.4g} uJ by the "
         "energy model."
     )
-    console.print("A group's share is what cutting it alone to one filter saves.\n")
+    fewest = "one filter (to none, where it is in a block)" if depth else "one filter"
+    console.print(f"A group's share is what cutting it alone to {fewest} saves.\n")
     console.print(_floors(problem))
+    smallest = "one filter a group" + (" outside of the blocks, which are gone" if depth else "")
     console.print(
-        "The floor is the smallest network, one filter a group: no limit can be below it.\n"
+        f"The floor is the smallest network, {smallest}: no limit can be below it.\n"
         "The last columns: what every group has to lose for a limit, if all lose alike."
     )
 
 
-def _problem(network: str, dataset: str, weights: str | None, console: Console) -> PruningProblem:
+def _problem(
+    network: str, dataset: str, weights: str | None, console: Console, depth: bool
+) -> PruningProblem:
     """The problem of a network; one without trained weights is taken as it is built."""
     budgets = dict.fromkeys(COUNTED, 1.0)
     try:
-        return make_problem(network, dataset, weights=weights, budgets=budgets)
+        return make_problem(network, dataset, weights=weights, budgets=budgets, depth=depth)
     except CheckpointError as error:
         if weights is not None:
             raise
         say(f"not trained: {error}", console)
         data = load_dataset(dataset)
-        return make_problem(build_for(network, data), data, budgets=budgets)
+        return make_problem(build_for(network, data), data, budgets=budgets, depth=depth)
 
 
 def _groups(problem: PruningProblem, title: str) -> Table:
     table = Table("group", title=escape(title), title_justify="left", box=None)
     for name in ("filters", "params", "MACs"):
         table.add_column(name, justify="right")
+    has_blocks = any(group.block for group in problem.groups)
+    if has_blocks:
+        table.add_column("block")
     table.add_column("layers cut together")
     for index, group in enumerate(problem.groups):
         without = problem.sizes.copy()
-        without[index] = 1
+        without[index] = 0 if group.block else 1
         share = 1.0 - problem.counted_costs(without)
         together = ", ".join(group.producers) if len(group.producers) > 1 else ""
         shares = (f"{share[0]:.1%}", f"{share[1]:.1%}")
-        table.add_row(escape(group.name), str(group.n_filters), *shares, escape(together))
+        block = [escape(group.block.name if group.block else "")] if has_blocks else []
+        table.add_row(escape(group.name), str(group.n_filters), *shares, *block, escape(together))
     return table
 
 

@@ -151,6 +151,7 @@ def inspect(
     named: options.InspectedNetwork = None,
     dataset: options.InspectedDataset = None,
     weights: options.Weights = None,
+    depth: options.Depth = False,
     version: options.Version = False,
 ) -> None:
     """Print the filter groups of a network and what limits it can meet, or what a run holds."""
@@ -162,7 +163,8 @@ def inspect(
                 f"NETWORK {network!r} and --network {named!r} are both given; give one of them."
             )
         weights = None if weights is None else user_path(weights)
-        look(os.path.expanduser(network or named or "small"), dataset, weights, console)
+        what = os.path.expanduser(network or named or "small")
+        look(what, dataset, weights, console, depth=depth)
 
 
 @app.command(cls=Command, short_help="Judge the network of a run anew.")

@@ -193,3 +193,13 @@ def test_the_command(tmp_path):
     tiny.call("evaluate", run, "--trust")
     tiny.call("pick", run, "--trust", "--budget", "macs=0.5", "--finetune-steps", "2")
     assert "blocks.0.conv1" in tiny.call("inspect", run)
+
+
+def test_inspect_names_the_blocks_and_their_floor(tmp_path):
+    network = ("tiny:cli_own_network", "--dataset", "tiny:cli_dataset")
+    shallow, deep = tiny.call("inspect", *network), tiny.call("inspect", *network, "--depth")
+    assert " blocks.0 " in deep
+    assert " blocks.0 " not in shallow
+    floors = [int(said.split("params  ")[-1].split()[1]) for said in (shallow, deep)]
+    assert floors[1] < floors[0]
+    assert "to none, where it is in a block" in deep
