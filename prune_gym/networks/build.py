@@ -12,16 +12,22 @@ from torch import nn
 
 from prune_gym.datasets import Dataset
 from prune_gym.datasets.own import OWN
-from prune_gym.errors import InvalidTypeError, InvalidValueError, UnsupportedNetworkError
+from prune_gym.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    UnknownNameError,
+    UnsupportedNetworkError,
+)
 from prune_gym.networks.checkpoints import find_checkpoint
 from prune_gym.networks.plain import unwrapped, without_compiled_parts
 from prune_gym.networks.vgg import NETWORKS
-from prune_gym.networks.weight_files import load_weights
+from prune_gym.networks.weight_files import PICKLED, load_weights
 from prune_gym.pruning.copying import rebuild
 from prune_gym.utils.trees import arguments, call, clone, in_words, leaves, mapped
 from prune_gym.utils.user_code import user_code
 from prune_gym.utils.words import message
 
+_FILES = (*PICKLED, ".safetensors")
 _ONE_OUTPUT = "; one output for two classes goes with metric='binary_accuracy'"
 
 
@@ -34,12 +40,17 @@ def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
         n_classes: number of classes; likewise.
 
     Raises:
-        UnknownNameError: nothing answers to the name.
+        UnknownNameError: nothing answers to the name, or it is that of a file of weights.
         TypeError: the function returned something else, or needs other arguments.
 
     >>> build_network("vgg11", in_channels=1, n_classes=7).classifier.out_features
     7
     """
+    if isinstance(name, str) and name not in NETWORKS and Path(name).suffix.lower() in _FILES:
+        raise UnknownNameError(
+            f"network {name!r} is a file; give the network that it is of, a registered name or "
+            f"'module:function', and weights={name!r} (--weights) beside it."
+        )
     builder = NETWORKS.get(name)
     wanted = inspect.signature(builder).parameters
     given = {"in_channels": in_channels, "n_classes": n_classes}

@@ -7,6 +7,7 @@ import torch
 
 import prune_gym
 from prune_gym.budgets import count
+from prune_gym.errors import UnknownNameError
 from prune_gym.pruning.groups import find_filter_groups
 
 # Parameters as published: VGG-BN and ResNet with 32x32 stems in the CIFAR-10 model zoos, ResNet-20
@@ -29,6 +30,13 @@ PARAMETERS = {
 MEGA_MACS = {"vgg11": 152.77, "vgg16": 313.2, "resnet18": 555.4, "resnet50": 1297.8}
 # Filter groups: a convolution each, but those that a residual stage's shortcuts tie together.
 GROUPS = {"vgg11": 8, "vgg13": 10, "vgg16": 13, "vgg19": 16, "resnet18": 12, "resnet34": 20}
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "a/b.safetensors", "x.PTH"])
+def test_a_file_of_weights_is_no_network(name):
+    cure = rf"network '{name}' is a file; give the network .* weights='{name}' \(--weights\)"
+    with pytest.raises(UnknownNameError, match=cure):
+        prune_gym.make_problem(name)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
