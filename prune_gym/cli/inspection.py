@@ -175,6 +175,8 @@ def _say_run(path: Path, console: Console) -> None:
         share = kept / max(1, row["filters"])
         table.add_row(escape(row["name"]), f"{row['filters']:,}", f"{kept:,}", f"{share:.0%}")
     console.print(table)
+    if plan.get("gone"):
+        say(f"residual blocks went whole; gone are {', '.join(plan['gone'])}", console)
     where = shlex.quote(str(path))
     if option is not None:
         say(f"judge it: prune-gym evaluate {where}{option}", console)

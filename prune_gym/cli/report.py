@@ -11,6 +11,7 @@ from prune_gym.budgets import amount
 from prune_gym.cli.pictures import draw_pictures
 from prune_gym.cli.scores import metric_of, share_or_score
 from prune_gym.cli.settings import settings_rows
+from prune_gym.problem.saving import read_plan
 from prune_gym.problem.trust import load_call
 from prune_gym.searches.fine_tuning import words_of
 from prune_gym.searches.remeasure import spread_in_words
@@ -120,6 +121,10 @@ def _page(
             "<p class=note>structure = weight: single weights are zero; the network has no fewer "
             "filters and is no faster. MACs and bytes are those of the unpruned layers.</p>"
         )
+    gone = read_plan(folder.path).get("gone", {})
+    if gone:
+        names = ", ".join(f"<code>{html.escape(name)}</code>" for name in gone)
+        body.append(f"<p>Residual blocks went whole; gone are {names}.</p>")
     for name, title, words in _PICTURES:
         said = words.format(metric=html.escape(metric_of(metrics)))
         data = base64.b64encode(pictures[name]).decode()

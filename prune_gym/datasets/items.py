@@ -129,8 +129,19 @@ def as_tensor(name: str, what: str, values: Any) -> torch.Tensor:
         raise InvalidValueError(
             f"{name}: {what} of type {type(values).__name__} cannot be made a tensor "
             f"({str(error).splitlines()[0]}); expected a tensor or an array of numbers."
-            f"{of_list(values)}"
+            f"{_cure(values)}"
         ) from error
+
+
+def _cure(values: Any) -> str:
+    """What to do with values that are no numbers; empty where that is not known."""
+    if isinstance(values, Mapping):
+        return " A dict of targets goes with metric= and loss= of your own that take it."
+    try:
+        are_words = np.asarray(values).dtype.kind in ("U", "S")
+    except (TypeError, ValueError, RuntimeError):
+        are_words = False
+    return " Number the classes: 0, 1, ..." if are_words else of_list(values)
 
 
 def of_list(values: Any) -> str:

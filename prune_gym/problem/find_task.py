@@ -168,7 +168,7 @@ def _tried(network: nn.Module, data: Dataset, task: Task, outputs: Any, targets:
             f"metric {metric.name!r} of the unpruned network on the validation split is {whole}; "
             "expected a finite number. Do outputs and targets fit?"
         )
-    metric.reward(whole)  # within its ends
+    metric.check(whole)
     return metric.scaled(whole)
 
 
@@ -190,6 +190,22 @@ def _value(metric: Metric, batches: list[tuple[Any, Any]]) -> float:
         return tally.value()
 
 
+def _fitting_loss(task: Task, outputs: Any, targets: Any) -> torch.Tensor:
+    """The loss; torch warns of shapes that it spreads over each other, which teaches the mean."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        loss = task.loss_of(outputs, targets)
+    for warning in said:
+        if "target size" in str(warning.message):
+            raise LossError(
+                f"loss {loss_name(task.loss)!r} gets outputs {in_words(outputs)} and targets "
+                f"{in_words(targets)}, and would hold every output against every target; give "
+                "both one shape, e.g. targets[:, None], or output=lambda outputs: outputs[:, 0]."
+            )
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return loss
+
+
 def _try_loss(network: nn.Module, task: Task, inputs: Any, targets: Any) -> None:
     """Raise LossError unless the network, in training mode, can learn from the loss."""
     name = loss_name(task.loss)
@@ -198,7 +214,7 @@ def _try_loss(network: nn.Module, task: Task, inputs: Any, targets: Any) -> None
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     with own_randomness(device), torch.inference_mode(False), torch.enable_grad():
-        loss = task.loss_of(task.run(copied, clone(inputs)), targets)
+        loss = _fitting_loss(task, task.run(copied, clone(inputs)), targets)
         if not loss.requires_grad:
             raise LossError(
                 f"loss {name!r} has no gradient: nothing of the network's outputs is in it. "

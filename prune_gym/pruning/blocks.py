@@ -42,6 +42,8 @@ class Zeros(nn.Module):
 class NoAttention(nn.Module):
     """Stands for an `nn.MultiheadAttention` that adds nothing, and gives no weights."""
 
+    in_proj_bias = None  # looked for by `nn.TransformerEncoderLayer`
+
     def forward(
         self, query: torch.Tensor, *others: Any, **more: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -49,6 +51,7 @@ class NoAttention(nn.Module):
         return torch.zeros_like(query), None
 
 
+_PLAIN = (bool, int, float, str, type(None))
 IN_PLACE: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
     "zeros": Zeros,
@@ -57,11 +60,22 @@ IN_PLACE: dict[str, type[nn.Module]] = {
 
 
 def replace_modules(network: nn.Module, replaced: Mapping[str, str]) -> None:
-    """Put what `Block.replaced` says in the place of modules of a network, in place."""
+    """Put what `Block.replaced` says in the place of modules of a network, in place.
+
+    Numbers and words that a module has stay on what stands in its place: the code around may read
+    them, such as ``block.scale``.
+    """
     for name, kind in replaced.items():
         parent, _, key = name.rpartition(".")
-        made = IN_PLACE[kind]().train(network.get_submodule(name).training)
-        network.get_submodule(parent)._modules[key] = made
+        gone = network.get_submodule(name)
+        made = IN_PLACE[kind]().train(gone.training)
+        for attribute, value in vars(gone).items():
+            if isinstance(value, _PLAIN) and attribute not in vars(made):
+                setattr(made, attribute, value)
+        around = network.get_submodule(parent)
+        around._modules[key] = made
+        if isinstance(around, nn.TransformerEncoderLayer):
+            around.activation_relu_or_gelu = 0  # its fast way would look for weights that are gone
 
 
 def is_inside(name: str, modules: Collection[str]) -> bool:

@@ -29,7 +29,7 @@ from prune_gym.pruning.layer_operations import operation_name
 from prune_gym.pruning.masks import Mask
 from prune_gym.pruning.operations import tensors_in
 from prune_gym.pruning.trace import own_randomness
-from prune_gym.utils.trees import call, clone, device_of
+from prune_gym.utils.trees import call, clone, device_of, leaves
 
 # what gives numbers of 0 and above where it takes such
 _KEEPS_SIGN = {
@@ -58,22 +58,27 @@ def with_blocks(
         UnsupportedNetworkError: there is no such block.
     """
     found = [
-        block
-        for block in _candidates(network, examples[0])
-        if any(_lies_in(group, block) for group in groups) and not _holds_any(block, ignore)
+        ways
+        for ways in _candidates(network, examples[0])
+        if any(_lies_in(group, ways[0]) for group in groups) and not _holds_any(ways[0], ignore)
     ]
     found = _apart(found)
-    offered = _offered(groups, found)
-    if any(group.block for group in offered) and not _is_right(network, offered, examples):
-        right = [b for b in found if _is_right(network, _offered(groups, [b]), examples)]
+    offered, why = _offered(groups, [ways[0] for ways in found]), ""
+    if found and _wrong(network, offered, examples) is not None:
+        right = []
+        for ways in found:
+            tried = [(way, _wrong(network, _offered(groups, [way]), examples)) for way in ways]
+            right += [way for way, wrong in tried if wrong is None][:1]
+            why = why or f" Without {ways[0].name!r}, {tried[-1][1]}."
         offered = _offered(groups, right)
-        if len(right) > 1 and not _is_right(network, offered, examples):
-            offered = tuple(groups)
+        together = _wrong(network, offered, examples) if len(right) > 1 else None
+        if together is not None:
+            offered, why = tuple(groups), f" Without all of them together, {together}."
     if not any(group.block for group in offered):
         raise UnsupportedNetworkError(
-            f"depth=True: {type(network).__name__} has no residual block that can go whole: none "
-            "that adds what layers of its own, with filters of their own, make of its input to "
-            "that input. Leave depth out."
+            f"depth=True (--depth): {type(network).__name__} has no residual block that can go "
+            "whole: none that adds what layers of its own, with filters of their own, make of its "
+            f"input to that input.{why} Leave depth out."
         )
     return offered
 
@@ -91,13 +96,13 @@ def _lies_in(group: FilterGroup, block: Block) -> bool:
     return bool(group.slices) and all(cut.tensor in block.tensors for cut in group.slices)
 
 
-def _apart(blocks: Sequence[Block]) -> list[Block]:
+def _apart(blocks: Sequence[list[Block]]) -> list[list[Block]]:
     """Those that do not overlap, the smallest first taken, in their order."""
-    found: list[Block] = []
-    for block in sorted(blocks, key=lambda block: len(block.tensors)):
-        if not any(block.tensors & other.tensors for other in found):
-            found.append(block)
-    return [block for block in blocks if block in found]
+    found: list[list[Block]] = []
+    for ways in sorted(blocks, key=lambda ways: len(ways[0].tensors)):
+        if not any(ways[0].tensors & other[0].tensors for other in found):
+            found.append(ways)
+    return [ways for ways in blocks if ways in found]
 
 
 def _holds_any(block: Block, ignore: Collection[str]) -> bool:
@@ -108,8 +113,10 @@ def _holds_any(block: Block, ignore: Collection[str]) -> bool:
 # -- trying them -----------------------------------------------------------------------------------
 
 
-def _is_right(network: nn.Module, groups: Sequence[FilterGroup], examples: Sequence[Any]) -> bool:
-    """Whether blocks can go, all and every other one, and leave what zeros in them leave."""
+def _wrong(
+    network: nn.Module, groups: Sequence[FilterGroup], examples: Sequence[Any]
+) -> str | None:
+    """What is wrong where blocks go, all and every other one; None where it is as with zeros."""
     blocks = list(dict.fromkeys(group.block for group in groups if group.block is not None))
     whole = [np.ones(group.n_filters, dtype=np.bool_) for group in groups]
     every = _without(groups, whole, blocks)
@@ -118,15 +125,12 @@ def _is_right(network: nn.Module, groups: Sequence[FilterGroup], examples: Seque
     for first in (0, 1):
         masks = _without(groups, half, blocks[first::2])
         tries.append((lively, masks, examples[-1]))
-    return all(difference(*_with(groups, one)) is None for one in tries) and _trains(
-        network, groups, every, examples[-1]
-    )
-
-
-def _with(
-    groups: Sequence[FilterGroup], one: tuple[nn.Module, list[Mask], Any]
-) -> tuple[nn.Module, Sequence[FilterGroup], list[Mask], Any]:
-    return one[0], groups, one[1], one[2]
+    for tried, masks, batch in tries:
+        wrong = difference(tried, groups, masks, batch)
+        if wrong is not None:
+            return wrong
+    trains = _trains(network, groups, every, examples[-1])
+    return None if trains else "it does not run in training mode, or tensors of it are left"
 
 
 def _without(
@@ -198,12 +202,22 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             module.register_forward_pre_hook(self._enter)
             module.register_forward_hook(lambda m, given, made, name=name: self._leave(name, made))
         self._entered: list[int | None] = []
+        self.live: set[int] = set()
 
     def enter(self, tensors: Sequence[torch.Tensor]) -> None:
         """Know the inputs of the network."""
         for tensor in tensors:
             self._made[tensor] = len(self.nodes)
             self.nodes.append(_Node(""))
+
+    def leave(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Know the outputs of the network, and by them the nodes that anything comes of."""
+        stack = [self._made[tensor] for tensor in tensors if tensor in self._made]
+        while stack:
+            number = stack.pop()
+            if number not in self.live:
+                self.live.add(number)
+                stack.extend(self.nodes[number].sources)
 
     def _enter(self, module: nn.Module, given: tuple[Any, ...]) -> None:
         self._entered.append(self._node_of(given[0]) if given else None)
@@ -246,8 +260,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
 
-def _candidates(network: nn.Module, example: Any) -> list[Block]:
-    """Blocks that may do, in the order in which they end; they may overlap."""
+def _candidates(network: nn.Module, example: Any) -> list[list[Block]]:
+    """Ways in which blocks may go, in the order in which they end; blocks may overlap."""
     watched = rebuild(network, {}).eval()
     recorder = _Recorder(watched)
     inputs = clone(example)
@@ -261,9 +275,10 @@ def _candidates(network: nn.Module, example: Any) -> list[Block]:
             torch.no_grad(),
             recorder,
         ):
-            call(watched, inputs)
+            outputs = call(watched, inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+    recorder.leave(leaves(outputs))
     return list(_Finder(watched, recorder).blocks())
 
 
@@ -281,15 +296,15 @@ class _Finder:
         for name in own_tensors(network):
             self._held[name.rpartition(".")[0]].add(name)
 
-    def blocks(self) -> Iterator[Block]:
-        """A block for every addition that ends one."""
+    def blocks(self) -> Iterator[list[Block]]:
+        """For every addition that ends a block the ways in which it may go, the best first."""
         for number, node in enumerate(self._nodes):
             if node.operation == "add" and len(node.sources) == 2:
                 for skip, end in (node.sources, node.sources[::-1]):
                     inside = self._branch(end, skip, number)
-                    block = self._block(inside, skip, number) if inside else None
-                    if block is not None:
-                        yield block
+                    ways = self._ways(inside, skip, number) if inside else []
+                    if ways:
+                        yield ways
 
     def _branch(self, end: int, skip: int, addition: int) -> set[int]:
         """The nodes between a tensor and an addition; empty where others reach in or out."""
@@ -307,25 +322,31 @@ class _Finder:
             inside.add(number)
             stack.extend(node.sources)
         allowed = {*inside, addition}
-        leaves = any(self._nodes[n].is_data and not self._nodes[n].users <= allowed for n in inside)
-        return set() if leaves else inside
+        for number in inside:
+            node = self._nodes[number]
+            if node.is_data and not node.users & self._seen.live <= allowed:
+                return set()  # others go by it
+        return inside
 
-    def _block(self, inside: set[int], skip: int, addition: int) -> Block | None:
-        """The block of a branch; None where its layers are not its own."""
+    def _ways(self, inside: set[int], skip: int, addition: int) -> list[Block]:
+        """How the block of a branch may go; empty where its layers are not its own."""
         taken = {name for number in inside for name in self._nodes[number].takes}
         owners = {name.rpartition(".")[0] for name in taken}
         if not owners or taken & self._shared or any(owner == "" for owner in owners):
-            return None
+            return []
         for owner in owners:
             if any(not self._seen.users[name] <= inside for name in self._held[owner]):
-                return None
+                return []
         whole = self._whole(owners, skip, addition)
-        replaced = self._parts(owners) if whole is None else ((whole, "identity"),)
-        if not replaced:
-            return None
-        gone = [name for name, _ in replaced]
-        tensors = frozenset(n for n in own_tensors(self._network) if is_inside(n, gone))
-        return Block(gone[-1], tensors, replaced)
+        ways = [self._parts(owners, inside)]
+        if whole is not None:
+            ways.insert(0, ((whole, "identity"),))
+        made = []
+        for replaced in filter(None, ways):
+            gone = [name for name, _ in replaced]
+            tensors = frozenset(n for n in own_tensors(self._network) if is_inside(n, gone))
+            made.append(Block(gone[-1], tensors, replaced))
+        return made
 
     def _whole(self, owners: set[str], skip: int, addition: int) -> str | None:
         """The smallest module that gives its input, as the tensors of a branch are at zero."""
@@ -342,14 +363,15 @@ class _Finder:
                     return name if self._nodes[skip].is_positive else None
         return None
 
-    def _parts(self, owners: set[str]) -> tuple[tuple[str, str], ...]:
+    def _parts(self, owners: set[str], inside: set[int]) -> tuple[tuple[str, str], ...]:
         """The largest modules that hold tensors of a branch only; the last one gives zeros."""
         parts: set[str] = set()
         for owner in owners:
             steps = owner.split(".")
             names = [".".join(steps[:length]) for length in range(1, len(steps) + 1)]
             fitting = [name for name in names if self._owners_in(name) <= owners]
-            called = [name for name in fitting if len(self._seen.uses[name]) == 1]
+            uses = {name: self._seen.uses[name] for name in fitting}
+            called = [n for n, use in uses.items() if len(use) == 1 and use[0].made in inside]
             if not called:
                 return ()
             parts.add(called[0])

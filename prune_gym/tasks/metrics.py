@@ -3,7 +3,8 @@
 A metric is judged on all examples of a split at once. Its number, in its own unit, is what people
 read. The reward that is made of it is finite and the higher the better:
 
-* where both ends are known (accuracy: 0 and 1), the way from the worst end to the best: in [0, 1];
+* where both ends are known (accuracy: 0 and 1), the way from the worst end to the best: in [0, 1],
+  0 for what lies beyond the worst;
 * where the best end is known (an error: 0; R2: 1), scale / (scale + distance from it): in (0, 1],
   1 at the best end and 0.5 at a distance of ``scale``, which is that of the unpruned network where
   none is given;
@@ -16,14 +17,14 @@ is no lowest, and it is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 
 from prune_gym.errors import InvalidTypeError, InvalidValueError, MetricError
-from prune_gym.utils.trees import clone, device_of, in_words, joined, leaves
+from prune_gym.utils.trees import clone, device_of, in_words, joined, leaves, mapped
 from prune_gym.utils.user_code import user_code
 from prune_gym.utils.words import shortened
 
@@ -42,7 +43,9 @@ class Metric:
             (it is copied; yours stays as it is).
         name: what it is called everywhere; None = that of the function or class.
         higher_is_better: None = as the ``torchmetrics.Metric`` says; True for others.
-        lowest: the least that it can be; None = unknown, or as the ``torchmetrics.Metric`` says.
+        lowest: the least that it can be, ``-math.inf`` where there is none; None = unknown, or the
+            lower end of the plots that a ``torchmetrics.Metric`` draws. Of a pruned network, a
+            number beyond the worst end counts as that.
         highest: the most that it can be; likewise.
         scale: in its unit; see the module.
         key: which entry counts, where a ``torchmetrics.Metric`` gives a dict of them.
@@ -62,33 +65,66 @@ class Metric:
     prepare: Callable[[Any, Any], tuple[Any, Any]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Fill in what a ``torchmetrics.Metric`` says of itself."""
+        """Fill in what a ``torchmetrics.Metric`` says of itself, and check what is said."""
         if not callable(self.measure):
             raise InvalidTypeError(
                 f"metric: measure={shortened(self.measure)} must be a callable (outputs, targets) "
                 "-> number, or a torchmetrics.Metric."
             )
         own = type(self.measure).__name__
-        known = self.measure if self.is_stateful else None
+        known = self._counted()
         is_better = getattr(known, "higher_is_better", None)
+        if known is not None and self.higher_is_better is None and is_better is None:
+            raise InvalidValueError(
+                f"metric: {own} does not say whether higher is better; say so: prune_gym.Metric("
+                f"{own}(...), higher_is_better=True), or False."
+            )
+        ends: list[Any] = [getattr(known, f"plot_{end}_bound", None) for end in ("lower", "upper")]
+        if None not in ends and not ends[0] < ends[1]:
+            ends = [None, None]  # some say 0 and 0
         found = {
             "name": str(getattr(self.measure, "__name__", own)),
             "higher_is_better": True if is_better is None else bool(is_better),
-            "lowest": getattr(known, "plot_lower_bound", None),
-            "highest": getattr(known, "plot_upper_bound", None),
+            "lowest": ends[0],
+            "highest": ends[1],
         }
         for name, value in found.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        """Raise InvalidValueError for ends or a scale that cannot be; ends at infinity are none."""
+        for name in ("lowest", "highest", "scale"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or math.isnan(value):
+                raise InvalidValueError(f"metric {self.name!r}: {name}={value!r} must be a number.")
+            if name != "scale" and math.isinf(value):
+                object.__setattr__(self, name, None)
         if self.scale is not None and not 0.0 < self.scale < math.inf:
             raise InvalidValueError(
                 f"metric {self.name!r}: scale={self.scale!r} must be a finite number above 0."
+            )
+        if None not in (self.lowest, self.highest) and not self.lowest < self.highest:  # type: ignore[operator]
+            raise InvalidValueError(
+                f"metric {self.name!r}: lowest={self.lowest!r} must be below "
+                f"highest={self.highest!r}."
             )
 
     @property
     def is_stateful(self) -> bool:
         """Whether it is a ``torchmetrics.Metric`` (told by what it has: the import takes long)."""
         return all(hasattr(self.measure, name) for name in ("update", "compute", "reset", "clone"))
+
+    def _counted(self) -> Any:
+        """The ``torchmetrics.Metric`` that counts, of a collection the one that ``key`` names."""
+        is_collection = self.is_stateful and isinstance(self.measure, Mapping | torch.nn.ModuleDict)
+        if is_collection:
+            return dict(self.measure.items()).get(self.key)
+        return self.measure if self.is_stateful else None
 
     def __call__(self, outputs: Any, targets: Any) -> float:
         """Its number for the outputs and targets of some examples (raises MetricError)."""
@@ -102,11 +138,26 @@ class Metric:
         both = self.lowest, self.highest
         return both if self.higher_is_better else (both[1], both[0])
 
+    def check(self, value: float) -> None:
+        """Raise MetricError for the unpruned network's number where it lies beyond an end."""
+        for end, sign in ((self.lowest, 1.0), (self.highest, -1.0)):
+            if end is not None and _is_below(sign * value, sign * end):
+                raise self._beyond(value)
+
+    def _beyond(self, value: float) -> MetricError:
+        between = f"between {self.lowest} and {self.highest}"
+        return MetricError(
+            f"metric {self.name!r} is {value:.6g}, but it is said to lie {between}. Do targets and "
+            "outputs fit? An end that it does not have: prune_gym.Metric(..., lowest=-math.inf), "
+            "or highest=math.inf."
+        )
+
     def reward(self, value: float) -> float:
         """The reward of a number; see the module.
 
         Raises:
-            MetricError: a number beyond the ends, or one that is not finite where no end is known.
+            MetricError: a number beyond the best end, or one that is not finite where no end is
+                known.
         """
         worst, best = self.ends
         if not math.isfinite(value):
@@ -117,12 +168,9 @@ class Metric:
                     f"{'highest' if self.higher_is_better else 'lowest'}=...)."
                 )
             return 0.0
-        for end, sign in ((self.lowest, 1.0), (self.highest, -1.0)):
-            if end is not None and sign * (value - end) < -ROUNDING * max(1.0, abs(end)):
-                raise MetricError(
-                    f"metric {self.name!r} is {value:.6g}, but it is said to lie between "
-                    f"{self.lowest} and {self.highest}. Do targets and outputs fit?"
-                )
+        sign = -1.0 if self.higher_is_better else 1.0
+        if best is not None and _is_below(sign * value, sign * best):
+            raise self._beyond(value)
         scale = 1.0 if self.scale is None else self.scale
         if best is None:
             return value / scale if self.higher_is_better else -value / scale
@@ -172,6 +220,11 @@ class Metric:
             ) from error
 
 
+def _is_below(value: float, end: float) -> bool:
+    """Whether a number is below an end, by more than rounding."""
+    return value - end < -ROUNDING * max(1.0, abs(end))
+
+
 class Tally:
     """One measurement of a metric, batch by batch.
 
@@ -201,7 +254,8 @@ class Tally:
             own = self._metric.prepare is None
             self._batches.append((outputs, clone(targets) if own else targets))
         else:
-            self._guarded(lambda: self._counter.update(outputs, targets))
+            dense = mapped(torch.Tensor.contiguous, (outputs, targets))  # some take views
+            self._guarded(lambda: self._counter.update(*dense))
 
     def value(self) -> float:
         """The number of all batches (raises MetricError)."""

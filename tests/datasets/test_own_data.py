@@ -164,7 +164,11 @@ def test_a_problem_on_pixels():
         ((FLOATS, LABELS * float("nan")), r"label 0 is nan; expected whole numbers"),
         ((FLOATS, torch.cat([LABELS[:11], torch.tensor([9.25])])), r"label 11 is 9\.25; expected"),
         ((FLOATS, LABELS + 1j), r"label 0 is 1j; expected whole numbers"),
-        ((FLOATS, ["cat"] * 12), r"train: labels of type list cannot be made a tensor \(.*\); exp"),
+        (
+            (FLOATS, ["cat"] * 12),
+            r"train: labels of type list cannot be made a tensor \(.*\); exp.* Number the classes",
+        ),
+        ((FLOATS, {"a": LABELS}), r"train: labels of type dict .* metric= and loss= of your own"),
         ((None, LABELS), r"train: images of type NoneType cannot be made a tensor"),
         ((FLOATS * float("inf"), LABELS), r"train: images hold NaN or infinity; clean them first"),
         (

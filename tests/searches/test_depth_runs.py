@@ -189,10 +189,15 @@ def test_the_command(tmp_path):
     tiny.call("prune", *network, *asked, *limit, "--depth", "--out", run)
     assert json.loads((run / "config.json").read_text())["problem"]["depth"] is True
     assert json.loads((run / "plan.json").read_text())["gone"]
-    assert "residual blocks can go whole" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "residual blocks can go whole" in page
+    gone = list(json.loads((run / "plan.json").read_text())["gone"])
+    assert f"gone are <code>{gone[0]}</code>" in page
     tiny.call("evaluate", run, "--trust")
     tiny.call("pick", run, "--trust", "--budget", "macs=0.5", "--finetune-steps", "2")
-    assert "blocks.0.conv1" in tiny.call("inspect", run)
+    said = tiny.call("inspect", run)
+    assert "blocks.0.conv1" in said
+    assert f"gone are {', '.join(gone)}" in said
 
 
 def test_inspect_names_the_blocks_and_their_floor(tmp_path):

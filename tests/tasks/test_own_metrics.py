@@ -6,11 +6,13 @@ import math
 from collections import namedtuple
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import torchmetrics
 from jobs import splits, trained
 from torch import nn
+from torchmetrics.clustering import NormalizedMutualInfoScore
 
 import prune_gym
 from prune_gym.problem.find_task import _size
@@ -64,6 +66,92 @@ def test_a_number_beyond_the_ends_is_named():
 def test_a_torchmetrics_metric_says_its_direction_itself():
     metric = Metric(torchmetrics.MeanAbsoluteError())
     assert (metric.name, metric.higher_is_better, metric.lowest) == ("MeanAbsoluteError", False, 0)
+
+
+def test_what_lies_beyond_the_worst_end_counts_as_it_but_not_of_the_unpruned_network():
+    kappa = Metric(torchmetrics.CohenKappa("binary"))
+    assert (kappa.lowest, kappa.highest, kappa.reward(-0.3)) == (0.0, 1.0, 0.0)
+    error = Metric(max, "wer", higher_is_better=False, lowest=0.0, highest=1.0)
+    assert error.reward(1.7) == 0.0
+    for metric, number in ((kappa, -0.3), (error, 1.7)):
+        with pytest.raises(prune_gym.MetricError, match=r"lowest=-math.inf\), or highest=math.inf"):
+            metric.check(number)
+    free = Metric(torchmetrics.CohenKappa("binary"), lowest=-math.inf, scale=1.0)
+    assert (free.lowest, free.reward(-1.0)) == (None, pytest.approx(1 / 3))
+
+
+def test_a_search_goes_on_below_the_end_that_torchmetrics_draws():
+    problem = problem_of(metric=torchmetrics.ExplainedVariance(), loss="mse")
+    smallest = problem.evaluate(problem.masks_of(np.ones(len(problem.groups), dtype=int)))
+    assert 0.0 <= smallest.accuracy < 0.5 < problem.accuracy(problem.network)
+
+
+def test_a_torchmetrics_metric_without_a_direction_is_asked_for_it():
+    measure = torchmetrics.classification.BinaryEER()
+    with pytest.raises(ValueError, match=r"BinaryEER does not say whether .*higher_is_better=True"):
+        Metric(measure)
+    assert Metric(measure, higher_is_better=False).higher_is_better is False
+    both = torchmetrics.MetricCollection([torchmetrics.MeanAbsoluteError()])
+    assert Metric(both, key="MeanAbsoluteError").higher_is_better is False
+
+
+def test_ends_that_torchmetrics_draws_on_each_other_are_none():
+    measure = NormalizedMutualInfoScore()
+    assert measure.plot_lower_bound == measure.plot_upper_bound == 0.0
+    assert Metric(measure, higher_is_better=True).ends == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lowest": 1.0, "highest": 1.0}, r"lowest=1.0 must be below highest=1.0"),
+        ({"lowest": 2, "highest": 1}, r"lowest=2 must be below highest=1"),
+        ({"scale": "big"}, r"scale='big' must be a number"),
+        ({"scale": 0.0}, r"scale=0.0 must be a finite number above 0"),
+        ({"lowest": math.nan}, r"lowest=nan must be a number"),
+        ({"highest": True}, r"highest=True must be a number"),
+    ],
+)
+def test_ends_and_scales_that_cannot_be(given, message):
+    with pytest.raises(ValueError, match=rf"metric 'share': {message}"):
+        Metric(max, "share", **given)
+
+
+@pytest.mark.parametrize(
+    "metric", ["mae", "mse", "rmse", "r2", torchmetrics.MeanSquaredError()], ids=str
+)
+def test_targets_may_be_columns_of_a_table(metric):
+    given = splits("regression")
+    columns = {
+        name: (inputs, torch.cat([targets, targets], dim=1)[:, :2])
+        for name, (inputs, targets) in given.items()
+        if name != "test"
+    }
+    assert not columns["train"][1].is_contiguous()
+    problem = prune_gym.make_problem(
+        REGRESSOR, budgets={"params": 0.5}, recovery="none", metric=metric, loss="mse", **columns
+    )
+    assert problem.judge(problem.network) == pytest.approx(
+        problem_of(metric=metric, loss="mse").judge(problem.network), rel=1e-4
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_loss_that_spreads_shapes_over_each_other_is_named():
+    given = {n: (inputs, targets[:, 0]) for n, (inputs, targets) in splits("regression").items()}
+
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = REGRESSOR
+
+        def forward(self, inputs):
+            return self.inside(inputs)[:, :1]
+
+    with pytest.raises(prune_gym.LossError, match=r"MSELoss.* would hold every output against"):
+        prune_gym.make_problem(
+            One().eval(), budgets={"params": 0.5}, metric="mae", loss=nn.MSELoss(), **given
+        )
 
 
 @pytest.mark.parametrize("name", [n for n in METRICS if n in ("r2", "mae", "mse", "rmse")])
