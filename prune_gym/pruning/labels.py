@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 Facet: TypeAlias = torch.Tensor  # int64, of the shape of what it labels
 Facets: TypeAlias = tuple[Facet, ...]
+STATISTICS = frozenset(  # operations that may be over the channels that are left
+    ("mean", "var", "std", "var_mean", "native_layer_norm", "_fused_rms_norm", "native_group_norm")
+)
 
 
 class Labels:
@@ -31,6 +34,7 @@ class Labels:
         self._parent = np.zeros(1, dtype=np.int64)
         self.reasons: dict[int, str] = {}
         self._behind: dict[int, Facet] = {}
+        self._statistics: set[int] = set()
 
     def allocate(self, n: int) -> int:
         """The first of ``n`` new labels."""
@@ -85,11 +89,22 @@ class Labels:
                 self._join(fresh, np.zeros_like(fresh))
                 self.keep([self._behind.pop(x) for x in fresh.tolist() if x in self._behind], why)
 
-    def mixed(self, facet: Facet) -> int:
-        """A label for numbers that are made of all in a facet: where they are used, it stays."""
+    def mixed(self, facet: Facet, is_statistic: bool) -> int:
+        """A label for numbers that are made of all in a facet: where they are used, it stays.
+
+        Args:
+            facet: what they are made of.
+            is_statistic: whether what is divided by them, or centred, may still go.
+        """
         label = self.allocate(1)
         self._behind[label] = facet
+        if is_statistic:
+            self._statistics.add(label)
         return label
+
+    def is_statistic(self, facet: Facet) -> bool:
+        """Whether a facet without axes is of a `mixed` label that is a statistic."""
+        return int(core(facet)) in self._statistics
 
     def alive(self, facets: Sequence[Facet]) -> Facets:
         """The facets with labels that may go."""
@@ -112,6 +127,20 @@ class Rectangle(NamedTuple):
     numbers: tuple[int | None, ...]
 
 
+class Reduction(NamedTuple):
+    """An operation that takes a statistic of numbers with labels.
+
+    Attributes:
+        operation: which of all those of a forward that `STATISTICS` names.
+        dims: axes that the statistic is over.
+        facet: labels of the numbers.
+    """
+
+    operation: int
+    dims: tuple[int, ...]
+    facet: Facet
+
+
 def settle(labels: Labels, rectangles: Sequence[Rectangle]) -> list[tuple[Rectangle, int]]:
     """Join labels until all blocks stay blocks.
 
@@ -127,7 +156,7 @@ def settle(labels: Labels, rectangles: Sequence[Rectangle]) -> list[tuple[Rectan
             if not sets.any():
                 continue
             open_axes = [a for a in range(sets.ndim) if a not in rectangle.closed]
-            axis = next((a for a in open_axes if _is_constant_but_along(sets, a)), None)
+            axis = next((a for a in open_axes if is_constant_but_along(sets, a)), None)
             if axis is None and not _is_constant(sets):
                 moved = True
                 if not open_axes:
@@ -151,7 +180,8 @@ def _is_constant(sets: NDArray[np.int64]) -> bool:
     return bool((sets == sets.flat[0]).all())
 
 
-def _is_constant_but_along(sets: NDArray[np.int64], axis: int) -> bool:
+def is_constant_but_along(sets: NDArray[np.int64], axis: int) -> bool:
+    """Whether the sets of a block vary along one of its axes at most."""
     first = sets
     for other in range(sets.ndim):
         if other != axis:

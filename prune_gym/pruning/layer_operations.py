@@ -9,17 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from prune_gym.pruning.labels import Facet, Facets, Labels, axes_of, merge, tidy
+from prune_gym.pruning.labels import STATISTICS, Facet, Facets, Labels, axes_of, merge, tidy
 from prune_gym.pruning.operations import (
     RULES,
     Call,
     Rule,
     dimension,
+    block,
     keep_all,
+    move,
     pointwise,
     rule,
+    same,
     tensors_in,
+    view,
 )
+from prune_gym.pruning.numbers import FittedNumber, OwnNumber, ShapeNumber
 
 
 def rule_of(function: Any) -> Rule:
@@ -34,6 +39,40 @@ def operation_name(function: Any) -> str:
     """The name that rules go by, e.g. ``"add"`` for ``aten::add_.Tensor``."""
     name: str = function._schema.name.rpartition("::")[2]
     return name if name in RULES or not name.endswith("_") else name[:-1]
+
+
+def statistics_on(call: Call) -> Facets:
+    """Statistics of channels among what an operation takes that are in what it gives, too.
+
+    Channels that are divided by a statistic, or centred by it, may still go: it is over those left.
+    For any other use they stay, as do those of which other numbers than statistics are made.
+    """
+    on: list[Facet] = []
+    tensors = tensors_in([call.args, call.kwargs])
+    is_labelled = any(axes_of(facet) for t in tensors for facet in call.facets_of(t))
+    passes = not is_labelled and rule_of(call.function) in (pointwise, same, move, view)
+    for tensor in tensors:
+        for facet in call.facets_of(tensor):
+            if axes_of(facet):
+                continue
+            if not call.labels.is_statistic(facet):
+                call.keep([facet])
+            elif not _normalises(call, tensor, is_labelled):
+                if passes:
+                    on.append(facet[(0,) * facet.ndim].expand(call.shape))
+                else:
+                    call.keep([facet])
+    return tuple(on)
+
+
+def _normalises(call: Call, tensor: torch.Tensor, is_labelled: bool) -> bool:
+    """Whether an operation divides by a tensor of statistics, or centres channels by it."""
+    if call.name == "pow":
+        exponent = call.args[1]
+        return isinstance(exponent, int | float) and exponent < 0
+    if call.name == "div":
+        return tensor is not call.args[0]
+    return call.name in ("rsqrt", "reciprocal") or (call.name == "sub" and is_labelled)
 
 
 # -- reductions ------------------------------------------------------------------------------------
@@ -52,7 +91,10 @@ def reduce(call: Call) -> list[Facets]:
     for facet in call.facets_of(source):
         inside = set(axes_of(facet)) & set(dims)
         if inside and not adds and inside == set(axes_of(facet)):
-            mixed = torch.tensor(call.labels.mixed(facet))
+            call.reduce(facet, dims)
+            if call.asked == "rms_norm":  # torch makes it of simpler operations
+                _as_wide(call, facet, dims)
+            mixed = torch.tensor(call.labels.mixed(facet, call.name in STATISTICS))
             made.append(mixed.expand(call.shape))
             continue
         if inside and len(inside) < len(axes_of(facet)):
@@ -333,13 +375,14 @@ def batch_norm(call: Call) -> list[Facets]:
 
 @rule("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
 def layer_norm(call: Call) -> list[Facets]:
-    """Statistics are over the channels that are left, where a module holds their number."""
-    source, shape, weight = call.args[:3]
+    """Statistics are over the channels that are left, where their number follows."""
+    source, shape = call.args[:2]
     facets = call.facets_of(source)
-    if not isinstance(call.owner_of(weight), nn.LayerNorm):
-        for facet in facets:
-            if set(axes_of(facet)) & set(range(source.ndim - len(shape), source.ndim)):
-                call.keep([facet])
+    dims = range(source.ndim - len(shape), source.ndim)
+    for facet in facets:
+        if set(axes_of(facet)) & set(dims):
+            call.reduce(facet, dims)
+            _as_wide(call, facet, dims)
     operands = [(facets, source.shape)]
     operands += [
         (call.facets_of(tensor), tensor.shape)
@@ -347,6 +390,16 @@ def layer_norm(call: Call) -> list[Facets]:
         if isinstance(tensor, torch.Tensor)
     ]
     return [call.merge(operands), *[() for _ in call.outputs[1:]]]
+
+
+def _as_wide(call: Call, facet: Facet, dims: Sequence[int]) -> None:
+    """Widths that the code gave a norm, by axis, lose what is lost along it; else that stays."""
+    given = dict(zip(dims, call.numbers, strict=False))
+    inside = set(axes_of(facet)) & set(dims)
+    if all(isinstance(given.get(a), FittedNumber | OwnNumber | ShapeNumber) for a in inside):
+        block(call, facet, given=given)
+    else:
+        call.keep([facet])
 
 
 @rule("native_group_norm")
@@ -364,6 +417,8 @@ def group_norm(call: Call) -> list[Facets]:
         elif axes_of(facet) and n_groups > 1:
             rows = _channels(call, [facet], 1)[0].view(n_groups, n // n_groups)
             call.labels.join(rows, rows[:, :1])
+        elif axes_of(facet):
+            call.reduce(facet, range(1, source.ndim))
     shape = [1, n, *[1] * (source.ndim - 2)]
     operands = [(facets, source.shape)]
     operands += [

@@ -18,6 +18,7 @@ from prune_gym.pruning.labels import (
     Facets,
     Labels,
     Rectangle,
+    Reduction,
     axes_of,
     core,
     merge,
@@ -37,10 +38,13 @@ class Call:
         outputs: the tensors that it made.
         labels: the sets of labels.
         rectangles: blocks that must stay blocks; operations add to them.
+        reductions: statistics over labels; operations add to them.
+        number: of the operation among those that `STATISTICS` names.
         facets_of: the facets of a tensor.
         owner_of: the module that a parameter or buffer belongs to.
         place: the line of code that asked for it.
-        numbers: whole numbers that the code gave, in their order.
+        asked: the function that the code called, e.g. ``"conv2d"``.
+        numbers: whole numbers that the code gave it, in their order.
         function: the operation itself.
     """
 
@@ -50,9 +54,12 @@ class Call:
     outputs: Sequence[torch.Tensor]
     labels: Labels
     rectangles: list[Rectangle]
+    reductions: list[Reduction]
+    number: int
     facets_of: Callable[[Any], Facets]
     owner_of: Callable[[Any], nn.Module | None]
     place: str
+    asked: str
     numbers: Sequence[int]
     function: Callable[..., Any]
 
@@ -69,6 +76,10 @@ class Call:
     def keep(self, facets: Sequence[Facet]) -> None:
         """Keep all labels of some facets whole."""
         self.labels.keep(facets, self.why)
+
+    def reduce(self, facet: Facet, dims: Sequence[int]) -> None:
+        """Note that this operation takes a statistic of a facet along some axes."""
+        self.reductions.append(Reduction(self.number, tuple(dims), facet))
 
     def merge(self, operands: Sequence[tuple[Facets, Sequence[int]]]) -> Facets:
         """Broadcast against each other; see `labels.merge`."""
@@ -177,7 +188,7 @@ def shuffle(call: Call) -> Facets | list[Facets]:
     facets = call.facets_of(call.args[0])
     for facet in facets:
         if 1 in axes_of(facet):
-            _block(call, tidy(facet.reshape(-1, call.args[1], *_rest(facet, call.args[1]))), [1])
+            block(call, tidy(facet.reshape(-1, call.args[1], *_rest(facet, call.args[1]))), [1])
     return move(call)
 
 
@@ -245,7 +256,7 @@ def view(call: Call) -> Facets:
         out = tidy(facet.reshape(call.shape))
         owned = any(isinstance(given.get(axis), OwnNumber) for axis in axes_of(out))
         if len(axes_of(out)) > len(axes_of(facet)) or owned:
-            _block(call, out, given=given)
+            block(call, out, given=given)
         _as_long(call, out, given)
         made.append(out)
     for axis, number in given.items():
@@ -271,7 +282,7 @@ def _as_long(call: Call, facet: Facet, given: Mapping[int, int]) -> None:
             call.labels.join(planes, number.row.view(number.divisor, -1))
 
 
-def _block(
+def block(
     call: Call, facet: Facet, closed: Sequence[int] = (), given: Mapping[int, int] | None = None
 ) -> None:
     """A block of labels that must stay one.
@@ -302,13 +313,13 @@ def split(call: Call) -> list[Facets]:
         if dim in axes_of(facet) and len(sizes) > 1:
             if all(isinstance(number, OwnNumber) for number in given) and given == sizes:
                 for part, number in zip(parts, given, strict=True):
-                    _block(call, part, given={dim: number})
+                    block(call, part, given={dim: number})
             elif len(set(sizes)) > 1 or call.name.endswith("with_sizes"):
                 call.keep([facet])
             else:
                 blocks = torch.unflatten(facet, dim, (len(sizes), sizes[0]))
                 size = {dim + 1: given[0]} if given and given[0] == sizes[0] else {}
-                _block(call, tidy(blocks), [dim], size)
+                block(call, tidy(blocks), [dim], size)
         for held, part in zip(made, parts, strict=True):
             held.append(part)
     return [tuple(held) for held in made]
@@ -321,7 +332,7 @@ def unbind(call: Call) -> list[Facets]:
     made: list[list[Facet]] = [[] for _ in call.outputs]
     for facet in call.facets_of(call.args[0]):
         if dim in axes_of(facet):
-            _block(call, facet, [dim])
+            block(call, facet, [dim])
         for part, label in zip(made, facet.unbind(dim), strict=True):
             part.append(tidy(label))
     return [tuple(part) for part in made]
@@ -334,7 +345,7 @@ def select(call: Call) -> Facets:
     facets = call.facets_of(call.args[0])
     for facet in facets:
         if dim in axes_of(facet):
-            _block(call, facet, [dim])
+            block(call, facet, [dim])
     return tuple(tidy(facet.select(dim, index)) for facet in facets)
 
 
@@ -351,7 +362,7 @@ def cut_out(call: Call) -> Facets:
             if step != 1 or before % after or start % after:
                 call.keep([facet])
             else:
-                _block(call, tidy(torch.unflatten(facet, dim, (before // after, after))), [dim])
+                block(call, tidy(torch.unflatten(facet, dim, (before // after, after))), [dim])
         made.append(tidy(call.function(facet, *call.args[1:], **call.kwargs)))
     return tuple(made)
 
