@@ -67,7 +67,7 @@ class OwnNumber(int):
 
     def __mul__(self, other: Any) -> Any:
         made = int.__mul__(self, other)
-        is_scaled = isinstance(made, int) and not isinstance(other, OwnNumber)
+        is_scaled = isinstance(made, int) and type(other) in (int, FixedLength)
         return OwnNumber.of(made, self.module, self.attribute) if is_scaled else made
 
     __rmul__ = __mul__
@@ -92,6 +92,10 @@ class FixedLength(int):
     def __floordiv__(self, other: Any) -> Any:
         made = int.__floordiv__(self, other)
         return QuotientNumber(made) if isinstance(other, OwnNumber) else made
+
+
+class LiveLength(int):
+    """The length of an axis along which something may go, in a way of its own."""
 
 
 class FittedNumber(int):
@@ -156,7 +160,8 @@ class NumberWatch(TorchFunctionMode):
         facets = self._facets_of(tensor)
         labelled = {axis for facet in facets for axis in axes_of(facet)}
         numbers: list[int] = [
-            length if axis in labelled else FixedLength(length) for axis, length in enumerate(shape)
+            (LiveLength if axis in labelled else FixedLength)(length)
+            for axis, length in enumerate(shape)
         ]
         for facet in facets:
             axes = axes_of(facet)

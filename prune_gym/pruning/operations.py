@@ -83,7 +83,7 @@ class Call:
 
     def merge(self, operands: Sequence[tuple[Facets, Sequence[int]]]) -> Facets:
         """Broadcast against each other; see `labels.merge`."""
-        return merge(self.labels, operands, self.shape, self.why)
+        return merge(self.labels, operands, self.shape, self.why, self.rectangles)
 
 
 Rule: TypeAlias = Callable[[Call], "Facets | list[Facets]"]
