@@ -330,7 +330,11 @@ class _Layout:
         sets = self._sets[core(reduction.facet).numpy()]
         for axis in reduction.dims:
             if sets.shape[axis] > 1 and is_constant_but_along(sets, axis):
-                yield reduction.operation, axis, np.moveaxis(sets, axis, -1).reshape(-1, sets.shape[axis])[0]
+                yield (
+                    reduction.operation,
+                    axis,
+                    np.moveaxis(sets, axis, -1).reshape(-1, sets.shape[axis])[0],
+                )
 
     def _sets_of(self, axis: Axis) -> NDArray[np.int64]:
         return self._sets[axis.first : axis.first + axis.length]

@@ -211,19 +211,6 @@ def pixel_shuffle(call: Call) -> Facets:
     return tuple(made)
 
 
-@rule("glu")
-def glu(call: Call) -> Facets:
-    """One half of the channels gates the other."""
-    dim = dimension(call, 1, -1)
-    made = []
-    for facet in call.facets_of(call.args[0]):
-        one, other = facet.tensor_split(2, dim)
-        if dim in axes_of(facet):
-            call.labels.join(one, other)
-        made.append(tidy(one))
-    return tuple(made)
-
-
 @rule("roll", "flip")
 def reorder(call: Call) -> Facets:
     """Along other axes than those of labels; else places would change with what goes."""
@@ -300,6 +287,14 @@ def block(
     call.rectangles.append(Rectangle(table, inside, call.place, numbers))
 
 
+def close(call: Call, facet: Facet, dim: int) -> None:
+    """Nothing can go along an axis; along others it may, such as whole heads."""
+    if axes_of(facet) == (dim,):
+        call.keep([facet])
+    else:
+        block(call, facet, [dim])
+
+
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk")
 @rule("unsafe_chunk", "tensor_split")
 def split(call: Call) -> list[Facets]:
@@ -315,7 +310,7 @@ def split(call: Call) -> list[Facets]:
                 for part, number in zip(parts, given, strict=True):
                     block(call, part, given={dim: number})
             elif len(set(sizes)) > 1 or call.name.endswith("with_sizes"):
-                call.keep([facet])
+                close(call, facet, dim)
             else:
                 blocks = torch.unflatten(facet, dim, (len(sizes), sizes[0]))
                 size = {dim + 1: given[0]} if given and given[0] == sizes[0] else {}
@@ -360,7 +355,7 @@ def cut_out(call: Call) -> Facets:
             step = call.args[4] if len(call.args) > 4 else 1
             start = call.args[2] if len(call.args) > 2 and call.args[2] else 0
             if step != 1 or before % after or start % after:
-                call.keep([facet])
+                close(call, facet, dim)
             else:
                 block(call, tidy(torch.unflatten(facet, dim, (before // after, after))), [dim])
         made.append(tidy(call.function(facet, *call.args[1:], **call.kwargs)))

@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -31,8 +32,9 @@ from prune_gym.pruning.labels import (
     along,
     settle,
 )
-from prune_gym.pruning.layer_operations import operation_name, rule_of, statistics_on
+from prune_gym.pruning.layer_operations import operation_name, rule_of
 from prune_gym.pruning.layer_rules import output_axes
+from prune_gym.pruning.norm_operations import statistics_on
 from prune_gym.pruning.numbers import NumberWatch, OwnNumber, ShapeNumber, own_numbers
 from prune_gym.pruning.operations import Call, tensors_in
 from prune_gym.utils import trees
@@ -176,7 +178,12 @@ def calling_line(frame: FrameType | None) -> str:
     """The innermost line of code that is not a library's, e.g. ``"net.py:12"``."""
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
         frame = frame.f_back
-    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    return "" if frame is None else f"{_name_of(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+@cache
+def _name_of(file: str) -> str:
+    return Path(file).name
 
 
 class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
