@@ -171,6 +171,7 @@ def settle(labels: Labels, rectangles: Sequence[Rectangle]) -> list[tuple[Rectan
                 rows = np.moveaxis(sets, axis, 0).reshape(sets.shape[axis], -1)
                 facet = torch.from_numpy(np.ascontiguousarray(rows))
                 labels.join(facet, facet[:, :1])
+                _settle_line(labels, rectangle, labels.sets(rectangle.labels))
             if axis is not None:
                 cut[number] = axis
     return [(rectangles[number], axis) for number, axis in cut.items()]

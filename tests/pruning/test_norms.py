@@ -231,3 +231,30 @@ def test_heads_that_share_rotations_go_with_their_keys(kind, norms):
     smaller = compact(network, groups, half_masks(groups))
     assert smaller.query.weight.shape == (12, 8)
     assert smaller.key.weight.shape == (6, 8)
+
+
+class Windows(nn.Module):
+    """Queries, keys and values of one layer, in windows; a bias of the scores for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_heads = 3
+        self.enter, self.qkv = nn.Linear(5, 12), nn.Linear(12, 36)
+        self.leave, self.out = nn.Linear(12, 12), nn.Linear(12, 3)
+        self.bias = nn.Parameter(torch.linspace(0.0, 1.0, 12).view(3, 2, 2))
+
+    def forward(self, rows):
+        stream = self.enter(rows)
+        windows = stream.view(-1, 2, stream.shape[-1])
+        split = self.qkv(windows).reshape(len(windows), 2, 3, self.n_heads, -1)
+        query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (query @ key.transpose(2, 3) + self.bias).softmax(-1)
+        made = self.leave((scores @ value).transpose(1, 2).reshape(len(windows), 2, -1))
+        return self.out((stream + made.view(stream.shape)).mean(1))
+
+
+def test_heads_of_windows_go_with_their_biases():
+    network = Windows().eval()
+    groups = find_filter_groups(network, rows_of(1))
+    assert {group.name: group.n_filters for group in groups} == {"enter": 12, "qkv": 3}
+    check_all(network, groups, rows_of(3))
