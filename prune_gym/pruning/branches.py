@@ -113,7 +113,8 @@ def check_branches(
                 _refuse_way(network, usual, way, problem)
     reads = [step.place for way, _ in ways for step in way if step.is_read]
     for example in inputs if reads or others else ():
-        problem = difference(network, groups, masks, example)
+        own = find_filter_groups(network, example, ignore) if others else groups  # of this way
+        problem = difference(network, own, half_masks(own), example)
         if problem is not None:
             _refuse(network, "".join(reads[:1]), problem)
 
@@ -172,7 +173,7 @@ def _ways(
     Returns:
         The ways, the usual one first, and whether a forward draws random numbers or remembers.
     """
-    walk = _Walk(network)
+    walk = _Walk(rebuild(network, {}))
     ways: list[tuple[list[Step], Any]]
     ways = [(walk.steps(example), example) for example in inputs]
     for probe in _synthetic(inputs):
@@ -185,10 +186,10 @@ def _ways(
 
 
 class _Walk:
-    """A copy of a network, watched while it runs on one input after the other."""
+    """A network of one's own, watched while it runs on one input after the other."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._network = rebuild(network, {})
+        self._network = network
         self.is_restless = False
 
     def steps(self, example: Any) -> list[Step]:

@@ -237,8 +237,13 @@ def _is_cache(key: str, value: Any) -> bool:
 def _check_hooks(network: nn.Module) -> None:
     for name, module in network.named_modules():
         for key, value in vars(module).items():
-            if _is_fired(key) and any(
-                type(hook).__module__.startswith("torch.nn.utils") for hook in value.values()
+            is_set = type(value) is OrderedDict and bool(value)  # few are, of many attributes
+            if (
+                is_set
+                and _is_fired(key)
+                and any(
+                    type(hook).__module__.startswith("torch.nn.utils") for hook in value.values()
+                )
             ):
                 raise UnsupportedNetworkError(
                     f"the weight of layer {name!r} is computed by a hook; make it a plain one "

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.compact import compact, dropped
@@ -18,6 +17,7 @@ from prune_gym.pruning.groups import FilterGroup, blocks_gone
 from prune_gym.pruning.layer_rules import output_axes
 from prune_gym.pruning.masks import Mask
 from prune_gym.pruning.sizes import TensorSizes
+from prune_gym.pruning.statistics import KeptStatistics
 from prune_gym.pruning.trace import step_by_step
 from prune_gym.utils.trees import call, clone, leaves
 from prune_gym.utils.words import message
@@ -249,80 +249,13 @@ def masked_copy(
     return _variant(network, zeroed)
 
 
-class KeptStatistics(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it lasts, layer norms of a masked network are over the channels that stay.
-
-    Norms over all channels are no sums: what is zero would count. So that is what masking means.
-
-    Args:
-        network: the masked network.
-        groups: the unpruned network's filter groups.
-        masks: its keep masks.
-    """
-
-    def __init__(
-        self, network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        parameters = dict(network.named_parameters(remove_duplicate=False))
-        self._keep: dict[int, dict[int, torch.Tensor]] = {}
-        for name, axis, positions in dropped(groups, masks):
-            if name in parameters:
-                weight = parameters[name]
-                axes = self._keep.setdefault(id(weight), {})
-                keep = axes.setdefault(axis, torch.ones(weight.shape[axis], dtype=torch.bool))
-                keep[torch.from_numpy(positions)] = False
-        gone = [
-            key
-            for key, axes in self._keep.items()
-            if not all(bool(keep.any()) for keep in axes.values())
-        ]
-        for key in gone:  # of a block that goes: it gives zeros in any case
-            del self._keep[key]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name
-        if name == "aten::native_layer_norm" and id(args[2]) in self._keep:
-            return self._layer_norm(func, *args)
-        if name == "aten::native_group_norm" and args[6] == 1 and id(args[1]) in self._keep:
-            return self._group_norm(func, *args)
-        return func(*args, **(kwargs or {}))
-
-    def _layer_norm(
-        self, func: Any, source: Any, shape: Any, weight: Any, bias: Any, eps: Any
-    ) -> Any:
-        made = torch.zeros_like(source)
-        kept, scale, shift = source, weight, bias
-        places: list[Any] = [slice(None)] * source.ndim
-        for axis, keep in self._keep[id(weight)].items():
-            rows = keep.nonzero().flatten().to(source.device)
-            dim = source.ndim - weight.ndim + axis
-            kept, scale = kept.index_select(dim, rows), scale.index_select(axis, rows)
-            shift = None if shift is None else shift.index_select(axis, rows)
-            places[dim] = rows
-        normed, *others = func(kept, list(scale.shape), scale, shift, eps)
-        made[tuple(places)] = normed
-        return (made, *others)
-
-    def _group_norm(
-        self, func: Any, source: Any, weight: Any, bias: Any, n: int, c: int, rest: int, *more: Any
-    ) -> Any:
-        rows = self._keep[id(weight)][0].nonzero().flatten().to(source.device)
-        shift = None if bias is None else bias[rows]
-        made = torch.zeros_like(source)
-        kept = source.index_select(1, rows).contiguous()
-        normed, *others = func(kept, weight[rows], shift, n, len(rows), rest, *more)
-        made[:, rows] = normed
-        return (made, *others)
-
-
 def difference(
     network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask], example: Any
 ) -> str | None:
     """What is wrong with the compact network of the masks; None if nothing is."""
     masked = masked_copy(network, groups, masks).eval()
     smaller = compact(network, groups, masks).eval()
-    with step_by_step(), KeptStatistics(masked, groups, masks):
+    with torch.inference_mode(False), step_by_step(), KeptStatistics(groups, masks):
         expected = outputs_of(masked, example)
     try:
         found = outputs_of(smaller, example)
@@ -330,7 +263,7 @@ def difference(
         return f"it does not run once filters are removed ({message(error)})"
     if agree(found, expected):
         return None
-    with KeptStatistics(masked, groups, masks):
+    with torch.inference_mode(False), KeptStatistics(groups, masks):
         wanted = choices_of(masked, example)
     if rounding_decides(choices_of(smaller, example), wanted):
         return None

@@ -22,6 +22,7 @@ from torch import nn
 from prune_gym.errors import InvalidValueError, UnsupportedNetworkError
 from prune_gym.pruning.blocks import Block
 from prune_gym.pruning.copying import own_tensors
+from prune_gym.pruning.labels import Reduction, core, is_constant_but_along
 from prune_gym.pruning.layer_rules import is_input_first, output_axes
 from prune_gym.pruning.masks import Mask, Masks, check_masks
 from prune_gym.pruning.numbers import OwnNumber, read_number
@@ -74,6 +75,21 @@ class Count:
 
 
 @dataclass(frozen=True)
+class Statistic:
+    """An operation that takes a statistic over filters of a group, as norms over channels do.
+
+    Attributes:
+        operation: which of those of a forward that `labels.STATISTICS` names.
+        axis: of its input, along which the filters lie.
+        filters: (length,) int64; which filter lies where, -1 = none of the group.
+    """
+
+    operation: int
+    axis: int
+    filters: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class FilterGroup:
     """Filters that stay or go one by one, each in all the tensors that share it.
 
@@ -84,6 +100,7 @@ class FilterGroup:
         producers: all the layers whose output channels they are.
         slices: every tensor axis they run along; empty for ``structure="weight"``.
         counts: numbers in the network's code that follow, such as that of an attention's heads.
+        statistics: operations that are over the filters that stay.
         block: the residual block that goes whole where the group keeps none; None = at least one
             filter stays.
     """
@@ -93,6 +110,7 @@ class FilterGroup:
     producers: tuple[str, ...]
     slices: tuple[Slice, ...] = ()
     counts: tuple[Count, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
     block: Block | None = None
 
     @property
@@ -239,6 +257,7 @@ class _Layout:
         n_labels = max((axis.first + axis.length for axis in found.axes), default=1)
         self._sets = found.labels.sets(np.arange(n_labels))  # (n_labels,) the lowest of its set
         self._names = _names_by_first(network)
+        self._statistics = [found_in for r in found.reductions for found_in in self._reduced(r)]
 
     def groups(self) -> list[FilterGroup]:
         """Filters that lie alike make a group; single ones, which could never go, are left out."""
@@ -298,7 +317,24 @@ class _Layout:
         ]
         slices.sort(key=lambda cut: cut.tensor.rpartition(".")[0] not in producers)
         counts = tuple(self._counts(set(labels)))
-        return FilterGroup(producers[0], len(order), producers, tuple(slices), counts)
+        rank[np.array(labels)[order]] = np.arange(len(labels))
+        statistics = tuple(
+            Statistic(operation, axis, rank[sets])
+            for operation, axis, sets in self._statistics
+            if (rank[sets] >= 0).any()
+        )
+        return FilterGroup(producers[0], len(order), producers, tuple(slices), counts, statistics)
+
+    def _reduced(self, reduction: Reduction) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+        """An operation, the axis along which its input is cut, and the sets along it."""
+        sets = self._sets[core(reduction.facet).numpy()]
+        for axis in reduction.dims:
+            if sets.shape[axis] > 1 and is_constant_but_along(sets, axis):
+                yield (
+                    reduction.operation,
+                    axis,
+                    np.moveaxis(sets, axis, -1).reshape(-1, sets.shape[axis])[0],
+                )
 
     def _sets_of(self, axis: Axis) -> NDArray[np.int64]:
         return self._sets[axis.first : axis.first + axis.length]

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 Facet: TypeAlias = torch.Tensor  # int64, of the shape of what it labels
 Facets: TypeAlias = tuple[Facet, ...]
+STATISTICS = frozenset(  # operations that may be over the channels that are left
+    ("mean", "var", "std", "var_mean", "native_layer_norm", "_fused_rms_norm", "native_group_norm")
+)
 
 
 class Labels:
@@ -31,6 +34,7 @@ class Labels:
         self._parent = np.zeros(1, dtype=np.int64)
         self.reasons: dict[int, str] = {}
         self._behind: dict[int, Facet] = {}
+        self._statistics: set[int] = set()
 
     def allocate(self, n: int) -> int:
         """The first of ``n`` new labels."""
@@ -85,11 +89,22 @@ class Labels:
                 self._join(fresh, np.zeros_like(fresh))
                 self.keep([self._behind.pop(x) for x in fresh.tolist() if x in self._behind], why)
 
-    def mixed(self, facet: Facet) -> int:
-        """A label for numbers that are made of all in a facet: where they are used, it stays."""
+    def mixed(self, facet: Facet, is_statistic: bool) -> int:
+        """A label for numbers that are made of all in a facet: where they are used, it stays.
+
+        Args:
+            facet: what they are made of.
+            is_statistic: whether what is divided by them, or centred, may still go.
+        """
         label = self.allocate(1)
         self._behind[label] = facet
+        if is_statistic:
+            self._statistics.add(label)
         return label
+
+    def is_statistic(self, facet: Facet) -> bool:
+        """Whether a facet without axes is of a `mixed` label that is a statistic."""
+        return int(core(facet)) in self._statistics
 
     def alive(self, facets: Sequence[Facet]) -> Facets:
         """The facets with labels that may go."""
@@ -104,12 +119,29 @@ class Rectangle(NamedTuple):
         closed: axes along which nothing can go.
         place: the line of code that laid the block out.
         numbers: the lengths of the axes as the code gave them, where it did.
+        line: labels that meet the block along one axis, such as rotations that all heads share, and
+            which axis; they go with the block where it is cut along that axis, and stay otherwise.
     """
 
     labels: NDArray[np.int64]
     closed: tuple[int, ...]
     place: str
     numbers: tuple[int | None, ...]
+    line: tuple[NDArray[np.int64], int] | None = None
+
+
+class Reduction(NamedTuple):
+    """An operation that takes a statistic of numbers with labels.
+
+    Attributes:
+        operation: which of all those of a forward that `STATISTICS` names.
+        dims: axes that the statistic is over.
+        facet: labels of the numbers.
+    """
+
+    operation: int
+    dims: tuple[int, ...]
+    facet: Facet
 
 
 def settle(labels: Labels, rectangles: Sequence[Rectangle]) -> list[tuple[Rectangle, int]]:
@@ -120,14 +152,16 @@ def settle(labels: Labels, rectangles: Sequence[Rectangle]) -> list[tuple[Rectan
     """
     cut: dict[int, int] = {}
     moved = True
+    rectangles = sorted(rectangles, key=lambda r: r.line is None)  # lines say which way to cut
     while moved:
         moved = False
         for number, rectangle in enumerate(rectangles):
             sets = labels.sets(rectangle.labels)
+            moved = _settle_line(labels, rectangle, sets) or moved
             if not sets.any():
                 continue
-            open_axes = [a for a in range(sets.ndim) if a not in rectangle.closed]
-            axis = next((a for a in open_axes if _is_constant_but_along(sets, a)), None)
+            open_axes = _open_axes(labels, rectangle)
+            axis = next((a for a in open_axes if is_constant_but_along(sets, a)), None)
             if axis is None and not _is_constant(sets):
                 moved = True
                 if not open_axes:
@@ -137,9 +171,37 @@ def settle(labels: Labels, rectangles: Sequence[Rectangle]) -> list[tuple[Rectan
                 rows = np.moveaxis(sets, axis, 0).reshape(sets.shape[axis], -1)
                 facet = torch.from_numpy(np.ascontiguousarray(rows))
                 labels.join(facet, facet[:, :1])
+                _settle_line(labels, rectangle, labels.sets(rectangle.labels))
             if axis is not None:
                 cut[number] = axis
     return [(rectangles[number], axis) for number, axis in cut.items()]
+
+
+def _open_axes(labels: Labels, rectangle: Rectangle) -> list[int]:
+    """Axes along which a block can be cut: that of its line alone, where the line may go."""
+    axes = [axis for axis in range(rectangle.labels.ndim) if axis not in rectangle.closed]
+    if rectangle.line is None:
+        return axes
+    line, along = rectangle.line
+    return [along] if labels.sets(line).any() else [axis for axis in axes if axis != along]
+
+
+def _settle_line(labels: Labels, rectangle: Rectangle, sets: NDArray[np.int64]) -> bool:
+    """Keep the line of a block, or let it go with it; whether that is anything new."""
+    if rectangle.line is None:
+        return False
+    line, axis = rectangle.line
+    rows = np.moveaxis(sets, axis, 0).reshape(sets.shape[axis], -1)
+    if (rows == rows[:1]).all():
+        if not labels.sets(line).any():
+            return False
+        labels.keep([torch.from_numpy(line)], f"met by blocks at {rectangle.place}")
+        return True
+    own = labels.sets(line)
+    if (own == rows[:, 0]).all() or not is_constant_but_along(sets, axis):
+        return False
+    labels.join(torch.from_numpy(line), torch.from_numpy(np.ascontiguousarray(rows[:, 0])))
+    return True
 
 
 def _best_axis(sets: NDArray[np.int64], axes: Sequence[int]) -> int:
@@ -151,7 +213,8 @@ def _is_constant(sets: NDArray[np.int64]) -> bool:
     return bool((sets == sets.flat[0]).all())
 
 
-def _is_constant_but_along(sets: NDArray[np.int64], axis: int) -> bool:
+def is_constant_but_along(sets: NDArray[np.int64], axis: int) -> bool:
+    """Whether the sets of a block vary along one of its axes at most."""
     first = sets
     for other in range(sets.ndim):
         if other != axis:
@@ -190,7 +253,11 @@ def axes_of(facet: Facet) -> tuple[int, ...]:
 
 
 def merge(
-    labels: Labels, operands: Sequence[tuple[Facets, Sequence[int]]], shape: Sequence[int], why: str
+    labels: Labels,
+    operands: Sequence[tuple[Facets, Sequence[int]]],
+    shape: Sequence[int],
+    why: str,
+    rectangles: list[Rectangle] | None = None,
 ) -> Facets:
     """Facets of what tensors make that are broadcast against each other, number by number.
 
@@ -201,6 +268,7 @@ def merge(
         operands: facets of each tensor, and its shape.
         shape: of the outcome.
         why: labels stay that stand against numbers without.
+        rectangles: blocks that meet lines of labels are added to it; None = they go along the line.
     """
     wide = [
         (
@@ -218,12 +286,27 @@ def merge(
                     continue
                 partners = _partners(facet, others)
                 for partner in partners if other > number else ():  # once for two
-                    labels.join(facet, partner)
+                    met = None if rectangles is None else _met_by_line(facet, partner, why)
+                    if rectangles is None or met is None:
+                        labels.join(facet, partner)
+                    else:
+                        rectangles.append(met)
                 if not partners:
                     labels.keep([facet], why)
             if not any(axes <= set(axes_of(one)) for one in made):
                 made = [one for one in made if not set(axes_of(one)) < axes] + [facet]
     return tuple(made)
+
+
+def _met_by_line(one: Facet, other: Facet, place: str) -> Rectangle | None:
+    """The block of two facets that the other one meets along one of its axes, if that is so."""
+    small, large = sorted((one, other), key=lambda facet: len(axes_of(facet)))
+    axes = axes_of(large)
+    if len(axes_of(small)) != 1 or len(axes) < 2 or axes_of(small)[0] not in axes:
+        return None
+    block = core(large).reshape([large.shape[axis] for axis in axes]).numpy()
+    line = core(small).flatten().numpy(), axes.index(axes_of(small)[0])
+    return Rectangle(block, (), place, (None,) * len(axes), line)
 
 
 def _partners(facet: Facet, others: Sequence[Facet]) -> list[Facet]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from prune_gym.pruning.labels import Facet, Facets, Labels, axes_of, merge, tidy
 from prune_gym.pruning.operations import (
@@ -36,48 +35,10 @@ def operation_name(function: Any) -> str:
     return name if name in RULES or not name.endswith("_") else name[:-1]
 
 
-# -- reductions ------------------------------------------------------------------------------------
+# -- mixing along an axis --------------------------------------------------------------------------
 
 
-@rule("sum", "linalg_vector_norm", "norm", "nansum")
-@rule("mean", "amax", "amin", "max", "min", "var", "std", "var_mean", "logsumexp", "prod", "argmax")
-@rule("median", "any", "all", "argmin", "topk", "sort")
-def reduce(call: Call) -> list[Facets]:
-    """Over axes without labels; a sum may also lose numbers, as those that go are zero."""
-    source = call.args[0]
-    dims = _reduced(call, source.ndim)
-    adds = call.name in ("sum", "linalg_vector_norm", "norm", "nansum")
-    keeps_axes = call.shape != () and len(call.shape) == source.ndim
-    made = []
-    for facet in call.facets_of(source):
-        inside = set(axes_of(facet)) & set(dims)
-        if inside and not adds and inside == set(axes_of(facet)):
-            mixed = torch.tensor(call.labels.mixed(facet))
-            made.append(mixed.expand(call.shape))
-            continue
-        if inside and len(inside) < len(axes_of(facet)):
-            _tie(call.labels, facet, sorted(inside))
-        if inside == set(axes_of(facet)):
-            continue
-        for dim in sorted(dims, reverse=True):
-            facet = facet.narrow(dim, 0, 1) if keeps_axes else facet.select(dim, 0)
-        made.append(tidy(facet.expand(call.shape)))
-    return [tuple(made) for _ in call.outputs]
-
-
-def _reduced(call: Call, n_axes: int) -> list[int]:
-    given = [a for a in call.args[1:] if isinstance(a, int | list | tuple)]
-    given = [a for a in given if not isinstance(a, bool)]
-    if call.name in ("linalg_vector_norm", "norm", "topk"):
-        given = given[1:] if not isinstance(given[0], list | tuple) else given
-    dims = given[0] if given else call.kwargs.get("dim")
-    if dims is None or (isinstance(dims, list | tuple) and not dims):
-        return list(range(n_axes))
-    dims = [dims] if isinstance(dims, int) else dims
-    return [dim % n_axes for dim in dims]
-
-
-def _tie(labels: Labels, facet: Facet, axes: Sequence[int]) -> None:
+def tie(labels: Labels, facet: Facet, axes: Sequence[int]) -> None:
     """What lies along some axes can only go together."""
     first = facet
     for axis in axes:
@@ -94,7 +55,7 @@ def mix(call: Call) -> Facets:
         if axes_of(facet) == (dim,):
             call.keep([facet])
         elif dim in axes_of(facet):
-            _tie(call.labels, facet, [dim])
+            tie(call.labels, facet, [dim])
     return facets
 
 
@@ -163,9 +124,9 @@ def convolution(call: Call) -> Facets:
     transposed = call.name in ("convolution", "_convolution") and bool(call.args[6])
     n_groups = call.args[8] if call.name in ("convolution", "_convolution") else call.args[-1]
     n_in, n_out = source.shape[1], call.shape[1]
-    inputs = _channels(call, call.facets_of(source), 1)
-    first = _channels(call, [f for f in call.facets_of(weight) if 0 in axes_of(f)], 0)
-    second = _channels(call, [f for f in call.facets_of(weight) if 0 not in axes_of(f)], 1)
+    inputs = channels(call, call.facets_of(source), 1)
+    first = channels(call, [f for f in call.facets_of(weight) if 0 in axes_of(f)], 0)
+    second = channels(call, [f for f in call.facets_of(weight) if 0 not in axes_of(f)], 1)
     if 1 < n_groups == n_in and (n_in == n_out or not transposed):  # depthwise
         outputs = first
         call.keep(second)
@@ -190,7 +151,7 @@ def convolution(call: Call) -> Facets:
     return call.merge(operands)
 
 
-def _channels(call: Call, facets: Sequence[Facet], axis: int) -> list[Facet]:
+def channels(call: Call, facets: Sequence[Facet], axis: int) -> list[Facet]:
     """The labels along one axis, of facets that vary along no other one; others stay whole."""
     found = []
     for facet in facets:
@@ -290,7 +251,7 @@ def attention(call: Call) -> list[Facets]:
         facets = call.facets_of(tensor)
         call.keep([facet for facet in facets if 2 in axes_of(facet)])
         for facet in facets:
-            _tie(call.labels, facet, [3])
+            tie(call.labels, facet, [3])
         heads = tuple(_shared(tidy(facet[:, :, :1, :1]), n_heads) for facet in facets)
         operands.append((heads, [tensor.shape[0], n_heads, 1, 1]))
     for tensor in tensors_in([call.args[3:], call.kwargs]):
@@ -311,67 +272,17 @@ def _shared(facet: Facet, n_heads: int) -> Facet:
     return facet if times == 1 else tidy(facet.repeat_interleave(times, 1))
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")
-@rule("cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_with_update", "batch_norm")
-def batch_norm(call: Call) -> list[Facets]:
-    """Channel by channel."""
-    source = call.args[0]
-    vectors = [tensor for tensor in call.args[1:5] if isinstance(tensor, torch.Tensor)]
-    trains = any(isinstance(a, bool) and a for a in call.args[5:6])
-    facets = call.facets_of(source)
-    for facet in facets:
-        if not vectors or (trains and set(axes_of(facet)) - {1}):
-            call.keep([facet])
-    shape = [1, source.shape[1], *[1] * (source.ndim - 2)]
-    operands = [(facets, source.shape)]
-    operands += [
-        (tuple(f.view(shape) for f in call.facets_of(vector)), torch.Size(shape))
-        for vector in vectors
-    ]
-    return [call.merge(operands), *[() for _ in call.outputs[1:]]]
-
-
-@rule("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
-def layer_norm(call: Call) -> list[Facets]:
-    """Statistics are over the channels that are left, where a module holds their number."""
-    source, shape, weight = call.args[:3]
-    facets = call.facets_of(source)
-    if not isinstance(call.owner_of(weight), nn.LayerNorm):
-        for facet in facets:
-            if set(axes_of(facet)) & set(range(source.ndim - len(shape), source.ndim)):
-                call.keep([facet])
-    operands = [(facets, source.shape)]
-    operands += [
-        (call.facets_of(tensor), tensor.shape)
-        for tensor in call.args[2:4]
-        if isinstance(tensor, torch.Tensor)
-    ]
-    return [call.merge(operands), *[() for _ in call.outputs[1:]]]
-
-
-@rule("native_group_norm")
-def group_norm(call: Call) -> list[Facets]:
-    """Whole groups of channels go; where all are one group, as with a layer norm."""
-    source, weight, bias = call.args[:3]
-    n_groups = call.args[6]
-    n = source.shape[1]
-    facets = call.facets_of(source)
-    for facet in facets:
-        if axes_of(facet) and (
-            set(axes_of(facet)) - {1} or not isinstance(call.owner_of(weight), nn.GroupNorm)
-        ):
-            call.keep([facet])
-        elif axes_of(facet) and n_groups > 1:
-            rows = _channels(call, [facet], 1)[0].view(n_groups, n // n_groups)
-            call.labels.join(rows, rows[:, :1])
-    shape = [1, n, *[1] * (source.ndim - 2)]
-    operands = [(facets, source.shape)]
-    operands += [
-        (tuple(f.view(shape) for f in call.facets_of(vector)), torch.Size(shape))
-        for vector in (weight, bias)
-        if vector is not None
-    ]
-    return [call.merge(operands), *[() for _ in call.outputs[1:]]]
+@rule("glu")
+def glu(call: Call) -> Facets:
+    """One half of the channels gates the other."""
+    dim = dimension(call, 1, -1)
+    made = []
+    for facet in call.facets_of(call.args[0]):
+        one, other = facet.tensor_split(2, dim)
+        if dim in axes_of(facet):
+            call.labels.join(one, other)
+        made.append(tidy(one))
+    return tuple(made)
 
 
 @rule("embedding")

@@ -37,7 +37,7 @@ def fit(module: nn.Module) -> None:
 
 
 def _fit_norm(module: nn.Module) -> None:
-    if isinstance(module, nn.LayerNorm) and module.weight is not None:
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.GroupNorm) and module.weight is not None:
         if module.num_groups > 1:  # whole groups go

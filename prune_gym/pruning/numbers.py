@@ -67,7 +67,7 @@ class OwnNumber(int):
 
     def __mul__(self, other: Any) -> Any:
         made = int.__mul__(self, other)
-        is_scaled = isinstance(made, int) and not isinstance(other, OwnNumber)
+        is_scaled = isinstance(made, int) and type(other) in (int, FixedLength)
         return OwnNumber.of(made, self.module, self.attribute) if is_scaled else made
 
     __rmul__ = __mul__
@@ -92,6 +92,14 @@ class FixedLength(int):
     def __floordiv__(self, other: Any) -> Any:
         made = int.__floordiv__(self, other)
         return QuotientNumber(made) if isinstance(other, OwnNumber) else made
+
+
+class LiveLength(int):
+    """The length of an axis along which something may go, in a way of its own."""
+
+
+class FittedNumber(int):
+    """A width that a layer of torch holds, which follows the layer's tensors."""
 
 
 class ShapeNumber(int):
@@ -125,12 +133,14 @@ class NumberWatch(TorchFunctionMode):
         facets_of: the facets of a tensor.
 
     Attributes:
+        function: its name.
         arguments: whole numbers among them, in their order, those in lists as well.
     """
 
     def __init__(self, facets_of: Callable[[Any], Facets]) -> None:
         super().__init__()
         self._facets_of = facets_of
+        self.function = ""
         self.arguments: list[int] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -142,6 +152,7 @@ class NumberWatch(TorchFunctionMode):
             whole = self._shape(args[0], args[0].shape)
             place = args[1] if len(args) > 1 else kwargs.get("dim")
             return torch.Size(whole) if place is None else whole[place]
+        self.function = getattr(func, "__name__", "")
         self.arguments = list(_numbers([*args[1:], *kwargs.values()]))
         return func(*args, **kwargs)
 
@@ -149,7 +160,8 @@ class NumberWatch(TorchFunctionMode):
         facets = self._facets_of(tensor)
         labelled = {axis for facet in facets for axis in axes_of(facet)}
         numbers: list[int] = [
-            length if axis in labelled else FixedLength(length) for axis, length in enumerate(shape)
+            (LiveLength if axis in labelled else FixedLength)(length)
+            for axis, length in enumerate(shape)
         ]
         for facet in facets:
             axes = axes_of(facet)
@@ -169,15 +181,20 @@ def _numbers(values: Any) -> Iterator[int]:
 
 @contextlib.contextmanager
 def own_numbers(network: nn.Module, facets_of: Callable[[Any], Facets]) -> Iterator[NumberWatch]:
-    """Replace the numbers above 1 that modules hold (but for torch's own), for a while."""
+    """Replace the numbers above 1 that modules hold (torch's own: widths of norms), for a while."""
     before: list[tuple[nn.Module, str, Any]] = []
     for name, module in network.named_modules():
-        if not type(module).__module__.startswith("torch.nn."):
-            for attribute, value in list(vars(module).items()):
+        is_norm = isinstance(module, nn.LayerNorm | nn.RMSNorm)
+        is_torch = type(module).__module__.startswith("torch.nn.")
+        for attribute, value in list(vars(module).items()):
+            replaced = value
+            if is_norm and attribute == "normalized_shape" and module.weight is not None:
+                replaced = tuple(map(FittedNumber, value))
+            elif not is_torch or (is_norm and attribute == "normalized_shape"):
                 replaced = _own(value, name, attribute)
-                if replaced is not value:
-                    before.append((module, attribute, value))
-                    vars(module)[attribute] = replaced
+            if replaced is not value:
+                before.append((module, attribute, value))
+                vars(module)[attribute] = replaced
     try:
         with NumberWatch(facets_of) as watch:
             yield watch

@@ -18,6 +18,7 @@ from prune_gym.pruning.labels import (
     Facets,
     Labels,
     Rectangle,
+    Reduction,
     axes_of,
     core,
     merge,
@@ -37,10 +38,13 @@ class Call:
         outputs: the tensors that it made.
         labels: the sets of labels.
         rectangles: blocks that must stay blocks; operations add to them.
+        reductions: statistics over labels; operations add to them.
+        number: of the operation among those that `STATISTICS` names.
         facets_of: the facets of a tensor.
         owner_of: the module that a parameter or buffer belongs to.
         place: the line of code that asked for it.
-        numbers: whole numbers that the code gave, in their order.
+        asked: the function that the code called, e.g. ``"conv2d"``.
+        numbers: whole numbers that the code gave it, in their order.
         function: the operation itself.
     """
 
@@ -50,9 +54,12 @@ class Call:
     outputs: Sequence[torch.Tensor]
     labels: Labels
     rectangles: list[Rectangle]
+    reductions: list[Reduction]
+    number: int
     facets_of: Callable[[Any], Facets]
     owner_of: Callable[[Any], nn.Module | None]
     place: str
+    asked: str
     numbers: Sequence[int]
     function: Callable[..., Any]
 
@@ -70,9 +77,13 @@ class Call:
         """Keep all labels of some facets whole."""
         self.labels.keep(facets, self.why)
 
+    def reduce(self, facet: Facet, dims: Sequence[int]) -> None:
+        """Note that this operation takes a statistic of a facet along some axes."""
+        self.reductions.append(Reduction(self.number, tuple(dims), facet))
+
     def merge(self, operands: Sequence[tuple[Facets, Sequence[int]]]) -> Facets:
         """Broadcast against each other; see `labels.merge`."""
-        return merge(self.labels, operands, self.shape, self.why)
+        return merge(self.labels, operands, self.shape, self.why, self.rectangles)
 
 
 Rule: TypeAlias = Callable[[Call], "Facets | list[Facets]"]
@@ -177,7 +188,7 @@ def shuffle(call: Call) -> Facets | list[Facets]:
     facets = call.facets_of(call.args[0])
     for facet in facets:
         if 1 in axes_of(facet):
-            _block(call, tidy(facet.reshape(-1, call.args[1], *_rest(facet, call.args[1]))), [1])
+            block(call, tidy(facet.reshape(-1, call.args[1], *_rest(facet, call.args[1]))), [1])
     return move(call)
 
 
@@ -197,19 +208,6 @@ def pixel_shuffle(call: Call) -> Facets:
         rows = torch.unflatten(facet[..., 0, 0], -1, (-1, n_pixels))
         call.labels.join(rows, rows[..., :1])
         made.append(tidy(rows[..., 0, None, None].expand(call.shape)))
-    return tuple(made)
-
-
-@rule("glu")
-def glu(call: Call) -> Facets:
-    """One half of the channels gates the other."""
-    dim = dimension(call, 1, -1)
-    made = []
-    for facet in call.facets_of(call.args[0]):
-        one, other = facet.tensor_split(2, dim)
-        if dim in axes_of(facet):
-            call.labels.join(one, other)
-        made.append(tidy(one))
     return tuple(made)
 
 
@@ -245,7 +243,7 @@ def view(call: Call) -> Facets:
         out = tidy(facet.reshape(call.shape))
         owned = any(isinstance(given.get(axis), OwnNumber) for axis in axes_of(out))
         if len(axes_of(out)) > len(axes_of(facet)) or owned:
-            _block(call, out, given=given)
+            block(call, out, given=given)
         _as_long(call, out, given)
         made.append(out)
     for axis, number in given.items():
@@ -271,7 +269,7 @@ def _as_long(call: Call, facet: Facet, given: Mapping[int, int]) -> None:
             call.labels.join(planes, number.row.view(number.divisor, -1))
 
 
-def _block(
+def block(
     call: Call, facet: Facet, closed: Sequence[int] = (), given: Mapping[int, int] | None = None
 ) -> None:
     """A block of labels that must stay one.
@@ -289,6 +287,14 @@ def _block(
     call.rectangles.append(Rectangle(table, inside, call.place, numbers))
 
 
+def close(call: Call, facet: Facet, dim: int) -> None:
+    """Nothing can go along an axis; along others it may, such as whole heads."""
+    if axes_of(facet) == (dim,):
+        call.keep([facet])
+    else:
+        block(call, facet, [dim])
+
+
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk")
 @rule("unsafe_chunk", "tensor_split")
 def split(call: Call) -> list[Facets]:
@@ -302,13 +308,13 @@ def split(call: Call) -> list[Facets]:
         if dim in axes_of(facet) and len(sizes) > 1:
             if all(isinstance(number, OwnNumber) for number in given) and given == sizes:
                 for part, number in zip(parts, given, strict=True):
-                    _block(call, part, given={dim: number})
+                    block(call, part, given={dim: number})
             elif len(set(sizes)) > 1 or call.name.endswith("with_sizes"):
-                call.keep([facet])
+                close(call, facet, dim)
             else:
                 blocks = torch.unflatten(facet, dim, (len(sizes), sizes[0]))
                 size = {dim + 1: given[0]} if given and given[0] == sizes[0] else {}
-                _block(call, tidy(blocks), [dim], size)
+                block(call, tidy(blocks), [dim], size)
         for held, part in zip(made, parts, strict=True):
             held.append(part)
     return [tuple(held) for held in made]
@@ -321,7 +327,7 @@ def unbind(call: Call) -> list[Facets]:
     made: list[list[Facet]] = [[] for _ in call.outputs]
     for facet in call.facets_of(call.args[0]):
         if dim in axes_of(facet):
-            _block(call, facet, [dim])
+            block(call, facet, [dim])
         for part, label in zip(made, facet.unbind(dim), strict=True):
             part.append(tidy(label))
     return [tuple(part) for part in made]
@@ -334,7 +340,7 @@ def select(call: Call) -> Facets:
     facets = call.facets_of(call.args[0])
     for facet in facets:
         if dim in axes_of(facet):
-            _block(call, facet, [dim])
+            block(call, facet, [dim])
     return tuple(tidy(facet.select(dim, index)) for facet in facets)
 
 
@@ -349,9 +355,9 @@ def cut_out(call: Call) -> Facets:
             step = call.args[4] if len(call.args) > 4 else 1
             start = call.args[2] if len(call.args) > 2 and call.args[2] else 0
             if step != 1 or before % after or start % after:
-                call.keep([facet])
+                close(call, facet, dim)
             else:
-                _block(call, tidy(torch.unflatten(facet, dim, (before // after, after))), [dim])
+                block(call, tidy(torch.unflatten(facet, dim, (before // after, after))), [dim])
         made.append(tidy(call.function(facet, *call.args[1:], **call.kwargs)))
     return tuple(made)
 

@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -21,9 +22,19 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.attention import is_odd_attention
 from prune_gym.pruning.copying import own_tensors, rebuild
-from prune_gym.pruning.labels import Facet, Facets, Labels, Rectangle, along, axes_of, settle
+from prune_gym.pruning.labels import (
+    STATISTICS,
+    Facet,
+    Facets,
+    Labels,
+    Rectangle,
+    Reduction,
+    along,
+    settle,
+)
 from prune_gym.pruning.layer_operations import operation_name, rule_of
 from prune_gym.pruning.layer_rules import output_axes
+from prune_gym.pruning.norm_operations import statistics_on
 from prune_gym.pruning.numbers import NumberWatch, OwnNumber, ShapeNumber, own_numbers
 from prune_gym.pruning.operations import Call, tensors_in
 from prune_gym.utils import trees
@@ -62,11 +73,13 @@ class Trace:
         labels: the sets of labels.
         axes: all axes with labels, in the order of the network's tensors.
         blocks: sets of labels that code lays out by numbers: (labels by place, axis that is cut).
+        reductions: statistics of numbers with labels, in evaluation mode.
     """
 
     labels: Labels = field(default_factory=Labels)
     axes: list[Axis] = field(default_factory=list)
     blocks: list[tuple[Rectangle, int]] = field(default_factory=list)
+    reductions: list[Reduction] = field(default_factory=list)
 
 
 def trace(network: nn.Module, example: Any, whole: Collection[str] = ()) -> Trace:
@@ -85,6 +98,7 @@ def trace(network: nn.Module, example: Any, whole: Collection[str] = ()) -> Trac
     """
     found = Trace()
     follower = _Follower(rebuild(network, {}).eval(), found)
+    found.reductions = follower.reductions
     with own_randomness(device_of(example)):
         try:
             follower.run(example)
@@ -96,6 +110,7 @@ def trace(network: nn.Module, example: Any, whole: Collection[str] = ()) -> Trac
                 f"{in_words(example)}: {type(error).__name__}: {message(error)}"
             ) from error
         if follower.idle():
+            follower.reductions = []  # of training
             for module in follower.network.modules():  # containers believe that they are trained
                 module.training = any(True for _ in module.children())
             with contextlib.suppress(Exception):  # it may want labels, or a larger example
@@ -163,7 +178,12 @@ def calling_line(frame: FrameType | None) -> str:
     """The innermost line of code that is not a library's, e.g. ``"net.py:12"``."""
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
         frame = frame.f_back
-    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    return "" if frame is None else f"{_name_of(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+@cache
+def _name_of(file: str) -> str:
+    return Path(file).name
 
 
 class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -173,6 +193,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.network, self._found = network, found
         self.rectangles: list[Rectangle] = []
+        self.reductions: list[Reduction] = []
+        self._n_statistics = 0
         self._watch = NumberWatch(self._of)
         self._facets: Any = WeakTensorKeyDictionary()
         self._owners: dict[int, nn.Module] = {}
@@ -230,6 +252,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         numbers = any(isinstance(number, ShapeNumber) for number in self._watch.arguments)
         if outputs and (numbers or any(self._of(tensor) for tensor in taken)):
             self._follow(func, args, kwargs, outputs)
+        self._n_statistics += operation_name(func) in STATISTICS
         return made
 
     def _follow(self, func: Any, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
@@ -241,15 +264,17 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outputs=outputs,
             labels=self._found.labels,
             rectangles=self.rectangles,
+            reductions=self.reductions,
+            number=self._n_statistics,
             facets_of=self._of,
             owner_of=lambda tensor: self._owners.get(id(tensor)),
             place=calling_line(sys._getframe(2)),
+            asked=self._watch.function,
             numbers=self._watch.arguments,
             function=func,
         )
-        for tensor in tensors_in([args, kwargs]):  # what lies along no axis cannot go by itself
-            call.keep([facet for facet in self._of(tensor) if not axes_of(facet)])
+        statistics = statistics_on(call)
         result = rule_of(func)(call)
         several = result if isinstance(result, list) else [result] * len(outputs)
         for tensor, facets in zip(outputs, several, strict=True):
-            self._facets[tensor] = self._found.labels.alive(facets)
+            self._facets[tensor] = self._found.labels.alive((*facets, *statistics))
