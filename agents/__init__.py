@@ -5,8 +5,15 @@ They know environments by Gymnasium's interface, ``info["cost"]`` on every step,
 ``import agents`` costs nothing.
 """
 
+from agents import search_path as search_path  # isort: split
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from agents.stopping import is_command, take_over
+
+if is_command():  # before imports that take a while
+    take_over()
 
 if TYPE_CHECKING:
     from agents.algorithms.constrained import Constrained

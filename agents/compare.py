@@ -21,19 +21,24 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from warnings import warn
 
 import numpy as np
 import typer
 
+from agents.arguments import MOST_REPS, MOST_SEED
 from agents.comparison.finished_runs import Run, check_lengths, read_runs, task_names
 from agents.comparison.report import save, table
 from agents.comparison.statistics import ALL_TASKS, Comparison, FloatArray, compare_columns
-from agents.console import say, user_errors
+from agents.console import errors, plain_warnings, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
+from agents.files import check_folder, user_path
+from agents.options import Command, Version, name_option, number_option, whole_option
 
 SCORES = ("best_feasible", "final")
 
@@ -45,6 +50,7 @@ def compare(
     infeasible_score: float = 0.0,
     reps: int = 2000,
     seed: int = 0,
+    report: Callable[[str], None] = warn,
 ) -> Comparison:
     """Compare finished trainings.
 
@@ -61,6 +67,8 @@ def compare(
         infeasible_score: Score of a run without such a return: one that no feasible one is below.
         reps: Number of bootstrap samples behind an interval.
         seed: Seed of the bootstrap.
+        report: Called with a line that names folders of ``prune-gym prune``, which are left out; a
+            warning if left out.
 
     Raises:
         InvalidValueError: If a folder is none of a finished run, a seed occurs twice, runs of one
@@ -70,7 +78,7 @@ def compare(
     """
     if score not in SCORES:
         raise InvalidValueError(f"score is {score!r}; it must be one of {', '.join(SCORES)}.")
-    found = read_runs(runs)
+    found = read_runs(runs, report)
     tasks = task_names(found)
     check_lengths(found, tasks)
     values: dict[str, dict[str, list[float]]] = {}
@@ -175,40 +183,52 @@ def _median(values: Sequence[float]) -> float:
 
 app = typer.Typer(
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def main(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...",
             help="Folder that python -m agents.train wrote, or a folder of such folders.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder for table, CSV, JSON and plots.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="For table, CSV, JSON and plots.")
+    ] = None,
     score: Annotated[
-        str, typer.Option(help=f"What a run is scored by: {' or '.join(SCORES)}.")
+        str, name_option(lambda: SCORES, help="What a run is scored by: {names}.")
     ] = SCORES[0],
     infeasible_score: Annotated[
-        float, typer.Option(help="Score of a run without a feasible return.")
+        float,
+        number_option(least=-1e12, most=1e12, help="Score of a run without a feasible return."),
     ] = 0.0,
-    reps: Annotated[int, typer.Option(min=1, help="Bootstrap samples.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    reps: Annotated[int, whole_option(least=1, most=MOST_REPS, help="Bootstrap samples.")] = 2000,
+    seed: Annotated[int, whole_option(least=0, most=MOST_SEED, help="Seed of the bootstrap.")] = 0,
+    version: Version = False,
 ) -> None:
     """Compare finished trainings over their seeds."""
     with user_errors(AgentsError):
+        if out is not None:
+            check_folder(user_path(out))
         comparison = compare(
-            runs, score=score, infeasible_score=infeasible_score, reps=reps, seed=seed
+            [*map(user_path, runs)],
+            score=score,
+            infeasible_score=infeasible_score,
+            reps=reps,
+            seed=seed,
+            report=partial(say, to=errors),
         )
-        files = [] if out is None else save(comparison, out)
+        files = [] if out is None else save(comparison, user_path(out))
         say(table(comparison))
         for file in files:
             say(f"wrote {file}")
 
 
 if __name__ == "__main__":
+    plain_warnings()
     app(prog_name="python -m agents.compare")

@@ -1,39 +1,55 @@
-"""What commands share on a terminal: words, KEY=VALUE options, stopping, errors in one line."""
+"""What commands share on a terminal: words, KEY=VALUE options, errors in one line."""
 
 from __future__ import annotations
 
 import ast
 import json
-import os
 import re
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, Protocol
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 
 from agents.errors import InvalidValueError
+from agents.files import shown
+from agents.stopping import EXIT_CODE, stopping
 
-console = Console(soft_wrap=True)
-errors = Console(stderr=True, soft_wrap=True)
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
+console = Console(soft_wrap=True, emoji=False)
+errors = Console(stderr=True, soft_wrap=True, emoji=False)
 
 
 def say(words: str, to: Console = console) -> None:
     """Print words that hold paths or commands: as they are, without markup and line breaks."""
-    to.print(words, markup=False, highlight=False, soft_wrap=True)
+    to.print(_harmless(words), markup=False, highlight=False, soft_wrap=True)
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Print an error on standard error and exit."""
-    errors.print(f"[bold red]error[/]: {escape(message)}", highlight=False)
+    errors.print(f"[bold red]error[/]: {escape(_harmless(message))}", highlight=False)
     raise SystemExit(code)
+
+
+def _harmless(words: str) -> str:
+    """Words that may come from a file, without what would move a terminal's cursor."""
+    return "\n".join(map(shown, words.split("\n")))
+
+
+def plain_warnings() -> None:
+    """From now on warnings are one line each on standard error, without the code that gave them."""
+
+    def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+        errors.print(f"[yellow]warning[/]: {escape(str(message))}", highlight=False)
+
+    warnings.showwarning = show
 
 
 class user_errors:
     """Show errors that a user can mend in one line, and exit; let bugs keep their traceback.
+
+    What is done within is stopped by Ctrl-C and SIGTERM at its next step; see `agents.stopping`.
 
     >>> from agents.errors import AgentsError
     >>> with user_errors(AgentsError):
@@ -43,62 +59,24 @@ class user_errors:
     Args:
         *roots: The exceptions that are shown, with all that derive from them; the process ends with
             their ``exit_code``, 2 where they have none.
-        stopped: What to say after Ctrl-C, which ends with exit code 130.
+        stopped: What to say after Ctrl-C or SIGTERM, which end with exit code 130.
     """
 
     def __init__(self, *roots: type[Exception], stopped: str = "stopped.") -> None:
         self.roots, self.stopped = roots, stopped
+        self._signals: AbstractContextManager[None] = stopping()
 
     def __enter__(self) -> None:
-        """Nothing to prepare."""
+        """Take signals over."""
+        self._signals.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         """Report what the user can mend."""
+        self._signals.__exit__(None, None, None)
         if isinstance(error, KeyboardInterrupt):
-            fail(self.stopped, INTERRUPTED)
+            fail(self.stopped, EXIT_CODE)
         if isinstance(error, self.roots):
             fail(str(error), getattr(error, "exit_code", 2))
-
-
-# -- stopping --------------------------------------------------------------------------------------
-
-
-class Stoppable(Protocol):
-    """Work that ends after the piece in hand once its ``stop`` is True."""
-
-    stop: bool
-
-
-@contextmanager
-def stopping(work: Stoppable, words: str) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) sets ``work.stop`` and says so; a second one interrupts.
-
-    Outside of the main thread, where no signal arrives, nothing happens.
-
-    Args:
-        work: What is to be stopped.
-        words: What is said then, on standard error.
-
-    Raises:
-        KeyboardInterrupt: From the work, at the second signal.
-    """
-
-    def stop(signum: int, frame: Any) -> None:
-        if work.stop:
-            raise KeyboardInterrupt
-        work.stop = True
-        with suppress(OSError):  # print() may be interrupted in the middle of itself
-            os.write(2, f"\n{words}\n".encode())
-
-    before: dict[signal.Signals, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(ValueError):  # not in the main thread
-                before[number] = signal.signal(number, stop)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 # -- options ---------------------------------------------------------------------------------------

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agents.console import say, user_errors
+from agents.arguments import MOST_EPISODES, MOST_SEED
+from agents.console import plain_warnings, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
+from agents.files import user_path
+from agents.options import Command, Version, whole_option
 from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder
 
 if TYPE_CHECKING:
@@ -16,32 +19,45 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def enjoy(
     run: Annotated[Path, typer.Argument(help="A folder that python -m agents.train wrote.")],
-    episodes: Annotated[int, typer.Option(min=1, help="How many to play.")] = 5,
+    episodes: Annotated[
+        int, whole_option(least=1, most=MOST_EPISODES, help="How many to play.")
+    ] = 5,
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="Sample actions, as in the training.")
     ] = False,
     model: Annotated[
         str,
-        typer.Option(help="final, best (the best feasible one; needs --eval-freq), or a file."),
+        typer.Option(
+            metavar="MODEL",
+            help="final, best (feasible; needs --eval-freq), or a file.",
+        ),
     ] = "final",
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**31 - 1, help="Of the episodes; default: result.json's."),
+        whole_option(least=0, most=MOST_SEED, help="Of the episodes; default: result.json's."),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Run code that files of the folder name, such as modules of yours."
+        ),
+    ] = False,
     render: Annotated[bool, typer.Option("--render", help="Show the environment.")] = False,
+    version: Version = False,
 ) -> None:
     """Play episodes with the policy of a run; print what they earn and cost."""
     with user_errors(AgentsError):
-        folder, config = RunFolder.open(run)
-        result = play(folder, config, model, episodes, not stochastic, seed, render)
+        folder, config = RunFolder.open(user_path(run))
+        result = play(folder, config, model, episodes, not stochastic, seed, render, trust=trust)
         for number, (earned, cost, length) in enumerate(
             zip(result.returns, result.costs, result.lengths, strict=True), start=1
         ):
@@ -61,6 +77,8 @@ def play(
     deterministic: bool = True,
     seed: int | None = None,
     render: bool = False,
+    *,
+    trust: bool = False,
 ) -> Evaluation:
     """Evaluate the policy of a run on a new environment of it.
 
@@ -72,15 +90,21 @@ def play(
         deterministic: Whether the policy takes its most likely action.
         seed: Of the environment; that of the run's evaluations if left out.
         render: Whether the environment shows itself.
+        trust: Whether code that files of the folder name may be run.
 
     Raises:
-        AgentsError: If there is no such model, or it cannot be shown.
+        AgentsError: If there is no such model, it cannot be shown, or code would be run without
+            ``trust``.
     """
     from stable_baselines3.common.vec_env import VecNormalize
 
     from agents.evaluation import evaluate
     from agents.runs.make import load_model, make_env, make_envs
+    from agents.runs.normaliser import load_statistics
+    from agents.runs.trust import check_trusted
 
+    if not trust:
+        check_trusted(folder.config, config)
     path = _model_path(folder, which)
     if render:
         modes = make_env(config).metadata.get("render_modes") or []
@@ -94,9 +118,8 @@ def play(
                 f"{path} needs the statistics that its observations were normalised by, and "
                 f"{statistics} is missing. Finish the run."
             )
-        envs = VecNormalize.load(str(statistics), envs.venv)
-        envs.training = False
-    model = load_model(config, path)
+        load_statistics(envs, statistics)
+    model = load_model(config, path, trust=trust)
     result = evaluate(
         model,
         envs,
@@ -110,7 +133,7 @@ def play(
 
 
 def _model_path(folder: RunFolder, which: str) -> Path:
-    path = folder.model(which) if which in ("final", "best") else Path(which)
+    path = folder.model(which) if which in ("final", "best") else user_path(which)
     if path.exists():
         return path
     if which == "final":
@@ -123,4 +146,5 @@ def _model_path(folder: RunFolder, which: str) -> Path:
 
 
 if __name__ == "__main__":
+    plain_warnings()
     app(prog_name="python -m agents.enjoy")

@@ -44,12 +44,25 @@ class ModelFileError(InvalidValueError):
     """A saved model, replay buffer or checkpoint that is damaged, or of another kind."""
 
 
+class TrustError(InvalidValueError):
+    """A file names code that would be run; the message says which, and how to allow it."""
+
+
 class RunFolderError(InvalidValueError):
     """A run folder that is missing, damaged, or taken already."""
 
 
 class FileError(AgentsError, OSError):
-    """A file or folder that cannot be read or written; the message names it."""
+    """A file or folder that cannot be read or written; the message names it.
+
+    Args:
+        errno: Of the system's error, where there is one.
+        message: What cannot be done, and why.
+    """
+
+    def __str__(self) -> str:
+        """Return the message, without the system's number."""
+        return str(self.args[-1]) if self.args else ""
 
 
 class MissingFileError(FileError, FileNotFoundError):

@@ -22,9 +22,11 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from agents.arguments import MOST_EPISODES, whole_number
 from agents.costs import check_cost_limit, read_cost, read_cost_limit
 from agents.env_checks import as_vec_env, unwrapped_ids
 from agents.errors import InvalidValueError
+from agents.stopping import check_stop
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class _Recorder:
         self.lengths: list[int] = []
 
     def __call__(self, scope: dict[str, Any], _: dict[str, Any]) -> None:
+        check_stop()
         index, info = scope["i"], scope["info"]
         self._running[index] += self._raw_reward(scope), read_cost(info, index), 1
         # With a Monitor the end of an episode is where Monitor says so: ``done`` may be a lost life
@@ -225,8 +228,7 @@ def evaluate(
             model learns in ``env``.
         InvalidTypeError: If ``env`` is no environment of Gymnasium or vector of Stable-Baselines3.
     """
-    if n_episodes < 1:
-        raise InvalidValueError(f"n_episodes is {n_episodes!r}; it must be at least 1. Try 20.")
+    whole_number("n_episodes", n_episodes, 1, MOST_EPISODES)
     venv = as_vec_env(env)
     training: Any = getattr(model, "env", None)  # a policy alone has none
     if isinstance(training, VecEnv) and unwrapped_ids(training) & unwrapped_ids(venv):

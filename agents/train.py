@@ -15,20 +15,44 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from agents.console import INTERRUPTED, console, fail, parse_values, say, stopping, user_errors
+from agents.arguments import MOST_ENVS, MOST_EPISODES, MOST_SEED, MOST_TIMESTEPS
+from agents.console import console, fail, parse_values, plain_warnings, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
-from agents.runs.folder import RunConfig
+from agents.files import user_path
+from agents.locking import locked_folder
+from agents.options import Command, Version, name_option, number_option, whole_option
+from agents.runs.folder import RunConfig, RunFolder
+from agents.runs.trust import named_code
+from agents.stopping import EXIT_CODE, stopping
 
 if TYPE_CHECKING:
     from agents.runs.training import Training
 
-_MAY_CHANGE = ("resume", "timesteps", "progress", "checkpoint_every")
+_MAY_CHANGE = ("resume", "trust", "timesteps", "progress", "checkpoint_every")
+
+MOST_COST = 1e12  # of a limit, either sign
+
+
+def agent_names() -> list[str]:
+    """Names of the agents, which take seconds to import."""
+    from agents.zoo.table import AGENTS
+
+    return list(AGENTS)
+
+
+def devices() -> list[str]:
+    """Devices that agents usually learn on."""
+    return ["cpu", "cuda", "auto"]
+
 
 # -- options ---------------------------------------------------------------------------------------
 
-Algo = Annotated[str | None, typer.Option(help="Name of the agent; see --list.")]
+Algo = Annotated[
+    str | None, name_option(agent_names, help="One of {names}; --list describes them.")
+]
 Env = Annotated[
-    str | None, typer.Option(help="Environment id, MODULE:ID where it has to be imported.")
+    str | None,
+    typer.Option(metavar="ID", help="Environment id, MODULE:ID where it has to be imported."),
 ]
 EnvKwargs = Annotated[
     list[str] | None,
@@ -38,10 +62,13 @@ Wrapper = Annotated[
     list[str] | None,
     typer.Option(metavar="MODULE:CLASS", help="Put around each environment; may be repeated."),
 ]
-Timesteps = Annotated[int | None, typer.Option(min=1, help="Environment steps; default 12000.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1)]
+Timesteps = Annotated[
+    int | None, whole_option(least=1, most=MOST_TIMESTEPS, help="Environment steps; default 12000.")
+]
+Seed = Annotated[int, whole_option(least=0, most=MOST_SEED, help="Of the training.")]
 NEnvs = Annotated[
-    int | None, typer.Option(min=1, help="Environments at once; default: the agent's.")
+    int | None,
+    whole_option(least=1, most=MOST_ENVS, help="Environments at once; default: the agent's."),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -53,20 +80,42 @@ Overrides = Annotated[
     ),
 ]
 CostLimit = Annotated[
-    float | None, typer.Option(help="Limit on the mean episodic cost; default: env's.")
+    float | None,
+    number_option(
+        least=-MOST_COST, most=MOST_COST, help="Limit on the mean episodic cost; default: env's."
+    ),
 ]
 Normalize = Annotated[
     bool, typer.Option("--normalize", help="Normalise observations by running statistics.")
 ]
 EvalFreq = Annotated[
     int | None,
-    typer.Option(min=1, help="Steps between evaluations, which keep the best feasible model."),
+    whole_option(
+        least=1,
+        most=MOST_TIMESTEPS,
+        help="Steps between evaluations, which keep the best feasible model.",
+    ),
 ]
-EvalEpisodes = Annotated[int, typer.Option(min=1, help="Episodes of an evaluation.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder; default runs/ALGO-ENV-SEED.")]
-Resume = Annotated[Path | None, typer.Option(help="Continue the run in this folder.")]
-CheckpointEvery = Annotated[float, typer.Option(min=0.0, help="Seconds between checkpoints.")]
+EvalEpisodes = Annotated[
+    int, whole_option(least=1, most=MOST_EPISODES, help="Episodes of an evaluation.")
+]
+Device = Annotated[str, name_option(devices, help="One of {names}, or another of torch's.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Run folder; default runs/ALGO-ENV-SEED.")
+]
+Resume = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder.")
+]
+CheckpointEvery = Annotated[
+    float, number_option(least=0.0, most=1e9, help="Seconds between checkpoints.")
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="With --resume: run code that files of the folder name, such as modules of yours.",
+    ),
+]
 Progress = Annotated[bool, typer.Option("--progress", help="Show a progress bar.")]
 ShowList = Annotated[
     bool, typer.Option("--list", help="List the agents and the action spaces they take.")
@@ -76,12 +125,13 @@ ShowList = Annotated[
 
 app = typer.Typer(
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def train(
     context: typer.Context,
     algo: Algo = None,
@@ -99,9 +149,11 @@ def train(
     device: Device = "cpu",
     out: Out = None,
     resume: Resume = None,
+    trust: Trust = False,
     checkpoint_every: CheckpointEvery = 60.0,
     progress: Progress = False,
     show_list: ShowList = False,
+    version: Version = False,
 ) -> None:
     """Train a constrained agent; everything about the run is kept in its folder."""
     with user_errors(AgentsError):
@@ -113,9 +165,15 @@ def train(
         how: Any = {"checkpoint_every_s": checkpoint_every, "progress": progress, "report": say}
         if resume is not None:
             _refuse_beside_resume(context)
-            _run(Training.resume(resume, timesteps, **how))
+            resume = user_path(resume)
+            RunFolder.open(resume)  # there is none where that fails
+            with locked_folder(resume):
+                _run(Training.resume(resume, timesteps, trust=trust, **how))
         else:
-            _run(Training.begin(_config(context.params), out, **how))
+            config = _config(context.params)
+            out = config.default_folder if out is None else user_path(out)
+            with locked_folder(out):
+                _run(Training.begin(config, out, **how))
 
 
 def _config(given: Mapping[str, Any]) -> RunConfig:
@@ -145,21 +203,22 @@ def _run(training: Training) -> None:
     folder = training.folder
     folder.note_command()
     say(f"{training.config.algo} on {training.config.env}, in {folder.path}")
-    cure = f"go on with: python -m agents.train --resume {folder.path}"
+    trust = "" if named_code(training.config) is None else " --trust"  # it names code of yours
+    cure = f"go on with: python -m agents.train --resume {folder.path}{trust}"
     try:
-        with stopping(training.checkpoints, "stopping after this rollout; once more: at once"):
+        with stopping("stopping after this rollout; once more: at once", training.checkpoints):
             final = training.run()
     except TrainingStopped as stopped:
         say(f"{stopped}; {cure}")
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(EXIT_CODE) from None
     except KeyboardInterrupt:
         saved = training.checkpoints.saved
         fail(
             f"stopped at once; the last checkpoint is of {saved or 0} timesteps; {cure}",
-            INTERRUPTED,
+            EXIT_CODE,
         )
     say(final.summary())
-    say(f"results are in {folder.path}; see it play: python -m agents.enjoy {folder.path}")
+    say(f"results are in {folder.path}; see it play: python -m agents.enjoy {folder.path}{trust}")
 
 
 def _refuse_beside_resume(context: typer.Context) -> None:
@@ -189,4 +248,5 @@ def _list() -> None:
 
 
 if __name__ == "__main__":
+    plain_warnings()
     app(prog_name="python -m agents.train")

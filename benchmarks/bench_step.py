@@ -26,6 +26,7 @@ from origin import origin
 from step_subjects import Paper, Subject, Times, data_of, in_turns
 
 import prune_gym
+from agents.files import write_json
 from prune_gym.problem.outcome import OutcomeMemory
 from prune_gym.utils.devices import has_bfloat16
 
@@ -96,7 +97,7 @@ def main() -> None:
             found = {**results.get(section, {}), **found}
         results[section] = {**found, "of": about(arguments)}
         arguments.out.parent.mkdir(exist_ok=True)
-        arguments.out.write_text(json.dumps(rounded(results), indent=1) + "\n")
+        write_json(arguments.out, rounded(results), indent=1)
     missed = summarise(results)
     sys.exit(1 if arguments.check and missed else 0)
 

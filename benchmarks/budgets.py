@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from origin import origin
 
+from agents.files import write_json
+
 RESULTS = Path(__file__).parent / "results" / "budgets.json"
 LIMITS = {
     "small": {
@@ -68,7 +70,7 @@ def main() -> None:
             rows.append(run(network, budget, arguments))
             print(rows[-1], flush=True)
     if not arguments.only_run:
-        RESULTS.write_text(json.dumps({**origin(), "rows": rows}, indent=1) + "\n")
+        write_json(RESULTS, {**origin(), "rows": rows}, indent=1)
 
 
 def run(network: str, budget: str, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import prune_gym
 from agents import AGENTS, evaluate, make_agent
+from agents.files import write_json
 from agents.zoo.table import import_object
 from prune_gym.problem.archive import Archive
 from prune_gym.searches.baselines import BASELINES, masks_of_ratios
@@ -54,7 +55,7 @@ def main() -> None:
             path = arguments.folder / f"{algo}-{seed}.json"
             if not path.is_file():
                 row = run(algo, seed, arguments.evaluations, arguments.threads)
-                path.write_text(json.dumps(row, indent=1) + "\n")
+                write_json(path, row, indent=1)
                 print(row, flush=True)
     if not arguments.only_run:
         write_results(arguments.folder, arguments.algorithms, arguments.seeds)
@@ -172,16 +173,14 @@ def write_results(folder: Path, algorithms: list[str], seeds: list[int]) -> None
                 "cpu_s": _mean(own, "cpu_s"),
             }
         )
-    RESULTS.write_text(
-        json.dumps(
-            {
-                **origin(),
-                "table": table,
-                "rows": rows,
-            },
-            indent=1,
-        )
-        + "\n"
+    write_json(
+        RESULTS,
+        {
+            **origin(),
+            "table": table,
+            "rows": rows,
+        },
+        indent=1,
     )
     for line in table:
         print(line)

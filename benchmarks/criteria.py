@@ -27,6 +27,7 @@ from origin import origin
 from torch import nn
 
 import prune_gym
+from agents.files import write_json
 from prune_gym import CRITERIA
 from prune_gym.training.loop import Recipe, fit
 
@@ -71,7 +72,7 @@ def main() -> None:
     if not arguments.only_run:
         found = {**origin(), "seeds": arguments.seeds, "evaluations": arguments.evaluations}
         found |= {"summary": summary, "rows": rows, "pixels": pixels}
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(RESULTS, found, indent=1)
     show_pixels(pixels)
 
 
@@ -79,7 +80,7 @@ def once(path: Path, function: Any, *words: Any) -> Row:
     """The row in a file, which is made where it is not there."""
     if not path.is_file():
         row = function(*words)
-        path.write_text(json.dumps(row, indent=1) + "\n")
+        write_json(path, row, indent=1)
         print(row, flush=True)
     return json.loads(path.read_text())
 

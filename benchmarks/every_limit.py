@@ -31,6 +31,7 @@ from origin import origin
 
 import prune_gym
 from agents import FixedMultiplier, make_agent
+from agents.files import write_json
 from prune_gym.problem.archive import Archive
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.threads import Workers, one_thread
@@ -59,7 +60,7 @@ def main() -> None:
             path = arguments.folder / f"{agent}-{seed}.json"
             if not path.is_file():
                 row = run(agent, seed, arguments)
-                path.write_text(json.dumps(row, indent=1) + "\n")
+                write_json(path, row, indent=1)
                 print(row, flush=True)
     if not arguments.only_run:
         write_results(arguments.folder, arguments.seeds)
@@ -136,7 +137,7 @@ def write_results(folder: Path, seeds: list[int]) -> None:
         "summary": summary,
         "rows": rows,
     }
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(RESULTS, content, indent=1)
     for limit, row in summary.items():
         print(limit, row)
 

@@ -28,6 +28,7 @@ from time import perf_counter
 from typing import Any
 
 import prune_gym
+from agents.files import write_json
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "guests.json"
@@ -190,7 +191,7 @@ def call(command: list[str], folder: Path | None = None, limit_s: float = LIMIT_
 def save(path: Path, rows: dict[str, Row]) -> None:
     """Put rows into the file; those of other guests stay."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    path.write_text(json.dumps({**known, **rows}, indent=1) + "\n", encoding="utf-8")
+    write_json(path, {**known, **rows}, indent=1)
 
 
 def describe(name: str, row: Row) -> str:

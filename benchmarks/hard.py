@@ -12,7 +12,6 @@ checked anew by counting in the compact networks of every tenth episode. Writes
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import gymnasium as gym
 from origin import origin
 
 import prune_gym
+from agents.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "hard.json"
 LIMITS = {"params": 0.1, "macs": 0.2, "size_bytes": 0.15}
@@ -44,7 +44,7 @@ def main() -> None:
         "on accuracy",
         "rows": rows,
     }
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(RESULTS, content, indent=1)
 
 
 def run(

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from origin import origin
 
+from agents.files import write_json
+
 ALGORITHMS = ("ppo_lag", "ppo_pid", "cem", "random", "uniform")
 RESULTS = Path(__file__).parent / "results" / "main_job.json"
 
@@ -35,7 +37,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     result = {**origin(), "rows": rows}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(RESULTS, result, indent=1)
     summarise(rows)
 
 

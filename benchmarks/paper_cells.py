@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from origin import origin
 
+from agents.files import write_json
 from prune_gym.datasets import load_dataset
 from prune_gym.networks import build_network
 from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
@@ -121,7 +122,7 @@ class Task:
     def begun(self, device: str) -> None:
         """Write down what a new run is made with."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.benchmark.write_text(json.dumps(facts(device), indent=1) + "\n")
+        write_json(self.benchmark, facts(device), indent=1)
 
     def facts(self) -> dict[str, Any]:
         """What `begun` wrote; "unknown" where it did not."""
@@ -141,9 +142,7 @@ class Task:
 
     def note_nothing(self) -> None:
         """Remember that the search is spent, so that it is not resumed again."""
-        self.benchmark.write_text(
-            json.dumps({**self.facts(), "nothing_feasible": True}, indent=1) + "\n"
-        )
+        write_json(self.benchmark, {**self.facts(), "nothing_feasible": True}, indent=1)
 
     def done(self) -> bool:
         """Whether there is a result, be it that nothing was found."""

@@ -36,6 +36,7 @@ from typing import Any
 
 from paper_cells import ALGORITHMS, COLUMNS, KEY, ROWS, Task, table, tasks
 
+from agents.files import write_json
 from prune_gym.networks import NETWORKS
 from prune_gym.networks.checkpoints import checkpoint_path
 from prune_gym.utils.cache import cache_dir
@@ -236,10 +237,7 @@ def read(path: Path) -> Cells:
 
 
 def write(path: Path, cells: Cells) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"cells": list(cells.values())}, indent=1) + "\n")
-    partial.replace(path)
+    write_json(path, {"cells": list(cells.values())}, indent=1)
 
 
 if __name__ == "__main__":

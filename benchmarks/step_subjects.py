@@ -66,7 +66,7 @@ def data_of(name: str | None, n_train: int, n_validation: int) -> Dataset:
         return Dataset("pictures", pictures(n_train, 0), pictures(n_validation, 1), None, 10)
     data = load_dataset(name)
     return replace(
-        data, train=data.train.first(n_train), validation=data.validation.first(n_validation)
+        data, train=data.train.subset(n_train), validation=data.validation.subset(n_validation)
     )
 
 
@@ -177,7 +177,7 @@ class Subject:
     def bare_recomputation(self) -> Callable[[], Any]:
         """One forward in training mode on the images that BatchNorm is recomputed on."""
         network = self.problem.compact(self.masks).train()
-        images = self.problem.data.train.batch(slice(BN_IMAGES))
+        images = self.problem.data.train.batch(self.problem.data.train.spread(BN_IMAGES))
         return inference(lambda: network(images))
 
     def plain_forward(self) -> Callable[[], Any]:

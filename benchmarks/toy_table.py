@@ -27,6 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from agents import AGENTS, evaluate, make_agent
+from agents.files import write_json
 from agents.zoo.table import import_object
 
 RESULTS = Path(__file__).parent / "results" / "toy_table.json"
@@ -113,7 +114,7 @@ def main() -> None:
                 file.write(json.dumps(asdict(row)) + "\n")
         print(row, flush=True)
     result = {**origin(), "rows": [asdict(row) for row in rows]}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(arguments.out, result, indent=1)
     print(f"{sum(row.holds for row in rows)} of {len(rows)} within tolerance")
 
 

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from agents import search_path as search_path  # isort: split
+
 from typing import TYPE_CHECKING
 
+from agents.stopping import Stopped as Stopped  # first: a command is stopped while it imports, too
 from prune_gym.envs.registration import ENVIRONMENTS as ENVIRONMENTS
 from prune_gym.envs.registration import NONDETERMINISTIC as NONDETERMINISTIC
 from prune_gym.envs.registration import register_envs
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         CriterionError,
         ExportError,
         InfeasibleLimitError,
+        TrustError,
         UnsupportedNetworkError,
     )
     from prune_gym.networks import NETWORKS
@@ -88,6 +92,7 @@ _PUBLIC = {
     "SearchResult": ".searches.result",
     "SharedProblem": ".problem.sharing",
     "Split": ".datasets",
+    "TrustError": ".errors",
     "UnsupportedNetworkError": ".errors",
     "command_budget": ".budgets",
     "count": ".budgets",
@@ -132,6 +137,7 @@ __all__ = [
     "SearchResult",
     "SharedProblem",
     "Split",
+    "TrustError",
     "UnsupportedNetworkError",
     "command_budget",
     "count",

@@ -115,3 +115,7 @@ class RunFolderError(InvalidValueError):
 
 class SharingError(PruneGymError, RuntimeError):
     """A shared problem that is gone, or one that cannot be shared."""
+
+
+class TrustError(PruneGymError, RuntimeError):
+    """A file names code of somebody's own, and nobody said that it may run; see ``--trust``."""

@@ -12,12 +12,10 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
-from agents.algorithms.model_file import FORMAT, SavedModel, check_origin
+from agents.algorithms.model_file import SavedModel, StoredAlgorithm
 from agents.costs import (
     EpisodeCosts,
     FloatArray,
@@ -39,8 +37,10 @@ from agents.errors import InvalidTypeError, InvalidValueError
 from agents.multipliers.rules import VectorMultiplier, check_multiplier
 from agents.wrappers import FixedPenalty, SauteBudget
 
+_AS_SAVED = object()  # of an argument of load() that is not given
 
-class Constrained(BaseAlgorithm):
+
+class Constrained(StoredAlgorithm):
     """Mixin: an algorithm that holds the mean episodic cost at or below a limit.
 
     The problem is ``max J_r(pi)`` subject to ``J_c(pi) <= d``, and its Lagrangian
@@ -87,7 +87,6 @@ class Constrained(BaseAlgorithm):
             last moved, shape (n_costs,); None before.
     """
 
-    made_by: str  # names what a model file may be loaded by; the class, where it does not say
     refused: ClassVar[frozenset[str]] = frozenset()  # arguments of a parent that are none here
     __signature__: ClassVar[inspect.Signature]  # with the arguments behind *args and **kwargs
     rewards_are_scaled: bool = False  # whether VecNormalize may divide rewards by their spread
@@ -273,50 +272,33 @@ class Constrained(BaseAlgorithm):
 
     # -- files -----------------------------------------------------------------------------------
 
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
-        """Save the model, its multiplier, and who can load it; see SB3's ``save``."""
-        self._made_by, self._format = type(self).made_by, FORMAT
-        super().save(path, exclude=exclude, include=include)
-
     @classmethod
-    def load(
-        cls,
-        path: SavedModel,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
+    def load(  # type: ignore[override]
+        cls, path: SavedModel, *args: Any, **kwargs: Any
     ) -> Any:
-        """Load a model; see Stable-Baselines3's ``load``.
+        """Load a model with its multiplier; see `StoredAlgorithm.load`.
 
         Args:
-            path: The file.
-            env: An environment to go on with.
-            device: Of the model.
-            custom_objects: What replaces objects of the file that cannot be loaded, by name.
-            print_system_info: Whether to print the versions it was saved with.
-            force_reset: Whether the next ``learn`` resets the environment.
-            **kwargs: Arguments of the constructor that replace those of the file.
+            path: The file, or one that is open.
+            *args: ``env``, ``device`` and so on, see `StoredAlgorithm.load`.
+            **kwargs: The same by name, and arguments of the constructor that replace those of the
+                file.
 
         Raises:
-            InvalidValueError: If the file was made by another algorithm or a later version, or for
-                another number of costs.
+            InvalidValueError: If the file is damaged or not trusted, was made by another algorithm
+                or another version, or for another number of costs.
         """
-        check_origin(path, cls.made_by)
         if "multiplier" in kwargs:
             kwargs["multiplier"] = check_multiplier(kwargs["multiplier"])
-        model = super().load(
-            path, env, device, custom_objects, print_system_info, force_reset, **kwargs
-        )
+        limit = kwargs.pop("cost_limit", _AS_SAVED)
+        model = super().load(path, *args, **kwargs)
         if model.n_costs != len(model.cost_sum):
             raise InvalidValueError(
                 f"multiplier is for {model.n_costs} costs, but the model in path={str(path)!r} was "
                 f"trained with {len(model.cost_sum)}. Give one for each of them."
             )
-        if "cost_limit" in kwargs:
-            model.cost_limit = model._checked_limit(kwargs["cost_limit"])
+        if limit is not _AS_SAVED:
+            model.cost_limit = model._checked_limit(limit)
         return model
 
 

@@ -30,7 +30,9 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import obs_as_tensor
 
 from agents.algorithms.constrained import Constrained
+from agents.algorithms.model_file import reading, writing
 from agents.algorithms.replay_buffer import CostReplayBuffer, buffer_class
+from agents.archive import DamageError
 from agents.costs import FloatArray
 from agents.env_checks import check_env
 from agents.errors import InvalidTypeError, InvalidValueError
@@ -155,44 +157,71 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
                 "single steps only. Use n_steps=1."
             )
         if self.replay_buffer is None:
-            kind: Any = chosen or buffer_class(self.observation_space, self.n_steps)
-            kwargs = dict(self.replay_buffer_kwargs)
-            if chosen is None and self.n_steps > 1:
-                kwargs.update({"n_steps": self.n_steps, "gamma": self.gamma})
-            self.replay_buffer = kind(
-                self.buffer_size,
-                self.observation_space,
-                self.action_space,
-                device=self.device,
-                n_envs=self.n_envs,
-                optimize_memory_usage=self.optimize_memory_usage,
-                multiplier=self.multiplier,
-                **kwargs,
-            )
+            self.replay_buffer = self._make_buffer(self.buffer_size)
         super()._setup_model()
         self.replay_buffer_class = chosen  # what SB3 chose in its place is not used
+
+    def _make_buffer(self, buffer_size: int) -> CostReplayBuffer:
+        chosen = self.replay_buffer_class
+        kind: Any = chosen or buffer_class(self.observation_space, self.n_steps)
+        kwargs = dict(self.replay_buffer_kwargs)
+        if chosen is None and self.n_steps > 1:
+            kwargs.update({"n_steps": self.n_steps, "gamma": self.gamma})
+        made: CostReplayBuffer = kind(
+            buffer_size,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            n_envs=self.n_envs,
+            optimize_memory_usage=self.optimize_memory_usage,
+            multiplier=self.multiplier,
+            **kwargs,
+        )
+        return made
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """Save the buffer as arrays, without pickles.
+
+        Args:
+            path: The file, ``.npz`` if it has no suffix, or an open file.
+
+        Raises:
+            InvalidValueError: If the model has none.
+        """
+        if self.replay_buffer is None:
+            raise InvalidValueError("replay_buffer is None: there is nothing to save.")
+        with writing(path, ".npz") as file:
+            self.replay_buffer.save(file)
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """Load a saved buffer; its samples are mixed with this model's multiplier.
 
+        Args:
+            path: The file, or one that is open.
+            truncate_last_traj: Of hindsight replay; unused.
+
         Raises:
-            InvalidValueError: If it holds no costs, or not so many; the model keeps the buffer it
-                had.
+            ModelFileError: If it is damaged, holds no costs or not so many, or was filled by
+                other environments; the model keeps the buffer it had.
         """
-        kept = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        loaded, self.replay_buffer = self.replay_buffer, kept
-        if not isinstance(loaded, CostReplayBuffer):
-            raise InvalidValueError(
-                f"path={str(path)!r} is a {type(loaded).__name__} without costs. Load "
-                "a buffer that a constrained model saved."
-            )
-        if loaded.costs.shape[-1] != self.n_costs:
-            raise InvalidValueError(
-                f"path={str(path)!r} holds {loaded.costs.shape[-1]} costs per step, "
-                f"the model {self.n_costs}. Load a buffer of the same number of multipliers."
-            )
-        loaded.multiplier = self.multiplier
+        with reading(path, ".npz", "saved replay buffer") as archive:
+            data = archive.json()
+            size, n_costs = data.get("buffer_size"), data.get("n_costs")
+            if n_costs != self.n_costs:
+                raise InvalidValueError(
+                    f"path={str(path)!r} holds {n_costs} costs per step, the model "
+                    f"{self.n_costs}. Load a buffer of the same number of multipliers."
+                )
+            if data.get("n_envs") != self.n_envs:
+                raise InvalidValueError(
+                    f"path={str(path)!r} was filled by {data.get('n_envs')} environments, the "
+                    f"model has {self.n_envs}. Load the model with as many."
+                )
+            known = max(self.buffer_size // self.n_envs, len(archive.array("rewards")))
+            if type(size) is not int or not 1 <= size <= known:
+                raise DamageError(f"buffer_size is {size!r}; it must be an integer up to {known}")
+            loaded = self._make_buffer(size * self.n_envs)
+            loaded.restore(archive)
         self.replay_buffer = loaded
 
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:

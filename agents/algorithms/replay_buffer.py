@@ -14,8 +14,11 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from agents.archive import Archive, Array, DamageError, write_archive
 from agents.costs import FloatArray, read_cost_vectors, read_costs
-from agents.multipliers.rules import AnyMultiplier, FixedMultiplier, VectorMultiplier
+from agents.multipliers.rules import AnyMultiplier, VectorMultiplier
+
+FORMAT = 1  # of saved buffers
 
 
 class CostReplayBuffer(ReplayBuffer):
@@ -27,7 +30,7 @@ class CostReplayBuffer(ReplayBuffer):
 
     Args:
         *args: Arguments of the buffer.
-        multiplier: The multiplier, shared with the model that owns the buffer; it is not pickled.
+        multiplier: The multiplier, shared with the model that owns the buffer; not saved with it.
         **kwargs: Arguments of the buffer.
 
     Attributes:
@@ -39,7 +42,7 @@ class CostReplayBuffer(ReplayBuffer):
         super().__init__(*args, **kwargs)
         self.multiplier = multiplier
         self.mixed_at: FloatArray = self._prices()
-        self.raw_rewards = np.zeros_like(self.rewards)
+        self.raw_rewards = np.zeros(self.rewards.shape, dtype=np.float32)
         self.costs = np.zeros((*self.rewards.shape, len(self.mixed_at)), dtype=np.float32)
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
@@ -63,15 +66,62 @@ class CostReplayBuffer(ReplayBuffer):
     def _prices(self) -> FloatArray:
         return np.atleast_1d(np.asarray(self.multiplier.value, dtype=np.float64))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the multiplier to the model: its ``load_replay_buffer`` sets it again."""
-        return {name: value for name, value in vars(self).items() if name != "multiplier"}
+    # -- files -----------------------------------------------------------------------------------
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore; until ``multiplier`` is set, rewards stay mixed as they were."""
-        vars(self).update(state)
-        rules = [FixedMultiplier(float(price)) for price in self.mixed_at]
-        self.multiplier = rules[0] if len(rules) == 1 else VectorMultiplier(rules)
+    def columns(self) -> dict[str, Array]:
+        """Return its arrays, of shape (size, n_envs, ...), by name."""
+        found: dict[str, Array] = {}
+        for name, value in vars(self).items():
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            for key, array in parts:
+                if isinstance(array, np.ndarray) and array.shape[:2] == self.rewards.shape:
+                    found[f"{name}.{key}" if key else name] = array
+        return found
+
+    def save(self, file: Any) -> None:
+        """Write what was stored, as an archive of arrays, see `agents.archive`.
+
+        Args:
+            file: An open file.
+        """
+        n_rows = self.buffer_size if self.full else min(self.buffer_size, self.pos + 1)
+        data = {
+            "_format": FORMAT,
+            "buffer_size": self.buffer_size,
+            "pos": int(self.pos),
+            "full": bool(self.full),
+            "n_envs": self.n_envs,
+            "n_costs": len(self.mixed_at),
+        }
+        arrays = {name: column[:n_rows] for name, column in self.columns().items()}
+        write_archive(file, data, {**arrays, "mixed_at": self.mixed_at})
+
+    def restore(self, archive: Archive) -> None:
+        """Fill a buffer that was made for it with what `save` wrote.
+
+        Raises:
+            DamageError: If it is damaged, or of a buffer of other shapes.
+        """
+        data = archive.json()
+        pos, full = data.get("pos"), data.get("full")
+        if type(pos) is not int or not 0 <= pos < self.buffer_size or not isinstance(full, bool):
+            raise DamageError(f"pos is {pos!r}, full is {full!r}: no place in {self.buffer_size}")
+        n_rows = self.buffer_size if full else min(self.buffer_size, pos + 1)
+        for name, own in self.columns().items():
+            array = archive.array(name)
+            if (array.shape, array.dtype) != ((n_rows, *own.shape[1:]), own.dtype):
+                raise DamageError(
+                    f"{name} is {array.dtype} of shape {array.shape}; the model takes {own.dtype} "
+                    f"of shape {(n_rows, *own.shape[1:])}"
+                )
+            if array.dtype.kind == "f" and np.isnan(array).any():
+                raise DamageError(f"{name} holds NaN")
+            own[:n_rows] = array
+        self.pos, self.full = pos, full
+        prices = archive.array("mixed_at")
+        if prices.shape != self.mixed_at.shape or not np.isfinite(prices).all():
+            raise DamageError(f"mixed_at is {prices}; it must be {len(self.mixed_at)} numbers")
+        self.mixed_at = prices
 
 
 class CostDictReplayBuffer(CostReplayBuffer, DictReplayBuffer):

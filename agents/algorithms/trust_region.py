@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,8 +21,8 @@ from agents.algorithms.model_file import SavedModel
 from agents.algorithms.two_critics import CriticArray, TwoCritics
 from agents.costs import FloatArray
 from agents.errors import InvalidTypeError
-from agents.multipliers.checks import check_violation
 from agents.multipliers.rules import VectorMultiplier
+from agents.multipliers.solved import SolvedMultiplier
 
 
 class TRPOLagrangian(TwoCritics, TRPO):
@@ -92,25 +91,6 @@ def solve_dual(q: float, r: float, s: float, violation: float, max_kl: float) ->
     return Dual(max(0.0, (r + trust * violation) / s), trust, feasible=True)
 
 
-@dataclass
-class SolvedMultiplier:
-    """The multiplier that `CPO` solved for at its last update that could keep the limit.
-
-    Attributes:
-        value: The multiplier, 0.0 before the first update.
-        violation: Mean episodic cost minus its limit, of the last episodes that finished;
-            None before the first.
-    """
-
-    value: float = 0.0
-    violation: float | None = None
-
-    def update(self, violation: float) -> float:
-        """Note the violation; the next solution starts from it."""
-        self.violation = check_violation(violation)
-        return self.value
-
-
 class CPO(TwoCritics, TRPO):
     """Constrained Policy Optimization with two critics: a multiplier that is solved for.
 
@@ -173,22 +153,13 @@ class CPO(TwoCritics, TRPO):
         super().__init__(policy, env, *args, multiplier=SolvedMultiplier(), **kwargs)  # type: ignore[arg-type]
 
     @classmethod
-    def load(
-        cls,
-        path: SavedModel,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
+    def load(  # type: ignore[override]
+        cls, path: SavedModel, *args: Any, **kwargs: Any
     ) -> Any:
         """Load a model; see `Constrained.load`. There is no multiplier to choose."""
         if "multiplier" in kwargs:
             raise InvalidTypeError(_refusal(kwargs["multiplier"]))
-        return super().load(
-            path, env, device, custom_objects, print_system_info, force_reset, **kwargs
-        )
+        return super().load(path, *args, **kwargs)
 
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
         costs = super()._watch_step(scope)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 from agents.errors import InvalidValueError, RunFolderError
-from agents.runs.folder import CONFIG, RESULT
+from agents.files import read_json
+from agents.runs.folder import CONFIG, RESULT, is_pruning_run
 
 # Keys of config.json in which all runs of one algorithm have to agree
 SETTINGS = ("overrides", "wrappers", "n_envs", "normalize")
@@ -68,12 +70,14 @@ class Run:
 
 def read_runs(
     runs: Iterable[str | os.PathLike[str]] | Mapping[str, Sequence[str | os.PathLike[str]]],
+    report: Callable[[str], None] = warn,
 ) -> list[Run]:
-    """Read run folders.
+    """Read run folders; those of ``prune-gym prune``, which lie beside ours, are left out.
 
     Args:
         runs: Folders of runs, or folders that hold such folders at any depth; or a mapping from
             names, which replace those of the algorithms, to folders.
+        report: Called with a line that names the folders that were left out; a warning if left out.
 
     Raises:
         RunFolderError: If a folder is none of a finished run (names it and what is wrong), a seed
@@ -88,11 +92,28 @@ def read_runs(
         named = [(name, folder) for name, folders in runs.items() for folder in folders]
     else:
         named = [(None, folder) for folder in runs]
-    found = [_read(folder, name) for name, given in named for folder in _folders(given)]
+    folders = [(name, folder) for name, given in named for folder in _folders(given)]
+    others = [folder for _, folder in folders if _is_of_pruning(folder)]
+    words = f"{', '.join(map(str, others))}: of prune-gym prune, see its report.html"
+    if others and len(others) == len(folders):
+        raise RunFolderError(
+            f"there is nothing to compare but {words}. Pass folders written by python -m "
+            "agents.train"
+        )
+    if others:
+        report(f"left out {words}")
+    found = [_read(folder, name) for name, folder in folders if folder not in others]
     if not found:
         raise InvalidValueError("runs is empty; pass at least one folder of a run.")
     _check_groups(found)
     return found
+
+
+def _is_of_pruning(folder: Path) -> bool:
+    try:
+        return is_pruning_run(read_json(folder / CONFIG, RunFolderError))
+    except RunFolderError:
+        return False  # what is wrong with it is said where it is read
 
 
 def _check_groups(runs: Sequence[Run]) -> None:
@@ -155,13 +176,13 @@ def check_lengths(runs: Sequence[Run], tasks: Sequence[str]) -> None:
 def _folders(given: str | os.PathLike[str]) -> list[Path]:
     """Return ``given`` if it is a run, else the runs below it."""
     path = Path(given)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise RunFolderError(
             f"run {path} is no folder. Pass folders written by python -m agents.train"
         )
     if (path / CONFIG).exists() or (path / RESULT).exists():
         return [path]
-    below = sorted(config.parent for config in path.rglob(CONFIG))
+    below = sorted(config.parent for config in path.rglob(CONFIG) if config.is_file())
     if not below:
         raise RunFolderError(
             f"run {path} has no config.json, nor has a folder below it. Pass folders written by "
@@ -177,7 +198,7 @@ def _read(folder: Path, name: str | None) -> Run:
         folder=folder,
         algorithm=_get(folder, config, "algo", str) if name is None else name,
         env=_get(folder, config, "env", str),
-        env_kwargs=config.get("env_kwargs") or {},
+        env_kwargs=_get(folder, config, "env_kwargs", dict) if config.get("env_kwargs") else {},
         settings={key: config[key] for key in SETTINGS if config.get(key)},
         seed=_get(folder, config, "seed", int),
         timesteps=_get(folder, config, "timesteps", int),
@@ -193,23 +214,19 @@ def _read(folder: Path, name: str | None) -> Run:
 
 def _load(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
-    if not path.exists():
+    if not path.is_file():
         raise RunFolderError(
             f"run {folder} has no {name}: it did not finish. Finish it or leave it out."
         )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunFolderError(
-            f"run {folder}: {name} is not JSON ({error}). Run it again."
-        ) from error
-    if not isinstance(data, dict):
-        raise RunFolderError(f"run {folder}: {name} holds no keys. Run it again.")
-    return data
+        return read_json(path, RunFolderError)
+    except RunFolderError as error:
+        words = str(error).replace(str(path), name)
+        raise RunFolderError(f"run {folder}: {words} Run it again.") from error
 
 
 def _get(folder: Path, data: Mapping[str, Any], key: str, kind: type) -> Any:
-    if not isinstance(data.get(key), kind):
+    if not isinstance(data.get(key), kind) or isinstance(data[key], bool):
         raise RunFolderError(
             f"run {folder}: {key!r} is {data.get(key)!r}; it must be of type {kind.__name__}. "
             "Was the folder written by python -m agents.train?"

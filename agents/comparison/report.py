@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agents.comparison.statistics import Comparison, Estimate, Row
-from agents.files import make_folder, write_json
+from agents.files import make_folder, replacing, write_json
 
 FEW = 3  # seeds below which an interval says little
 # Okabe and Ito's colours, which the colour-blind can tell apart, and markers for black and white
@@ -76,8 +76,9 @@ def save(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = make_folder(folder)
     files = [folder / f"comparison.{kind}" for kind in ("md", "csv", "json")]
-    files[0].write_text(table(comparison) + "\n", encoding="utf-8")
-    with files[1].open("w", newline="", encoding="utf-8") as file:
+    with replacing(files[0]) as partial:
+        partial.write_text(table(comparison) + "\n", encoding="utf-8")
+    with replacing(files[1]) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         lines = [_flat(row) for row in comparison.rows]
         writer = csv.DictWriter(file, fieldnames=list(lines[0]), lineterminator="\n")
         writer.writeheader()
@@ -100,7 +101,8 @@ def save(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
     if comparison.runs:
         plots["return_cost.png"] = plot_return_cost
     for name, plot in plots.items():
-        plot(comparison).savefig(folder / name, dpi=150)
+        with replacing(folder / name) as partial:
+            plot(comparison).savefig(partial, dpi=150, format="png")
         files.append(folder / name)
     return files
 

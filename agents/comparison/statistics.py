@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from agents.arguments import MOST_REPS, MOST_SEED, shown, whole_number
 from agents.comparison.finished_runs import Run
 from agents.errors import InvalidValueError, MissingLibraryError
 
@@ -100,14 +101,16 @@ def compare_columns(columns: Scores, settings: Mapping[str, Any]) -> Comparison:
         settings: ``reps`` and ``seed`` of the bootstrap, and what else is to be recorded.
 
     Raises:
-        InvalidValueError: If ``reps`` is no positive integer.
+        InvalidValueError: If ``reps`` or ``seed`` is not possible.
         MissingLibraryError: If rliable is not installed (says how to install it).
     """
     bootstrap = {"reps": settings["reps"], "seed": settings["seed"]}
-    if not isinstance(bootstrap["reps"], int) or bootstrap["reps"] < 1:
+    if not isinstance(bootstrap["reps"], int) or not 1 <= bootstrap["reps"] <= MOST_REPS:
         raise InvalidValueError(
-            f"reps is {bootstrap['reps']!r}; it must be an integer >= 1. Try 2000."
+            f"reps is {shown(bootstrap['reps'])}; it must be an integer >= 1 and at most "
+            f"{MOST_REPS:,}. Try 2000."
         )
+    whole_number("seed", bootstrap["seed"], 0, MOST_SEED)
     rows: list[Row] = []
     improvements: list[Improvement] = []
     for task, of_task in {**columns, **_all_tasks(columns)}.items():

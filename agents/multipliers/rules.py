@@ -2,7 +2,7 @@
 
 An algorithm holds a `Multiplier`, never a particular one: it reads ``value`` and, once per
 rollout, reports how far the mean episodic cost was from its limit. The rules here are plain
-picklable objects, so that a multiplier is saved with the model that owns it.
+data, so that a multiplier is saved with the model that owns it.
 
 | rule | value |
 |---|---|

@@ -23,10 +23,9 @@ not count.
 from __future__ import annotations
 
 import io
-import pickle
 import time
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,29 +35,21 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
-from agents.errors import MissingFileError, ModelFileError
+from agents.algorithms.stored_values import Reader, Writer
+from agents.archive import Archive, DamageError, open_archive, write_archive
+from agents.errors import ModelFileError
+from agents.evaluation import Evaluation
 from agents.files import replacing
+from agents.runs.normaliser import set_statistics, statistics_of
 
-# what a file that is none, or whose classes have other names now, may raise
-_DAMAGE = (
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
-    EOFError,
-    KeyError,
-    AttributeError,
-    ImportError,
-    IndexError,
-    TypeError,
-)
-_STATISTICS = ("obs_rms", "ret_rms")  # of VecNormalize
-FORMAT = 2  # of checkpoints; a larger one was written by a later version of this package
+FORMAT = 3  # of checkpoints; a larger one was written by a later version of this package
 
 
 class Stateful(Protocol):
     """A part of the training, such as a callback, whose state belongs into a checkpoint."""
 
     def get_state(self) -> Any:
-        """Return what can be pickled."""
+        """Return what JSON and arrays can hold, see `agents.algorithms.stored_values`."""
 
     def set_state(self, state: Any) -> None:
         """Go on from what `get_state` returned."""
@@ -88,31 +79,44 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path | str) -> Checkpoint:
-        """Read a checkpoint; like every pickle, only from somebody you trust.
+        """Read a checkpoint; nothing of it is run.
 
         Raises:
             ModelFileError: If the file is damaged or of another version.
             MissingFileError: If there is none.
         """
-        try:
-            with zipfile.ZipFile(path) as archive:
-                state = pickle.loads(archive.read("state.pkl"))
-            version = state.pop("format")
-        except FileNotFoundError as error:
-            raise MissingFileError(f"there is no checkpoint {path}.") from error
-        except _DAMAGE as error:
-            raise ModelFileError(
-                f"{path} is no checkpoint, or damaged ({error}). Start the training anew."
-            ) from error
-        if version != FORMAT:
-            cure = "Upgrade the package to go on from it." if version > FORMAT else "Start anew."
-            raise ModelFileError(
-                f"{path} has format {version}; this version knows up to {FORMAT}. {cure}"
-            )
-        return cls(Path(path), **state)
+        path = Path(path)
+        with _checkpoint(path) as archive:
+            if "state.pkl" in archive.names:
+                raise ModelFileError(
+                    f"{path} was written by an earlier version, as a pickle, which can run "
+                    "anything and is not read any more. Start the training anew."
+                )
+            data = archive.json()
+            version = data.pop("_format", None)
+            if version != FORMAT:
+                later = isinstance(version, int) and version > FORMAT
+                cure = "Upgrade the package to go on from it." if later else "Start anew."
+                raise ModelFileError(
+                    f"{path} has format {version}; this version knows up to {FORMAT}. {cure}"
+                )
+            reader = Reader(archive, str(path))
+            state = {name: reader.read(name, value) for name, value in data.items()}
+            kinds = {"num_timesteps": int, "parts": dict, "keeps": tuple, "statistics": dict}
+            for name, kind in kinds.items():
+                if type(state.get(name)) is not kind:
+                    raise DamageError(f"{name} is {str(state.get(name))[:80]}")
+            if state["num_timesteps"] < 0 or state.keys() != kinds.keys():
+                raise DamageError("its steps are negative, or it holds something else")
+            return cls(path, **state)
 
     def load_model(
-        self, algorithm: type[BaseAlgorithm], env: GymEnv, *, device: str = "auto"
+        self,
+        algorithm: type[BaseAlgorithm],
+        env: GymEnv,
+        *,
+        device: str = "auto",
+        trust: bool = False,
     ) -> Any:
         """Load the model, its replay buffer, and the statistics that normalise its observations.
 
@@ -122,30 +126,85 @@ class Checkpoint:
             algorithm: The class of the model.
             env: An environment like that of the saved training, or a vector of them.
             device: Of the model.
+            trust: Whether values of a user's own in it may be unpickled, which can run anything.
         """
-        with zipfile.ZipFile(self.path) as archive:
+        how: Any = {"trust": True} if trust else {}  # which classes of others do not know
+        with _checkpoint(self.path) as archive:
             file = io.BytesIO(archive.read("model.zip"))
-            model: Any = algorithm.load(file, env=env, device=device)
-            if "replay_buffer.pkl" in archive.namelist():
-                with archive.open("replay_buffer.pkl") as buffer_file:
-                    raw: Any = buffer_file
-                    model.load_replay_buffer(io.BufferedReader(raw))
+            model: Any = algorithm.load(file, env=env, device=device, **how)
+            if getattr(model, "replay_buffer", None) is not None:
+                with archive.open("replay_buffer.npz") as buffer_file:
+                    model.load_replay_buffer(buffer_file)
                 break_off(model.replay_buffer)
-        normaliser = model.get_vec_normalize_env()
-        if normaliser is not None:
-            vars(normaliser).update(self.statistics)
+            normaliser = model.get_vec_normalize_env()
+            if normaliser is not None:
+                set_statistics(normaliser, self.statistics)
         return model
 
-    def restore_files(self) -> None:
-        """Put the files that the checkpoint keeps back beside it, and remove later ones."""
-        with zipfile.ZipFile(self.path) as archive:
-            for name in self.keeps:
+    def restore_files(self, keeps: Sequence[str]) -> None:
+        """Put the files that the checkpoint keeps back beside it, and remove later ones.
+
+        Args:
+            keeps: Their names, which are not taken from the file: it could name others.
+        """
+        with _checkpoint(self.path) as archive:
+            for name in keeps:
                 target = self.path.with_name(name)
-                if f"files/{name}" in archive.namelist():
+                if f"files/{name}" in archive.names:
                     with replacing(target) as partial:
                         partial.write_bytes(archive.read(f"files/{name}"))
-                else:
+                elif name in self.keeps:
                     target.unlink(missing_ok=True)
+
+
+@contextmanager
+def _checkpoint(path: Path) -> Iterator[Archive]:
+    """Open a checkpoint; what is wrong with it becomes one error that names it."""
+    try:
+        with open_archive(path) as archive:
+            yield archive
+    except (DamageError, ModelFileError) as error:
+        words = " ".join(str(error).split())
+        if str(path) in words:
+            raise
+        raise ModelFileError(
+            f"{path} is no checkpoint, or damaged ({words}). Start the training anew."
+        ) from error
+
+
+def check_state(state: Any, own: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless the state of a part is like that which it has now.
+
+    Args:
+        state: Of a checkpoint.
+        own: Of the part, whose values show what kinds they are.
+    """
+    if not isinstance(state, dict) or state.keys() != own.keys():
+        raise ValueError(f"keys are {str(state)[:80]}; they must be {sorted(own)}")
+    for name, value in state.items():
+        example = own[name]
+        if isinstance(example, list):
+            fits = isinstance(value, list) and all(map(_is_number, _leaves(value)))
+        elif example is None or isinstance(example, Evaluation):
+            fits = value is None or isinstance(value, Evaluation)
+        elif isinstance(example, int):
+            fits = type(value) is int and value >= 0
+        else:
+            fits = _is_number(value)
+        if not fits:
+            raise ValueError(f"{name} is {str(value)[:80]}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    for item in value:
+        if isinstance(item, list | tuple):
+            yield from _leaves(item)
+        else:
+            yield item
 
 
 def break_off(buffer: Any) -> None:
@@ -217,27 +276,24 @@ class Checkpoints(BaseCallback):
 
     def _write(self) -> None:
         model = self.model
-        normaliser = model.get_vec_normalize_env()
-        noted = {} if normaliser is None else vars(normaliser)
+        writer = Writer()
         state = {
-            "format": FORMAT,
             "num_timesteps": model.num_timesteps,
             "parts": {name: part.get_state() for name, part in self.parts.items()},
             "keeps": self.keeps,
-            "statistics": {name: noted[name] for name in _STATISTICS if name in noted},
+            "statistics": statistics_of(model.get_vec_normalize_env()),
         }
-        with (
-            replacing(self.path) as partial,
-            zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
-        ):
-            archive.writestr("state.pkl", pickle.dumps(state))
-            model_file = io.BytesIO()
-            model.save(model_file)
-            archive.writestr("model.zip", model_file.getvalue())
-            for name in self.keeps:
-                if self.path.with_name(name).exists():
-                    archive.write(self.path.with_name(name), f"files/{name}")
-            buffer = getattr(model, "replay_buffer", None)
-            if buffer is not None:
-                with archive.open("replay_buffer.pkl", "w", force_zip64=True) as buffer_file:
-                    pickle.dump(buffer, buffer_file, protocol=pickle.HIGHEST_PROTOCOL)
+        data = {"_format": FORMAT, **writer.write(state)}
+        model_file = io.BytesIO()
+        model.save(model_file)
+        files: dict[str, Path | bytes] = {"model.zip": model_file.getvalue()}
+        buffer = getattr(model, "replay_buffer", None)
+        if buffer is not None:
+            buffer_file = io.BytesIO()
+            buffer.save(buffer_file)
+            files["replay_buffer.npz"] = buffer_file.getvalue()
+        for name in self.keeps:
+            if self.path.with_name(name).exists():
+                files[f"files/{name}"] = self.path.with_name(name)
+        with replacing(self.path) as partial:
+            write_archive(partial, data, writer.arrays, files)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -20,7 +20,8 @@ from stable_baselines3.common.logger import (
 )
 
 from agents.costs import read_cost_limit, read_costs
-from agents.files import count_lines, keep_lines
+from agents.errors import RunFolderError
+from agents.logs import LineLog, count_lines, keep_lines, own_file
 
 try:  # Stable-Baselines3 does without it, too
     from torch.utils.tensorboard import SummaryWriter
@@ -75,7 +76,7 @@ class EpisodeLog(BaseCallback):
         self.finished_steps = 0
         self._cost_limit = cost_limit
         self._report = report
-        self._file: IO[str] | None = None
+        self._file: LineLog | None = None
         self._begun = self._reported = time.monotonic()
         self._wall_s_before = 0.0  # before it was resumed
         self._recent: deque[tuple[float, float]] = deque(maxlen=20)  # returns, costs
@@ -115,12 +116,9 @@ class EpisodeLog(BaseCallback):
         self._running = np.zeros((n_envs, 3))  # unpenalised reward, cost, length
         self._paid = np.zeros(n_envs, dtype=bool)  # whether info["reward"] was there
         self._begun = self._reported = time.monotonic()
-        new = not self.path.exists()
-        self._file = self.path.open("a", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        if new:
-            self._writer.writerow(COLUMNS)
-            self._file.flush()
+        self._file = LineLog(self.path)
+        if self._file.is_empty:
+            self._file.add(",".join(COLUMNS))
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
@@ -143,20 +141,18 @@ class EpisodeLog(BaseCallback):
         self._recent.append((earned, cost))
         self.episodes += 1
         self.finished_steps += int(length)
-        self._writer.writerow(
-            (
-                self.episodes,
-                self.num_timesteps,
-                earned,
-                cost,
-                int(length),
-                int(cost <= self._limit()),
-                " ".join(map(str, self._prices())),
-                f"{self.wall_s:.3f}",
-            )
+        row = (
+            self.episodes,
+            self.num_timesteps,
+            earned,
+            cost,
+            int(length),
+            int(cost <= self._limit()),
+            " ".join(map(str, self._prices())),
+            f"{self.wall_s:.3f}",
         )
         if self._file is not None:
-            self._file.flush()
+            self._file.add(",".join(map(str, row)))
 
     def _limit(self) -> float:
         if self._cost_limit is not None:
@@ -198,19 +194,28 @@ class Summary:
 
 
 def summarise(path: Path) -> Summary:
-    """Read ``episodes.csv``."""
+    """Read ``episodes.csv``.
+
+    Raises:
+        RunFolderError: If it is missing or damaged.
+    """
     n_episodes, violations = 0, 0
     best: float | None = None
     first: int | None = None
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            n_episodes += 1
-            if row["feasible"] == "0":
-                violations += 1
-                continue
-            first = int(row["episode"]) if first is None else first
-            earned = float(row["return"])
-            best = earned if best is None else max(best, earned)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                n_episodes += 1
+                if row["feasible"] == "0":
+                    violations += 1
+                    continue
+                first = int(row["episode"]) if first is None else first
+                earned = float(row["return"])
+                best = earned if best is None else max(best, earned)
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise RunFolderError(
+            f"{path} is damaged: {error}. Delete {path.name} and checkpoint.zip to start anew."
+        ) from error
     return Summary(n_episodes, violations, best, first)
 
 
@@ -218,10 +223,11 @@ class ContinuedCSV(CSVOutputFormat):
     """Stable-Baselines3's CSV of the log, going on with the file that is there."""
 
     def __init__(self, path: Path) -> None:
+        own_file(path)
         if not path.exists() or not path.stat().st_size:
             super().__init__(str(path))
             return
-        self.file = path.open("r+", encoding="utf-8")
+        self.file = path.open("r+", encoding="utf-8", errors="replace")
         self.keys = self.file.readline().rstrip("\n").split(",")
         self.separator, self.quotechar = ",", '"'
         self.file.seek(0, 2)

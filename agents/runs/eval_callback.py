@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from agents.archive import Array, DamageError, open_archive
 from agents.costs import check_cost_limit, read_cost_limit
 from agents.env_checks import as_vec_env, unwrapped_ids
 from agents.errors import InvalidValueError
@@ -160,19 +161,13 @@ class ConstrainedEvalCallback(EvalCallback):
         path = None if self.log_path is None else Path(f"{self.log_path}.npz")
         if path is None or not path.exists():
             return
-        with np.load(path) as file:
-            if "costs" not in file or file["costs"].shape[1:] != (self.n_eval_episodes,):
-                raise InvalidValueError(
-                    f"log_path: {path} cannot be continued: its rows are not the costs of "
-                    f"{self.n_eval_episodes} episodes each. Pass the n_eval_episodes it was "
-                    "written with, or another log_path."
-                )
-            past = file["timesteps"] <= self.model.num_timesteps  # not after an older checkpoint
-            self.evaluations_timesteps = file["timesteps"][past].tolist()
-            self.evaluations_results = file["results"][past].tolist()
-            self.evaluations_length = file["ep_lengths"][past].tolist()
-            self.evaluations_costs = file["costs"][past].tolist()
-            self.evaluations_limit = file["cost_limit"][past].tolist()
+        rows = self._read_rows(path)
+        past = rows["timesteps"] <= self.model.num_timesteps  # not after an older checkpoint
+        self.evaluations_timesteps = rows["timesteps"][past].tolist()
+        self.evaluations_results = rows["results"][past].tolist()
+        self.evaluations_length = rows["ep_lengths"][past].tolist()
+        self.evaluations_costs = rows["costs"][past].tolist()
+        self.evaluations_limit = rows["cost_limit"][past].tolist()
         self.n_calls = self.model.num_timesteps // self.training_env.num_envs
         if self.evaluations_timesteps:
             self.last = self._past(-1)
@@ -180,6 +175,26 @@ class ConstrainedEvalCallback(EvalCallback):
         if folder is None or Path(folder, "best_model.zip").exists():
             for index in range(len(self.evaluations_timesteps)):
                 self._take_if_best(self._past(index))
+
+    def _read_rows(self, path: Path) -> dict[str, Array]:
+        """Return the columns of a file that an earlier callback wrote."""
+        names = ("timesteps", "results", "ep_lengths", "costs", "cost_limit")
+        try:
+            with open_archive(path) as archive:
+                rows = {name: archive.array(name) for name in names}
+        except DamageError as error:
+            raise InvalidValueError(
+                f"log_path: {path} cannot be continued ({error}). Pass another log_path."
+            ) from error
+        n_rows = len(np.atleast_1d(rows["timesteps"]))
+        shapes = {(n_rows,), (n_rows, self.n_eval_episodes)}
+        if {values.shape for values in rows.values()} - shapes or rows["costs"].ndim != 2:
+            raise InvalidValueError(
+                f"log_path: {path} cannot be continued: its rows are not the costs of "
+                f"{self.n_eval_episodes} episodes each. Pass the n_eval_episodes it was "
+                "written with, or another log_path."
+            )
+        return rows
 
     def _past(self, index: int) -> Evaluation:
         return Evaluation.of_episodes(
@@ -256,4 +271,6 @@ class ConstrainedEvalCallback(EvalCallback):
             what = "feasible" if result.feasible else f"excess {result.mean_excess:.4g}"
             self.logger.info(f"New best model: return {result.return_mean:.4g}, {what}")
         if self.best_model_save_path is not None:
-            self.model.save(os.path.join(self.best_model_save_path, "best_model"))
+            path = Path(self.best_model_save_path, "best_model.zip")
+            with replacing(path) as partial, partial.open("wb") as file:
+                self.model.save(file)

@@ -9,14 +9,15 @@
 | ``episodes.csv`` | one row per finished episode of the training |
 | ``progress.csv``, ``events.out.tfevents.*`` | Stable-Baselines3's log |
 | ``evaluations.npz`` | evaluations during the training |
-| ``best_model.zip``, ``best_vecnormalize.pkl`` | the best model of these, and its statistics |
-| ``model.zip``, ``vecnormalize.pkl`` | the final model, and its statistics |
+| ``best_model.zip``, ``best_vecnormalize.npz`` | the best model of these, and its statistics |
+| ``model.zip``, ``vecnormalize.npz`` | the final model, and its statistics |
 | ``result.json`` | what came out, once the run is finished: see `RunResult` |
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import sys
@@ -25,8 +26,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.errors import FileError, RunFolderError
-from agents.files import make_folder, read_json, write_json
+from agents.arguments import (
+    MOST_ENVS,
+    MOST_EPISODES,
+    MOST_SEED,
+    MOST_TIMESTEPS,
+    whole_number,
+)
+from agents.errors import RunFolderError
+from agents.files import (
+    check_new_folder,
+    make_folder,
+    read_json,
+    remove_partials,
+    write_json,
+)
+from agents.logs import LineLog
 
 EVALUATION_SEED = 1_000  # added to a run's seed: episodes that the training has not seen
 MULTIPLIER = "multiplier."  # begins overrides that are arguments of the multiplier
@@ -67,6 +82,15 @@ class RunConfig:
     eval_freq: int | None = None
     eval_episodes: int = 20
     device: str = "cpu"
+
+    def check_numbers(self) -> None:
+        """Raise InvalidValueError for a number that is not possible."""
+        whole_number("seed", self.seed, 0, MOST_SEED)
+        whole_number("timesteps", self.timesteps, 1, MOST_TIMESTEPS)
+        whole_number("n_envs", self.n_envs, 1, MOST_ENVS)
+        whole_number("eval_episodes", self.eval_episodes, 1, MOST_EPISODES)
+        if self.eval_freq is not None:
+            whole_number("eval_freq", self.eval_freq, 1, MOST_TIMESTEPS)
 
     @property
     def default_folder(self) -> Path:
@@ -109,23 +133,20 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Raise unless a new run can go to ``path``.
+        """Raise unless a new run can go to ``path``; to be called before anything is made.
 
         Raises:
             RunFolderError: If the folder is not empty.
+            FileError: If it cannot be made, or takes no file.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if (path / CONFIG).is_file():
-                cure = f"a run already; choose another folder, or continue it: --resume {path}"
-            else:
-                cure = "other files; choose another folder"
-            raise RunFolderError(f"out={str(path)!r} holds {cure}.")
+        check_new_folder(path, CONFIG, RunFolderError)
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> RunFolder:
         """Make the folder of a new run."""
         cls.check_free(path)
         make_folder(path)
+        remove_partials(path)
         folder = cls(path)
         folder.write_config(config)
         write_json(path / "versions.json", _versions())
@@ -139,19 +160,18 @@ class RunFolder:
             RunFolderError: If there is none, or its configuration is damaged.
         """
         folder = cls(path)
-        if not folder.config.is_file():
+        if not os.path.isfile(folder.config):
             raise RunFolderError(
                 f"{path} is no run folder: it holds no config.json. Pass a folder that "
                 "python -m agents.train wrote."
             )
         values = read_json(folder.config, RunFolderError)
-        try:
-            config = RunConfig(**{**values, "wrappers": tuple(values["wrappers"])})
-        except (TypeError, KeyError) as error:
+        if is_pruning_run(values):
             raise RunFolderError(
-                f"{folder.config} is damaged, or of another version: {error}."
-            ) from error
-        return folder, config
+                f"{path} is a run of prune-gym prune, not of python -m agents.train. Go on with "
+                f"it: prune-gym prune --resume {path}"
+            )
+        return folder, _config(folder.config, values)
 
     def write_config(self, config: RunConfig) -> None:
         """Write ``config.json``."""
@@ -168,12 +188,8 @@ class RunFolder:
 
     def note_command(self, module: str = "agents.train") -> None:
         """Add this process's command line to ``command.txt``."""
-        path = self.path / "command.txt"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(shlex.join(["python", "-m", module, *sys.argv[1:]]) + "\n")
-        except OSError as error:
-            raise FileError(f"{path} cannot be written ({error.strerror or error}).") from error
+        with LineLog(self.path / "command.txt") as log:
+            log.add(shlex.join(["python", "-m", module, *sys.argv[1:]]))
 
     @property
     def config(self) -> Path:
@@ -206,7 +222,61 @@ class RunFolder:
 
     def normaliser(self, which: str = "final") -> Path:
         """Statistics of VecNormalize that belong to `model`."""
-        return self.path / ("best_vecnormalize.pkl" if which == "best" else "vecnormalize.pkl")
+        return self.path / ("best_vecnormalize.npz" if which == "best" else "vecnormalize.npz")
+
+
+def is_pruning_run(values: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` is of ``prune-gym prune``, whose runs lie beside ours."""
+    return {"problem", "finetune_steps"} <= values.keys()
+
+
+# Of every field of a configuration its kinds, and the range of its numbers.
+_FIELDS: dict[str, tuple[tuple[type, ...], tuple[float, float]]] = {
+    "algo": ((str,), (0, 0)),
+    "env": ((str,), (0, 0)),
+    "env_kwargs": ((dict,), (0, 0)),
+    "wrappers": ((list,), (0, 0)),
+    "seed": ((int,), (0, 2**31 - 1)),
+    "timesteps": ((int,), (1, 2**53)),
+    "n_envs": ((int,), (1, MOST_ENVS)),
+    "overrides": ((dict,), (0, 0)),
+    "normalize": ((bool,), (0, 1)),
+    "cost_limit": ((float, int, type(None)), (-1.8e308, 1.8e308)),
+    "eval_freq": ((int, type(None)), (1, 2**53)),
+    "eval_episodes": ((int,), (1, 2**31)),
+    "device": ((str,), (0, 0)),
+}
+_KIND_NAMES = {
+    str: "a text",
+    dict: "an object",
+    list: "a list",
+    int: "a whole number",
+    bool: "true or false",
+    float: "a number",
+}
+
+
+def _config(path: Path, values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration of a file; every field is of its kind and in its range."""
+    cure = "Was the folder written by python -m agents.train?"
+    for name in [*values, *_FIELDS]:
+        if name not in _FIELDS or name not in values:
+            which = "is missing" if name in _FIELDS else "is no field of a run"
+            raise RunFolderError(f"{path} is damaged: {name[:80]!r} {which}. {cure}")
+    for name, (kinds, (low, high)) in _FIELDS.items():
+        value = values[name]
+        fits = type(value) in kinds
+        if fits and isinstance(value, int | float):
+            fits = low <= value <= high  # and no NaN
+        if name == "wrappers" and fits:
+            fits = all(isinstance(wrapper, str) for wrapper in value)
+        if not fits:
+            words = f"it must be {_KIND_NAMES[kinds[0]]}"
+            if kinds[0] is int:
+                words += f" from {low} to {high}"
+            given = repr(value)
+            raise RunFolderError(f"{path} is damaged: {name} is {given[:80]}; {words}. {cure}")
+    return RunConfig(**{**values, "wrappers": tuple(values["wrappers"])})
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +19,7 @@ from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from agents.algorithms.model_file import read_origin
+from agents.algorithms.state_checks import bounded_memory
 from agents.errors import (
     AgentsError,
     InvalidTypeError,
@@ -29,8 +28,11 @@ from agents.errors import (
     UnknownNameError,
 )
 from agents.runs.folder import MULTIPLIER, RunConfig
+from agents.search_path import import_module_last, put_working_folder_last
 from agents.zoo.make import check_device, find_agent, make_agent
 from agents.zoo.table import AgentSpec, import_object
+
+_MOST_ELEMENTS = 2**30  # that networks of a run may take
 
 
 def make_env(config: RunConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -52,6 +54,8 @@ def make_env(config: RunConfig, render_mode: str | None = None) -> gym.Env[Any, 
 
 def _registered(config: RunConfig, render: dict[str, Any]) -> gym.Env[Any, Any]:
     arguments = {**config.env_kwargs, **render}
+    if ":" in config.env:
+        put_working_folder_last()
     try:
         return gym.make(config.env, **arguments)
     except AgentsError:
@@ -130,10 +134,11 @@ def make_model(config: RunConfig, env: VecEnv) -> Any:
     if config.cost_limit is not None and spec.wrapper is None:
         overrides["cost_limit"] = config.cost_limit
     try:
-        return make_agent(config.algo, env, seed=config.seed, device=config.device, **overrides)
+        with bounded_memory(_MOST_ELEMENTS):
+            return make_agent(config.algo, env, seed=config.seed, device=config.device, **overrides)
     except AgentsError:
         raise
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         if not given:
             raise
         raise InvalidValueError(f"{config.algo} cannot be made with {given}: {error}") from error
@@ -189,7 +194,7 @@ def import_by_name(kind: str, name: str) -> Any:
             f"{kind} {name!r}: expected MODULE:NAME, e.g. gymnasium.wrappers:ClipAction."
         )
     try:
-        module = importlib.import_module(module_name)
+        module = import_module_last(module_name)
     except ImportError as error:
         raise InvalidValueError(
             f"{kind} {name!r} cannot be imported: {error}. Its module has to be installed, or in "
@@ -202,15 +207,20 @@ def import_by_name(kind: str, name: str) -> Any:
     return getattr(module, attribute)
 
 
-def load_model(config: RunConfig, path: Path) -> Any:
+def load_model(config: RunConfig, path: Path, *, trust: bool = False) -> Any:
     """Load a model of a run, to play with it.
+
+    Args:
+        config: The run.
+        path: The file.
+        trust: Whether values of a user's own in it may be unpickled.
 
     Raises:
         MissingFileError: If there is none.
         ModelFileError: If it is no model, or one of another algorithm.
+        TrustError: If values of it would be unpickled, and it is not trusted.
     """
     check_device(config.device)
     if not path.is_file():
         raise MissingFileError(f"there is no model {path}.")
-    read_origin(path)  # what Stable-Baselines3 says of other files is of no help
-    return find_agent(config.algo).constructor.load(path, device=config.device)
+    return find_agent(config.algo).constructor.load(path, device=config.device, trust=trust)

@@ -14,14 +14,26 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
+from agents.arguments import MOST_TIMESTEPS, whole_number
 from agents.env_checks import check_costs
-from agents.errors import MissingLibraryError, RunFolderError, TrainingDivergedError
+from agents.errors import (
+    FileError,
+    MissingLibraryError,
+    ModelFileError,
+    RunFolderError,
+    TrainingDivergedError,
+)
 from agents.evaluation import Evaluation, evaluate
-from agents.runs.checkpoint import Checkpoint, Checkpoints, TrainingStopped
+from agents.files import is_full, remove_partials, replacing
+from agents.locking import locked_folder
+from agents.runs.checkpoint import Checkpoint, Checkpoints, TrainingStopped, check_state
 from agents.runs.episode_log import EpisodeLog, make_logger, summarise
 from agents.runs.eval_callback import ConstrainedEvalCallback
 from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder, RunResult
 from agents.runs.make import make_env, make_envs, make_model
+from agents.runs.normaliser import save_statistics
+from agents.runs.trust import check_trusted
+from agents.stopping import finishing
 from agents.zoo.make import check_device, find_agent
 
 
@@ -68,7 +80,7 @@ class Training:
             folder.checkpoint,
             every_s=checkpoint_every_s,
             parts=parts,
-            keeps=("best_model.zip", "best_vecnormalize.pkl", "evaluations.npz"),
+            keeps=("best_model.zip", "best_vecnormalize.npz", "evaluations.npz"),
         )
 
     @classmethod
@@ -94,6 +106,7 @@ class Training:
             AgentsError: If something does not fit (names the cure); nothing was made then.
         """
         path = config.default_folder if out is None else out
+        config.check_numbers()
         RunFolder.check_free(path)
         find_agent(config.algo)
         check_device(config.device)
@@ -120,6 +133,7 @@ class Training:
         path: Path,
         timesteps: int | None = None,
         *,
+        trust: bool = False,
         checkpoint_every_s: float = 60.0,
         progress: bool = False,
         report: Callable[[str], None] | None = None,
@@ -131,17 +145,23 @@ class Training:
         Args:
             path: The folder of the run.
             timesteps: New total number of steps; as it was if left out.
+            trust: Whether code that files of the folder name may be run: modules of environments,
+                wrappers, and values that were pickled.
             checkpoint_every_s: See `Training`.
             progress: See `Training`.
             report: See `Training`.
 
         Raises:
-            AgentsError: If there is no such run, or nothing is left to do.
+            AgentsError: If there is no such run, it is damaged, nothing is left to do, or code
+                would be run without ``trust``.
         """
         folder, config = RunFolder.open(path)
+        if not trust:
+            check_trusted(folder.config, config)
         checkpoint = Checkpoint.read(folder.checkpoint) if folder.checkpoint.exists() else None
         done = 0 if checkpoint is None else checkpoint.num_timesteps
         total = config.timesteps if timesteps is None else timesteps
+        whole_number("timesteps", total, 1, MOST_TIMESTEPS)
         if timesteps is not None and timesteps < done:
             raise RunFolderError(
                 f"timesteps is {timesteps}, but {path} has {done} already: give more."
@@ -158,7 +178,7 @@ class Training:
         else:
             check_device(config.device)
             constructor = find_agent(config.algo).constructor
-            model = checkpoint.load_model(constructor, envs, device=config.device)
+            model = checkpoint.load_model(constructor, envs, device=config.device, trust=trust)
         training = cls(
             folder,
             config,
@@ -168,6 +188,8 @@ class Training:
             progress=progress,
             report=report,
         )
+        training.check_checkpoint()
+        remove_partials(folder.path)
         folder.write_config(config)
         folder.drop_result()
         return training
@@ -180,19 +202,52 @@ class Training:
 
         Raises:
             TrainingStopped: If ``checkpoints.stop`` was set; a checkpoint was taken.
+            Stopped: If a stop was asked for while the final policy was evaluated.
+            RunFolderError: If another process works in the folder.
             TrainingDivergedError: If the policy's numbers are finite no more.
+            FileError: If a file cannot be written, as the disk is full; says how to go on.
         """
+        with locked_folder(self.folder.path):
+            try:
+                return self._run()
+            except OSError as error:
+                if not isinstance(error, FileError) and not is_full(error):
+                    raise  # of the environment
+                done, path = self.checkpoints.saved or 0, self.folder.path
+                said = error if isinstance(error, FileError) else f"{path}: {error.strerror}."
+                raise FileError(
+                    error.errno,
+                    f"{said} The last checkpoint is of {done} timesteps; once there is room, go on "
+                    f"with: python -m agents.train --resume {path}",
+                ) from error
+
+    def _run(self) -> Evaluation:
         left = self._restore()
         done = None if self._checkpoint is None else self._checkpoint.num_timesteps
         logger = make_logger(self.folder.path, timesteps=done)
         self.model.set_logger(logger)
         try:
             if left > 0:  # else it was stopped after its last rollout
-                self._learn(left)
+                with finishing():  # rollouts; the checkpoints look at the flag between them
+                    self._learn(left)
         finally:
             self.log.close()
             logger.close()
         return self._finish(self.log.wall_s)
+
+    def check_checkpoint(self) -> None:
+        """Raise a ModelFileError unless all parts of the training can go on from the checkpoint."""
+        if self._checkpoint is None:
+            return
+        for name, part in self.checkpoints.parts.items():
+            state, own = self._checkpoint.parts.get(name), part.get_state()
+            try:
+                check_state(state, own)
+            except ValueError as error:
+                raise ModelFileError(
+                    f"{self._checkpoint.path} is damaged: parts.{name}.{error}. Start the training "
+                    "anew."
+                ) from error
 
     def _restore(self) -> int:
         """Put what the checkpoint knows beside the model back; return how many steps are left."""
@@ -201,7 +256,7 @@ class Training:
             for path in (self.folder.episodes, self.folder.progress):
                 path.unlink(missing_ok=True)  # of a start without a checkpoint
             return self.config.timesteps
-        checkpoint.restore_files()
+        checkpoint.restore_files(self.checkpoints.keeps)
         for name, part in self.checkpoints.parts.items():
             part.set_state(checkpoint.parts[name])
         self.checkpoints.saved = checkpoint.num_timesteps
@@ -240,10 +295,11 @@ class Training:
             ) from error
 
     def _finish(self, wall_s: float) -> Evaluation:
-        self.model.save(self.folder.model())
+        with replacing(self.folder.model()) as partial, partial.open("wb") as file:
+            self.model.save(file)
         normaliser = self.model.get_vec_normalize_env()
         if normaliser is not None:
-            normaliser.save(str(self.folder.normaliser()))
+            save_statistics(normaliser, self.folder.normaliser())
         envs = make_envs(self.config, n_envs=1, training=False)
         sync_envs_normalization(self.model.get_env(), envs)
         final = evaluate(
@@ -294,7 +350,7 @@ class _Evaluations(ConstrainedEvalCallback):
         return {name: getattr(self, name) for name in self._state}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({name: state[name] for name in self._state})
 
 
 class _SaveNormaliser(BaseCallback):
@@ -307,7 +363,7 @@ class _SaveNormaliser(BaseCallback):
     def _on_step(self) -> bool:
         normaliser = self.model.get_vec_normalize_env()
         if isinstance(normaliser, VecNormalize):
-            normaliser.save(str(self._path))
+            save_statistics(normaliser, self._path)
         return True
 
 

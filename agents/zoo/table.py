@@ -122,7 +122,7 @@ _ROWS: dict[str, AgentSpec] = {
     ),
     "ppo_saute": AgentSpec(
         description="PPO that sees the budget left and earns nothing good once it is spent",
-        algorithm="stable_baselines3:PPO",
+        algorithm="agents.algorithms.saute_ppo:SautePPO",
         multiplier=None,
         kwargs=values.PPO_PLAIN,
         wrapper="agents.wrappers:SauteBudget",

@@ -7,27 +7,10 @@ pruning environments are; ``PruneVGG-v0`` by its validation split only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-
-@dataclass(frozen=True)
-class LinearSchedule:
-    """A learning rate that falls in a straight line over the training.
-
-    Attributes:
-        start: At the beginning.
-        end: At the end.
-    """
-
-    start: float
-    end: float
-
-    def __call__(self, progress_remaining: float) -> float:
-        """Return the value when this fraction of the training is left, 1 to 0."""
-        return self.end + (self.start - self.end) * progress_remaining
-
+from agents.algorithms.schedules import LinearSchedule
 
 Values = Mapping[str, Any]
 _ADAM: Values = {"eps": 1e-5, "fused": True}  # SB3's, in one pass over all weights

@@ -7,10 +7,15 @@ import typer
 from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
 
+from agents.options import Command
+
 
 def reference(app: typer.Typer, name: str) -> str:
     """Usage, arguments and options of a command and of all its parts, as Markdown."""
     command = typer.main.get_command(app)
+    for part in (command, *getattr(command, "commands", {}).values()):
+        if isinstance(part, Command):
+            part.show_names()
     return get_docs_for_click(obj=command, ctx=typer.Context(command), name=name)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium as gym
 
 from prune_gym.adapters.base import cost_limit_of, require
-from prune_gym.utils.arguments import whole_number
+from prune_gym.utils.arguments import MOST_ENVS, whole_number
 
 __all__ = ["cost_limit_of", "vector_env"]
 
@@ -41,6 +41,6 @@ def vector_env(env_id: str, n_envs: int = 1, **env_arguments: Any) -> Any:
     Raises:
         MissingLibraryError: Tianshou is missing; says how to install it.
     """
-    whole_number("n_envs", n_envs, 1)
+    whole_number("n_envs", n_envs, 1, MOST_ENVS)
     vector = require("tianshou.env", "Tianshou 0.5, which FSRL stands on,", INSTALL)
     return vector.DummyVectorEnv([partial(gym.make, env_id, **env_arguments)] * n_envs)

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 
 from prune_gym.errors import InvalidValueError
-from prune_gym.utils.arguments import whole_number
+from prune_gym.utils.arguments import MOST_ENVS, whole_number
 
 Tensors = tuple[
     torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]
@@ -43,7 +43,7 @@ class TensorEnvs:
         device: str | torch.device = "cpu",
         **env_arguments: Any,
     ) -> None:
-        whole_number("num_envs", num_envs, 1)
+        whole_number("num_envs", num_envs, 1, MOST_ENVS)
         self.envs: list[gym.Env[Any, Any]] = [
             gym.make(env_id, **env_arguments) for _ in range(num_envs)
         ]

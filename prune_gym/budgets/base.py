@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from prune_gym.budgets.guard import differences, fingerprint, within
-from prune_gym.errors import BudgetError, InvalidValueError
+from prune_gym.errors import BudgetError, InvalidValueError, PruneGymError, UsageError
+from prune_gym.utils.global_state import StateKeeper
 from prune_gym.utils.registry import Registry
+from prune_gym.utils.user_code import user_code
+from prune_gym.utils.words import error_in_words, shortened
 
 Measure = Callable[[nn.Module], float]
 CountedTensors = Callable[[nn.Module, torch.Tensor], Mapping[str, float]]
@@ -57,6 +62,7 @@ class Budget:
     compare: Compare | None = None
     in_turns: bool = False
     timeout_s: float | None = None
+    _keeper: StateKeeper = field(default_factory=StateKeeper, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Exactly one way of evaluation is needed."""
@@ -93,13 +99,39 @@ class Budget:
                 negative number or no number.
         """
         if self.counted is not None:
-            weights = self.counted(network, example)
+            weights = self.element_weights(network, example)
             tensors = network.state_dict()
             return float(sum(w * tensors[name].numel() for name, w in weights.items()))
         measure, measure_on = self.measure, self.measure_on
         if measure_on is not None:
-            return self._watched(lambda: measure_on(network, example), network)
-        return self._watched(lambda: measure(network) if measure else None, network)
+            return self._checked(self._watched(lambda: measure_on(network, example), network))
+        found = self._watched(lambda: measure(network) if measure else None, network)
+        return self._checked(found)
+
+    def element_weights(self, network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+        """What ``counted`` says of a network: the weight of one element of each tensor, by name.
+
+        Raises:
+            BudgetError: it raised, names tensors that are not there, or gave a weight that is no
+                finite number, 0 or above.
+        """
+        counted = self.counted
+        if counted is None:
+            raise UsageError(f"budget {self.name!r} counts nothing: it has no `counted`.")
+        found = self._watched(lambda: counted(network, example))
+        if not isinstance(found, Mapping):
+            raise BudgetError(
+                f"budget {self.name!r}: counted gave {_shown(found)}; expected a mapping from the "
+                "names of tensors to the weight of one element."
+            )
+        tensors = network.state_dict()
+        unknown = [name for name in found if name not in tensors]
+        if unknown:
+            raise BudgetError(
+                f"budget {self.name!r}: counted names {_shown(unknown[0])}, and the network has "
+                "no tensor of that name (network.state_dict() lists them)."
+            )
+        return {name: self._checked(weight) for name, weight in found.items()}
 
     def relative(
         self,
@@ -120,10 +152,21 @@ class Budget:
             example: one input batch of both, (n, ...).
             unpruned_value: the budget of the unpruned network, as it was measured first.
         """
+        value = self._by_the_side(network, unpruned, example, unpruned_value)
+        if not math.isfinite(value / unpruned_value):
+            raise BudgetError(
+                f"budget {self.name!r} is {value:g}, and {unpruned_value:g} for the unpruned "
+                "network: their ratio, the cost, is no finite number. Choose another unit."
+            )
+        return value
+
+    def _by_the_side(
+        self, network: nn.Module, unpruned: nn.Module, example: torch.Tensor, unpruned_value: float
+    ) -> float:
         compare = self.compare
         if compare is not None:
-            ratio = self._watched(lambda: compare(network, unpruned, example), network, unpruned)
-            return unpruned_value * ratio
+            found = self._watched(lambda: compare(network, unpruned, example), network, unpruned)
+            return unpruned_value * self._checked(found)
         if self.in_turns:
             beside = self(unpruned, example)
             if beside <= 0.0:
@@ -131,16 +174,19 @@ class Budget:
             return unpruned_value * (self(network, example) / beside)
         return self(network, example)
 
-    def _watched(self, measure: Callable[[], Any], *networks: nn.Module) -> float:
+    def _watched(self, measure: Callable[[], Any], *networks: nn.Module) -> Any:
+        """What a black box returns; raises where it raised, or changed one of the networks."""
         before = [fingerprint(network) for network in networks]
+        who = f"budget {self.name!r}"
         try:
-            value = measure() if self.timeout_s is None else within(self.timeout_s, measure)
-        except (Exception, SystemExit) as error:  # sys.exit() in a measurement ends no search
-            if isinstance(error, BudgetError):
-                raise BudgetError(f"budget {self.name!r}: {error}") from error
-            raise BudgetError(
-                f"budget {self.name!r} raised {type(error).__name__}: {error}"
-            ) from error
+            with user_code(who, BudgetError, self._keeper):
+                value = measure() if self.timeout_s is None else within(self.timeout_s, measure)
+        except BudgetError as error:  # one of its own, or that it raised anything else
+            if str(error).startswith(who):
+                raise
+            raise BudgetError(f"{who}: {error}") from error
+        except PruneGymError as error:
+            raise BudgetError(f"{who} raised {error_in_words(error)}") from error
         for network, was in zip(networks, before, strict=True):
             changed = differences(was, fingerprint(network))
             if changed:
@@ -148,22 +194,37 @@ class Budget:
                     f"budget {self.name!r} changed the network it was given: {changed}. It must "
                     "leave it as it is; work on copy.deepcopy(network)."
                 )
-        return self._checked(value)
+        return value
 
     def _checked(self, value: Any) -> float:
-        if isinstance(value, torch.Tensor) and value.numel() == 1:
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        """A number, 0 or above, of what a black box returned."""
+        given = value
+        try:
+            if isinstance(value, torch.Tensor | np.ndarray) and math.prod(value.shape) == 1:
+                value = value.item()
+            is_number = isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
+            number = float(value) if is_number else math.nan
+        except OverflowError:
+            number = math.inf
+        except Exception as error:  # of a type of its own
             raise BudgetError(
-                f"budget {self.name!r} returned {value!r} ({type(value).__name__}); expected a "
-                "number, 0 or above."
+                f"budget {self.name!r} returned {_shown(given)}, which gives no number: "
+                f"{error_in_words(error)}"
+            ) from error
+        if not is_number:
+            raise BudgetError(
+                f"budget {self.name!r} returned {_shown(value)}; expected a number, 0 or above."
             )
-        number = float(value)
         if not math.isfinite(number) or number < 0.0:
             raise BudgetError(
-                f"budget {self.name!r} returned {number!r}; expected a finite number, 0 or above."
+                f"budget {self.name!r} returned {shortened(given)}; expected a finite number, 0 or "
+                "above (1.8e308 at most)."
             )
         return number
+
+
+def _shown(value: Any) -> str:
+    return f"{shortened(value)} ({type(value).__name__})"
 
 
 BUDGETS: Registry[Callable[..., Any]] = Registry("budget")

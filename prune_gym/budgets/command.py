@@ -25,6 +25,7 @@ from torch import nn
 from prune_gym.budgets.base import Budget
 from prune_gym.errors import BudgetError, InvalidValueError
 from prune_gym.networks.formats import export_network
+from prune_gym.utils.stopping import ending
 
 FORMATS = ("onnx", "pt2", "safetensors")  # of the file; each is a placeholder and its ending
 _PLACE = re.compile(r"\{(" + "|".join(FORMATS) + r")\}")
@@ -263,14 +264,19 @@ class _Program:
 @contextlib.contextmanager
 def _killing(process: subprocess.Popen[str]) -> Iterator[None]:
     """End a process, and what it started, if the block is left by an error."""
-    try:
-        yield
-    except BaseException:
+
+    def kill() -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(process.pid, signal.SIGKILL)
             else:
                 process.kill()
+
+    try:
+        with ending(kill):  # a second Ctrl-C ends this process at once
+            yield
+    except BaseException:
+        kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # what got away may hold the pipes
             process.communicate(timeout=1.0)
         raise

@@ -36,6 +36,9 @@ def within(timeout_s: float, function: Callable[[], Any]) -> Any:
             returned.append(function())
         except BaseException as error:  # it is raised where it is waited for
             raised.append(error)
+        torch.set_num_threads(n_threads)  # where later threads begin
+
+    n_threads = torch.get_num_threads()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -22,6 +22,7 @@ from prune_gym.budgets.base import BUDGETS, Budget
 from prune_gym.errors import BudgetError, InvalidValueError
 from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.memory import memory_bound
+from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.threads import torch_threads
 
 Run = Callable[[], Any]
@@ -102,6 +103,7 @@ class Timer:
         at_once = [self._warm(run) for run in runs]
         found: list[list[float]] = [[] for _ in runs]
         for _ in range(self.repeats):
+            check_stop()
             for index, run in enumerate(runs):
                 start = self.clock()
                 for _ in range(at_once[index]):
@@ -113,6 +115,7 @@ class Timer:
         """Run the warm-up; how many runs make a timing that is long enough."""
         shortest = float("inf")
         for _ in range(max(1, self.warm_up)):
+            check_stop()
             start = self.clock()
             run()
             shortest = min(shortest, self.clock() - start)

@@ -15,6 +15,7 @@ from typing import Any
 
 from prune_gym.budgets.base import Budget
 from prune_gym.errors import InvalidValueError
+from prune_gym.utils.words import shortened
 
 _KILO, _MEGA, _GIGA = 10**3, 10**6, 10**9
 _PREFIXES = {"": 1, "K": _KILO, "k": _KILO, "M": _MEGA, "G": _GIGA}
@@ -81,13 +82,14 @@ def parse_limit(given: Any, budget: Budget) -> Limit:
     Raises:
         ValueError: none of these, or a unit that does not fit the budget's.
     """
+    share = given
     if isinstance(given, str):
         matched = _LIMIT.fullmatch(given.strip())
         if matched is None:
             raise _no_limit(given, budget)
-        number, unit = Fraction(matched[1]), (matched[2] or "").strip()
+        number, unit = _fraction(matched[1], given, budget), (matched[2] or "").strip()
         if unit == "%":
-            given = float(number / 100)
+            share = number / 100
         elif unit or number > 1:
             exact = number * _factor(unit, given, budget)
             if not 0 < exact < _MOST:
@@ -95,18 +97,26 @@ def parse_limit(given: Any, budget: Budget) -> Limit:
             value = float(exact)
             return Amount(value, given.strip())
         else:
-            given = float(number)
-    number_given = isinstance(given, numbers.Real) and not isinstance(given, bool)
-    if not number_given or not 0 < float(given) <= 1:
-        raise _no_limit(given, budget)
-    return float(given)
+            share = number
+    is_number = isinstance(share, numbers.Real) and not isinstance(share, bool)
+    if not is_number or not 0 < share <= 1 or not float(share) > 0:
+        is_moderate = isinstance(share, Fraction) and abs(share) < _MOST
+        raise _no_limit(float(share) if is_moderate else given, budget)
+    return float(share)
+
+
+def _fraction(digits: str, given: str, budget: Budget) -> Fraction:
+    try:
+        return Fraction(digits)
+    except ValueError as error:  # thousands of digits
+        raise _no_limit(given, budget) from error
 
 
 def _no_limit(given: Any, budget: Budget) -> InvalidValueError:
     return InvalidValueError(
-        f"budgets: the limit of {budget.name!r} is {given!r}; it must be a number in (0, 1], the "
-        "fraction of the unpruned network's budget that may stay, or text: an amount such as "
-        f"{_example(budget)!r}, or '20%'."
+        f"budgets: the limit of {budget.name!r} is {shortened(given)}; it must be a number in "
+        "(0, 1], the fraction of the unpruned network's budget that may stay, or text: an amount "
+        f"such as {_example(budget)!r}, or '20%'."
     )
 
 
@@ -142,14 +152,14 @@ def _factor(unit: str, given: str, budget: Budget) -> Fraction:
         return Fraction(_PREFIXES[unit])
     if not budget.unit:
         raise InvalidValueError(
-            f"budgets: {budget.name} has no unit, so {given!r} cannot be compared with it; write "
-            "the number alone (above 1), or give the budget a unit: Budget(..., unit='ms'), "
-            "'command[ms]:PROGRAM {onnx}'."
+            f"budgets: {budget.name} has no unit, so {shortened(given)} cannot be compared with "
+            "it; write the number alone (above 1), or give the budget a unit: "
+            "Budget(..., unit='ms'), 'command[ms]:PROGRAM {onnx}'."
         )
     fitting = ", ".join(name for name in (units or {budget.unit: 1}) if name)
     article = "an" if kind == "energy" else "a"
     raise InvalidValueError(
-        f"budgets: {budget.name} is in {budget.unit}; {given!r} is not {article} "
+        f"budgets: {budget.name} is in {budget.unit}; {shortened(given)} is not {article} "
         f"{kind or 'number of ' + budget.unit}. Units that fit: {fitting}."
     )
 

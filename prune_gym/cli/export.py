@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from prune_gym.errors import CheckpointError, ExportError
-from prune_gym.networks import NETWORKS
+from prune_gym.networks import build_network
 from prune_gym.networks.checkpoints import read_tensors
 from prune_gym.networks.formats import check_installed, export_files, largest_difference
 from prune_gym.problem.saving import PLAN, TENSORS, load_pruned, read_plan
 from prune_gym.pruning.copying import rebuild
-from prune_gym.utils.files import replacing
+from prune_gym.searches.other_runs import refuse_training_run
+from prune_gym.utils.files import check_place, check_writable, replacing
 from prune_gym.utils.registry import unknown_name
 
 FORMATS = ("safetensors", "pt2", "onnx")  # each is the ending of its file, too
@@ -25,6 +26,8 @@ def export_run(
     formats: Sequence[str],
     out: Path | None = None,
     network: str | None = None,
+    *,
+    trust: bool = False,
 ) -> Iterator[tuple[Path, float]]:
     """Write the pruned network of a run in other formats.
 
@@ -34,6 +37,7 @@ def export_run(
         out: a folder, or the file of a single format; None = the run folder, where the
             safetensors file lies already and is only checked.
         network: name of the unpruned network, where the plan holds none.
+        trust: whether a network that the plan names as ``module:function`` may be imported.
 
     Yields:
         Each file once it is written and checked, with its largest difference (`export_network`).
@@ -41,20 +45,26 @@ def export_run(
     Raises:
         ExportError: formats or places that are not allowed; what `export_network` raises.
         CheckpointError: a missing or damaged run, or one without an input shape.
+        TrustError: the plan's network is code, and nobody trusts it.
     """
     for name in formats:
         if name not in FORMATS:
             raise unknown_name("format", name, list(FORMATS))
         check_installed(name)
+    if out is not None:
+        check_place(out)
     places = {name: _place(name, formats, folder, out) for name in formats}
+    refuse_training_run(folder)
+    for place in places.values():
+        check_writable(place)
     plan = read_plan(folder)
     if "input_shape" not in plan:
         raise CheckpointError(
             f"{folder}: the plan holds no input_shape; an older version wrote it. Call "
             "prune_gym.export_network(prune_gym.load_pruned(folder), example, path)."
         )
-    template = None if network is None else NETWORKS.get(network)(**plan["arguments"])
-    pruned = load_pruned(folder, template)
+    template = None if network is None else build_network(network, **plan["arguments"])
+    pruned = load_pruned(folder, template, trust=trust)
     example = torch.zeros(1, *plan["input_shape"])
     if "safetensors" in places:
         place = places.pop("safetensors")

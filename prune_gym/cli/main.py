@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from importlib.metadata import version
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from agents.console import plain_warnings
+from agents.files import user_path
+from agents.options import Command
+from agents.stopping import take_over
 from prune_gym.cli import options
 from prune_gym.cli.console import user_errors
 from prune_gym.errors import InvalidValueError
@@ -22,36 +24,26 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: more room for words, and flags without a type
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, emoji=False)
 
 
 def main() -> None:
     """Entry point of the command."""
-    sys.path.insert(0, "")  # "module:function" finds modules in the working directory
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    take_over()  # signals, where the import of the package did not
+    plain_warnings()
     app()
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
-        console.print(f"prune-gym {version('prune-gym')}", highlight=False)
-        raise typer.Exit
-
-
 @app.callback()
-def common(
-    show_version: Annotated[
-        bool,
-        typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
+def common(version: options.Version = False) -> None:
     """Prune a trained network under a budget, by constrained reinforcement learning."""
 
 
-@app.command()
+@app.command(cls=Command, short_help="Search for the best network within a budget, and finish it.")
 def prune(
     context: typer.Context,
     env: options.Env = "PruneVGG-v0",
@@ -76,6 +68,8 @@ def prune(
     distillation: options.Distillation = 0.0,
     hard: options.Hard = False,
     device: options.Device = "cpu",
+    trust: options.Trust = False,
+    version: options.Version = False,
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
     from prune_gym.cli import prune as command
@@ -84,138 +78,116 @@ def prune(
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         if resume is not None:
             _refuse_beside_resume(context)
-            command.resume(resume, timesteps, finish, console)
+            command.resume(user_path(resume), timesteps, finish, console, trust=trust)
             return
-        if finish:
-            raise InvalidValueError("--finish goes with --resume RUN only.")
-        named = command.environment(env)
-        problem = {
-            "network": network or named.get("network", "small"),
-            "dataset": _settled(dataset or named.get("dataset", "digits")),
-            "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
-            "criterion": criterion,
-            "recovery": recovery,
-            "structure": structure,
-            "round_to": round_to,
-            "ignore": ignore or [],
-            "evaluation_samples": evaluation_samples,
-            "precision": precision,
-            "device": device,
-            "weights": None if weights is None else str(weights.resolve()),
-        }
+        if finish or trust:
+            name = "--finish" if finish else "--trust"
+            raise InvalidValueError(f"{name} goes with --resume RUN only.")
         config = SearchConfig(
             env, algo, timesteps or 12_000, seed, finetune_steps, {}, distillation, hard
         )
-        command.start(config, problem, out or _free_folder(f"{algo}-{seed}"), console)
+        problem = _problem_arguments(context.params, command.environment(env))
+        folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
+        command.start(config, problem, folder, console)
 
 
-@app.command()
+def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `make_problem` from the options; what is not given is the environment's."""
+    from prune_gym.datasets import absolute_name
+
+    same = ("criterion", "recovery", "structure", "round_to", "evaluation_samples", "precision")
+    budget, weights = given["budget"], given["weights"]
+    return {
+        "network": given["network"] or named.get("network", "small"),
+        "dataset": absolute_name(given["dataset"] or named.get("dataset", "digits")),
+        "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
+        **{name: given[name] for name in (*same, "device")},
+        "ignore": given["ignore"] or [],
+        "weights": None if weights is None else str(user_path(weights).resolve()),
+    }
+
+
+@app.command(cls=Command, short_help="Answer for other limits out of a run, without a search.")
 def pick(
     run: options.Run,
     budget: options.OtherLimits,
     finetune_steps: options.PickedSteps = None,
     out: options.PickedOut = None,
+    trust: options.Trust = False,
+    version: options.Version = False,
 ) -> None:
     """Answer for other limits out of a run, without a new search."""
     from prune_gym.cli.pick import pick as picked
 
-    with user_errors("stopped; nothing was written."):
-        picked(run, parse_budgets(budget), finetune_steps, out, console)
+    with user_errors("stopped."):
+        out = None if out is None else user_path(out)
+        limits = parse_budgets(budget)
+        picked(user_path(run), limits, finetune_steps, out, console, trust=trust)
 
 
-@app.command(name="list")
-def list_rows(
-    kind: Annotated[str, typer.Argument(help="One kind only, e.g. budgets.")] = "",
-) -> None:
+@app.command("list", cls=Command, short_help="Name networks, criteria, budgets and more.")
+def list_rows(kind: options.Kind = "", version: options.Version = False) -> None:
     """List environments, networks, datasets, criteria, budgets, recoveries and algorithms."""
+    from prune_gym.cli.listing import print_listing
+
     with user_errors():
-        tables = _listings()
-        if kind and kind not in tables:
-            from prune_gym.utils.registry import unknown_name
-
-            raise unknown_name("kind", kind, list(tables))
-        for name in [kind] if kind else tables:
-            table = Table(title=name, title_justify="left", box=None, show_header=False)
-            for row, words in tables[name].items():
-                table.add_row(f"  {row}", words)
-            console.print(table)
+        print_listing(kind, console)
 
 
-@app.command()
+@app.command(cls=Command, short_help="Show what a network, or a run, is made of.")
 def inspect(
-    network: options.Network = "small",
-    dataset: options.Dataset = "digits",
+    network: options.Inspected = None,
+    named: options.InspectedNetwork = None,
+    dataset: options.InspectedDataset = None,
     weights: options.Weights = None,
+    version: options.Version = False,
 ) -> None:
-    """Print the filter groups of a network, and what each weighs."""
-    from prune_gym.problem.make import make_problem
+    """Print the filter groups of a network and what limits it can meet, or what a run holds."""
+    from prune_gym.cli.inspection import inspect as look
 
     with user_errors():
-        given = None if weights is None else str(weights)
-        names = ("params", "macs", "size_bytes", "activation_bytes", "energy_uj")
-        budgets = dict.fromkeys(names, 1.0)
-        problem = make_problem(network, dataset, weights=given, budgets=budgets)
-        table = Table(
-            "group", "filters", "layers", "params", "MACs", title=f"{network} on {dataset}"
-        )
-        for index, group in enumerate(problem.groups):
-            without = problem.sizes.copy()
-            without[index] = 1
-            weight = 1.0 - problem.counted_costs(without)
-            table.add_row(
-                group.name,
-                str(group.n_filters),
-                ", ".join(group.producers),
-                f"{weight[0]:.1%}",
-                f"{weight[1]:.1%}",
+        if network is not None and named is not None:
+            raise InvalidValueError(
+                f"NETWORK {network!r} and --network {named!r} are both given; give one of them."
             )
-        console.print(table)
-        params, macs, size, activations, energy = problem.unpruned_values
-        console.print(f"{params:,.0f} parameters, {macs:,.0f} MACs, {size:,.0f} bytes.")
-        console.print(
-            f"One image: {activations:,.0f} bytes of feature maps at most, {energy:,.4g} uJ by the "
-            "energy model."
-        )
-        console.print("A group's share is what cutting it alone to one filter saves.")
+        weights = None if weights is None else user_path(weights)
+        look(os.path.expanduser(network or named or "small"), dataset, weights, console)
 
 
-@app.command()
+@app.command(cls=Command, short_help="Judge the network of a run anew.")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: options.Run, trust: options.Trust = False, version: options.Version = False
 ) -> None:
     """Load the pruned network of a run and judge it anew: costs, validation, test."""
     from prune_gym.cli import prune as command
 
     with user_errors():
-        command.evaluate(run, console)
+        command.evaluate(user_path(run), console, trust=trust)
 
 
-@app.command()
+@app.command(cls=Command, short_help="Write the network of a run as pt2 or ONNX.")
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder, or what save_pruned wrote.")],
-    formats: Annotated[
-        list[str],
-        typer.Option("--format", help="safetensors, pt2 or onnx; repeat for several."),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder, or file of a single format; default: RUN.")
-    ] = None,
-    network: Annotated[
-        str | None, typer.Option(help="The unpruned network, where RUN does not name it.")
-    ] = None,
+    run: options.Saved,
+    formats: options.Formats = None,
+    out: options.ExportOut = None,
+    network: options.UnprunedNetwork = None,
+    trust: options.Trust = False,
+    version: options.Version = False,
 ) -> None:
     """Write the pruned network of a run as pt2 or ONNX; each file is checked against torch."""
     from prune_gym.cli.export import export_run
 
     with user_errors():
-        for path, difference in export_run(run, formats, out, network):
+        out = None if out is None else user_path(out)
+        run, formats = user_path(run), formats or ["pt2"]
+        for path, difference in export_run(run, formats, out, network, trust=trust):
             console.print(
                 f"{escape(str(path))}: {path.stat().st_size:,} bytes, within {difference:.1e} of "
                 "torch's logits"
             )
 
 
-@app.command()
+@app.command(cls=Command, short_help="Train a network; environments find its weights.")
 def pretrain(
     network: options.Trained,
     dataset: options.Dataset = "digits",
@@ -227,6 +199,7 @@ def pretrain(
     device: options.Device = "auto",
     out: options.WeightsOut = None,
     resume: options.ResumeTraining = False,
+    version: options.Version = False,
 ) -> None:
     """Train a network from scratch and save its weights where environments find them."""
     from prune_gym.cli.pretrain import PretrainConfig
@@ -236,20 +209,14 @@ def pretrain(
         config = PretrainConfig(
             network, dataset, epochs, seed, batch_size, learning_rate, precision
         )
-        train(config, out, device, resume, console)
-
-
-def _settled(dataset: str) -> str:
-    """The dataset with an absolute path, so that a run can go on from any folder."""
-    scheme, separator, path = dataset.partition(":")
-    return f"folder:{Path(path).resolve()}" if separator and scheme == "folder" else dataset
+        train(config, None if out is None else user_path(out), device, resume, console)
 
 
 def _free_folder(name: str) -> Path:
     """``runs/NAME``, or ``runs/NAME-2`` and so on where that is taken."""
     folder = Path("runs") / name
     number = 2
-    while folder.exists():
+    while os.path.lexists(folder):
         folder = Path("runs") / f"{name}-{number}"
         number += 1
     return folder
@@ -289,35 +256,8 @@ def _refuse_beside_resume(context: typer.Context) -> None:
     for name in context.params:
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in ("resume", "timesteps", "finish"):
+        if given and name not in ("resume", "timesteps", "finish", "trust"):
             raise InvalidValueError(
                 f"--{name.replace('_', '-')} cannot go with --resume, which keeps the settings of "
                 "the run; only --timesteps may change. Start a new run with --out."
             )
-
-
-def _listings() -> dict[str, dict[str, str]]:
-    from prune_gym import BUDGETS, CRITERIA, DATASETS, ENVIRONMENTS, NETWORKS, RECOVERIES
-    from prune_gym.envs import GRANULARITIES
-    from prune_gym.searches.algorithms import algorithms
-
-    def summary(env_id: str) -> str:
-        env = GRANULARITIES[ENVIRONMENTS[env_id]["granularity"]]
-        return (env.__doc__ or "").splitlines()[0]
-
-    return {
-        "environments": {env_id: summary(env_id) for env_id in ENVIRONMENTS},
-        "networks": NETWORKS.describe(),
-        "datasets": DATASETS.describe(),
-        "criteria": CRITERIA.describe(),
-        "budgets": {
-            name: f"{words} ({BUDGETS.get(name)().unit})"
-            for name, words in BUDGETS.describe().items()
-        }
-        | {
-            "module:function": "Yours: (network) -> number, or a prune_gym.Budget.",
-            "command:PROGRAM {onnx}": "Yours: a program that is handed the network as a file.",
-        },
-        "recoveries": RECOVERIES.describe(),
-        "algorithms": algorithms(),
-    }

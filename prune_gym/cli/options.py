@@ -1,4 +1,4 @@
-"""The options of the command ``prune-gym``: types, limits and help texts."""
+"""The options of the command ``prune-gym``: types, limits, names and help texts."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ from typing import Annotated
 
 import typer
 
-Env = Annotated[str, typer.Option(help="Environment id.")]
-Network = Annotated[str, typer.Option(help="A registered network, or module:function.")]
-Dataset = Annotated[
-    str, typer.Option(help="A registered dataset, module:function, or folder:PATH.")
+from agents.options import Version as Version
+from agents.options import name_option, number_option, whole_option
+from prune_gym.cli import names
+from prune_gym.utils.arguments import (
+    LEARNING_RATES,
+    MOST_BATCH,
+    MOST_EPOCHS,
+    MOST_FILTERS,
+    MOST_IMAGES,
+    MOST_SEED,
+    MOST_STEPS,
+    MOST_TIMESTEPS,
+)
+
+_NETWORK = "A registered network ({names}), or module:function"
+_DATASET = "A registered dataset ({names}), module:function, or folder:PATH"
+
+Env = Annotated[str, name_option(names.environments, help="Environment: {names}.")]
+Dataset = Annotated[str, name_option(names.datasets, help=f"{_DATASET}.")]
+EnvNetwork = Annotated[str | None, name_option(names.networks, help=f"{_NETWORK}; default: env's.")]
+EnvDataset = Annotated[str | None, name_option(names.datasets, help=f"{_DATASET}; default: env's.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Trained weights (safetensors) of the network."),
 ]
-EnvNetwork = Annotated[
-    str | None, typer.Option(help="A registered network, or module:function; default: env's.")
-]
-EnvDataset = Annotated[
-    str | None,
-    typer.Option(help="A registered dataset, module:function, or folder:PATH; default: env's."),
-]
-Weights = Annotated[Path | None, typer.Option(help="Trained weights (safetensors) of the network.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+Device = Annotated[str, name_option(names.devices, help="One of {names}, or another of torch's.")]
 Budget = Annotated[
     list[str] | None,
     typer.Option(
@@ -28,15 +40,27 @@ Budget = Annotated[
         metavar="NAME=LIMIT",
         help="Limit as a fraction of the unpruned network's budget, e.g. params=0.1, or an amount "
         "with a unit: latency_ms=2ms, size_bytes=500KB, params=10M; repeat for several. NAME may "
-        "be module:function, 'command:./measure.sh {onnx}', or 'command\\[ms]:./measure.sh {onnx}' "
+        "be module:function, 'command:./measure.sh {onnx}', or 'command[ms]:./measure.sh {onnx}' "
         "for a program that prints milliseconds.",
     ),
 ]
-Algo = Annotated[str, typer.Option(help="See `prune-gym list algorithms`.")]
-Timesteps = Annotated[int | None, typer.Option(min=1, help="Environment steps; default 12000.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1)]
-RunOut = Annotated[Path | None, typer.Option(help="Run folder; default runs/ALGO-SEED, numbered.")]
-ResumeRun = Annotated[Path | None, typer.Option(help="Continue the run in this folder.")]
+Algo = Annotated[
+    str,
+    name_option(
+        names.algorithms, help="One of {names}; `prune-gym list algorithms` describes them."
+    ),
+]
+Timesteps = Annotated[
+    int | None, whole_option(least=1, most=MOST_TIMESTEPS, help="Environment steps; default 12000.")
+]
+Seed = Annotated[int, whole_option(least=0, most=MOST_SEED, help="Of the search.")]
+RunOut = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Run folder; default runs/ALGO-SEED, numbered."),
+]
+ResumeRun = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder.")
+]
 Hard = Annotated[
     bool,
     typer.Option(
@@ -46,62 +70,158 @@ Hard = Annotated[
     ),
 ]
 Finish = Annotated[bool, typer.Option("--finish", help="With --resume: search no longer, finish.")]
-Criterion = Annotated[str, typer.Option(help="Which filters go first.")]
-Recovery = Annotated[str, typer.Option(help="none, bn or finetune.")]
-Structure = Annotated[str, typer.Option(help="filter or weight.")]
+Criterion = Annotated[
+    str, name_option(names.criteria, help="Which filters go first: {names}, or module:function.")
+]
+Recovery = Annotated[
+    str,
+    name_option(
+        names.recoveries,
+        help="What repairs a network before it is judged: {names}, or module:function.",
+    ),
+]
+Structure = Annotated[
+    str, name_option(names.structures, help="What is removed, filters or single weights: {names}.")
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run the code that the folder names: a network, data, budget or criterion of "
+        "somebody's own, a program.",
+    ),
+]
 RoundTo = Annotated[
-    int, typer.Option(min=1, help="Filters kept per group come in multiples of it, e.g. 8.")
+    int,
+    whole_option(
+        least=1,
+        most=MOST_FILTERS,
+        help="Filters kept per group come in multiples of it, e.g. 8.",
+    ),
 ]
 Ignore = Annotated[
-    list[str] | None, typer.Option(help="A layer whose outputs stay whole; may be repeated.")
+    list[str] | None,
+    typer.Option(metavar="LAYER", help="A layer whose outputs stay whole; may be repeated."),
 ]
 EvaluationSamples = Annotated[
-    int | None, typer.Option(min=1, help="Judge on so many validation images; default: all.")
+    int | None,
+    whole_option(
+        least=1, most=MOST_IMAGES, help="Judge on so many validation images; default: all."
+    ),
 ]
 JudgedIn = Annotated[
     str,
-    typer.Option(help="float32, bfloat16, or tf32 (NVIDIA GPUs): in which networks are judged."),
+    name_option(
+        names.precisions, help="In which networks are judged: {names} (tf32: NVIDIA GPUs)."
+    ),
 ]
-FinetuneSteps = Annotated[int, typer.Option(min=0, help="After the search.")]
+FinetuneSteps = Annotated[
+    int, whole_option(least=0, most=MOST_STEPS, help="Optimizer steps after the search.")
+]
 Distillation = Annotated[
     float,
-    typer.Option(
-        min=0.0,
-        max=1.0,
+    number_option(
+        least=0.0,
+        most=1.0,
         help="Share of the fine-tuning loss that follows the unpruned network's outputs instead "
-        "of the labels.",
+        "of the labels, 0 to 1.",
     ),
 ]
 
-# -- pick ----------------------------------------------------------------------------------------
+# -- folders of runs -------------------------------------------------------------------------------
 
 Run = Annotated[Path, typer.Argument(help="A run folder.")]
+Saved = Annotated[Path, typer.Argument(help="A run folder, or what save_pruned wrote.")]
+
+# -- pick ------------------------------------------------------------------------------------------
+
 OtherLimits = Annotated[
     list[str],
     typer.Option("--budget", metavar="NAME=LIMIT", help="The other limits; repeat for several."),
 ]
 PickedSteps = Annotated[
-    int | None, typer.Option("--finetune-steps", min=0, help="Default: those of the run.")
+    int | None,
+    whole_option(
+        "--finetune-steps",
+        least=0,
+        most=MOST_STEPS,
+        help="Optimizer steps; default: those of the run.",
+    ),
 ]
 PickedOut = Annotated[
-    Path | None, typer.Option("--out", help="Folder; default RUN/picked-NAME=LIMIT.")
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="Folder; default RUN/picked-NAME=LIMIT."),
 ]
 
-# -- pretrain ------------------------------------------------------------------------------------
+# -- list, inspect, export -------------------------------------------------------------------------
+
+Kind = Annotated[
+    str, typer.Argument(help="One kind only, e.g. budgets; all without it.", show_default=False)
+]
+Inspected = Annotated[
+    str | None,
+    typer.Argument(
+        help="A registered network, module:function, or a run folder; default: small.",
+        show_default=False,
+    ),
+]
+InspectedNetwork = Annotated[
+    str | None, name_option(names.networks, "--network", help="The same, as an option: {names}.")
+]
+InspectedDataset = Annotated[
+    str | None, name_option(names.datasets, "--dataset", help=f"{_DATASET}; default: digits.")
+]
+Formats = Annotated[
+    list[str] | None,
+    name_option(names.formats, "--format", help="{names}; repeat for several; default: pt2."),
+]
+ExportOut = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="PATH", help="Folder, or file of a single format; default: RUN."),
+]
+UnprunedNetwork = Annotated[
+    str | None,
+    name_option(
+        names.networks,
+        "--network",
+        help="The unpruned network, where RUN does not name it: {names}, or module:function.",
+    ),
+]
+
+# -- pretrain --------------------------------------------------------------------------------------
 
 Trained = Annotated[str, typer.Argument(help="A registered network, or module:function.")]
 Epochs = Annotated[
-    int | None, typer.Option(min=1, help="Default: 30, or 60 on fewer than 5,000 images.")
+    int | None,
+    whole_option(
+        least=1,
+        most=MOST_EPOCHS,
+        help="Passes over the images; default: 30, or 60 on fewer than 5,000 images.",
+    ),
 ]
-TrainingSeed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Default: 0.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a step.")]
+TrainingSeed = Annotated[
+    int | None,
+    whole_option(least=0, most=MOST_SEED, help="Of weights and batches; default 0."),
+]
+BatchSize = Annotated[
+    int | None,
+    whole_option(least=1, most=MOST_BATCH, help="Images a step; default: by their number."),
+]
 LearningRate = Annotated[
-    float | None, typer.Option(min=1e-9, help="At the top of its one-cycle schedule.")
+    float | None,
+    number_option(
+        least=LEARNING_RATES[0],
+        most=LEARNING_RATES[1],
+        help="At the top of its one-cycle schedule; default: by the number of images.",
+    ),
 ]
 Precision = Annotated[
-    str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where the machine has it.")
+    str,
+    name_option(
+        names.training_precisions, help="{names}; auto: bfloat16 where the machine has it."
+    ),
 ]
-WeightsOut = Annotated[Path | None, typer.Option(help="File; default: the cache.")]
+WeightsOut = Annotated[Path | None, typer.Option(metavar="FILE", help="File; default: the cache.")]
 ResumeTraining = Annotated[
     bool,
     typer.Option("--resume", help="Go on with a training that was stopped, settings included."),

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, CommandSpec, as_budget
 from prune_gym.cli.console import progress_bar
-from prune_gym.cli.prune import finetuning_bar, importing, print_result, problem_of
+from prune_gym.cli.prune import (
+    finetuning_bar,
+    importing,
+    print_result,
+    problem_of,
+    warn_of_loss,
+)
 from prune_gym.errors import InvalidValueError, NothingFeasibleError, RunFolderError
-from prune_gym.problem.archive import Front, measured_later
+from prune_gym.problem.archive import Candidate, Front, measured_later
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.finalize import complete
+from prune_gym.searches.front_files import FrontFiles
 from prune_gym.searches.remeasure import CANDIDATES
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.search import lock_run
+from prune_gym.utils.files import check_place, empty_folder
 from prune_gym.utils.registry import suggest
 
 
@@ -31,6 +42,8 @@ def pick(
     finetune_steps: int | None,
     out: Path | None,
     console: Console,
+    *,
+    trust: bool = False,
 ) -> None:
     """Take the most accurate network of a run that is within other limits, and finish it.
 
@@ -44,38 +57,73 @@ def pick(
         finetune_steps: None = those of the run.
         out: the folder to make; None = ``picked-NAME=LIMIT`` in the run folder.
         console: where to report.
+        trust: whether code that the folder names may run; budgets in ``limits`` may anyway.
 
     Raises:
+        TrustError: the folder names code, and nobody trusts it.
         RunFolderError: no run, a run without a front, or a folder that is taken.
         ValueError: a budget whose cost is not known of the networks.
         NothingFeasibleError: no evaluated network is within the limits; names the nearest.
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
-    if not folder.front.is_file():
+    _check_free(path, out)
+    front = FrontFiles(folder.front).read(len(folder.read_episodes()))
+    if not front:
         raise RunFolderError(
             f"{path} holds no {folder.front.name}: nothing was evaluated in it yet, or the run is "
             "of a version that kept the best network only."
         )
-    front = Front.load(folder.front, RunFolderError)
+    meant = _meant(config, limits, front)
+    named = named_code({**config.problem, "budgets": meant}, limits)
+    check_trust(folder.path / "config.json", named, trust)
     front = _with_measured(front, limits, folder, config, console)
-    config = _with_limits(config, limits, front)
+    config = _with_limits(config, limits, front, meant)
     if finetune_steps is not None:
         config = replace(config, finetune_steps=finetune_steps)
-    problem = problem_of(folder, config)
-    _check_fit(front, problem, folder)
+    problem = problem_of(folder, config, trust=trust, given=limits)
+    folder.check_front(front, problem)
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
-    named = path / _folder_name(problem.names, limits.values())
-    made = RunFolder.create(named if out is None else out, config)
-    state = folder.read_json("state.json")
-    told = {
-        "picked_from": str(path),
-        "evaluations": len(folder.read_episodes()),
-        "remembered_evaluations": int(state.get("remembered", 0)),
-    }
+    usual = path / _folder_name(problem.names, limits.values())
+    place = usual if out is None else out
+    with lock_run(place):
+        made = _begun_before(place, config) or RunFolder.create(place, config)
+        metrics = _finished(problem, config, within[:CANDIDATES], made, folder, console, began)
+    print_result(metrics, console)
+    warn_of_loss(problem, metrics, console, best=max(one.accuracy for one in front))
+    say(f"network: prune_gym.load_pruned({str(made.path)!r})", console)
+
+
+def _check_free(path: Path, out: Path | None) -> None:
+    if out is None:
+        check_place(path / "picked")
+    elif not os.path.isfile(RunFolder(out).fine_tuning):  # of the same pick, which goes on
+        RunFolder.check_free(out)
+
+
+def _begun_before(place: Path, config: SearchConfig) -> RunFolder | None:
+    """The folder of the same pick, where its fine-tuning was stopped."""
+    made = RunFolder(place)
+    if not made.fine_tuning.is_file():
+        return None
+    same = RunFolder.open(place)[1].to_json() == config.to_json()
+    return made if same else None
+
+
+def _finished(
+    problem: PruningProblem,
+    config: SearchConfig,
+    within: Sequence[Candidate],
+    made: RunFolder,
+    run: RunFolder,
+    console: Console,
+    began: float,
+) -> dict[str, Any]:
+    """The first of the candidates that keeps the limits, finished; gives its metrics."""
+    told = _told(run)
 
     def in_turn() -> Iterator[Masks]:
-        for one in within[:CANDIDATES]:  # the one that stays is the last that was asked for
+        for one in within:  # the one that stays is the last that was asked for
             told["picked_network"] = one.number
             said = f"validation accuracy {one.accuracy:.4f} as searched"
             console.print(f"network {one.number}: {said}")
@@ -83,7 +131,7 @@ def pick(
 
     try:
         with progress_bar(console) as progress:
-            metrics = complete(
+            return complete(
                 problem,
                 config,
                 in_turn(),
@@ -92,15 +140,25 @@ def pick(
                 lambda: time.monotonic() - began,
                 finetuning_bar(progress, config.finetune_steps),
             )
-    except BaseException as error:  # Ctrl-C, too: half a folder would be in the way of the next try
-        shutil.rmtree(made.path)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and made.fine_tuning.is_file():
+            console.print("the fine-tuning is saved; the same command goes on with it.")
+            raise
+        empty_folder(made.path)  # half a folder would be in the way of the next try
         if isinstance(error, NothingFeasibleError):
             raise NothingFeasibleError(
                 f"{error} No network was picked. Raise the limit, or search for it anew."
             ) from error
         raise
-    print_result(metrics, console)
-    console.print(f"network: prune_gym.load_pruned({str(made.path)!r})")
+
+
+def _told(folder: RunFolder) -> dict[str, Any]:
+    """What the metrics of a picked network say of the run that it is from."""
+    return {
+        "picked_from": str(folder.path),
+        "evaluations": len(folder.read_episodes()),
+        "remembered_evaluations": int(folder.read_json("state.json").get("remembered", 0)),
+    }
 
 
 def _folder_name(names: Iterable[str], limits: Iterable[Any]) -> str:
@@ -125,31 +183,53 @@ def _with_measured(
     names = [name for name in registered if name not in front.names]
     if not names:
         return front
-    problem = problem_of(folder, config)
+    known = _of_budgets(config, {"params": 1.0})  # those of the run may be code, and are not needed
+    problem = problem_of(folder, known, trust=True)
     further = measured_later(problem, names)
     if further is None:
         return front
-    _check_fit(front, problem, folder)
+    folder.check_front(front, problem)
     console.print(f"measuring the {len(front)} networks of the front: {', '.join(names)}")
     return front.with_costs(further)
 
 
-def _with_limits(
+def _meant(
     config: SearchConfig, limits: Mapping[BudgetKey, Any], front: Front
+) -> dict[BudgetKey, Any]:
+    """The budgets of the run that the limits are on.
+
+    What a name of its reports stands for is known only once all of them are imported.
+    """
+    held: dict[BudgetKey, Any] = config.problem.get("budgets", {})
+    names = [key for key in limits if key not in held and key not in BUDGETS]
+    if any(name in front.names for name in names):
+        return held
+    commands = {name.command for name in names if isinstance(name, CommandSpec)}
+    return {
+        key: limit
+        for key, limit in held.items()
+        if key in limits or (isinstance(key, CommandSpec) and key.command in commands)
+    }
+
+
+def _with_limits(
+    config: SearchConfig,
+    limits: Mapping[BudgetKey, Any],
+    front: Front,
+    meant: Mapping[BudgetKey, Any],
 ) -> SearchConfig:
     """The configuration with other limits; raises for a budget that the front does not know.
 
     A budget may be named as in the run's command (``module:function``) or as in its reports.
     """
     with importing(config):
-        given = {as_budget(key).name: key for key in config.problem["budgets"]}
-    programs = {key.command: key for key in given.values() if isinstance(key, CommandSpec)}
+        given = {as_budget(key).name: key for key in meant}
+    programs = {spec.command: spec for spec in given.values() if isinstance(spec, CommandSpec)}
     budgets: dict[BudgetKey, Any] = {}
     for name, limit in limits.items():
+        key: BudgetKey = given.get(name, name) if isinstance(name, str) else name
         if isinstance(name, CommandSpec):
             key = programs.get(name.command, name)  # from any folder
-        else:
-            key = given.get(name, name)
         known = name in front.names or key in given.values()
         if not known:
             raise InvalidValueError(
@@ -160,16 +240,13 @@ def _with_limits(
         if key in budgets:
             raise InvalidValueError(f"--budget '{name}' is given twice; give one limit for it.")
         budgets[key] = limit
+    return _of_budgets(config, budgets)
+
+
+def _of_budgets(config: SearchConfig, budgets: dict[BudgetKey, Any]) -> SearchConfig:
+    """The configuration with other budgets."""
     problem = {**config.problem, "budgets": budgets}
     names = {as_budget(key).name for key in budgets}
-    unpruned = config.problem.get("unpruned_values", {})  # older versions wrote none
+    unpruned = config.problem.get("unpruned_values") or {}  # older versions wrote none
     problem["unpruned_values"] = {n: value for n, value in unpruned.items() if n in names}
     return replace(config, problem=problem)
-
-
-def _check_fit(front: Front, problem: PruningProblem, folder: RunFolder) -> None:
-    sizes = {one.sizes for one in front}
-    if sizes != {tuple(problem.sizes.tolist())}:
-        raise RunFolderError(
-            f"{folder.front} is of another network: its masks do not fit the groups of this one."
-        )

@@ -15,8 +15,11 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from agents.console import say, stopping
-from prune_gym.cli.console import LINE_EVERY_S, progress_bar, time_left
+from agents.console import say
+from agents.files import LOCK
+from agents.locking import locked
+from agents.stopping import EXIT_CODE
+from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, time_left
 from prune_gym.datasets import Dataset, file_name, load_dataset
 from prune_gym.errors import CheckpointError, FileError, InvalidValueError, TrainingDivergedError
 from prune_gym.networks.build import build_for, check_outputs
@@ -29,11 +32,21 @@ from prune_gym.networks.checkpoints import (
 )
 from prune_gym.training.evaluation import accuracy
 from prune_gym.training.loop import MANY, Recipe, Training, check_loss
+from prune_gym.utils.arguments import (
+    LEARNING_RATES,
+    MOST_BATCH,
+    MOST_EPOCHS,
+    MOST_SEED,
+    real_number,
+    whole_number,
+)
 from prune_gym.utils.cache import cache_dir
 from prune_gym.utils.devices import has_bfloat16, resolve_device
 from prune_gym.utils.files import check_writable, fact_in, reading, replacing, write_json
+from prune_gym.utils.stopping import check_stop, finishing, stopping
 
 SAVE_EVERY_S = 60.0
+WORDS = "finishing the step in hand; Ctrl-C again stops at once"
 JUDGED = 2_000  # validation images after each epoch; the last judgement uses all of them
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -60,6 +73,19 @@ class PretrainConfig:
     learning_rate: float | None = None
     precision: str = "auto"
 
+    def check(self) -> None:
+        """Raise InvalidValueError for a number or a precision that is not possible."""
+        most = {"epochs": MOST_EPOCHS, "batch_size": MOST_BATCH, "seed": MOST_SEED}
+        for name, limit in most.items():
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), 0 if name == "seed" else 1, limit)
+        if self.learning_rate is not None:
+            real_number("learning_rate", self.learning_rate, *LEARNING_RATES)
+        if self.precision not in PRECISIONS:
+            raise InvalidValueError(
+                f"precision={self.precision!r} must be one of {', '.join(PRECISIONS)}."
+            )
+
 
 def recipe_for(config: PretrainConfig, data: Dataset, device: torch.device) -> tuple[Recipe, int]:
     """The recipe of a dense training, and its epochs.
@@ -67,10 +93,7 @@ def recipe_for(config: PretrainConfig, data: Dataset, device: torch.device) -> t
     Small sets get Adam and 60 epochs; larger ones Nesterov SGD with weight decay and label
     smoothing, and 30. Both move the learning rate in one cycle.
     """
-    if config.precision not in PRECISIONS:
-        raise InvalidValueError(
-            f"precision={config.precision!r} must be one of {', '.join(PRECISIONS)}."
-        )
+    config.check()
     recipe, epochs = Recipe(), 60
     if len(data.train) >= MANY:
         recipe = Recipe("sgd", 128, peak_lr=0.1, weight_decay=5e-4, label_smoothing=0.1)
@@ -87,7 +110,8 @@ def pretrain(
 ) -> None:
     """Train a network from scratch, or go on with a training, and save its weights.
 
-    The state is saved once a minute and on Ctrl-C; weights and a JSON file of facts at the end.
+    The state is saved once a minute and when it is stopped (Ctrl-C, SIGTERM); weights and a JSON
+    file of facts at the end. Meanwhile nobody else can train to the same file.
 
     Args:
         config: what to train; on resuming, what is left open comes from the saved state.
@@ -97,20 +121,43 @@ def pretrain(
         console: where to report.
 
     Raises:
-        CheckpointError: nothing to resume, or something that a new training would overwrite.
+        CheckpointError: nothing to resume, something that a new training would overwrite, or
+            another process that trains to the same file.
         OSError: the weights cannot be written there.
         TrainingDivergedError: it did, or it is at chance and would replace weights; they stay.
     """
+    config.check()
     place = resolve_device(device)
     path = out or checkpoint_path(cache_dir(), config.network, config.dataset)
     if path.suffix == ".json":
         raise InvalidValueError(
             f"{path} is where the facts go; let the file of weights end otherwise."
         )
-    check_writable(path)
     state = path.with_name(f"{path.stem}.training.safetensors")
+    for file in (path, path.with_suffix(".json"), state):
+        check_writable(file)
+    words = ["prune-gym", "pretrain", config.network, "--dataset", config.dataset]
+    words += [] if out is None else ["--out", str(out)]
+    words += [] if device == "auto" else ["--device", device]
+    lock = path.with_name(f".{path.stem}{LOCK}")
+    with locked(lock, f"the training of {path}", CheckpointError, FileError):
+        done = _train(config, path, place, resume, console)
+    if not done:
+        say(f"go on: {shlex.join([*words, '--resume'])}", console)
+        raise SystemExit(EXIT_CODE)
+
+
+def _train(
+    config: PretrainConfig, path: Path, place: torch.device, resume: bool, console: Console
+) -> bool:
+    """Train to the end, or until a stop is asked for; whether the end was reached."""
+    state = path.with_name(f"{path.stem}.training.safetensors")
+    for file in (path, path.with_suffix(".json"), state):
+        check_writable(file)
     config, saved = _taken_up(state, config, resume)
+    check_stop()
     data = load_dataset(config.dataset)
+    check_stop()
     recipe, epochs = recipe_for(config, data, place)
     data = data.to(place)
     training = _begun(config, data, recipe, epochs, place)
@@ -121,9 +168,10 @@ def pretrain(
     if isinstance(before, float) and path.exists():
         say(f"{path} has weights of validation accuracy {before:.4f}; to be replaced.", console)
     try:
-        done = pretraining.run()
-        if done:
-            _keep(pretraining, path, place)
+        with stopping(WORDS, pretraining), finishing():
+            done = pretraining.run()
+            if done:
+                _keep(pretraining, path, place)
     except TrainingDivergedError as error:
         state.unlink(missing_ok=True)
         raise TrainingDivergedError(
@@ -132,11 +180,7 @@ def pretrain(
         ) from error
     if not done:
         say(f"\nstopped at step {training.step_number} of {training.steps}; saved.", console)
-        words = ["prune-gym", "pretrain", config.network, "--dataset", config.dataset]
-        words += [] if out is None else ["--out", str(out)]
-        words += [] if device == "auto" else ["--device", device]
-        say(f"go on: {shlex.join([*words, '--resume'])}", console)
-        raise SystemExit(130)
+    return done
 
 
 def _begun(
@@ -289,10 +333,7 @@ class _Pretraining:
 
     def run(self) -> bool:
         """Train to the end, or until a stop is asked for; whether the end was reached."""
-        with (
-            progress_bar(self.console) as bar,
-            stopping(self, "finishing the step in hand; Ctrl-C again stops at once"),
-        ):
+        with progress_bar(self.console) as bar:
             task = bar.add_task("training", total=self.training.steps, detail="")
             while self.training.step_number < self.training.steps and not self.stop:
                 loss = float(self.training.step())
@@ -302,10 +343,8 @@ class _Pretraining:
                 if time.monotonic() - self._saved > SAVE_EVERY_S:
                     self._save()
         self.training.finish()
-        done = self.training.step_number == self.training.steps
-        if not done:
-            self._save()
-        return done
+        self._save()  # also at the end: the last judgement takes a while
+        return self.training.step_number == self.training.steps
 
     def _report(self, bar: Progress, task: TaskID, loss: float) -> None:
         step, per_epoch = self.training.step_number, self.training.steps // self.epochs
@@ -314,13 +353,13 @@ class _Pretraining:
         now = time.monotonic()
         left = (self.training.steps - step) * (now - self._began) / (step - self._first_step)
         if step % per_epoch == 0:
-            score = accuracy(self.training.network, self.data.validation.first(JUDGED))
+            score = accuracy(self.training.network, self.data.validation.subset(JUDGED))
             self.training.network.train()
             bar.console.print(
                 f"{epoch}  loss {loss:.3f}  validation {score:.4f}  {time_left(left)}"
             )
             self._said = now
-        elif not self.console.is_terminal and now - self._said > LINE_EVERY_S:
+        elif not is_live(self.console) and now - self._said > LINE_EVERY_S:
             self._said = now
             bar.console.print(
                 f"{epoch}  step {step}/{self.training.steps}  loss {loss:.3f}  {time_left(left)}"

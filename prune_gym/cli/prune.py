@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,35 @@ from rich.markup import escape
 from rich.progress import Progress as BarProgress
 from rich.table import Table
 
-from prune_gym.budgets import amount
-from prune_gym.cli.console import LINE_EVERY_S, progress_bar
+from agents.console import say
+from prune_gym.budgets import BUDGETS, BudgetKey, amount
+from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, say_words, time_left, warn
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
 from prune_gym.errors import (
     BudgetError,
+    FileError,
     NothingFeasibleError,
     RunFolderError,
     UnknownNameError,
 )
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.saving import load_pruned, masks_of_plan
+from prune_gym.problem.saving import load_with_masks
+from prune_gym.problem.trust import check_trust, named_code
 from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.finalize import finish
-from prune_gym.searches.fine_tuning import OnStep
+from prune_gym.searches.fine_tuning import OnStep, words_of
+from prune_gym.searches.progress import Progress
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
-from prune_gym.searches.search import Progress, Search, begin
+from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
+from prune_gym.searches.search import Search, begin, lock_run
 from prune_gym.training.evaluation import accuracy
 from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
+from prune_gym.utils.stopping import check_stop
+
+MUCH = 0.1  # of accuracy lost, from which on it is worth a warning
 
 
 def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: Console) -> None:
@@ -50,23 +58,56 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
         console: where to report.
     """
     began = time.monotonic()
+    RunFolder.check_free(path)
     check_algorithm(config.algo)
+    check_stop()
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)
     make_config_env(config, problem).close()
     _say_unpruned(problem, console)
-    _run(begin(problem, config, path), began, console)
+    check_stop()
+    with lock_run(path):
+        _run(begin(problem, config, path), began, console)
 
 
 def _say_unpruned(problem: PruningProblem, console: Console) -> None:
     score, n_classes = problem.accuracy(problem.network), problem.data.n_classes
     console.print(f"unpruned network: validation accuracy {score:.4f}")
     if score < 1.5 / n_classes:
-        console.print(
-            f"[yellow]warning[/]: that is hardly better than guessing among {n_classes} classes. "
-            "Do the weights belong to this data, its classes in this order, its normalisation? (A "
-            "folder's images are normalised by its own mean and standard deviation; a Dataset of "
-            "yours, as module:function, can have others.)"
+        warn(
+            f"that is hardly better than guessing among {n_classes} classes. Do the weights belong "
+            "to this data, its classes in this order, its normalisation? (A folder's images are "
+            "normalised by its own mean and standard deviation; a Dataset of yours, as "
+            "module:function, can have others.)",
+            console,
+        )
+
+
+def warn_of_loss(
+    problem: PruningProblem, metrics: dict[str, Any], console: Console, best: float = 0.0
+) -> None:
+    """Warn where a finished network lost much accuracy.
+
+    Args:
+        problem: whose unpruned network and classes it is compared with.
+        metrics: of the network.
+        console: where to warn.
+        best: the highest accuracy in the run, limits aside.
+    """
+    scores, n_classes = metrics["accuracy"], problem.data.n_classes
+    score, unpruned = scores["finetuned_validation"], scores["dense_validation"]
+    reference, whose = (best, "the run's best") if best > unpruned else (unpruned, "unpruned")
+    if score < min(1.5 / n_classes, 0.6):
+        warn(
+            f"validation accuracy {score:.4f} is hardly better than guessing among {n_classes} "
+            "classes: the limit is too tight for this network, or the search too short.",
+            console,
+        )
+    elif score < reference - MUCH:
+        warn(
+            f"the limit costs {reference - score:.4f} of validation accuracy ({score:.4f}; {whose} "
+            f"{reference:.4f}). Raise it, fine-tune longer (--finetune-steps), or search longer.",
+            console,
         )
 
 
@@ -79,7 +120,9 @@ def environment(env_id: str) -> dict[str, Any]:
     return ENVIRONMENTS[env_id]
 
 
-def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console) -> None:
+def resume(
+    path: Path, timesteps: int | None, finish_now: bool, console: Console, *, trust: bool = False
+) -> None:
     """Continue a run.
 
     Args:
@@ -87,6 +130,7 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
         timesteps: other timesteps than before lengthen or shorten it for good.
         finish_now: search no longer; fine-tune and test what was found.
         console: where to report.
+        trust: whether code that the folder names may run.
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
@@ -96,15 +140,35 @@ def resume(path: Path, timesteps: int | None, finish_now: bool, console: Console
         raise RunFolderError(
             f"{path} was picked from another run, it holds no search; resume that one."
         )
-    problem = problem_of(folder, config)
-    if timesteps is not None:  # for good, now that nothing is refused any more
-        write_json(folder.path / "config.json", config.to_json())
-    folder.note_command()
-    _run(Search(problem, config, folder), began, console, finish_now=finish_now)
+    with lock_run(path):
+        problem = problem_of(folder, config, trust=trust)
+        check_stop()
+        if timesteps is not None:  # for good, now that nothing is refused any more
+            write_json(folder.path / "config.json", config.to_json())
+        folder.note_command()
+        _run(Search(problem, config, folder), began, console, finish_now=finish_now)
 
 
-def problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
-    """The problem of a run's configuration (raises RunFolderError where that is damaged)."""
+def problem_of(
+    folder: RunFolder,
+    config: SearchConfig,
+    *,
+    trust: bool,
+    given: Collection[BudgetKey] = (),
+) -> PruningProblem:
+    """The problem of a run's configuration.
+
+    Args:
+        folder: the run.
+        config: its configuration.
+        trust: whether code that it names may run.
+        given: budgets that the user named in this very call.
+
+    Raises:
+        RunFolderError: the configuration is damaged.
+        TrustError: it names code, and nobody trusts it.
+    """
+    file = folder.path / "config.json"
     if not config.problem:
         raise RunFolderError(
             f"{folder.path} was begun from Python with an object, which no file holds; go on "
@@ -113,11 +177,23 @@ def problem_of(folder: RunFolder, config: SearchConfig) -> PruningProblem:
     unknown = set(config.problem) - set(inspect.signature(make_problem).parameters)
     if unknown:
         raise RunFolderError(
-            f"{folder.path / 'config.json'} is damaged: make_problem has no argument "
-            f"{min(unknown)!r}. Put the file back as it was, or start a new run."
+            f"{file} is damaged: make_problem has no argument {min(unknown)!r}. Put the file back "
+            "as it was, or start a new run."
         )
+    check_trust(file, named_code(config.problem, given), trust)
     with importing(config):
-        return make_problem(**config.problem)
+        problem = make_problem(**config.problem)
+    for budget, value in zip(problem.budgets, problem.unpruned_values.tolist(), strict=True):
+        known = budget.counted is not None or (budget.name in BUDGETS and budget.deterministic)
+        if not known or "unpruned_values" not in config.problem:
+            continue
+        found = budget(problem.network, problem.example)
+        if not math.isclose(found, value, rel_tol=1e-6):
+            raise RunFolderError(
+                f"{file} is damaged: by problem.unpruned_values the unpruned network has "
+                f"{budget.name} {value:.6g}, and it has {found:.6g}. Put the file back as it was."
+            )
+    return problem
 
 
 @contextmanager
@@ -134,6 +210,18 @@ def importing(config: SearchConfig) -> Iterator[None]:
         ) from error
 
 
+def _saying_how_to_go_on(run: Callable[..., None]) -> Callable[..., None]:
+    """What is to be done where a file cannot be written, as the disk is full."""
+
+    @functools.wraps(run)
+    def wrapped(search: Search, *args: Any, **kwargs: Any) -> None:
+        with how_to_go_on(search.folder):
+            run(search, *args, **kwargs)
+
+    return wrapped
+
+
+@_saying_how_to_go_on
 def _run(search: Search, began: float, console: Console, *, finish_now: bool = False) -> None:
     """Search, fine-tune, test and report, as a terminal shows it."""
     folder, config = search.run_folder, search.config
@@ -168,23 +256,32 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
         ) from error
     finally:
         state = {"wall_s": wall_s(), "remembered": search.remembered}
-        write_json(folder.path / "state.json", state)
+        with suppress(FileError):  # its loss costs two numbers of the report
+            write_json(folder.path / "state.json", state)
     if result.stopped:
         _say_stopped(result, folder.path, console)
         raise SystemExit(130)
     metrics["wall_s"] = wall_s()
     write_json(folder.path / "metrics.json", metrics)
     print_result(metrics, console)
+    warn_of_loss(search.problem, metrics, console)
     console.print(f"report:  {page}")
     console.print(f"network: prune_gym.load_pruned({str(folder.path)!r})")
 
 
 def finetuning_bar(progress: BarProgress, steps: int) -> OnStep:
-    """Add a bar for so many optimizer steps; returns what moves it."""
+    """Add a bar for so many optimizer steps, or lines now and then; returns what moves it."""
     task = progress.add_task("fine-tuning", total=steps, detail="")
+    began = said = time.monotonic()
 
     def on_step(step: int, loss: float) -> None:
+        nonlocal said
         progress.update(task, completed=step, detail=f"loss {loss:.3f}")
+        now = time.monotonic()
+        if not is_live(progress.console) and now - said > LINE_EVERY_S:
+            said = now
+            left = time_left((steps - step) * (now - began) / step)
+            say(f"fine-tuning {step}/{steps}  loss {loss:.3f}  {left}", progress.console)
 
     return on_step
 
@@ -204,8 +301,8 @@ class SearchDisplay:
         """Show the state after one more evaluated network."""
         done, best = progress.evaluations, progress.best_accuracy
         detail = (
-            f"best feasible {'none yet' if best is None else f'{best:.3f}'}  "
-            f"cost {progress.recent_cost:.3f} (limit {progress.cost_limit:g})"
+            f"{'none feasible yet' if best is None else f'best {best:.3f}'}  "
+            f"cost {progress.recent_cost:.3f}/{progress.cost_limit:.4g}"
         )
         if not math.isnan(progress.multiplier):
             detail += f"  multiplier {progress.multiplier:.2f}"
@@ -213,10 +310,10 @@ class SearchDisplay:
             detail += f"  known {progress.remembered}"
         self.bars.update(self.task, completed=done, detail=detail)
         now = time.monotonic()
-        if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
+        if not is_live(self.console) and now - self.said > LINE_EVERY_S:
             self.said = now
             left = (self.total - done) * (now - self.began) / max(1, done - self.already)
-            self.console.print(f"{done}/{self.total}  {detail}  {max(0.0, left):.0f} s left")
+            say(f"{done}/{self.total}  {detail}  {time_left(max(0.0, left))}", self.console)
 
 
 def _say_stopped(result: SearchResult, path: Path, console: Console) -> None:
@@ -224,21 +321,29 @@ def _say_stopped(result: SearchResult, path: Path, console: Console) -> None:
     found = "no feasible network yet"
     if best is not None:
         found = f"best feasible {best.accuracy:.3f}, saved in {path} (not fine-tuned)"
+        if RunFolder(path).fine_tuning.is_file():
+            found = f"best feasible {best.accuracy:.3f}; its fine-tuning is saved and goes on"
     console.print(f"\nstopped after {len(result)} networks; {found}.")
     console.print(f"go on:      prune-gym prune --resume {path}")
     if best is not None:
         console.print(f"finish now: prune-gym prune --resume {path} --finish")
 
 
-def evaluate(path: Path, console: Console) -> None:
-    """Load a run's network and judge it anew."""
+def evaluate(path: Path, console: Console, *, trust: bool = False) -> None:
+    """Load a run's network and judge it anew: the tensors, whatever the folder says of them.
+
+    Args:
+        path: the run folder.
+        console: where to report.
+        trust: whether code that the folder names may run.
+    """
     folder, config = RunFolder.open(path)
-    problem = problem_of(folder, config)
-    template = None if isinstance(config.problem["network"], str) else problem.network
-    network = load_pruned(folder.path, template).to(problem.example.device)
-    masks = masks_of_plan(folder.path, problem)
+    problem = problem_of(folder, config, trust=trust)
+    network, masks = load_with_masks(folder.path, problem)
+    network = network.to(problem.example.device)
     found = confirm(problem, masks, network)
-    table = Table("", "cost", "limit", "value", "", title=str(path), title_justify="left")
+    title = escape(str(path))
+    table = Table("", "cost", "limit", "value", "", title=title, title_justify="left")
     values = found.costs * problem.unpruned_values
     for budget, cost, limit, value in zip(
         problem.budgets, found.costs, problem.limits, values, strict=True
@@ -263,11 +368,17 @@ def print_result(metrics: dict[str, Any], console: Console) -> None:
     for name, limit in metrics["limits"].items():
         word = "within" if metrics["costs"][name] <= limit else "OVER"
         said = f"{name}: {metrics['costs'][name]:.4f}, {word} the limit {limit:g}"
-        console.print(f"{said}{budget_in_words(metrics, name)}", markup=False)
+        say_words(f"{said}{budget_in_words(metrics, name)}", console)
+    worse = words_of(metrics.get("fine_tuned"))
+    if worse:
+        say_words(worse, console)
+    if "picked_from" in metrics:
+        many, seconds = f"{metrics['evaluations']:,}", f"{metrics['wall_s']:.0f} s"
+        console.print(f"0 networks evaluated; chosen from the {many} of the run, in {seconds}")
+        return
     remembered = metrics["remembered_evaluations"]
     known = f" ({remembered} of them known from before)" if remembered else ""
-    by_hard = metrics["hard"] and "picked_from" not in metrics  # a pick has limits of its own
-    kept = ", each within the limits of the run (--hard)" if by_hard else ""
+    kept = ", each within the limits of the run (--hard)" if metrics["hard"] else ""
     console.print(
         f"{metrics['evaluations']} networks evaluated{known}{kept} in {metrics['wall_s']:.0f} s"
     )

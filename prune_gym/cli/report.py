@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from prune_gym.budgets import amount
-from prune_gym.envs import rendering
-from prune_gym.problem.costs import Constraint
-from prune_gym.problem.saving import read_plan
+from prune_gym.cli.pictures import draw_pictures
+from prune_gym.cli.settings import settings_rows
+from prune_gym.searches.fine_tuning import words_of
 from prune_gym.searches.remeasure import spread_in_words
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
-
-GOOD, BAD, LIMIT, LINE = "#1f6f8b", "#d9a679", "#b03a2e", "#333333"
+from prune_gym.utils.files import inner_folder, replacing
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -28,6 +23,7 @@ border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left;paddi
 img{max-width:100%;height:auto}code{background:#f2f2f2;padding:.1rem .3rem}
 .verdict{font-size:1.1rem;padding:.6rem 1rem;border-left:5px solid #1f6f8b;background:#eef5f7}
 .note{color:#555;font-size:.9rem}
+.words td,.words th{text-align:left;vertical-align:top}.words td:first-child{white-space:nowrap}
 """
 
 
@@ -42,17 +38,15 @@ def write_report(folder: RunFolder, config: SearchConfig) -> Path:
         Path of the page.
     """
     metrics = folder.read_json("metrics.json")
-    rows = folder.read_episodes()
-    pictures = {
-        "search": _search_picture(rows, metrics),
-        "layers": _layers_picture(folder, metrics),
-        "networks": _networks_picture(rows, metrics, _returned(folder, rows)),
-    }
-    (folder.path / "pictures").mkdir(exist_ok=True)
+    pictures = draw_pictures(folder, metrics)
+    inner = inner_folder(folder.path / "pictures")
     for name, data in pictures.items():
-        (folder.path / "pictures" / f"{name}.png").write_bytes(data)
+        with replacing(inner / f"{name}.png") as partial:
+            partial.write_bytes(data)
     page = folder.path / "report.html"
-    page.write_text(_page(folder, config, metrics, pictures), encoding="utf-8")
+    with replacing(page) as partial:
+        content = _page(folder, config, metrics, pictures)
+        partial.write_text(content, encoding="utf-8", errors="surrogateescape")
     return page
 
 
@@ -129,21 +123,20 @@ def _page(
     if metrics["structure"] == "weight":
         body.append(
             "<p class=note>structure = weight: single weights are zero; the network has no fewer "
-            "filters and is no faster. MACs and bytes are those of the dense layers.</p>"
+            "filters and is no faster. MACs and bytes are those of the unpruned layers.</p>"
         )
     for name, title, words in _PICTURES:
         data = base64.b64encode(pictures[name]).decode()
         body.append(
             f'<h2>{title}</h2><p>{words}</p><img alt="{title}" src="data:image/png;base64,{data}">'
         )
+    body += ["<h2>Settings</h2>", _table([], settings_rows(config, metrics), "words")]
     versions = folder.read_json("versions.json")
-    noted = folder.path / "command.txt"
-    commands = noted.read_text().splitlines() if noted.is_file() else []
     body += [
         "<h2>How to get this again</h2>",
-        *(f"<p><code>{html.escape(command)}</code></p>" for command in commands),
+        *(f"<p><code>{html.escape(command)}</code></p>" for command in folder.commands()),
         "<p>The network: <code>prune_gym.load_pruned(folder)</code></p>",
-        _table(["", "version"], [(name, value) for name, value in versions.items()]),
+        _table(["", "version"], list(versions.items()), "words"),
     ]
     title = f"prune_gym: {html.escape(str(metrics['algo']))}"
     return (
@@ -182,106 +175,14 @@ def _verdict(metrics: dict[str, Any]) -> str:
     split, score = (
         ("validation", scores["finetuned_validation"]) if test is None else ("test", test)
     )
-    return f"The network is {word}: {'; '.join(parts)}. Accuracy {100 * score:.2f} % ({split})."
+    worse = words_of(metrics.get("fine_tuned"))
+    said = f"The network is {word}: {'; '.join(parts)}. Accuracy {100 * score:.2f} % ({split})."
+    return f"{said} {worse[:1].upper()}{worse[1:]}".strip()
 
 
-def _table(head: list[str], rows: list[Any]) -> str:
-    lines = ["<table><tr>", *(f"<th>{html.escape(cell)}</th>" for cell in head), "</tr>"]
+def _table(head: list[str], rows: list[Any], kind: str = "") -> str:
+    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = [f'<table class="{kind}">', f"<tr>{cells}</tr>" if head else ""]
     for row in rows:
         lines.append("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>")
     return "".join(lines) + "</table>"
-
-
-def _column(rows: list[dict[str, str]], name: str) -> NDArray[np.float64]:
-    return np.array([float(row[name]) for row in rows])
-
-
-def _running_mean(values: NDArray[np.float64], width: int = 50) -> NDArray[np.float64]:
-    """Mean of the last ``width`` values at each place (fewer at the start)."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - width, 0)
-    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
-def _search_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> bytes:
-    from matplotlib.figure import Figure
-
-    panels = [("accuracy", "reward (accuracy)"), ("cost", "cost"), ("multiplier", "multiplier")]
-    if np.isnan(_column(rows, "multiplier")).all():  # a control has none
-        panels.pop()
-    figure = Figure(figsize=(8.0, 2.1 * len(panels)))
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    episodes = np.arange(1, len(rows) + 1)
-    for panel, (name, label) in zip(axes, panels, strict=True):
-        values = _column(rows, name)
-        if name != "multiplier":
-            panel.plot(episodes, values, ".", color=GOOD, alpha=0.4, markersize=3)
-            values = _running_mean(values)
-        panel.plot(episodes, values, color=LINE, linewidth=1.4)
-        if name == "cost":
-            limit = _scalar_limit(metrics)
-            panel.axhline(limit, color=LIMIT, linewidth=1.2, label=f"limit {limit:g}")
-            panel.legend(loc="upper right", frameon=False)
-        panel.set_ylabel(label)
-        panel.set_ylim(bottom=0.0)
-        panel.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel("evaluated networks")
-    figure.tight_layout()
-    return _png(figure)
-
-
-def _layers_picture(folder: RunFolder, metrics: dict[str, Any]) -> bytes:
-    rows: list[rendering.Row] = []
-    for row in read_plan(folder.path)["groups"]:
-        kept = row["kept"] if isinstance(row["kept"], int) else len(row["kept"])
-        rows.append((row["name"], row["filters"], np.arange(row["filters"]) < kept))
-    what = "filters" if metrics["structure"] == "filter" else "weights"
-    return _png(rendering.draw(rows, f"{what} kept per group"))
-
-
-def _returned(folder: RunFolder, rows: list[dict[str, str]]) -> int:
-    """Number of the row whose network was returned: of those that keep what the plan keeps."""
-    kept = {
-        f"kept_{row['name']}": (row["kept"] if isinstance(row["kept"], int) else len(row["kept"]))
-        / row["filters"]
-        for row in read_plan(folder.path)["groups"]
-    }
-    distance = sum(np.abs(_column(rows, name) - share) for name, share in kept.items())
-    feasible, accuracy = _column(rows, "feasible"), _column(rows, "accuracy")
-    return int(np.lexsort((_column(rows, "cost"), -accuracy, np.round(distance, 4), -feasible))[0])
-
-
-def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any], returned: int) -> bytes:
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    figure = Figure(figsize=(8.0, 4.2))
-    axes = figure.add_subplot()
-    cost, accuracy = _column(rows, "cost"), _column(rows, "accuracy")
-    good = _column(rows, "feasible") > 0
-    axes.plot(cost[~good], accuracy[~good], ".", color=BAD, alpha=0.5, label="over a limit")
-    axes.plot(cost[good], accuracy[good], ".", color=GOOD, alpha=0.6, label="within every limit")
-    limit = _scalar_limit(metrics)
-    axes.axvline(limit, color=LIMIT, linewidth=1.2, label=f"limit {limit:g}")
-    axes.plot(cost[returned], accuracy[returned], "*", color=LIMIT, markersize=15, label="returned")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("cost (budget / budget of the unpruned network)")
-    axes.set_ylabel("accuracy after recovery")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
-    figure.tight_layout()
-    return _png(figure)
-
-
-def _scalar_limit(metrics: dict[str, Any]) -> float:
-    return Constraint(tuple(metrics["limits"].values())).limit

@@ -33,6 +33,7 @@ from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.trace import output_tensors
 from prune_gym.utils.registry import Registry
+from prune_gym.utils.stopping import check_stop
 
 Scores: TypeAlias = Sequence[NDArray[np.float64]]  # (n_filters,) per group
 Rows: TypeAlias = tuple[NDArray[np.float64], ...]  # (n_filters, k) per group
@@ -172,38 +173,35 @@ class Evidence:
     def calibration_rows(self) -> torch.Tensor:
         """Rows of the calibration batch in the training split: as many of every class as can be.
 
-        The first ones of each class in the order of the split; nothing is drawn, so that scores
-        do not depend on the seed where the criterion draws nothing itself.
+        The same ones whatever the seed, so that scores do not depend on it where the criterion
+        draws nothing itself; see `Split.spread`.
         """
         wanted = max(FEWEST, ELEMENTS // max(1, self.train.images[0].numel()))
-        wanted = min(CALIBRATION, wanted, len(self.train))
-        labels = self.train.labels.cpu().numpy()
-        turn = np.zeros(len(labels), dtype=np.int64)  # how many of its class come before
-        for label in np.unique(labels):
-            turn[labels == label] = np.arange((labels == label).sum())
-        return torch.from_numpy(np.sort(np.argsort(turn, kind="stable")[:wanted]))
+        return self.train.spread(min(CALIBRATION, wanted))
 
     @cached_property
     def images(self) -> torch.Tensor:
         """The calibration batch as the network takes it, (n, ...) float32; n is 256 at most."""
-        return self.train.batch(self.calibration_rows.to(self.train.images.device))
+        return self.train.batch(self.calibration_rows)
 
     @cached_property
     def labels(self) -> torch.Tensor:
         """Labels of `images`, (n,) int64."""
-        return self.train.labels[self.calibration_rows.to(self.train.labels.device)]
+        return self.train.labels[self.calibration_rows]
 
     def chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The calibration batch in parts that fit into memory: images, labels."""
         n_parts = -(-len(self.labels) // CHUNK)  # as equal as can be: no norm likes a single image
         pairs = zip(self.images.chunk(n_parts), self.labels.chunk(n_parts), strict=True)
         for images, labels in pairs:
+            check_stop()
             yield images.clone(), labels  # networks may work in place
 
     def batches(self, steps: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """So many random batches of the training split: images, labels."""
         size = min(size, len(self.train))
         for _ in range(steps):
+            check_stop()
             rows = torch.from_numpy(self.generator.choice(len(self.train), size, replace=False))
             rows = rows.to(self.train.images.device)
             yield self.train.batch(rows), self.train.labels[rows]

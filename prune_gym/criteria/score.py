@@ -13,11 +13,12 @@ from torch import nn
 
 from prune_gym.criteria.base import Evidence
 from prune_gym.datasets import Split
-from prune_gym.errors import InvalidTypeError, InvalidValueError
+from prune_gym.errors import CriterionError, InvalidTypeError, InvalidValueError
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.trace import own_randomness
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.onednn import SoundConvolutions
+from prune_gym.utils.user_code import user_code
 
 
 def score_groups(
@@ -47,7 +48,8 @@ def score_groups(
     with torch.inference_mode(False), torch.enable_grad(), own_randomness(device):
         evidence = Evidence.of(name, network, groups, train, seed)
         cure = f"criterion {name!r} needs too much; use 'l1', or a smaller network"
-        with memory_bound(cure), SoundConvolutions():
+        guarded = user_code(f"criterion {name!r}", CriterionError)
+        with guarded, memory_bound(cure), SoundConvolutions():
             found = criterion(evidence)
     return _checked(name, groups, found)
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import torch
 
+from prune_gym.datasets.rows import spread_rows
+from prune_gym.utils.randomness import seeded
 from prune_gym.utils.registry import Registry
 
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+Read = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,8 @@ class Split:
         mean: per channel, of uint8 pixels / 255; without it they are only divided by 255.
         std: likewise.
         channels_last: whether networks get the images channels-last in memory; see `to_layout`.
+        read: reads rows anew, (n,) int64 -> images and labels like these, where examples come out
+            differently each time, as with random transforms: training does, see `fresh`.
     """
 
     images: torch.Tensor
@@ -33,6 +39,7 @@ class Split:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     channels_last: bool = False
+    read: Read | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,13 +66,64 @@ class Split:
             return images.contiguous(memory_format=torch.channels_last)
         return images
 
+    def fresh(
+        self, rows: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and labels of rows for a step of a training, read anew where that matters.
+
+        Args:
+            rows: (n,) int64.
+            generator: a CPU generator, from which the seed of what is read anew is drawn.
+        """
+        if self.read is None:
+            return self.batch(rows), self.labels[rows]
+        with seeded(int(torch.randint(2**31, (1,), generator=generator))):
+            images, labels = self.read(rows.cpu())
+        images, labels = images.to(self.images.device), labels.to(self.labels.device)
+        return replace(self, images=images).batch(slice(None)), labels
+
+    def spread(self, n: int) -> torch.Tensor:
+        """Rows of ``n`` examples that stand for all, as many of every class as can be, (n,).
+
+        The same ones at every call; see `prune_gym.datasets.rows`.
+        """
+        if n not in self._spread:
+            rows = spread_rows(len(self), n, self.labels.numpy(force=True))
+            self._spread[n] = rows.to(self.images.device)
+        return self._spread[n]
+
+    @cached_property
+    def _spread(self) -> dict[int, torch.Tensor]:
+        return {}
+
     def first(self, n: int) -> Split:
-        """The first ``n`` examples."""
-        return replace(self, images=self.images[:n], labels=self.labels[:n])
+        """The first ``n`` examples; `subset` gives some that stand for all."""
+        return self if n >= len(self) else self.of(torch.arange(n))
+
+    def subset(self, n: int) -> Split:
+        """``n`` examples that stand for all, each class as frequent as in all of them."""
+        if n >= len(self):
+            return self
+        labels = self.labels.numpy(force=True)
+        rows = spread_rows(len(self), n, labels, in_proportion=True)
+        return self.of(rows.sort().values)
+
+    def of(self, rows: torch.Tensor) -> Split:
+        """The examples of some rows, (n,) int64, in their order."""
+        read = self.read and partial(_read_of, self.read, rows)
+        at = rows.to(self.images.device)
+        return replace(self, images=self.images[at], labels=self.labels[at], read=read)
 
     def to(self, device: torch.device | str) -> Split:
         """The same split on a device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+def _read_of(
+    read: Read, rows: torch.Tensor, chosen: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read some of the rows of a larger set."""
+    return read(rows[chosen])
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from agents.files import shown, user_path
 from prune_gym.datasets.augment import flip_and_shift
 from prune_gym.datasets.base import DATASETS, Dataset
-from prune_gym.datasets.decode import Report, decode, progress
-from prune_gym.datasets.listing import Files, Listing, list_images
+from prune_gym.datasets.decode import Report, decode, progress, without_warnings
+from prune_gym.datasets.listing import Files, Listing, broken_in_words, list_images
 from prune_gym.datasets.store import (
     Facts,
     images_file,
     pixel_statistics,
     stored,
     write_facts,
+    write_header,
     write_labels,
 )
 from prune_gym.errors import DatasetError
@@ -36,7 +39,9 @@ def folder(spec: str = "") -> Dataset:
     is held out is drawn class by class, the same on every machine.
 
     Classes are the subfolders, sorted by name. Files are taken by extension, as torchvision's
-    ``ImageFolder`` does, from folders inside a class too; hidden ones are left out. Images are
+    ``ImageFolder`` does, from folders inside a class too; hidden ones are left out. Up to 1 % may
+    be broken: they are skipped, counted and named. So are files that are no images (named pipes,
+    devices, links that lead nowhere or round), and images of more than 90 megapixels. Images are
     RGB unless every one is grey; rotation in EXIF and transparency are ignored. Pixels are
     normalised by the mean and standard deviation of the training images, per channel.
 
@@ -52,11 +57,7 @@ def folder(spec: str = "") -> Dataset:
             images, images of different sizes, or more than 1 % broken ones.
     """
     path, size = parse(spec)
-    if not path.is_dir():
-        raise DatasetError(
-            f"dataset 'folder:{spec}': there is no folder {path}. Write folder:PATH with a folder "
-            "that holds train/CLASS/* and test/CLASS/*, or CLASS/*."
-        )
+    _check_there(spec, path)
     listing = list_images(path)
     name = file_name(spec)
 
@@ -80,18 +81,61 @@ DATASETS.register(folder)
 def parse(spec: str) -> tuple[Path, int | None]:
     """The absolute path and the size of ``PATH`` or ``PATH@SIZE``.
 
+    ``~`` and ``~name`` are home folders, and links are resolved: what is written down of a run goes
+    on meaning the folder that it meant.
+
     >>> parse("/data/birds@64")[1], parse("/data/birds")[1], parse("/data/birds@64/")[0].name
     (64, None, 'birds@64')
     """
-    found = re.fullmatch(r"(.+)@(\d+)", spec)
-    words, size = (found[1], int(found[2])) if found else (spec, None)
-    if not words:
+    found = re.fullmatch(r"(.+)@([0-9]+)", spec, re.DOTALL)
+    words, size = (found[1], found[2]) if found else (spec, None)
+    if not words.strip():
         raise DatasetError("dataset 'folder' needs a path: write folder:PATH or folder:PATH@64.")
-    if size is not None and size not in _SIZES:
+    if size is not None and not _is_size(size):
+        raise _wrong_size(spec, size)
+    try:
+        path = user_path(words).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
         raise DatasetError(
-            f"dataset 'folder:{spec}': size {size} must be {_SIZES[0]} to {_SIZES[-1]} pixels."
-        )
-    return Path(words).expanduser().resolve(), size
+            f"dataset 'folder:{shown(spec)}' is no path ({error}); write folder:PATH."
+        ) from error
+    return path, None if size is None else int(size)
+
+
+def absolute(spec: str) -> str:
+    """The same ``PATH`` or ``PATH@SIZE`` from any working directory.
+
+    >>> absolute("/data/birds@64/"), absolute("/data/birds@064"), absolute("/data/birds/")
+    ('/data/birds@64/', '/data/birds@64', '/data/birds')
+    """
+    path, size = parse(spec)
+    if size is not None:
+        return f"{path}@{size}"
+    return f"{path}/" if re.search(r"@[0-9]+$", str(path)) else str(path)
+
+
+def _is_size(words: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,9}", words) is not None and int(words) in _SIZES
+
+
+def _wrong_size(spec: str, size: str) -> DatasetError:
+    size = size if len(size) < 20 else f"{size[:9]}... of {len(size)} digits"
+    return DatasetError(
+        f"dataset 'folder:{shown(spec) if len(spec) < 300 else '...'}': size {shown(size)} must be "
+        f"{_SIZES[0]} to {_SIZES[-1]} pixels."
+    )
+
+
+def _check_there(spec: str, path: Path) -> None:
+    if os.path.isdir(path):  # also of a name that is too long
+        return
+    before, at, size = spec.rpartition("@")
+    if at and before.strip() and not _is_size(size) and os.path.isdir(user_path(before)):
+        raise _wrong_size(spec, size)
+    raise DatasetError(
+        f"dataset 'folder:{shown(spec)}': there is no folder {shown(path)}. Write folder:PATH with "
+        "a folder that holds train/CLASS/* and test/CLASS/*, or CLASS/*."
+    )
 
 
 def file_name(spec: str) -> str:
@@ -103,19 +147,20 @@ def file_name(spec: str) -> str:
 
 def _decode_all(path: Path, listing: Listing, size: int | None, target: Path) -> None:
     """Decode every split of a folder into the files of `stored`."""
-    report = Report()
+    report = Report(broken=dict(listing.skipped))
     n = sum(len(files.paths) for files in listing.splits.values())
     readable = {}
-    with progress(n) as advance:
+    with progress(n) as advance, without_warnings():
         for part, files in listing.splits.items():
             readable[part] = decode(
-                [path / file for file in files.paths],
+                path,
+                files.paths,
                 _raw(target, part),
                 size=size,
                 report=report,
                 advance=advance,
             )
-    _check_broken(path, n, report)
+    _check_broken(path, n + len(listing.skipped), report)
     for part, files in listing.splits.items():
         kept = np.flatnonzero(readable[part])
         _check_kept(path, part, listing.classes, files.rows(kept))
@@ -132,8 +177,8 @@ def _raw(target: Path, part: str) -> Path:
 def _check_broken(path: Path, n: int, report: Report) -> None:
     if not report.broken:
         return
-    first = [f"{file} ({why})" for file, why in sorted(report.broken.items())[:3]]
-    words = f"{path}: {len(report.broken)} of {n} images cannot be read, e.g. {'; '.join(first)}"
+    some = broken_in_words(report.broken)
+    words = f"{shown(path)}: {len(report.broken)} of {n} images cannot be read, e.g. {some}"
     if len(report.broken) > _BROKEN * n:
         raise DatasetError(f"{words}. At most {_BROKEN:.0%} are skipped; repair or remove them.")
     warnings.warn(f"{words}. They are skipped.", stacklevel=2)
@@ -143,8 +188,8 @@ def _check_kept(path: Path, part: str, classes: list[str], files: Files) -> None
     missing = np.flatnonzero(np.bincount(files.labels, minlength=len(classes)) == 0)
     if len(missing):
         raise DatasetError(
-            f"{path}: no image of class {classes[missing[0]]!r} can be read for the {part} split; "
-            "repair or remove the broken ones, or add others."
+            f"{shown(path)}: no image of class {classes[missing[0]]!r} can be read for the {part} "
+            "split; repair or remove the broken ones, or add others."
         )
 
 
@@ -155,12 +200,9 @@ def _finish(raw: Path, final: Path, kept: np.ndarray, n_channels: int) -> None:
         del pixels  # an open file cannot be renamed on Windows
         raw.rename(final)
         return
-    out = np.lib.format.open_memmap(
-        final, mode="w+", dtype=np.uint8, shape=(len(kept), n_channels, *pixels.shape[2:])
-    )
-    for start in range(0, len(kept), 2048):
-        rows = kept[start : start + 2048]
-        out[start : start + len(rows)] = pixels[rows, :n_channels]
-    out.flush()
-    del out, pixels
+    with final.open("wb") as file:
+        write_header(file, (len(kept), n_channels, *pixels.shape[2:]))
+        for start in range(0, len(kept), 2048):
+            file.write(pixels[kept[start : start + 2048], :n_channels].tobytes())
+    del pixels
     raw.unlink()

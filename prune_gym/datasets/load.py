@@ -36,6 +36,20 @@ def load_dataset(name: str | Dataset) -> Dataset:
     return made
 
 
+def absolute_name(name: str) -> str:
+    """A dataset's name that means the same from any working directory.
+
+    >>> absolute_name("digits"), absolute_name("folder:/data/birds@64/")
+    ('digits', 'folder:/data/birds@64/')
+
+    Raises:
+        DatasetError: ``"folder:"`` with no path, or with a size that is none.
+    """
+    if name.startswith(_FOLDER):
+        return _FOLDER + folders.absolute(name.removeprefix(_FOLDER))
+    return name
+
+
 def file_name(name: str) -> str:
     """What stands for a dataset's name in file names, without loading it.
 

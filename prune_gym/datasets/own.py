@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,19 @@ from prune_gym.datasets.augment import shift_and_rotate
 from prune_gym.datasets.base import Dataset, Split
 from prune_gym.datasets.holdout import hold_out
 from prune_gym.errors import InvalidValueError
+from prune_gym.utils.randomness import seeded
+from prune_gym.utils.stopping import check_stop
 
+READ_TWICE = 32  # examples, to see whether they come out the same
 OWN = "custom"  # the name of data that is given as tensors
 
 
 def own_dataset(train: Any, validation: Any, test: Any = None) -> Dataset:
     """A dataset from a user's splits; images with pixels are augmented when they are trained on.
+
+    Where the examples of a torch dataset come out differently each time, as with random transforms,
+    training reads them anew in every epoch, and augments no further. Validation and test are read
+    once, with a warning: every network is to be judged on the same examples.
 
     Args:
         train: what `as_split` takes.
@@ -33,8 +41,22 @@ def own_dataset(train: Any, validation: Any, test: Any = None) -> Dataset:
     held_out = None if test is None else as_split("test", test)
     check_splits(*parts, held_out)
     n_classes = int(parts[0].labels.max()) + 1
-    augment = shift_and_rotate if parts[0].images.ndim == 4 else None
-    return Dataset(OWN, *parts, held_out, n_classes, augment)
+    is_augmented = parts[0].images.ndim == 4 and parts[0].read is None
+    augment = shift_and_rotate if is_augmented else None
+    judged = (_frozen("validation", parts[1]), held_out and _frozen("test", held_out))
+    return Dataset(OWN, parts[0], *judged, n_classes, augment)
+
+
+def _frozen(name: str, split: Split) -> Split:
+    """A split that networks are judged on, which is never read anew."""
+    if split.read is not None:
+        warnings.warn(
+            f"{name}: its examples come out differently each time they are read (random "
+            "transforms?); they are read once, so that every network is judged on the same ones. "
+            "Better give it a dataset without random transforms.",
+            stacklevel=3,
+        )
+    return replace(split, read=None)
 
 
 def as_split(name: str, data: Any) -> Split:
@@ -42,8 +64,8 @@ def as_split(name: str, data: Any) -> Split:
 
     uint8 images are pixels: they stay uint8 and are divided by 255 as they are used. Images of any
     other type become float32 as they are. Examples that are sorted by class, as an ``ImageFolder``
-    has them, are shuffled once with a fixed seed, so that the first so many images of the split
-    hold every class.
+    has them, are shuffled once with a fixed seed. A dataset whose examples come out differently
+    each time gives a split that is read anew where it is trained on (`Split.fresh`).
 
     Args:
         name: the argument's name, for error messages.
@@ -60,7 +82,7 @@ def as_split(name: str, data: Any) -> Split:
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         given: tuple[Any, Any] = data.tensors
     elif isinstance(data, TorchDataset):
-        given = _collect(name, data)
+        return _read_split(name, data)
     elif isinstance(data, tuple | list) and len(data) == 2:
         given = data[0], data[1]
     else:
@@ -68,7 +90,46 @@ def as_split(name: str, data: Any) -> Split:
             f"{name}: expected a pair (images, labels) or a torch Dataset, got "
             f"{type(data).__name__}."
         )
-    images, labels = _tensor(name, "images", given[0]), _tensor(name, "labels", given[1])
+    return _shuffled(_checked(name, *given))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Reads rows of a torch dataset: images and labels as `as_split` has them."""
+
+    name: str
+    data: TorchDataset[Any]
+
+    def __call__(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        split = _checked(self.name, *_collect(self.name, self.data, rows.tolist()))
+        return split.images, split.labels
+
+
+def _read_split(name: str, data: TorchDataset[Any]) -> Split:
+    """The split of a torch dataset, which is read once, and in parts a second time."""
+    reader = _Reader(name, data)
+    with seeded(0):
+        split = Split(*reader(torch.arange(_length(name, data))))
+    rows = split.spread(READ_TWICE)
+    with seeded(1):
+        images, labels = reader(rows)
+    if not (torch.equal(images, split.images[rows]) and torch.equal(labels, split.labels[rows])):
+        split = replace(split, read=reader)
+    return _shuffled(split)
+
+
+def _shuffled(split: Split) -> Split:
+    """A split that is sorted by class in a mixed order; any other one as it is."""
+    steps = split.labels.diff()
+    if not bool((steps >= 0).all() and (steps > 0).any()):
+        return split
+    nothing = np.zeros(int(split.labels[-1]) + 1, dtype=np.int64)
+    order = torch.from_numpy(hold_out(split.labels.numpy(force=True), nothing, seed=0)[0])
+    return split.of(order)
+
+
+def _checked(name: str, given_images: Any, given_labels: Any) -> Split:
+    images, labels = _tensor(name, "images", given_images), _tensor(name, "labels", given_labels)
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.shape[:1] == images.shape[:1]:
         raise InvalidValueError(
             f"{name}: labels of shape {tuple(labels.shape)} look one-hot; expected the numbers of "
@@ -79,13 +140,7 @@ def as_split(name: str, data: Any) -> Split:
             f"{name}: images of shape {tuple(images.shape)} and labels of shape "
             f"{tuple(labels.shape)} do not fit; expected (n, ...) and (n,) with n > 0."
         )
-    split = Split(_images(name, images), _labels(name, labels))
-    steps = split.labels.diff()
-    if bool((steps >= 0).all() and (steps > 0).any()):
-        nothing = np.zeros(int(split.labels[-1]) + 1, dtype=np.int64)
-        order = torch.from_numpy(hold_out(split.labels.numpy(force=True), nothing, seed=0)[0])
-        return Split(split.images[order], split.labels[order])
-    return split
+    return Split(_images(name, images), _labels(name, labels))
 
 
 def check_splits(train: Split, validation: Split, test: Split | None) -> None:
@@ -152,17 +207,21 @@ def check_dataset(data: Dataset) -> None:
             )
 
 
-def _collect(name: str, data: TorchDataset[Any]) -> tuple[torch.Tensor, list[Any]]:
-    """All images, (n, ...), and labels of a map-style dataset."""
+def _length(name: str, data: TorchDataset[Any]) -> int:
     try:
-        n = len(data)  # type: ignore[arg-type]
+        return len(data)  # type: ignore[arg-type]
     except TypeError as error:
         raise InvalidValueError(
             f"{name}: {type(data).__name__} has no length; expected a map-style torch Dataset, or "
             "a pair (images, labels)."
         ) from error
+
+
+def _collect(name: str, data: TorchDataset[Any], rows: list[int]) -> tuple[torch.Tensor, list[Any]]:
+    """Images, (n, ...), and labels of rows of a map-style dataset."""
     images, labels = torch.empty(0), []
-    for row in range(n):
+    for place, row in enumerate(rows):
+        check_stop()
         item = data[row]
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise InvalidValueError(
@@ -170,15 +229,15 @@ def _collect(name: str, data: TorchDataset[Any]) -> tuple[torch.Tensor, list[Any
                 "(image, label) pair."
             )
         image = _item(name, row, item[0])
-        if row == 0:
-            images = torch.empty((n, *image.shape), dtype=image.dtype)
+        if place == 0:
+            images = torch.empty((len(rows), *image.shape), dtype=image.dtype)
         if image.shape != images.shape[1:] or image.dtype != images.dtype:
             raise InvalidValueError(
-                f"{name}: image {row} is {image.dtype} of shape {tuple(image.shape)}, but image 0 "
-                f"is {images.dtype} of {tuple(images.shape[1:])}; make them equal, e.g. by "
-                "transforms.Resize and CenterCrop."
+                f"{name}: image {row} is {image.dtype} of shape {tuple(image.shape)}, but image "
+                f"{rows[0]} is {images.dtype} of {tuple(images.shape[1:])}; make them equal, e.g. "
+                "by transforms.Resize and CenterCrop."
             )
-        images[row] = image
+        images[place] = image
         labels.append(item[1])
     return images, labels
 

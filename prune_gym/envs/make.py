@@ -10,7 +10,7 @@ from prune_gym.envs.filter import FilterPruneEnv
 from prune_gym.envs.layer import LayerPruneEnv, NetworkPruneEnv
 from prune_gym.envs.vector import PruneVectorEnv
 from prune_gym.errors import InvalidValueError
-from prune_gym.utils.arguments import whole_number
+from prune_gym.utils.arguments import MOST_ENVS, MOST_THREADS, whole_number
 from prune_gym.utils.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def make_vector_env(
         needs_network: see `make_env`.
         arguments: of each environment; see `PruneEnv` and `prune_gym.make_problem`.
     """
-    whole_number("num_envs", num_envs, 1)
+    whole_number("num_envs", num_envs, 1, MOST_ENVS)
     if threads is not None:
-        whole_number("threads", threads, 1)
+        whole_number("threads", threads, 1, MOST_THREADS)
     first = make_env(granularity, needs_network, **arguments)
     of_problem = ProblemArguments.__optional_keys__
     alike: Any = {name: value for name, value in arguments.items() if name not in of_problem}

@@ -14,6 +14,8 @@ from prune_gym.errors import InvalidTypeError, InvalidValueError, UnsupportedNet
 from prune_gym.networks.checkpoints import find_checkpoint, load_weights
 from prune_gym.networks.vgg import NETWORKS
 from prune_gym.pruning.copying import rebuild
+from prune_gym.utils.user_code import user_code
+from prune_gym.utils.words import message
 
 
 def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
@@ -39,10 +41,11 @@ def build_network(name: str, *, in_channels: int, n_classes: int) -> nn.Module:
         inspect.signature(builder).bind(**arguments)
     except TypeError as error:
         raise InvalidTypeError(
-            f"network {name!r} cannot be built: {error}. Give a function without required "
+            f"network {name!r} cannot be built: {message(error)}. Give a function without required "
             "arguments (other than in_channels and n_classes)."
         ) from error
-    module = builder(**arguments)
+    with user_code(f"network {name!r}", UnsupportedNetworkError):
+        module = builder(**arguments)
     if not isinstance(module, nn.Module):
         raise InvalidTypeError(
             f"network {name!r} gave {type(module).__name__}; expected an nn.Module."
@@ -96,9 +99,9 @@ def check_runs(network: nn.Module, example: torch.Tensor, data: Dataset) -> None
     try:
         with torch.no_grad():
             outputs = network(example.clone())
-    except (RuntimeError, IndexError, ValueError) as error:
+    except Exception as error:  # a network may raise anything
         raise UnsupportedNetworkError(
-            f"{name} does not run on an input of shape {tuple(example.shape)}: {error}"
+            f"{name} does not run on an input of shape {tuple(example.shape)}: {message(error)}"
         ) from error
     if not isinstance(outputs, torch.Tensor):
         raise UnsupportedNetworkError(
@@ -113,18 +116,18 @@ def check_outputs(network: nn.Module, data: Dataset, name: str) -> None:
 
     Args:
         network: in any mode; it is run once, in evaluation mode.
-        data: its first training image is the input.
+        data: one of its training images is the input.
         name: of the network, for the message.
     """
-    example = data.train.batch(slice(1))
+    example = data.train.batch(data.train.spread(1))
     training = network.training
     try:
         with torch.inference_mode():
             outputs = network.eval()(example)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:  # a network may raise anything
         raise InvalidValueError(
             f"network {name!r} does not run on {data.name!r}, whose images are "
-            f"{tuple(example.shape[1:])}: {str(error).splitlines()[0]}"
+            f"{tuple(example.shape[1:])}: {message(error)}"
         ) from error
     finally:
         network.train(training)

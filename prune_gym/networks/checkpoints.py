@@ -9,11 +9,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from agents.files import user_path
 from prune_gym.datasets import Dataset
 from prune_gym.datasets.load import file_name
 from prune_gym.errors import CheckpointError
 from prune_gym.utils.cache import cache_dir as cache_dir
 from prune_gym.utils.files import replacing
+from prune_gym.utils.records import in_one_line, is_there
 
 _SHIPPED = Path(__file__).parent / "weights"
 
@@ -86,12 +88,14 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
 
 def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file; a missing or damaged file is a `CheckpointError`."""
-    if not Path(path).is_file():
+    path = user_path(path)
+    if not is_there(path, CheckpointError):
         raise CheckpointError(f"weights: there is no file {path}.")
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+        return load_file(path)  # maps the file, so that nothing is read before it is used
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        why = in_one_line(error)
+        raise CheckpointError(f"{path} is not a readable safetensors file: {why}") from error
 
 
 def write_tensors(path: Path | str, tensors: dict[str, torch.Tensor]) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 
 from prune_gym.errors import ExportError, MissingLibraryError
 from prune_gym.utils.files import replacing
+from prune_gym.utils.stopping import check_stop
 
 TOLERANCE = 1e-4  # of a file's logits, as a fraction of the network's largest
 CHECKED_BATCHES = (1, 5)
@@ -82,6 +83,7 @@ def export_files(
     network = copy.deepcopy(network).cpu().eval()
     program = _trace(network, example)
     for path in paths:
+        check_stop()
         write, read = _WRITERS[path.suffix]
         failed = f"{type(network).__name__} cannot be exported to {path}"
         with _mendable(failed, _WRITABLE), _quiet():
@@ -195,6 +197,7 @@ def largest_difference(network: nn.Module, run: Run, example: torch.Tensor, path
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch in CHECKED_BATCHES:
+        check_stop()
         shape = (batch, *example.shape[1:])
         images = torch.randn(shape, generator=generator, dtype=example.dtype)
         wanted, given = network(images), run(images)

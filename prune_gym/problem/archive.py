@@ -6,11 +6,11 @@ included: whatever the limits, the most accurate network within them is one of t
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from prune_gym.problem.costs import Constraint, CostModel
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
+from prune_gym.utils.arrays import read_arrays
 from prune_gym.utils.files import replacing
+from prune_gym.utils.records import in_one_line, is_visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,24 +193,88 @@ class Front:
     def load(cls, path: Path, kind: type[Exception]) -> Front:
         """Read what `save` wrote; a damaged file raises ``kind``."""
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-                names, sizes = content["names"].tolist(), tuple(content["sizes"].tolist())
-                rows = zip(
-                    content["numbers"].tolist(),
-                    content["accuracies"].tolist(),
-                    content["costs"].tolist(),
-                    content["bits"],
-                    strict=True,
-                )
-                return cls(
-                    Candidate(number, accuracy, dict(zip(names, costs, strict=True)), bits, sizes)
-                    for number, accuracy, costs, bits in rows
-                )
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            held = read_arrays(path, _SAVED, kind, _MOST_BYTES)
+            _check_arrays(**held)
+            names, sizes = held["names"].tolist(), tuple(held["sizes"].tolist())
+            rows = zip(
+                held["numbers"].tolist(),
+                held["accuracies"].tolist(),
+                held["costs"].tolist(),
+                held["bits"],
+                strict=True,
+            )
+            return cls(
+                Candidate(number, accuracy, dict(zip(names, costs, strict=True)), bits, sizes)
+                for number, accuracy, costs, bits in rows
+            )
+        except (ValueError, TypeError) as error:
+            if isinstance(error, kind):
+                raise
             raise kind(
-                f"{path} is damaged: it holds no front of networks ({type(error).__name__}). Put "
-                "it back as it was; without it the search goes on, and pick has nothing to look at."
+                f"{path} is damaged: it holds no front of networks ({in_one_line(error)}). Put it "
+                "back as it was; without it the search goes on, and pick has nothing to look at."
             ) from error
+
+    def check_costs(self, problem: PruningProblem) -> None:
+        """Raise unless the masks fit a problem's groups, and cost what is said of them.
+
+        Raises:
+            ValueError: names the network; only what is counted can be told from masks.
+        """
+        counted = {budget.name: budget for budget in (*map(as_budget, BUDGETS), *problem.budgets)}
+        known = [counted[name] for name in self.names if name in counted]
+        known = [budget for budget in known if budget.counted is not None]
+        model = problem.cost_model.of_budgets(known)
+        for one in self:
+            if one.sizes != tuple(problem.sizes.tolist()):
+                raise InvalidValueError(
+                    "it is of another network: its masks do not fit the groups of this one"
+                )
+            for name, cost in _costs_by_name(model, one.masks).items():
+                if not np.isclose(cost, one.costs[name], rtol=1e-6, atol=0.0):
+                    raise InvalidValueError(
+                        f"network {one.number} is said to have {name} {one.costs[name]:.6g}, and "
+                        f"by its masks it has {cost:.6g}"
+                    )
+
+
+_SAVED = ("names", "sizes", "numbers", "accuracies", "costs", "bits")
+_MOST_BYTES = 2**29
+
+
+def _check_arrays(
+    names: NDArray[Any],
+    sizes: NDArray[Any],
+    numbers: NDArray[Any],
+    accuracies: NDArray[Any],
+    costs: NDArray[Any],
+    bits: NDArray[Any],
+) -> None:
+    """Raise ValueError unless these are the arrays of a front."""
+    n, filters = len(numbers.ravel()), sum(int(size) for size in sizes.ravel())
+    shapes = {
+        "names": (names, "U", (len(names.ravel()),)),
+        "sizes": (sizes, "i", (len(sizes.ravel()),)),
+        "numbers": (numbers, "i", (n,)),
+        "accuracies": (accuracies, "f", (n,)),
+        "costs": (costs, "f", (n, len(names.ravel())) if n else (0,)),
+        "bits": (bits, "u", (n, -(-filters // 8)) if n else (0,)),
+    }
+    for name, (held, kind, shape) in shapes.items():
+        if held.dtype.kind != kind or held.shape != shape:
+            raise InvalidValueError(f"{name} is {held.shape} {held.dtype}, and must be {shape}")
+    if (numbers < 1).any() or len(set(numbers.tolist())) < n:
+        raise InvalidValueError("numbers must be 1 or above, each once")
+    if not np.isfinite(accuracies).all() or not np.isfinite(costs).all() or (costs < 0.0).any():
+        raise InvalidValueError("accuracies and costs must be finite numbers, costs 0 or above")
+    if (sizes < 1).any() or (n and not (names.size and sizes.size)):
+        raise InvalidValueError("there must be names, and sizes of 1 or above")
+    if len(set(names.tolist())) < len(names) or not all(map(is_visible, names.tolist())):
+        raise InvalidValueError("names must be different, without control characters")
+    for row in bits if n else ():
+        kept = np.unpackbits(row)[:filters]
+        if not np.logical_or.reduceat(kept, np.cumsum(sizes) - sizes).all():
+            raise InvalidValueError("bits keep nothing of a filter group")
 
 
 def further_costs(problem: PruningProblem) -> Callable[[Masks], dict[str, float]] | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.files import user_path
 from prune_gym.budgets import (
     Budget,
     Limit,
@@ -16,7 +17,17 @@ from prune_gym.budgets import (
     budgets_to_json,
     parse_limit,
 )
+from prune_gym.datasets import absolute_name
 from prune_gym.errors import InvalidTypeError, InvalidValueError
+from prune_gym.pruning.groups import FilterGroup
+from prune_gym.utils.arguments import (
+    MOST_BATCH,
+    MOST_FILTERS,
+    MOST_IMAGES,
+    MOST_SEED,
+    MOST_STEPS,
+    whole_number,
+)
 from prune_gym.utils.registry import unknown_name
 
 STRUCTURES = ("filter", "weight")
@@ -40,7 +51,7 @@ def written_down(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Paths become absolute, and programs get their folder, so that they mean the same everywhere.
     """
-    plain = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in arguments.items()}
+    plain = from_anywhere(arguments)
     budgets: Any = plain.pop("budgets")
     try:
         written: dict[str, Any] = json.loads(json.dumps(plain, default=_as_list))
@@ -53,10 +64,41 @@ def written_down(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     return {**written, "budgets": budgets}
 
 
+def from_anywhere(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `make_problem` whose paths mean the same from any working directory."""
+    plain = {k: _absolute(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+    if isinstance(plain.get("weights"), str):
+        plain["weights"] = _absolute(plain["weights"])
+    if isinstance(plain.get("dataset"), str):
+        plain["dataset"] = absolute_name(plain["dataset"])
+    return plain
+
+
+def _absolute(path: str | Path) -> str:
+    return str(user_path(path).resolve())
+
+
 def _as_list(value: Any) -> list[Any]:
     if isinstance(value, set | frozenset):
         return sorted(value)
     raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def check_numbers(
+    recovery_steps: int,
+    round_to: int,
+    evaluation_samples: int | None,
+    batch_size: int | None,
+    seed: int,
+) -> None:
+    """Raise InvalidValueError for a number that is not possible whatever the network."""
+    whole_number("recovery_steps", recovery_steps, 0, MOST_STEPS)
+    whole_number("round_to", round_to, 1, MOST_FILTERS)
+    whole_number("seed", seed, 0, MOST_SEED)
+    if evaluation_samples is not None:
+        whole_number("evaluation_samples", evaluation_samples, 1, MOST_IMAGES)
+    if batch_size is not None:
+        whole_number("batch_size", batch_size, 1, MOST_BATCH)
 
 
 def check_structure(structure: str, round_to: int) -> None:
@@ -67,6 +109,16 @@ def check_structure(structure: str, round_to: int) -> None:
         raise InvalidValueError(
             f"round_to={round_to!r} with structure='weight': single weights have no use for "
             "multiples; leave it at 1, or use structure='filter'."
+        )
+
+
+def check_round_to(round_to: int, groups: Sequence[FilterGroup]) -> None:
+    """Raise where multiples are so large that no group can lose a filter."""
+    widest = max(group.n_filters for group in groups)
+    if round_to > 1 and round_to >= widest:
+        raise InvalidValueError(
+            f"round_to={round_to} leaves every filter group whole: the widest has {widest} "
+            f"filters; give at most {widest - 1}."
         )
 
 

@@ -85,7 +85,9 @@ class CostModel:
         self.budgets, self.unpruned_values = tuple(budgets), unpruned_values
         # of an element of each tensor, per budget; None for black boxes
         self._weights = [
-            None if budget.counted is None else sizes.weights(budget.counted(network, example))
+            None
+            if budget.counted is None
+            else sizes.weights(budget.element_weights(network, example))
             for budget in budgets
         ]
 

@@ -7,7 +7,8 @@ it is there once an evaluator is made, so that threads may share one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from prune_gym.errors import PruneGymError, UnsupportedNetworkError
 from prune_gym.problem.outcome import Outcome, OutcomeMemory, digest
 from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_per_group
 from prune_gym.training.evaluation import PreparedSplit, wait_for
 from prune_gym.training.recovery import is_fixed, recover
+from prune_gym.utils.words import error_in_words
 
 if TYPE_CHECKING:
     from prune_gym.problem.problem import PruningProblem
@@ -49,7 +52,8 @@ class Evaluator:
         prepared = PreparedSplit.of(problem.data.validation, problem.layout, problem.batch_size)
         if problem.batch_size is None:
             third = problem.masks_of(np.maximum(1, problem.sizes // 3))
-            prepared = prepared.with_fastest_batch(problem.compact(third))
+            with _naming_the_network():
+                prepared = prepared.with_fastest_batch(problem.compact(third))
         self.validation = prepared
         wait_for(prepared.images.device)  # threads have streams of their own
 
@@ -81,8 +85,10 @@ class Evaluator:
             own = tuple(mask.copy() for mask in masks)
             build = partial(self._recovered, own, seed, steps)
             return self._outcome(masks, *known, build, remembered=True)
-        network = self._recovered(masks, seed, steps)
-        judged = self.accuracy(network), self.values(masks, network)
+        with _naming_the_network():
+            network = self._recovered(masks, seed, steps)
+            accuracy = self.accuracy(network)
+        judged = accuracy, self.values(masks, network)
         if key is not None:
             self.memory.put(key, *judged)
         return self._outcome(masks, *judged, lambda: network)
@@ -109,3 +115,18 @@ class Evaluator:
             build=build,
             remembered=remembered,
         )
+
+
+@contextmanager
+def _naming_the_network() -> Iterator[None]:
+    """A compact network that does not run, where the unpruned one did, is an error of its own."""
+    try:
+        yield
+    except PruneGymError:
+        raise
+    except Exception as error:
+        raise UnsupportedNetworkError(
+            f"a compact network does not run: {error_in_words(error)}. forward() may choose layers "
+            "by the size of the batch, or by a count of its calls; let it run the same layers "
+            "always, or keep those that it chooses among whole: ignore=[...]."
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,12 +23,16 @@ from prune_gym.networks.checkpoints import find_checkpoint
 from prune_gym.problem.checks import (
     check_budgets,
     check_ignore,
+    check_numbers,
+    check_round_to,
     check_structure,
     check_unpruned_values,
+    from_anywhere,
     written_down,
 )
 from prune_gym.problem.costs import measure_unpruned
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.pruning.branches import check_branches, check_training
 from prune_gym.pruning.equivalence import check_compaction, check_smallest
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups, find_weight_groups
 from prune_gym.pruning.inference import (
@@ -38,10 +42,10 @@ from prune_gym.pruning.inference import (
     trains_channels_last,
 )
 from prune_gym.training.recovery import RECOVERIES
-from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.devices import resolve_device
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry
+from prune_gym.utils.stopping import check_stop
 
 
 def make_problem(
@@ -87,7 +91,8 @@ def make_problem(
             paper's coarse variant does (budget ``params`` only).
         round_to: kept filters of a group come in multiples of it, e.g. 8, which hardware likes
             (groups of fewer filters stay whole).
-        evaluation_samples: judge on the first so many validation images; None = all.
+        evaluation_samples: judge on so many validation images, each class as frequent as in all of
+            them; None = all.
         precision: in which networks are judged: ``"float32"``, ``"bfloat16"``, or ``"tf32"`` on
             NVIDIA GPUs. Networks, their recovery and what a search returns stay float32.
         batch_size: images a forward when networks are judged; None = the fastest, measured.
@@ -116,13 +121,12 @@ def make_problem(
     (8, (0.25,))
     """
     arguments = written_down(locals())
+    check_numbers(recovery_steps, round_to, evaluation_samples, batch_size, seed)
     check_structure(structure, round_to)
     check_ignore(ignore)
-    batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
     chosen = check_budgets({"params": 0.1} if budgets is None else budgets, structure)
     check_unpruned_values(unpruned_values, [budget.name for budget in chosen])
-    place = resolve_device(device)
-    check_precision(precision, place)
+    check_precision(precision, place := resolve_device(device))
     score = _function("criterion", CRITERIA, criterion)
     repair = _function("recovery", RECOVERIES, recovery)
     if weights is None and train is None and network in NETWORKS and dataset in DATASETS:
@@ -130,8 +134,8 @@ def make_problem(
     data = _dataset(dataset, train, validation, test, evaluation_samples, place)
     module = trained_network(network, dataset, data, weights).to(place).eval()
     data, layout = _laid_out(module, data, precision)
-    example = data.train.batch(slice(1))
-    groups = _groups(module, example, structure, ignore)
+    example = data.train.batch(data.train.spread(1))
+    groups = _groups(module, data, structure, ignore, round_to)
     scores = score_groups(module, groups, score, data.train, seed)
     unpruned = measure_unpruned(tuple(chosen), module, example, unpruned_values)
     problem = PruningProblem(
@@ -143,11 +147,11 @@ def make_problem(
         limits=fractions(tuple(chosen), tuple(chosen.values()), unpruned),
         unpruned_values=unpruned,
         recovery=repair,
-        recovery_steps=whole_number("recovery_steps", recovery_steps, 0),
+        recovery_steps=int(recovery_steps),
         structure=structure,
-        round_to=whole_number("round_to", round_to, 1),
+        round_to=int(round_to),
         layout=layout,
-        batch_size=batch_size,
+        batch_size=None if batch_size is None else int(batch_size),
         arguments=arguments,
     )
     _check_smallest(problem, is_known=unpruned_values is not None)
@@ -156,7 +160,8 @@ def make_problem(
 
 def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Dataset, InferenceLayout]:
     """The data as the network is trained on it fastest, and how the network is judged."""
-    some = data.train.batch(slice(3))
+    check_stop()
+    some = data.train.batch(data.train.spread(3))
     check_runs(network, some, data)
     layout = find_layout(network, some, precision)
     if layout.channels_last and trains_channels_last(network, some):
@@ -165,14 +170,26 @@ def _laid_out(network: nn.Module, data: Dataset, precision: str) -> tuple[Datase
 
 
 def _groups(
-    module: nn.Module, example: torch.Tensor, structure: str, ignore: Collection[str]
+    module: nn.Module, data: Dataset, structure: str, ignore: Collection[str], round_to: int
 ) -> tuple[FilterGroup, ...]:
     """The filter groups; raises where removing filters is not the same as masking them."""
+    check_stop()
     if structure == "weight":
         return find_weight_groups(module, ignore)
+    example = data.train.batch(slice(1))
     groups = find_filter_groups(module, example, ignore)
+    check_round_to(round_to, groups)
+    check_branches(module, groups, [example, *_unlike(data)], ignore)
     check_compaction(module, groups, example)
+    check_training(module, groups, data.train.batch(data.train.spread(4)))
     return groups
+
+
+def _unlike(data: Dataset) -> Iterator[torch.Tensor]:
+    """Inputs of one example each, from both ends of the classes."""
+    for split, place in ((data.train, -1), (data.validation, 0), (data.validation, -1)):
+        row = int(split.labels.argsort(stable=True)[place]) if split.labels.ndim == 1 else place
+        yield split.batch(torch.tensor([row % len(split)], device=split.labels.device))
 
 
 def _check_smallest(problem: PruningProblem, *, is_known: bool) -> None:
@@ -180,6 +197,7 @@ def _check_smallest(problem: PruningProblem, *, is_known: bool) -> None:
 
     Noise is not to refuse later what could be reached when the known values were measured.
     """
+    check_stop()
     ones = np.ones(len(problem.groups), dtype=np.int64)
     check_smallest(problem.network, problem.compact(problem.masks_of(ones)), problem.example)
     if not is_known or all(budget.is_deterministic for budget in problem.budgets):
@@ -199,6 +217,7 @@ def shared_problem(**arguments: Any) -> PruningProblem:
 
     A problem is frozen and pure, so many environments can stand on one.
     """
+    arguments = from_anywhere(arguments)
     budgets = arguments.get("budgets")
     budgets = budgets if isinstance(budgets, Mapping) else {}
     plain = {**arguments, "budgets": list(budgets.values())} if budgets else arguments
@@ -229,15 +248,16 @@ def _dataset(
     device: torch.device,
 ) -> Dataset:
     """The dataset that is meant, on the device, with so many validation images at most."""
+    check_stop()
     if (train is None) != (validation is None):
         raise InvalidValueError("train and validation belong together: give both or none of them.")
     data = load_dataset(dataset) if train is None else own_dataset(train, validation, test)
     if evaluation_samples is not None:
-        n = whole_number("evaluation_samples", evaluation_samples, 1)
-        if n > len(data.validation):
+        if evaluation_samples > len(data.validation):
             raise InvalidValueError(
-                f"evaluation_samples={n} is more than the {len(data.validation)} validation images."
+                f"evaluation_samples={evaluation_samples} is more than the {len(data.validation)} "
+                "validation images; give at most so many, or leave it out."
             )
-        data = replace(data, validation=data.validation.first(n))
+        data = replace(data, validation=data.validation.subset(evaluation_samples))
     with memory_bound(f"{device} cannot hold the images; use another device or fewer of them"):
         return data.to(device)

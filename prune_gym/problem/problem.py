@@ -93,7 +93,7 @@ class PruningProblem:
     @property
     def example(self) -> torch.Tensor:
         """One input of the network, (1, ...)."""
-        return self.data.train.batch(slice(1))
+        return self.data.train.batch(self.data.train.spread(1))
 
     @cached_property
     def orders(self) -> tuple[NDArray[np.int64], ...]:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune_gym.errors import InvalidTypeError, SharingError
+from prune_gym.errors import FileError, InvalidTypeError, SharingError
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.utils.arguments import whole_number
+from prune_gym.utils.arguments import MOST_THREADS, whole_number
 
 _SMALL = 4096  # bytes; below, an array travels with the rest
 _ALIGNED = 64
@@ -31,7 +31,8 @@ class SharedProblem:
     problem=shared)`` in a worker of ``SubprocVecEnv`` or ``AsyncVectorEnv`` on the same machine.
     The arrays (images as they are judged, training data, unpruned weights, scores) are mapped
     there from one temporary file, ``prune_gym-*``, which is removed when this handle, and with it
-    the process that made it, is gone (a process that is killed leaves it behind).
+    the process that made it, is gone (a process that is killed leaves it behind). A handle that
+    is read from a file runs what its pickle says: take none from somebody else.
 
     Args:
         problem: on the CPU.
@@ -41,10 +42,11 @@ class SharedProblem:
     Raises:
         TypeError: ``problem`` is none; build one with `prune_gym.make_problem`.
         SharingError: the problem is on an accelerator, or holds what cannot be pickled.
+        FileError: the folder for temporary files is full.
     """
 
     def __init__(self, problem: PruningProblem, threads: int = 1) -> None:
-        whole_number("threads", threads, 1)
+        whole_number("threads", threads, 1, MOST_THREADS)
         if not isinstance(problem, PruningProblem):
             raise InvalidTypeError(
                 f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
@@ -57,11 +59,18 @@ class SharedProblem:
         _ = problem.evaluator  # made here, so that its images are shared as well
         self.threads = threads
         self._problem: PruningProblem | None = problem
-        descriptor, name = tempfile.mkstemp(prefix="prune_gym-")
-        self._path, self._owner = Path(name), os.getpid()
-        self._close = weakref.finalize(self, _remove, self._path, self._owner)
-        with os.fdopen(descriptor, "wb") as file:
-            self._rest, self._n_bytes = _write(problem, file)
+        try:
+            descriptor, name = tempfile.mkstemp(prefix="prune_gym-")
+            self._path, self._owner = Path(name), os.getpid()
+            self._close = weakref.finalize(self, _remove, self._path, self._owner)
+            with os.fdopen(descriptor, "wb") as file:
+                self._rest, self._n_bytes = _write(problem, file)
+        except OSError as error:
+            raise FileError(
+                error.errno,
+                f"the problem cannot be shared in {tempfile.gettempdir()} ({error.strerror}); free "
+                "space there, or set the environment variable TMPDIR to another folder.",
+            ) from error
         _OPENED[name] = problem
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,16 +10,20 @@ here.
 from __future__ import annotations
 
 import contextlib
+import random
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.copying import rebuild
+from prune_gym.utils.stopping import check_stop
+from prune_gym.utils.words import message
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -111,6 +115,7 @@ def trace(network: nn.Module, example: torch.Tensor) -> Iterator[Traced]:
     longest = max((max(p.shape, default=0) for p in network.parameters()), default=0)
     done: dict[Any, set[int]] = {}
     for module, node in graph.module2node.items():
+        check_stop()
         if not isinstance(module, PRODUCERS):
             continue
         channels = range(graph.get_pruner_of_module(module).get_out_channels(module))
@@ -142,11 +147,18 @@ def output_tensors(outputs: Any) -> list[torch.Tensor]:
     return []
 
 
-def own_randomness(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Leave the global random states of the CPU and of a device as they are."""
-    if device.type == "cpu":
-        return torch.random.fork_rng([])
-    return torch.random.fork_rng([device], device_type=device.type)
+@contextlib.contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave the global random states of Python, NumPy, the CPU and a device as they are."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (users draw from it)
+    devices = [] if device.type == "cpu" else [device]
+    kind = "cuda" if device.type == "cpu" else device.type  # without devices it means nothing
+    try:
+        with torch.random.fork_rng(devices, device_type=kind):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 class _Index(NamedTuple):
@@ -244,7 +256,7 @@ def _run(network: nn.Module, example: torch.Tensor, *, branches: bool) -> Any:
                 else f"cannot be traced with an input of shape {tuple(example.shape)}"
             )
             raise UnsupportedNetworkError(
-                f"{type(network).__name__} {what}: {type(error).__name__}: {error}"
+                f"{type(network).__name__} {what}: {type(error).__name__}: {message(error)}"
             ) from error
     return graph
 

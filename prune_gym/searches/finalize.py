@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from prune_gym.budgets import count
-from prune_gym.errors import NothingFeasibleError
+from prune_gym.errors import NothingFeasibleError, RunFolderError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import save_pruned
 from prune_gym.pruning.masks import Mask, Masks
-from prune_gym.searches.fine_tuning import OnStep, fine_tune
+from prune_gym.searches.fine_tuning import FineTuned, OnStep, fine_tune
 from prune_gym.searches.remeasure import Confirmation, candidates, confirm
 from prune_gym.searches.result import SearchResult
-from prune_gym.searches.run_folder import SearchConfig
+from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.training_state import TrainingState
 from prune_gym.training.evaluation import accuracy, paired_latency_ms
-from prune_gym.utils.files import write_json
+from prune_gym.utils.files import reading, write_json
+from prune_gym.utils.stopping import check_stop
 
 LATENCY_BATCH = 100
 TUNED = 3  # networks are fine-tuned at most before a search gives up
+
+
+@dataclass(frozen=True, eq=False)
+class _Finished:
+    """The network to hand over, what it was measured as, and the state to be removed then."""
+
+    masks: Masks
+    network: nn.Module
+    scores: dict[str, float | None]
+    fine_tuned: FineTuned
+    confirmed: Confirmation
+    state: TrainingState
 
 
 def finish(
@@ -81,9 +98,12 @@ def complete(
 
     Raises:
         NothingFeasibleError: none of them keeps the limits when it is measured anew.
+        Stopped: a stop was asked for; a fine-tuning that was begun goes on with the next call.
     """
     searched_s = wall_s()
-    masks, network, scores, confirmed = _first_confirmed(problem, config, in_turn, on_step)
+    state_path = RunFolder(path).fine_tuning
+    done = _first_confirmed(problem, config, in_turn, state_path, on_step)
+    masks, network, scores, confirmed = done.masks, done.network, done.scores, done.confirmed
     scores.update(_exact_scores(network, problem))
     scores["finetuned_test"] = _test_accuracy(network, problem)
     save_pruned(path, network, problem, masks, config.network_name)
@@ -95,6 +115,7 @@ def complete(
         "unpruned_values": dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True)),
         "units": {budget.name: budget.unit for budget in problem.budgets},
         "accuracy": scores,
+        "fine_tuned": done.fine_tuned.to_json(),
         **told,
         "hard": config.hard,
         "algo": config.algo,
@@ -111,45 +132,95 @@ def complete(
         "search_s": searched_s,
         "wall_s": wall_s(),
     }
+    check_stop()
     write_json(path / "metrics.json", metrics)
+    done.state.drop()
     return metrics
 
 
 def _first_confirmed(
-    problem: PruningProblem, config: SearchConfig, in_turn: Iterable[Masks], on_step: OnStep
-) -> tuple[Masks, nn.Module, dict[str, float | None], Confirmation]:
-    """The best network that is within every limit when it is measured anew, fine-tuned."""
+    problem: PruningProblem,
+    config: SearchConfig,
+    in_turn: Iterable[Masks],
+    path: Path,
+    on_step: OnStep,
+) -> _Finished:
+    """The best network that is within every limit when it is measured anew, fine-tuned.
+
+    A fine-tuning that was stopped goes on, without measuring the network before it once more.
+    """
     noisy = not all(budget.is_deterministic for budget in problem.budgets)
-    refused: list[str] = []
-    tuned = 0
-    for masks in in_turn:
+    stopped = TrainingState.peek(path)
+    with reading(path, RunFolderError):
+        refused, first, tuned = _where_it_was(stopped)
+    for position, masks in enumerate(in_turn):
+        if position < first:
+            continue
         network = problem.compact(masks)
-        scores = _dense_scores(problem)
-        scores["raw_validation"] = problem.accuracy(network)
-        problem.recover(network, seed=config.seed)
-        scores["recovered_validation"] = problem.accuracy(network)
-        found = confirm(problem, masks, network) if noisy else None
+        goes_on = position == first and stopped is not None
+        if goes_on and stopped is not None:
+            problem.recover(network, seed=config.seed)
+            scores = dict(stopped.notes["scores"])
+        else:
+            scores = _dense_scores(problem)
+            scores["raw_validation"] = problem.accuracy(network)
+            problem.recover(network, seed=config.seed)
+            scores["recovered_validation"] = problem.accuracy(network)
+        found = confirm(problem, masks, network) if noisy and not goes_on else None
         if found is not None and not found.feasible:
             refused.append(f"measured anew, the best network is over a limit: {found}")
             continue
-        tuned += 1
-        fine_tune(
-            network,
-            problem,
-            steps=config.finetune_steps,
-            seed=config.seed,
-            distillation=config.distillation,
-            on_step=on_step,
-        )
-        scores["finetuned_validation"] = problem.accuracy(network)
+        notes = {"position": position, "refused": refused, "tuned": tuned, "scores": scores}
+        state = TrainingState(path, _about(config, masks), notes)
+        fine_tuned = _fine_tune(network, problem, config, on_step, state)
+        scores["finetuned_validation"] = fine_tuned.accuracy
         found = confirm(problem, masks, network)
         if found.feasible:
-            return masks, network, scores, found
+            return _Finished(masks, network, scores, fine_tuned, found, state)
         refused.append(f"after fine-tuning the best network is over a limit: {found}")
+        state.drop()
+        tuned += 1
         if tuned == TUNED:
             break
     others = f"; so are the next {len(refused) - 1} of the best" if len(refused) > 1 else ""
     raise NothingFeasibleError(f"{refused[0]}{others}. A budget is noisy, or depends on weights.")
+
+
+def _where_it_was(stopped: TrainingState | None) -> tuple[list[str], int, int]:
+    """Words on networks that were refused, position of the next, number of fine-tuned ones."""
+    if stopped is None:
+        return [], 0, 0
+    notes = stopped.notes
+    return [str(words) for words in notes["refused"]], int(notes["position"]), int(notes["tuned"])
+
+
+def _about(config: SearchConfig, masks: Masks) -> dict[str, Any]:
+    """What tells one fine-tuning from another."""
+    bits = np.packbits(np.concatenate(masks)).tobytes()
+    return {
+        "network": hashlib.sha256(bits).hexdigest()[:16],
+        "steps": config.finetune_steps,
+        "seed": config.seed,
+        "distillation": config.distillation,
+    }
+
+
+def _fine_tune(
+    network: nn.Module,
+    problem: PruningProblem,
+    config: SearchConfig,
+    on_step: OnStep,
+    state: TrainingState,
+) -> FineTuned:
+    return fine_tune(
+        network,
+        problem,
+        steps=config.finetune_steps,
+        seed=config.seed,
+        distillation=config.distillation,
+        on_step=on_step,
+        state=state,
+    )
 
 
 def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:
@@ -186,7 +257,8 @@ def _sizes(
 
 
 def _latencies(network: nn.Module, problem: PruningProblem) -> dict[str, Any]:
-    images = problem.data.validation.batch(slice(LATENCY_BATCH))
+    split = problem.data.validation
+    images = split.batch(split.spread(LATENCY_BATCH))
     return {
         "latency_ms": paired_latency_ms({"dense": problem.network, "pruned": network}, images),
         "latency_batch": LATENCY_BATCH,

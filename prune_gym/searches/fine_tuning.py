@@ -1,20 +1,70 @@
-"""Fine-tuning of a compact network after a search."""
+"""Fine-tuning of a compact network after a search: it can be stopped at any step, and goes on."""
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from prune_gym.budgets import count
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.training.loop import MANY, Recipe, fit
+from prune_gym.searches.training_state import TrainingState
+from prune_gym.training.loop import MANY, Recipe, Training, check_loss
+from prune_gym.training.recovery import bn
 from prune_gym.utils.devices import has_bfloat16
+from prune_gym.utils.stopping import check_stop, stop_requested, stopping
+from prune_gym.utils.threads import torch_threads
 
 SMALL_MACS = 5e6  # below, threads wait for each other longer than they work
+SAVE_EVERY_S = 15.0
 OnStep = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What came of a fine-tuning.
+
+    Attributes:
+        before: validation accuracy before it.
+        trained: validation accuracy of the trained network, with its better statistics.
+        recomputed: whether these are the BatchNorm statistics that were recomputed at the end, and
+            not those that training left.
+        kept: whether the trained network is the one that is handed over; where it is worse than
+            the one before, that one is.
+    """
+
+    before: float
+    trained: float
+    recomputed: bool
+    kept: bool
+
+    @property
+    def accuracy(self) -> float:
+        """Validation accuracy of the network that is handed over."""
+        return self.trained if self.kept else self.before
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds of it."""
+        return dict(vars(self))
+
+
+def words_of(fine_tuned: dict[str, Any] | None) -> str:
+    """A sentence on a network that fine-tuning made worse; empty where it did not.
+
+    Args:
+        fine_tuned: of `FineTuned.to_json`; None in runs of earlier versions.
+    """
+    if fine_tuned is None or fine_tuned["kept"]:
+        return ""
+    return (
+        f"fine-tuning made it worse (validation accuracy {fine_tuned['trained']:.4f} after "
+        f"{fine_tuned['before']:.4f}): the network from before it is handed over."
+    )
 
 
 def fine_tune(
@@ -25,11 +75,14 @@ def fine_tune(
     seed: int,
     distillation: float = 0.0,
     on_step: OnStep | None = None,
-) -> None:
+    state: TrainingState | None = None,
+) -> FineTuned:
     """Train a compact network in place on the training split, augmented, in one cycle.
 
     The recipe was tuned once, on the validation accuracy of uniformly pruned networks, for all
-    searches: Adam on small sets, Nesterov SGD from 5,000 images on.
+    searches: Adam on small sets, Nesterov SGD from 5,000 images on. BatchNorm statistics lag behind
+    weights that change: at the end they are recomputed, and kept if the network is better with
+    them on the validation split. Where it is worse than before, it is put back as it was.
 
     Args:
         network: trained in place.
@@ -38,24 +91,81 @@ def fine_tune(
         seed: of the batches' order and of augmentation.
         distillation: share of the loss that follows the teacher's outputs, in [0, 1].
         on_step: called with (steps done, loss).
+        state: where the training is saved now and then and when it is stopped, and from where it
+            goes on.
+
+    Raises:
+        Stopped: a stop was asked for (Ctrl-C, SIGTERM); the state is saved.
+        TrainingDivergedError: the loss is no number any more (only looked at with ``on_step``).
     """
+    before, score_before = copy.deepcopy(network.state_dict()), problem.accuracy(network)
+    if steps == 0:
+        return FineTuned(score_before, score_before, recomputed=False, kept=True)
+    is_small = count("macs", network, problem.example) < SMALL_MACS
+    with (
+        stopping("stopping after this step of fine-tuning; Ctrl-C again stops at once"),
+        torch_threads(1 if is_small else torch.get_num_threads()),
+    ):
+        training = _training(network, problem, steps, seed, distillation)
+        try:
+            _run(training, on_step, state)
+        finally:
+            training.finish()
+        score, recomputed = _with_better_statistics(network, problem)
+    if score < score_before:
+        network.load_state_dict(before)
+    return FineTuned(score_before, score, recomputed, kept=score >= score_before)
+
+
+def _training(
+    network: nn.Module, problem: PruningProblem, steps: int, seed: int, distillation: float
+) -> Training:
     recipe = Recipe()
     if len(problem.data.train) >= MANY:
         bfloat16 = has_bfloat16(problem.example.device)
         recipe = Recipe("sgd", 128, peak_lr=0.05, weight_decay=5e-4, bfloat16=bfloat16)
-    threads = torch.get_num_threads()
-    if count("macs", network, problem.example) < SMALL_MACS:
-        torch.set_num_threads(1)
-    try:
-        fit(
-            network,
-            problem.data.train,
-            replace(recipe, distillation=distillation, keep_zeros=problem.structure == "weight"),
-            steps=steps,
-            teacher=problem.network,
-            generator=torch.Generator().manual_seed(seed),
-            augment=problem.data.augment,
-            on_step=on_step,
-        )
-    finally:
-        torch.set_num_threads(threads)
+    return Training(
+        network,
+        problem.data.train,
+        replace(recipe, distillation=distillation, keep_zeros=problem.structure == "weight"),
+        steps=steps,
+        teacher=problem.network,
+        generator=torch.Generator().manual_seed(seed),
+        augment=problem.data.augment,
+    )
+
+
+def _run(training: Training, on_step: OnStep | None, state: TrainingState | None) -> None:
+    """Train to the end, from where the state says on; it is saved at the end and at a stop, too."""
+    if state is not None:
+        state.restore(training)
+    saved = time.monotonic()
+    while training.step_number < training.steps:
+        if stop_requested() and state is not None:
+            state.save(training)
+        check_stop()
+        loss = training.step()
+        if on_step is not None:
+            step = training.step_number
+            on_step(step, check_loss(float(loss), step, training.recipe))
+        if state is not None and time.monotonic() - saved > SAVE_EVERY_S:
+            state.save(training)
+            saved = time.monotonic()
+    if state is not None:
+        state.save(training)  # what follows takes a while, too
+
+
+def _with_better_statistics(network: nn.Module, problem: PruningProblem) -> tuple[float, bool]:
+    """Recompute BatchNorm statistics, or leave them; the better accuracy, and whether they were."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    as_trained = problem.accuracy(network)
+    if not norms:
+        return as_trained, False
+    kept = [copy.deepcopy(norm.state_dict()) for norm in norms]
+    bn(network, problem.data.train, generator=torch.Generator(), steps=0)
+    recomputed = problem.accuracy(network)
+    if recomputed > as_trained:
+        return recomputed, True
+    for norm, tensors in zip(norms, kept, strict=True):
+        norm.load_state_dict(tensors)
+    return as_trained, False

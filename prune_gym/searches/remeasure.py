@@ -14,6 +14,7 @@ from prune_gym.budgets import amount
 from prune_gym.problem.archive import Archive
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Mask, Masks
+from prune_gym.utils.stopping import check_stop
 
 CANDIDATES = 10  # that are measured anew before a search gives up
 REPEATS = 5  # measurements of a noisy budget, each by the side of the unpruned network
@@ -64,6 +65,7 @@ def confirm(
             continue
         found = [float(costs[index])]
         while len(found) < repeats and not (len(found) == 2 and found[0] == found[1]):
+            check_stop()
             value = problem.cost_model.measure(index, network)
             found.append(value / float(problem.unpruned_values[index]))
         costs[index] = np.median(found)

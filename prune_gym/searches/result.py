@@ -21,8 +21,9 @@ from prune_gym.problem.saving import save_pruned
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.fine_tuning import OnStep, fine_tune
 from prune_gym.searches.run_folder import SearchConfig
+from prune_gym.searches.training_state import TrainingState
 from prune_gym.training.evaluation import accuracy
-from prune_gym.utils.arguments import check_share, whole_number
+from prune_gym.utils.arguments import MOST_SEED, MOST_STEPS, check_share, whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,26 +65,41 @@ class PrunedNetwork:
         seed: int = 0,
         distillation: float = 0.0,
         on_step: OnStep | None = None,
+        state: Path | str | None = None,
     ) -> PrunedNetwork:
         """The same network, trained for some steps; this one stays as it is.
+
+        BatchNorm statistics are recomputed at the end where that is better on the validation split.
+        Where training made the network worse there, it comes back as it was before.
 
         Args:
             steps: optimizer steps.
             seed: of the batches' order and of augmentation.
             distillation: share of the loss that follows the unpruned network, in [0, 1].
             on_step: called with (steps done, loss).
+            state: a file (safetensors) in which the training is saved now and then, and when it is
+                stopped; the same call goes on from there. It is removed at the end.
+
+        Raises:
+            Stopped: Ctrl-C or SIGTERM, a ``KeyboardInterrupt`` at the end of a step.
         """
         network = copy.deepcopy(self.network)
-        fine_tune(
+        saved = None if state is None else self._training_state(Path(state), steps, seed)
+        fine_tuned = fine_tune(
             network,
             self.problem,
-            steps=whole_number("steps", steps, 0),
-            seed=whole_number("seed", seed, 0),
+            steps=whole_number("steps", steps, 0, MOST_STEPS),
+            seed=whole_number("seed", seed, 0, MOST_SEED),
             distillation=check_share("distillation", distillation),
             on_step=on_step,
+            state=saved,
         )
-        score = self.problem.accuracy(network)
-        return replace(self, network=network, validation_accuracy=score)
+        if saved is not None:
+            saved.drop()
+        return replace(self, network=network, validation_accuracy=fine_tuned.accuracy)
+
+    def _training_state(self, path: Path, steps: int, seed: int) -> TrainingState:
+        return TrainingState(path, {"network": self.number, "steps": steps, "seed": seed})
 
     def save(self, path: Path | str) -> None:
         """Write it to a folder that `prune_gym.load_pruned` reads (safetensors and a plan)."""
@@ -217,9 +233,12 @@ class SearchResult:
         seed: int = 0,
         distillation: float = 0.0,
         on_step: OnStep | None = None,
+        state: Path | str | None = None,
     ) -> PrunedNetwork:
         """The best network, trained for some steps; see `PrunedNetwork.fine_tune`."""
-        return self.best.fine_tune(steps, seed=seed, distillation=distillation, on_step=on_step)
+        return self.best.fine_tune(
+            steps, seed=seed, distillation=distillation, on_step=on_step, state=state
+        )
 
     def save(self, path: Path | str) -> None:
         """Write the best network to a folder that `prune_gym.load_pruned` reads."""

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import json
+import io
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from agents.files import check_new_folder, remove_partials, user_path
+from agents.logs import LineLog, count_lines
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
-from prune_gym.errors import InvalidValueError, RunFolderError
+from prune_gym.errors import FileError, InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES
-from prune_gym.utils.files import make_folder, write_json
+from prune_gym.searches.other_runs import refuse_training_run
+from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row
+from prune_gym.utils.files import make_folder, replacing, write_json
+from prune_gym.utils.records import in_one_line, is_there, read_bytes, read_record
 
 _PACKAGES = (
     "prune-gym",
@@ -138,20 +147,22 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path | str, config: SearchConfig) -> RunFolder:
-        """Make a folder for a new run.
+    def check_free(cls, path: Path | str) -> None:
+        """Raise unless a new run can go to a folder; to be called before anything is loaded.
 
         Raises:
-            RunFolderError: the folder is not empty.
+            RunFolderError: it holds something already.
+            FileError: it cannot be made, or takes no file.
         """
-        folder = cls(Path(path))
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            if (folder.path / "config.json").is_file():
-                cure = f"a run already; choose another folder, or continue it: --resume {path}"
-            else:
-                cure = "other files; choose another folder"
-            raise RunFolderError(f"out={str(path)!r} holds {cure}.")
+        check_new_folder(user_path(path), "config.json", RunFolderError, FileError)
+
+    @classmethod
+    def create(cls, path: Path | str, config: SearchConfig) -> RunFolder:
+        """Make a folder for a new run; see `check_free`."""
+        cls.check_free(path)
+        folder = cls(user_path(path))
         make_folder(folder.path)
+        remove_partials(folder.path)
         write_json(folder.path / "config.json", config.to_json())
         folder.note_command()
         write_json(folder.path / "versions.json", versions())
@@ -164,28 +175,33 @@ class RunFolder:
         Raises:
             RunFolderError: there is no run, or its files are damaged.
         """
-        file = Path(path) / "config.json"
-        if not file.is_file():
+        path = user_path(path)
+        file = path / "config.json"
+        if not is_there(file, RunFolderError):
             raise RunFolderError(f"{path} is no run folder: it holds no config.json.")
+        refuse_training_run(path)
+        content = read_record(file, Config, RunFolderError)
         try:
-            config = SearchConfig.from_json(json.loads(file.read_text()))
-            kinds = {"timesteps": int, "seed": int, "finetune_steps": int, "problem": dict}
-            kinds["hard"] = bool
-            for name, kind in kinds.items():
-                if not isinstance(getattr(config, name), kind):
-                    raise InvalidValueError(f"{name} is no {kind.__name__}")
+            return cls(path), SearchConfig.from_json(content)
         except (ValueError, TypeError) as error:
             raise RunFolderError(f"{file} is damaged: {error}") from error
-        return cls(Path(path)), config
 
     def note_command(self) -> None:
         """Add the command line of this call to ``command.txt``."""
-        with (self.path / "command.txt").open("a", encoding="utf-8") as file:
-            file.write(shlex.join(["prune-gym", *sys.argv[1:]]) + "\n")
+        with LineLog(self.path / "command.txt", FileError) as log:
+            log.add(shlex.join(["prune-gym", *sys.argv[1:]]))
+
+    def commands(self) -> list[str]:
+        """The command lines that worked on the run, as they were noted."""
+        noted = self.path / "command.txt"
+        if not is_there(noted, RunFolderError):
+            return []
+        text = read_bytes(noted, RunFolderError).decode("utf-8", errors="replace")
+        return text.splitlines()
 
     def drop_results(self) -> None:
         """Remove what a finished search wrote: it no longer fits once the search goes on."""
-        for name in ("metrics.json", "report.html"):
+        for name in ("metrics.json", "report.html", self.fine_tuning.name):
             (self.path / name).unlink(missing_ok=True)
 
     @property
@@ -196,7 +212,12 @@ class RunFolder:
     @property
     def replay_buffer(self) -> Path:
         """What an off-policy agent learns from."""
-        return self.path / "replay_buffer.pkl"
+        return self.path / "replay_buffer.npz"
+
+    @property
+    def fine_tuning(self) -> Path:
+        """State of a fine-tuning that was stopped."""
+        return self.path / "finetuning.safetensors"
 
     @property
     def front(self) -> Path:
@@ -222,12 +243,13 @@ class RunFolder:
                 for group, share in zip(problem.groups, trial.kept, strict=True)
             },
         }
-        new = not self.episodes.exists()
-        with self.episodes.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
+        with LineLog(self.episodes, FileError) as log:
+            lines = io.StringIO(newline="")
+            writer = csv.DictWriter(lines, list(row))
+            if log.is_empty:
                 writer.writeheader()
             writer.writerow(row)
+            log.add(lines.getvalue())
 
     def read_episodes(self) -> list[dict[str, str]]:
         """Rows of the log; a last line that was cut off is left out.
@@ -235,31 +257,28 @@ class RunFolder:
         Raises:
             RunFolderError: the log is damaged.
         """
-        if not self.episodes.exists():
+        if not is_there(self.episodes, RunFolderError):
             return []
+        content = read_bytes(self.episodes, RunFolderError, MOST_LOG_BYTES)
         try:
-            with self.episodes.open(newline="", encoding="utf-8") as file:
-                lines = [line for line in file if line.endswith("\n")]
-            rows = list(csv.DictReader(lines, strict=True))
-            for row in rows:
-                if None in row or None in row.values():
-                    raise InvalidValueError(
-                        f"row {row.get('episode')!r} has too many or too few columns"
-                    )
-                int(row["feasible"]), row["accuracy"], row["cost"], row["multiplier"]
-                for value in row.values():
-                    float(value)
-        except (KeyError, ValueError, TypeError, csv.Error) as error:
-            raise RunFolderError(f"{self.episodes} is damaged: {error}") from error
+            lines = io.StringIO(content.decode("utf-8"), newline="")
+            whole = [line for line in lines if line.endswith("\n")]
+            rows = list(csv.DictReader(whole, strict=True))
+        except (ValueError, csv.Error) as error:
+            why = in_one_line(error)
+            raise RunFolderError(f"{self.episodes} is damaged: {why}") from error
+        for number, row in enumerate(rows, start=1):
+            check_row(self.episodes, number, row)
         return rows
 
     def _drop_cut_line(self) -> None:
         """Remove a last line that was not written to its end."""
-        if self.episodes.exists():
-            content = self.episodes.read_bytes()
+        if is_there(self.episodes, RunFolderError):
+            content = read_bytes(self.episodes, RunFolderError, MOST_LOG_BYTES)
             whole = content[: content.rfind(b"\n") + 1]
             if whole and whole != content:
-                self.episodes.write_bytes(whole)
+                with replacing(self.episodes) as partial:
+                    partial.write_bytes(whole)
             elif not whole and content.startswith(b"episode"):  # cut within the head line
                 self.episodes.unlink()
 
@@ -269,6 +288,7 @@ class RunFolder:
         Returns:
             How many evaluations had been remembered from before.
         """
+        remove_partials(self.path)
         self._drop_cut_line()
         for row in self.read_episodes():
             archive.put(
@@ -284,23 +304,63 @@ class RunFolder:
                     kept=tuple(float(v) for key, v in row.items() if key.startswith("kept_")),
                 )
             )
-        if self.front.is_file():
+        if is_there(self.front, RunFolderError):
             front = Front.load(self.front, RunFolderError)
             archive.front = front.until(len(archive.trials))
         return int(self.read_json("state.json").get("remembered", 0))
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the run; an empty dict where it is missing."""
-        file = self.path / name
-        if not file.is_file():
-            return {}
+    def check_fits(self, archive: Archive, problem: PruningProblem) -> None:
+        """Raise RunFolderError unless what `restore` gave is of this problem, and can be true."""
+        for number, trial in enumerate(archive.trials, start=1):
+            if (*trial.costs,) != problem.names or len(trial.kept) != len(problem.groups):
+                raise RunFolderError(
+                    f"{self.episodes} is of another problem: row {number} has costs of "
+                    f"{', '.join(trial.costs) or 'nothing'} and {len(trial.kept)} filter groups."
+                )
+            costs = np.array(list(trial.costs.values()))
+            if trial.feasible and not problem.feasible(costs):
+                raise RunFolderError(
+                    f"{self.episodes} is damaged: row {number} is said to be within every limit, "
+                    "and its costs are not. Put the file back as it was."
+                )
+        self.check_front(archive.front, problem)
+
+    def check_front(self, front: Front, problem: PruningProblem) -> None:
+        """Raise RunFolderError unless a front is of this problem, with costs that can be true."""
         try:
-            content: dict[str, Any] = json.loads(file.read_text())
-        except ValueError as error:
-            raise RunFolderError(f"{file} is damaged: {error}") from error
-        if not isinstance(content, dict):
-            raise RunFolderError(f"{file} is damaged: it holds no JSON object.")
-        return content
+            front.check_costs(problem)
+        except InvalidValueError as error:
+            raise RunFolderError(
+                f"{self.front} does not fit the run: {error}. Put it back as it was; without it "
+                "the search goes on, and pick has nothing to look at."
+            ) from error
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run; an empty dict where it is missing.
+
+        Raises:
+            RunFolderError: it is damaged, or holds what it cannot hold.
+        """
+        file = self.path / name
+        if not is_there(file, RunFolderError):
+            return {}
+        return read_record(file, RECORDS[name], RunFolderError)
+
+
+@contextmanager
+def how_to_go_on(folder: RunFolder | None) -> Iterator[None]:
+    """Where a file cannot be written, as the disk is full, say what is kept and what to do then."""
+    try:
+        yield
+    except FileError as error:
+        if folder is None:
+            raise
+        rows = max(0, count_lines(folder.episodes) - 1)
+        raise FileError(
+            error.errno,
+            f"{error} {rows} networks are recorded; then: prune-gym prune --resume {folder.path}, "
+            "or search(..., resume=True) in Python.",
+        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -6,15 +6,22 @@ Here `prune_gym` and `agents` meet.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 
-from agents.console import stopping
-from prune_gym.errors import InvalidTypeError, InvalidValueError, RunFolderError, UsageError
+from agents.locking import locked_folder
+from prune_gym.errors import (
+    FileError,
+    InvalidTypeError,
+    InvalidValueError,
+    RunFolderError,
+    UsageError,
+)
 from prune_gym.problem.archive import Archive, Trial, further_costs
 from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
@@ -23,12 +30,22 @@ from prune_gym.problem.saving import masks_of_plan, save_pruned
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.baselines import BASELINES, Judged, Proposer, masks_of_ratios
+from prune_gym.searches.front_files import FrontFiles
+from prune_gym.searches.progress import OnProgress, Progress
 from prune_gym.searches.result import SearchResult
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
+from prune_gym.searches.saved_agent import load_agent, save_agent
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
-from prune_gym.utils.arguments import check_share, whole_number
-from prune_gym.utils.files import replacing, write_json
+from prune_gym.utils.arguments import (
+    MOST_EVALUATIONS,
+    MOST_SEED,
+    MOST_STEPS,
+    check_share,
+    whole_number,
+)
+from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
+from prune_gym.utils.stopping import finishing, stopping
 from prune_gym.utils.threads import Workers, one_thread
 
 if TYPE_CHECKING:
@@ -37,32 +54,6 @@ if TYPE_CHECKING:
 N_ENVS = 8
 ENV_IDS = {"layer": "PruneVGG-v0", "filter": "PruneVGGFilters-v0"}  # by granularity
 SAVE_EVERY_S = 15.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a search is, for whoever shows it.
-
-    Attributes:
-        evaluations: networks judged so far.
-        total: networks to be judged.
-        best_accuracy: of the best feasible one; None where there is none yet.
-        recent_cost: mean scalar cost of the latest fifty.
-        cost_limit: the scalar limit.
-        multiplier: the agent's Lagrange multiplier; NaN for baselines.
-        remembered: evaluations for which nothing was run, as the same decision had been judged.
-    """
-
-    evaluations: int
-    total: int
-    best_accuracy: float | None
-    recent_cost: float
-    cost_limit: float
-    multiplier: float
-    remembered: int
-
-
-OnProgress = Callable[[Progress], None]
 
 
 def search(
@@ -81,8 +72,9 @@ def search(
 ) -> SearchResult:
     """Search for the most accurate network within a problem's limits.
 
-    Ctrl-C ends it after the networks in work and gives back what was found so far
-    (``result.stopped``); a second Ctrl-C gives it back at once.
+    Ctrl-C or SIGTERM ends it after the networks in work and gives back what was found so far
+    (``result.stopped``); a second one gives it back at once. Handlers of signals that were there
+    before come back at the end. A run folder is locked while it is worked in.
 
     Args:
         problem: of `prune_gym.make_problem`.
@@ -102,7 +94,7 @@ def search(
 
     Raises:
         ValueError: an unknown algorithm, or an argument that is not allowed.
-        RunFolderError: ``out`` is taken already.
+        RunFolderError: ``out`` is taken already, or another process works in it.
         BudgetError: a budget broke; with ``out`` what was judged is kept.
 
     >>> from prune_gym import make_problem
@@ -120,26 +112,35 @@ def search(
         )
     if granularity not in ENV_IDS:
         raise unknown_name("granularity", granularity, list(ENV_IDS))
-    timesteps = whole_number("evaluations", evaluations, 1) * len(problem.groups)
+    evaluations = whole_number("evaluations", evaluations, 1, MOST_EVALUATIONS)
     if resume:
         if out is None:
             raise InvalidValueError("resume=True goes on with a run folder; name it: out=RUN.")
         folder, config = RunFolder.open(out)
         config.check_same(problem)
-        config = config.lengthened(timesteps)
-        write_json(folder.path / "config.json", config.to_json())
-        return Search(problem, config, folder, on_progress).run()
+        config = config.lengthened(evaluations * len(problem.groups))
+        with lock_run(out), how_to_go_on(folder):
+            write_json(folder.path / "config.json", config.to_json())
+            return Search(problem, config, folder, on_progress).run()
     config = SearchConfig(
         env=ENV_IDS[granularity],
         algo=algo,
-        timesteps=timesteps,
-        seed=whole_number("seed", seed, 0),
-        finetune_steps=whole_number("finetune_steps", finetune_steps, 0),
+        timesteps=evaluations * len(problem.groups),
+        seed=whole_number("seed", seed, 0, MOST_SEED),
+        finetune_steps=whole_number("finetune_steps", finetune_steps, 0, MOST_STEPS),
         problem={},
         distillation=check_share("distillation", distillation),
         hard=bool(hard),
     )
-    return begin(problem, config, out, on_progress).run()
+    with lock_run(out):
+        search = begin(problem, config, out, on_progress)
+        with how_to_go_on(search.folder):
+            return search.run()
+
+
+def lock_run(out: Path | str | None) -> AbstractContextManager[None]:
+    """Hold the lock of a run folder, if there is to be one (RunFolderError: somebody else does)."""
+    return nullcontext() if out is None else locked_folder(out, RunFolderError, FileError)
 
 
 def begin(
@@ -156,6 +157,8 @@ def begin(
         out: the run folder to make; None = nothing is written.
         on_progress: called after every judged network.
     """
+    if out is not None:
+        RunFolder.check_free(out)
     check_algorithm(config.algo)
     make_config_env(config, problem).close()
     if problem.arguments is not None:
@@ -193,6 +196,7 @@ class Search:
         folder: RunFolder | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
+        check_algorithm(config.algo)  # a folder may name anything
         self.problem, self.config, self.folder = problem, config, folder
         self.archive = Archive(further=further_costs(problem))
         self.best_outcome: Outcome | None = None
@@ -202,11 +206,22 @@ class Search:
         self._remembered_before = 0
         self._hits_before = problem.evaluator.memory.hits  # of others that use the problem
         if folder is not None:
+            self._front_files = FrontFiles(folder.front)
             self._remembered_before = folder.restore(self.archive)
+            n_judged = len(self.archive.trials)
+            self.archive.front = self._front_files.restore(self.archive.front, n_judged)
+            folder.check_fits(self.archive, problem)
             if self.archive.best is not None:
-                self.archive.best_masks = masks_of_plan(folder.path, problem)
+                self.archive.best_masks = self._masks_of_best(folder)
         self.archive.on_add = self._record
-        self._front_saved, self._front_due = self.archive.front.newest, 0.0
+
+    def _masks_of_best(self, folder: RunFolder) -> Masks:
+        """Those of the front; of equally good networks only a later one may be in it."""
+        number = self.archive.trials.index(self.archive.best) + 1  # type: ignore[arg-type]
+        for one in self.archive.front:
+            if one.number == number and one.sizes == tuple(self.problem.sizes.tolist()):
+                return one.masks
+        return masks_of_plan(folder.path, self.problem)
 
     @property
     def evaluations(self) -> int:
@@ -260,9 +275,12 @@ class Search:
             self.folder.drop_results()
         black_box = any(budget.counted is None for budget in self.problem.budgets)
         device = self.problem.example.device
+        words = "finishing the networks in hand; Ctrl-C again stops at once"
         try:
             with (
-                stopping(self, "finishing the networks in hand; Ctrl-C again stops at once"),
+                nullcontext() if self.folder is None else lock_run(self.folder.path),
+                stopping(words, self),
+                finishing(),
                 one_thread(),
                 Workers(1 if black_box else None, device) as workers,
             ):
@@ -273,29 +291,22 @@ class Search:
         except KeyboardInterrupt:
             self.stop = True
         finally:
-            self._save_front()
+            if self.folder is not None:
+                self._front_files.save(self.archive.front)
         return self.result
 
     def _record(self, trial: Trial, masks: Masks, outcome: Outcome, improved: bool) -> None:
         if improved:
             self.best_outcome = outcome
         if self.folder is not None:
+            self._front_files.note(self.archive.front, len(self.archive.trials))
             if improved:
                 path, name = self.folder.path, self.config.network_name
                 save_pruned(path, outcome.network, self.problem, masks, name)
             self.folder.append(trial, len(self.archive.trials), self.multiplier, self.problem)
-            if time.monotonic() >= self._front_due:
-                self._save_front()
+            self._front_files.save(self.archive.front, now=False)
         if self.on_progress is not None:
             self.on_progress(self.progress)
-
-    def _save_front(self) -> None:
-        """Save the front if it has changed; how long that takes says when to do it again."""
-        if self.folder is not None and self.archive.front.newest != self._front_saved:
-            began = time.monotonic()
-            self.archive.front.save(self.folder.front)
-            self._front_saved = self.archive.front.newest
-            self._front_due = time.monotonic() + 20.0 * (time.monotonic() - began)
 
     # -- baselines ---------------------------------------------------------------------------
 
@@ -322,20 +333,23 @@ class Search:
     def _run_agent(self, workers: Workers) -> None:
         config = self.config
         venv = ThreadVecEnv(
-            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)], workers
+            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)],
+            workers,
+            self._add_episode,
         )
         # A resumed search goes on with other noise; the same would repeat the same networks.
         venv.seed(config.seed + len(self.archive.trials))
         try:
             model = self._agent(venv)
             if len(self.archive.trials) < self.evaluations:
-                # whole episodes of all environments: the callback ends with the last one needed
-                episodes = -(-self.evaluations // N_ENVS) * N_ENVS
                 n_groups = len(self.problem.groups)
-                total = max(config.timesteps, episodes * n_groups)
                 # steps of episodes that were broken off have judged nothing
                 model.num_timesteps = len(self.archive.trials) * n_groups
-                steps = total - model.num_timesteps
+                # whole episodes of all environments, which begin anew: the callback ends with the
+                # last one needed
+                left = self.evaluations - len(self.archive.trials)
+                episodes = -(-left // N_ENVS) * N_ENVS
+                steps = max(config.timesteps - model.num_timesteps, episodes * n_groups)
                 try:
                     model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
                 finally:  # a budget that raises must not cost what was learned
@@ -346,20 +360,9 @@ class Search:
 
     def _agent(self, venv: ThreadVecEnv) -> Constrained:
         from agents import AGENTS, FixedMultiplier, make_agent
-        from agents.runs.checkpoint import break_off
 
         if self.folder is not None and self.folder.agent.is_file():
-            kind = AGENTS[self.config.algo].constructor
-            try:
-                model: Constrained = kind.load(self.folder.agent, env=venv)
-                if self.folder.replay_buffer.is_file():
-                    model.load_replay_buffer(self.folder.replay_buffer)  # type: ignore[attr-defined]
-                    break_off(model.replay_buffer)  # type: ignore[attr-defined]
-            except Exception as error:  # a damaged pickle raises anything
-                raise RunFolderError(
-                    f"{self.folder.agent} is damaged ({error}); delete it, and "
-                    f"{self.folder.replay_buffer.name} if it is there, to go on with a new one."
-                ) from error
+            model = load_agent(self.folder, self.config.algo, venv)
             model.set_random_seed(self.config.seed + len(self.archive.trials))
         else:
             free: dict[str, Any] = {}
@@ -370,8 +373,14 @@ class Search:
         self.multiplier = float(model.multiplier.value)
         return model
 
+    def _add_episode(self, env: gym.Env[Any, Any]) -> None:
+        """Record the network that an environment has just judged, if it is still asked for."""
+        if len(self.archive.trials) < self.evaluations:
+            pruning: Any = env.unwrapped
+            self.archive.add(pruning.last_masks(), pruning.last_outcome())
+
     def _callback(self) -> Any:
-        """An SB3 callback that records finished episodes in the order of the environments."""
+        """An SB3 callback that ends a search, and saves its agent now and then."""
         from stable_baselines3.common.callbacks import BaseCallback
 
         searching = self
@@ -380,14 +389,14 @@ class Search:
             saved = time.monotonic()
 
             def _on_step(self) -> bool:
-                searching.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
-                left = searching.evaluations - len(searching.archive.trials)
-                for index in np.flatnonzero(self.locals["dones"])[:left]:
-                    env = self.training_env.envs[index].unwrapped  # type: ignore[attr-defined]
-                    searching.archive.add(env.last_masks(), env.last_outcome())
+                self._read_multiplier()
                 return not searching.stop and len(searching.archive.trials) < searching.evaluations
 
+            def _read_multiplier(self) -> None:
+                searching.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
+
             def _on_rollout_start(self) -> None:
+                self._read_multiplier()  # it moves between rollouts
                 if searching.folder and time.monotonic() - self.saved > SAVE_EVERY_S:
                     save_agent(self.model, searching.folder)
                     self.saved = time.monotonic()
@@ -400,14 +409,3 @@ def _tell(proposer: Proposer, judged: Judged) -> Any:
         return proposer.send(judged)
     except StopIteration:
         return None
-
-
-def save_agent(model: Any, folder: RunFolder) -> None:
-    """Save an agent and what it learns from, each file whole or not at all."""
-    # the buffer first: if this is cut off between both, an agent goes on with steps that it has
-    # not learned from yet, and never with a buffer that lacks what it counts as collected
-    if getattr(model, "replay_buffer", None) is not None:
-        with replacing(folder.replay_buffer) as partial, partial.open("wb") as file:
-            model.save_replay_buffer(file)
-    with replacing(folder.agent) as partial, partial.open("wb") as file:
-        model.save(file)

@@ -23,16 +23,24 @@ class ThreadVecEnv(DummyVecEnv):
     Args:
         env_fns: functions that make one environment each.
         workers: the pool that steps them.
+        on_episode: called with the environment of each episode that has ended, in their order, as
+            soon as that environment has stepped: what dies in the next one takes nothing with it.
     """
 
-    def __init__(self, env_fns: list[Callable[[], gym.Env[Any, Any]]], workers: Workers) -> None:
+    def __init__(
+        self,
+        env_fns: list[Callable[[], gym.Env[Any, Any]]],
+        workers: Workers,
+        on_episode: Callable[[gym.Env[Any, Any]], None] | None = None,
+    ) -> None:
         super().__init__(env_fns)
-        self._workers = workers
+        self._workers, self._on_episode = workers, on_episode
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments; a finished one starts its next episode."""
-        for _ in self._workers.map(self._step_one, list(range(self.num_envs))):
-            pass
+        for index, _ in enumerate(self._workers.map(self._step_one, list(range(self.num_envs)))):
+            if self._on_episode is not None and self.buf_dones[index]:
+                self._on_episode(self.envs[index])
         return (
             self._obs_from_buf(),
             np.copy(self.buf_rews),

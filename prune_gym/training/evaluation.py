@@ -14,6 +14,7 @@ from prune_gym.datasets import Split
 from prune_gym.pruning.inference import InferenceLayout
 from prune_gym.utils.devices import tf32
 from prune_gym.utils.memory import memory_bound
+from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.threads import one_thread
 
 # Examples of a forward come to at most so many numbers (512 images of 3x32x32): small enough for
@@ -36,9 +37,14 @@ def logits(network: nn.Module, split: Split, batch_size: int | None = None) -> t
     """
     network.eval()
     size = batch_size or largest_batch(split)
-    rows = range(0, len(split), size)
+
+    def forward(start: int) -> torch.Tensor:
+        check_stop()
+        outputs: torch.Tensor = network(split.batch(slice(start, start + size)))
+        return outputs
+
     with memory_bound(_too_many(size)), tf32(split.images.device, False):
-        return torch.cat([network(split.batch(slice(start, start + size))) for start in rows])
+        return torch.cat([forward(start) for start in range(0, len(split), size)])
 
 
 def accuracy(network: nn.Module, split: Split, batch_size: int | None = None) -> float:
@@ -75,8 +81,10 @@ class PreparedSplit:
         """Make a split ready; without ``batch_size``, `with_fastest_batch` finds it."""
         with memory_bound(f"{len(split)} images are too many; set evaluation_samples"):
             step = largest_batch(split)
-            starts = range(0, len(split), step)
-            parts = [layout.to_layout(split.batch(slice(start, start + step))) for start in starts]
+            parts = []
+            for start in range(0, len(split), step):
+                check_stop()
+                parts.append(layout.to_layout(split.batch(slice(start, start + step))))
             images = torch.cat(parts) if len(parts) > 1 else parts[0]
         return cls(layout, images, split.labels, batch_size or step)
 
@@ -120,6 +128,7 @@ class PreparedSplit:
 
     def _batches(self, images: torch.Tensor, size: int | None = None) -> Iterator[torch.Tensor]:
         for batch in torch.split(images, size or self.batch_size):
+            check_stop()
             yield batch.clone() if self.layout.in_place else batch
 
 
@@ -143,6 +152,7 @@ def paired_latency_ms(
     cure = f"a batch of {len(images)} is too large here"
     with one_thread(), torch.inference_mode(), memory_bound(cure):
         for turn in range(repeats + 3):
+            check_stop()
             for name, network in networks.items():
                 wait_for(images.device)
                 start = time.perf_counter()

@@ -21,6 +21,7 @@ from prune_gym.errors import TrainingDivergedError
 from prune_gym.pruning.trace import output_tensors
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.onednn import SoundConvolutions
+from prune_gym.utils.stopping import check_stop
 
 MANY = 5_000  # training images from which on SGD, as in the CIFAR papers, is better than Adam
 
@@ -160,7 +161,7 @@ class Training:
         for settings in self._optimizer.param_groups:
             settings["lr"] = self.recipe.peak_lr * factor
         rows = self._next_rows()
-        images, labels = self.train.batch(rows), self.train.labels[rows]
+        images, labels = self.train.fresh(rows, self.generator)
         if self.augment is not None:
             images = self.augment(images, self.generator)
         images = self.train.to_layout(images)
@@ -266,11 +267,13 @@ def fit(
 
     Raises:
         TrainingDivergedError: the loss is no number any more (only looked at with ``on_step``).
+        Stopped: a stop was asked for.
     """
     training = Training(
         network, train, recipe, steps=steps, generator=generator, augment=augment, teacher=teacher
     )
     for step in range(1, steps + 1):
+        check_stop()
         loss = training.step()
         if on_step is not None:
             on_step(step, check_loss(float(loss), step, recipe))

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from prune_gym.datasets import Split
+from prune_gym.errors import InvalidValueError
 from prune_gym.training.loop import Recipe, fit, flat
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry
+from prune_gym.utils.user_code import user_code
 
 BN_IMAGES = 256  # enough for stable statistics on the default problem, milliseconds to run
 
@@ -42,7 +44,8 @@ def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: i
     """Recompute BatchNorm statistics on 256 training images (milliseconds, no gradients).
 
     The idea of adaptive BatchNorm in EagleEye (Li et al., ECCV 2020, arXiv 2007.02491): after
-    pruning, the stored statistics belong to another network.
+    pruning, the stored statistics belong to another network. The images are always the same, as
+    many of every class as can be, in whatever order the data comes (`Split.spread`).
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -50,7 +53,7 @@ def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: i
         norm.momentum = 1.0  # the one batch replaces what was stored
         norm.training = True
     with torch.inference_mode(), memory_bound("recovery='none' needs less, or smaller images"):
-        network(train.to_layout(train.batch(slice(BN_IMAGES))))
+        network(train.to_layout(train.batch(train.spread(BN_IMAGES))))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.training = False
@@ -61,6 +64,8 @@ def finetune(network: nn.Module, train: Split, *, generator: torch.Generator, st
     """Train for a few steps with a fresh Adam, as the paper does (batch 60, learning rate 3e-4)."""
     recipe = Recipe(batch_size=60, peak_lr=3e-4, schedule=flat, keep_zeros=True)
     fit(network, train, recipe, steps=steps, generator=generator)
+    if steps:  # the statistics lag behind weights that have changed
+        bn(network, train, generator=generator, steps=0)
 
 
 def is_fixed(recovery: Callable[..., None]) -> bool:
@@ -86,5 +91,10 @@ def recover(
         steps: optimizer steps of a recovery that trains.
     """
     generator = torch.Generator().manual_seed(seed)
-    recovery(network, train, generator=generator, steps=steps)
-    return network if is_fixed(recovery) else network.eval()
+    if is_fixed(recovery):
+        recovery(network, train, generator=generator, steps=steps)
+        return network
+    who = f"recovery {getattr(recovery, '__name__', type(recovery).__name__)!r}"
+    with user_code(who, InvalidValueError):
+        recovery(network, train, generator=generator, steps=steps)
+    return network.eval()

@@ -21,6 +21,8 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
+        if found.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InvalidValueError(

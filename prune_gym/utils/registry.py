@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
+from agents.search_path import import_module_last
 from prune_gym.errors import InvalidValueError, UnknownNameError
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -84,11 +84,11 @@ class Registry(Generic[T]):
     def _load(self, path: str) -> T:
         module_name, _, attribute = path.partition(":")
         try:
-            loaded = getattr(importlib.import_module(module_name), attribute)
+            loaded = getattr(import_module_last(module_name), attribute)
         except Exception as error:  # a module may raise anything when it is imported
             raise UnknownNameError(
                 f"{self.kind} {path!r} cannot be imported: {error}. Write 'module:function' with a "
-                "module that Python finds (installed, or in a folder on PYTHONPATH)."
+                "module that Python finds (installed, on PYTHONPATH, or in the working folder)."
             ) from error
         if not callable(loaded):
             raise UnknownNameError(f"{self.kind} {path!r} is {loaded!r}, which cannot be called.")

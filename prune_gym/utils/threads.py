@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import torch
 
+from prune_gym.utils.stopping import finish_pieces
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -75,6 +77,7 @@ class Workers:
         self._pool = ThreadPoolExecutor(n or usable_cores(), initializer=self._begin)
 
     def _begin(self) -> None:
+        finish_pieces()  # who hands them out sees to it that there are no more
         torch.set_num_threads(self._cores)  # more would fight for the cores
         if self._device.type == "cuda":
             stream: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -88,9 +91,13 @@ class Workers:
         """Begin one item."""
         return self._pool.submit(function, item)
 
-    def close(self) -> None:
-        """End the threads; what has not begun is dropped."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def close(self, wait: bool = True) -> None:
+        """End the threads; what has not begun is dropped.
+
+        Args:
+            wait: for what they are at.
+        """
+        self._pool.shutdown(wait=wait, cancel_futures=True)
         # what a thread sets is where later threads begin
         last = threading.Thread(target=torch.set_num_threads, args=(self._before,))
         last.start()
@@ -99,5 +106,6 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # a second Ctrl-C is not to wait for a network that takes for ever
+        self.close(wait=kind is None or not issubclass(kind, KeyboardInterrupt))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 
 from agents.errors import FileError, RunFolderError
 from agents.files import make_folder, read_json, replacing, write_json
+from agents.logs import count_lines
 
 
 def test_a_file_that_was_not_finished_replaces_nothing(tmp_path):
@@ -53,3 +55,28 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(FileError, match=r"cannot be written \(Not a directory\); give another"):
         make_folder(tmp_path / "file" / "x")
     assert make_folder(tmp_path / "a" / "b").is_dir()
+
+
+def test_json_that_would_not_end(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b"[" * 200_000)
+    with pytest.raises(RunFolderError, match=r"x.json is not JSON"):
+        read_json(path, RunFolderError)
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(RunFolderError, match="more than 16,777,216 bytes"):
+        read_json(path, RunFolderError)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_json_that_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(RunFolderError, match="cannot be read: it is no file"):
+        read_json(tmp_path / "x.json", RunFolderError)
+
+
+def test_a_log_that_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "episodes.csv")
+    with pytest.raises(FileError, match=r"episodes.csv is no file, but a folder, a pipe or a dev"):
+        count_lines(tmp_path / "episodes.csv")
+    assert count_lines(tmp_path / "missing.csv") == 0

@@ -10,8 +10,9 @@ import threading
 
 import pytest
 
-from agents.console import parse_values, say, stopping, user_errors
+from agents.console import fail, parse_values, say, user_errors
 from agents.errors import AgentsError, InvalidValueError, TrainingDivergedError
+from agents.stopping import stopping
 
 # -- errors ----------------------------------------------------------------------------------------
 
@@ -94,7 +95,7 @@ class Work:
 
 def test_a_second_ctrl_c_interrupts():
     work, before = Work(), signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), stopping(work, "stopping"):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), stopping("stopping", work):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         assert work.stop
         os.kill(os.getpid(), signal.SIGINT)
@@ -104,7 +105,7 @@ def test_a_second_ctrl_c_interrupts():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_asks_for_an_end(number, capfd):
     work, before = Work(), [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
-    with stopping(work, "stopping soon"):
+    with stopping("stopping soon", work):
         os.kill(os.getpid(), number)
         assert work.stop
     assert "stopping soon\n" in capfd.readouterr().err
@@ -115,7 +116,7 @@ def test_outside_of_the_main_thread_nothing_happens():
     done = []
 
     def work():
-        with stopping(Work(), "stopping"):
+        with stopping("stopping", Work()):
             done.append(True)
 
     thread = threading.Thread(target=work)
@@ -165,3 +166,12 @@ def test_values_that_are_refused(pair, message):
         parse_values("--set", [pair])
     with pytest.raises(ValueError, match="given twice"):
         parse_values("--set", ["a=1", "a=2"])
+
+
+def test_words_of_files_move_no_cursor(capsys):
+    say("a\x1b[2J\nb")
+    with pytest.raises(SystemExit):
+        fail("c\x1b[2J", 2)
+    said = capsys.readouterr()
+    assert said.out == "a\\x1b[2J\nb\n"
+    assert "\x1b" not in said.err

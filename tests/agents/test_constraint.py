@@ -338,7 +338,7 @@ def test_a_model_of_another_algorithm_is_refused(make, saved):
     folder, models = saved
     made_by, other = WRONG[make.__name__]
     path = folder / make.__name__
-    assert read_origin(path) == (made_by, 1)
+    assert read_origin(path) == (made_by, FORMAT)
     wrong = [other] + [type(m) for name, m in models.items() if name != make.__name__]
     for kind in wrong:
         with pytest.raises(ValueError) as error:  # noqa: PT011 - whole text below

@@ -53,7 +53,7 @@ def test_final_model_plays_what_was_evaluated(run):
 
 
 def test_best_model_has_its_own_statistics(run):
-    assert (run / "best_vecnormalize.pkl").exists()
+    assert (run / "best_vecnormalize.npz").exists()
     assert call(run, "--model", "best") != ""
     assert call(run, "--model", run / "best_model.zip") == call(run, "--model", "best")
 
@@ -79,4 +79,4 @@ def test_errors(run, tmp_path):
     error = call(tmp_path / "new", "--model", "best", code=2)
     assert "train with --eval-freq" in error
     error = call(tmp_path / "new", "--model", run / "model.zip", code=2)
-    assert "vecnormalize.pkl is missing" in error
+    assert "vecnormalize.npz is missing" in error

@@ -68,6 +68,7 @@ def test_multiplier_vanishes_where_the_limit_is_slack(toy_table, name):
     assert row.holds
 
 
+@pytest.mark.sampled
 @pytest.mark.slow
 @pytest.mark.parametrize("price", [0.8, 1.2])
 def test_a_fixed_price_buys_what_it_is_worth(price):
@@ -106,6 +107,7 @@ class TwoBudgets(BudgetToyEnv):
         return observation, reward, terminated, truncated, info
 
 
+@pytest.mark.sampled
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["two critics", "penalised", "replay"])
 def test_of_two_costs_the_binding_one_gets_the_price(kind):

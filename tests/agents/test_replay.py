@@ -23,6 +23,7 @@ from agents import (
     constrain,
 )
 from agents.algorithms.replay_buffer import CostDictReplayBuffer, CostNStepReplayBuffer, mix_rewards
+from agents.errors import TrustError
 
 BOX, ACTIONS = spaces.Box(0.0, 1.0, (2,)), spaces.Box(-1.0, 1.0, (1,))
 SIZE, N_ENVS = 10, 2  # the ring holds this many steps of every environment
@@ -273,8 +274,8 @@ def test_other_buffers_are_not_loaded(tmp_path, two_costs):
     kept = model.replay_buffer
     plain = SAC("MlpPolicy", BudgetToyEnv(), buffer_size=9, device="cpu")
     plain.save_replay_buffer(tmp_path / "plain")
-    with pytest.raises(ValueError, match=r"is a ReplayBuffer without costs. Load a buffer that a"):
-        model.load_replay_buffer(tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"plain.* is no saved replay buffer"):
+        model.load_replay_buffer(tmp_path / "plain.pkl")
     rules = [GradientMultiplier(), GradientMultiplier()]
     make(two_costs(), multiplier=rules).save_replay_buffer(tmp_path / "two")
     with pytest.raises(ValueError, match=r"holds 2 costs per step, the model 1. Load a buffer of"):
@@ -294,8 +295,11 @@ def test_a_buffer_of_one_s_own(tmp_path):
     model = make(BudgetToyEnv(), replay_buffer_class=Mine).learn(16)
     assert type(model.replay_buffer) is Mine
     model.save(tmp_path / "model")
-    loaded = type(model).load(tmp_path / "model", env=BudgetToyEnv(), device="cpu")
-    assert type(loaded.learn(16).replay_buffer) is Mine
+    with pytest.raises(TrustError, match=r"replay_buffer_class is 'test_replay:Mine', .*--trust"):
+        type(model).load(tmp_path / "model")
+    for how in ({"trust": True}, {"custom_objects": {"replay_buffer_class": Mine}}):
+        loaded = type(model).load(tmp_path / "model", env=BudgetToyEnv(), device="cpu", **how)
+        assert type(loaded.learn(16).replay_buffer) is Mine
 
 
 class Mine(CostReplayBuffer):

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from agents import AGENTS
 from agents.algorithms.two_critics import PPOLagrangian
 from agents.comparison.finished_runs import read_runs
-from agents.files import keep_lines
+from agents.logs import keep_lines
 from agents.runs.episode_log import ContinuedCSV, summarise
 from agents.train import app
 
@@ -369,7 +369,7 @@ def test_other_files_are_not_written_over(tmp_path):
 
 def test_damaged_config(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert "is damaged, or of another version" in call("--resume", tmp_path, code=2)
+    assert "is damaged: 'algo' is missing" in call("--resume", tmp_path, code=2)
 
 
 def test_the_log_gets_new_columns_after_it_was_continued(tmp_path):

@@ -94,7 +94,10 @@ def write_run(out, options, *, feasible, rows, test=0.8):
         scores |= {"dense_test": test, "finetuned_test": test}
         sizes = {"params": 100.0, "macs": 100.0}
         metrics = {"feasible": True, "accuracy": scores, "dense": sizes, "pruned": sizes}
-        metrics |= {"latency_ms": {"dense": 2.0, "pruned": 1.0}, "evaluations": rows}
+        metrics |= {"latency_ms": {"dense": 2.0, "pruned": 1.0}, "latency_batch": 1}
+        metrics |= {"costs": {"params": 0.1}, "limits": {"params": 0.1}, "structure": "filter"}
+        metrics |= {"algo": "random", "timesteps": 8, "seed": 0, "finetune_steps": 5}
+        metrics |= {"evaluations": rows}
         (out / "metrics.json").write_text(json.dumps(metrics | {"search_s": 1.0, "wall_s": 2.0}))
 
 

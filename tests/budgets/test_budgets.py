@@ -129,6 +129,7 @@ def test_a_black_box_is_called_once_per_finished_episode(granularity):
     problem = tiny.make_tiny(budgets={meter: 0.9})
     env = gym.make("PruneVGG-v0", problem=problem, granularity=granularity, render_mode="ansi")
     env.reset(seed=0)
+    env.action_space.seed(0)  # decisions that are judged already ask no budget
     env.step(env.action_space.sample())
     before = len(meter.seen) - (granularity == "network")
     env.reset()

@@ -24,6 +24,7 @@ import prune_gym
 from prune_gym.budgets import CommandSpec
 from prune_gym.cli.main import parse_budgets
 from prune_gym.networks.checkpoints import save_weights
+from prune_gym.searches.fine_tuning import FineTuned
 from prune_gym.training.evaluation import accuracy
 
 MAIN = [sys.executable, "-c", "from prune_gym.cli.main import main; main()"]
@@ -84,7 +85,7 @@ def test_prune_end_to_end(tmp_path, default_problem, algo):
     assert "12 networks evaluated" in said
     assert (run / "agent.zip").exists() == (algo == "ppo_lag")
     assert {"command.txt", "versions.json", "state.json", "report.html"} <= set(os.listdir(run))
-    judged = call("evaluate", run)
+    judged = call("evaluate", "--trust", run)
     assert f"validation accuracy {scores['finetuned_validation']:.4f}" in judged
     assert f"test accuracy {scores['finetuned_test']:.4f}" in judged
     assert "within every limit" in judged
@@ -140,7 +141,7 @@ def test_the_report_needs_nothing_else(tiny_run):
 
 
 def test_evaluate(tiny_run):
-    said = call("evaluate", tiny_run)
+    said = call("evaluate", "--trust", tiny_run)
     metrics = json.loads((tiny_run / "metrics.json").read_text())
     assert f"{metrics['costs']['params']:.4f}" in said
     assert f"{metrics['costs']['macs']:.4f}" in said
@@ -158,7 +159,7 @@ def test_single_weights(tiny_options, tmp_path):
     zeros = sum(int((p == 0).sum()) for p in network.parameters() if p.ndim > 1)
     assert zeros == metrics["dense"]["params"] - metrics["pruned"]["params"]
     assert "structure = weight" in (run / "report.html").read_text(encoding="utf-8")
-    assert "within every limit" in call("evaluate", run)
+    assert "within every limit" in call("evaluate", "--trust", run)
 
 
 def test_list():
@@ -236,7 +237,7 @@ def test_ctrl_c_keeps_what_was_found_and_resume_goes_on(tmp_path, algo):
     assert not (run / "metrics.json").exists()
 
     wanted = len(before) + 5
-    call("prune", "--resume", run, "--timesteps", 8 * wanted)
+    call("prune", "--trust", "--resume", run, "--timesteps", 8 * wanted)
     after = rows_of(run)
     assert after[: len(before)] == before
     assert len(after) == wanted
@@ -251,7 +252,7 @@ def test_ctrl_c_keeps_what_was_found_and_resume_goes_on(tmp_path, algo):
 def test_resuming_a_finished_run_adds_nothing(tiny_run, tmp_path):
     run = tmp_path / "copy"
     shutil.copytree(tiny_run, run)
-    call("prune", "--resume", run)
+    call("prune", "--trust", "--resume", run)
     assert (run / "episodes.csv").read_bytes() == (tiny_run / "episodes.csv").read_bytes()
     kept = (run / "network.safetensors").read_bytes()
     assert kept == (tiny_run / "network.safetensors").read_bytes()
@@ -263,7 +264,7 @@ def test_resuming_a_finished_run_adds_nothing(tiny_run, tmp_path):
 def test_resuming_with_more_steps(tiny_run, tmp_path):
     run = tmp_path / "copy"
     shutil.copytree(tiny_run, run)
-    call("prune", "--resume", run, "--timesteps", 90)
+    call("prune", "--trust", "--resume", run, "--timesteps", 90)
     assert rows_of(run)[:20] == rows_of(tiny_run)
     assert len(rows_of(run)) == 30
     assert json.loads((run / "config.json").read_text())["timesteps"] == 90
@@ -346,9 +347,18 @@ def test_a_damaged_run(tiny_run, tmp_path, file, content, message):
     (run / file).unlink()
     if content is not None:
         (run / file).write_text(content)
-    assert message in call("evaluate", run, code=2)
-    if file != "network.safetensors":
-        assert message in call("prune", "--resume", run, code=2)
+    assert message in call("evaluate", "--trust", run, code=2)
+    if file == "config.json":
+        assert message in call("prune", "--trust", "--resume", run, code=2)
+
+
+@pytest.mark.parametrize("file", ["plan.json", "network.safetensors"])
+def test_a_network_that_is_lost_is_made_anew_from_the_front(tiny_run, tmp_path, file):
+    run = tmp_path / "copy"
+    shutil.copytree(tiny_run, run)
+    (run / file).write_text("{")
+    call("prune", "--trust", "--resume", run)
+    assert "within every limit" in call("evaluate", "--trust", run)
 
 
 @pytest.mark.parametrize("file", ["episodes.csv", "state.json"])
@@ -356,7 +366,7 @@ def test_a_damaged_run_is_not_resumed(tiny_run, tmp_path, file):
     run = tmp_path / "copy"
     shutil.copytree(tiny_run, run)
     (run / file).write_text("{\n1\n2\n")
-    assert f"{file} is damaged" in call("prune", "--resume", run, code=2)
+    assert f"{file} is damaged" in call("prune", "--trust", "--resume", run, code=2)
 
 
 def test_a_damaged_agent_is_named(tiny_options, tmp_path):
@@ -364,7 +374,7 @@ def test_a_damaged_agent_is_named(tiny_options, tmp_path):
     options = ["--algo", "ppo_lag", "--timesteps", 30, "--budget", "params=0.9"]
     call("prune", *tiny_options, *options, "--out", run)
     (run / "agent.zip").write_bytes(b"x")
-    said = call("prune", "--resume", run, "--timesteps", 60, code=2)
+    said = call("prune", "--trust", "--resume", run, "--timesteps", 60, code=2)
     assert "agent.zip" in said
 
 
@@ -384,10 +394,10 @@ def test_parse_budgets():
 
 
 def test_bugs_keep_their_traceback(monkeypatch):
-    def bug():
+    def bug(kind, console):
         raise KeyError("a bug")
 
-    monkeypatch.setattr("prune_gym.cli.main._listings", bug)
+    monkeypatch.setattr("prune_gym.cli.listing.print_listing", bug)
     with pytest.raises(KeyError, match="a bug"):
         call("list")
 
@@ -409,7 +419,7 @@ def test_finish_searches_no_longer_and_keeps_the_settings(tiny_options, tmp_path
     for name in ("metrics.json", "report.html"):
         (run / name).unlink()
     before, config = rows_of(run), (run / "config.json").read_text()
-    call("prune", "--resume", run, "--finish")
+    call("prune", "--trust", "--resume", run, "--finish")
     assert rows_of(run) == before
     assert (run / "config.json").read_text() == config
     assert (run / "metrics.json").exists()
@@ -421,28 +431,31 @@ def test_uniform_cannot_change_its_grid(tiny_options, tmp_path):
     run = tmp_path / "run"
     limits = ["--budget", "params=0.5", "--algo", "uniform", "--timesteps", 24]
     call("prune", *tiny_options, *limits, "--out", run)
-    said = call("prune", "--resume", run, "--timesteps", 60, code=2)
+    said = call("prune", "--trust", "--resume", run, "--timesteps", 60, code=2)
     assert "cannot change for algo='uniform'" in said
 
 
 def test_a_damaged_state_is_named(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     (run / "state.json").write_text("[]")
-    assert "state.json is damaged" in call("prune", "--resume", run, code=2)
+    assert "state.json is damaged" in call("prune", "--trust", "--resume", run, code=2)
 
 
 def test_nothing_infeasible_is_handed_over(tiny_options, tmp_path, monkeypatch):
     run = tmp_path / "run"
     limits = ["--budget", "tiny:rises_when_told=0.5", "--algo", "random", "--timesteps", 30]
-    monkeypatch.setattr(
-        "prune_gym.searches.finalize.fine_tune", lambda *a, **k: tiny.tell_it_to_rise()
-    )
+
+    def tune(*_, **__):
+        tiny.tell_it_to_rise()
+        return FineTuned(0.5, 0.5, recomputed=False, kept=True)
+
+    monkeypatch.setattr("prune_gym.searches.finalize.fine_tune", tune)
     try:
         said = call("prune", *tiny_options, *limits, "--out", run, code=1)
     finally:
         tiny.RISEN.clear()
     assert "after fine-tuning the best network is over a limit" in said
-    assert prune_gym.load_pruned(run) is not None
+    assert prune_gym.load_pruned(run, trust=True) is not None
     assert not (run / "metrics.json").exists()
 
 
@@ -486,9 +499,9 @@ def test_own_network_own_pictures_from_training_to_evaluation(image_folder, tmp_
     assert plan["input_shape"] == [1, 8, 8]
     assert 0.2 < plan["mean"][0] < 0.7  # what whoever runs the network must subtract
     assert 0.1 < plan["std"][0] < 0.4
-    network = prune_gym.load_pruned(out)
+    network = prune_gym.load_pruned(out, trust=True)
     assert sum(p.numel() for p in network.parameters()) == metrics["pruned"]["params"]
-    assert "within every limit" in call("evaluate", out)
+    assert "within every limit" in call("evaluate", "--trust", out)
 
 
 def test_the_weights_may_be_a_file(image_folder, tmp_path):
@@ -518,7 +531,7 @@ def test_a_run_goes_on_from_another_folder(image_folder, tmp_path, monkeypatch):
     assert re.search(r"unpruned network: validation accuracy [01]\.\d{4}", said)
     run = image_folder.parent / "run"
     monkeypatch.chdir(tmp_path)
-    assert "within every limit" in call("evaluate", run)
+    assert "within every limit" in call("evaluate", "--trust", run)
 
 
 def test_weights_that_know_nothing_are_noticed(image_folder, tmp_path):

@@ -21,7 +21,7 @@ def test_amounts_and_several_budgets(tiny_options, tmp_path):  # noqa: F811
     limits = ["--budget", "params=400", "--budget", "size_bytes=2.1KB", "--budget", "macs=90%"]
     more = ["--algo", "random", "--timesteps", 60, "--out", run]
     said = call("prune", *tiny_options, *limits, "--budget", "activation_bytes=2KiB", *more)
-    network = prune_gym.load_pruned(run)
+    network = prune_gym.load_pruned(run, trust=True)
     assert sum(p.numel() for p in network.parameters()) <= 400
     tensors = [*network.parameters(), *network.buffers()]
     assert sum(t.numel() * t.element_size() for t in tensors) <= 2100
@@ -31,7 +31,7 @@ def test_amounts_and_several_budgets(tiny_options, tmp_path):  # noqa: F811
     assert "bytes of at most 2,100 bytes)" in said
     config = json.loads((run / "config.json").read_text())
     assert config["problem"]["budgets"]["size_bytes"] == "2.1KB"
-    judged = call("evaluate", run)
+    judged = call("evaluate", "--trust", run)
     assert "within every limit" in judged
     assert re.search(r"activation_bytes .* bytes", judged)
     page = (run / "report.html").read_text(encoding="utf-8")
@@ -63,7 +63,7 @@ def test_the_environment_brings_its_budget_and_the_spread_is_told(tiny_options, 
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["measured"]["latency_ms"]["measurements"] == 2
     assert "in 2 measurements" in (run / "report.html").read_text(encoding="utf-8")
-    assert "in 2 measurements" in call("evaluate", run)
+    assert "in 2 measurements" in call("evaluate", "--trust", run)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_search_goes_on_once_its_budget_is_mended(tiny_options, tmp_path, how,
     assert f"{words}prune-gym prune --resume {run}" in said
     assert 0 < len(before) < 20
     assert not (run / "metrics.json").exists()
-    call("prune", "--resume", run)
+    call("prune", "--trust", "--resume", run)
     after = rows_of(run)
     assert after[: len(before)] == before
     assert len(after) == 20
@@ -114,7 +114,7 @@ def test_an_agent_that_stops_in_its_first_round_has_recorded_nothing(tiny_option
     assert "device lost" in said
     assert f"None is recorded yet. Mend the budget, then: prune-gym prune --resume {run}" in said
     assert not (run / "episodes.csv").exists()
-    call("prune", "--resume", run)
+    call("prune", "--trust", "--resume", run)
     assert len(rows_of(run)) == 20
 
 
@@ -140,7 +140,7 @@ def test_a_program_breaks_is_mended_and_the_run_goes_on_elsewhere(
     assert 0 < len(rows_of(tmp_path / "run")) < 20
     program.write_text(f"#!/bin/sh\n{size}\n")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    said = call("prune", "--resume", tmp_path / "run")
+    said = call("prune", "--trust", "--resume", tmp_path / "run")
     assert re.search(r"measure: 0\.\d{4}, within the limit 0.95", said)
     assert len(rows_of(tmp_path / "run")) == 20
 
@@ -189,15 +189,15 @@ def test_an_amount_is_one_limit_in_every_call(tiny_options, tmp_path, monkeypatc
     assert config["unpruned_values"] == {"clock": dense}
     before = rows_of(run)
     monkeypatch.setenv("DRIFT", drift)
-    call("prune", "--resume", run, "--timesteps", 60)
+    call("prune", "--trust", "--resume", run, "--timesteps", 60)
     after = rows_of(run)
     assert after[: len(before)] == before
     assert len(after) == 20
     fraction = 700 / dense
     for number, row in enumerate(after):
         assert (float(row["cost"]) <= fraction) == (row["feasible"] == "1"), number
-    assert f"{fraction:g}" in call("evaluate", run)
-    call("pick", run, "--budget", "clock=600ms", "--out", tmp_path / "picked")
+    assert f"{fraction:g}" in call("evaluate", "--trust", run)
+    call("pick", "--trust", run, "--budget", "clock=600ms", "--out", tmp_path / "picked")
     picked = json.loads((tmp_path / "picked" / "metrics.json").read_text())
     assert picked["limits"] == {"clock": pytest.approx(600 / dense)}
     assert picked["unpruned_values"] == {"clock": dense}
@@ -220,7 +220,7 @@ def test_programs_with_units_and_other_limits_from_another_folder(
     assert re.search(r"size: 0\.\d+, within the limit .* bytes of at most 4,500 bytes", said)
     assert "half: 0." in said
     monkeypatch.chdir(tmp_path / "elsewhere")
-    call("pick", tmp_path / "run", "--budget", "command:sh ./size.sh {safetensors}=4KB")
+    call("pick", "--trust", tmp_path / "run", "--budget", "command:sh ./size.sh {safetensors}=4KB")
     picked = tmp_path / "run" / "picked-size=4KB"
     metrics = json.loads((picked / "metrics.json").read_text())
     assert metrics["costs"]["size"] * metrics["unpruned_values"]["size"] <= 4000.0
@@ -240,9 +240,9 @@ def test_a_module_that_is_not_found_elsewhere(tiny_options, tmp_path, monkeypatc
     monkeypatch.undo()
     sys.modules.pop("weighing")
     for arguments in (
-        ("prune", "--resume", run),
-        ("evaluate", run),
-        ("pick", run, "--budget", "weigh=0.8"),
+        ("prune", "--trust", "--resume", run),
+        ("evaluate", "--trust", run),
+        ("pick", "--trust", run, "--budget", "weighing:weigh=0.8"),
     ):
         said = call(*arguments, code=2)
         assert "'weighing:weigh' cannot be imported: No module named 'weighing'" in said

@@ -60,13 +60,13 @@ def metrics_of(folder: Path) -> dict:
 
 
 def test_the_same_limits_give_the_network_of_the_run(copy):
-    said = call("pick", copy, "--budget", "params=0.5", "--budget", f"{SHRINKS}=0.9")
+    said = call("pick", "--trust", copy, "--budget", "params=0.5", "--budget", f"{SHRINKS}=0.9")
     picked = copy / "picked-params=0.5,widest=0.9"
     ours, theirs = metrics_of(picked), metrics_of(copy)
     for key in ("costs", "limits", "accuracy", "pruned", "finetune_steps", "seed", "evaluations"):
         assert ours[key] == theirs[key], key
     assert ours["picked_from"] == str(copy)
-    one, other = prune_gym.load_pruned(picked), prune_gym.load_pruned(copy)
+    one, other = (prune_gym.load_pruned(path, trust=True) for path in (picked, copy))
     tiny.assert_unchanged(one, tiny.snapshot(other))
     assert f"prune_gym.load_pruned('{picked}')" in said
 
@@ -80,7 +80,7 @@ def test_other_limits(copy, tmp_path, limits, measured):
     before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
     given = [word for n, x in limits.items() for word in ("--budget", f"{n}={x}")]
     out = tmp_path / "out"
-    call("pick", copy, *given, "--finetune-steps", 1, "--out", out)
+    call("pick", "--trust", copy, *given, "--finetune-steps", 1, "--out", out)
     assert {path: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
     metrics = metrics_of(out)
     assert (metrics["limits"], metrics["feasible"]) == (limits, True)
@@ -93,9 +93,9 @@ def test_other_limits(copy, tmp_path, limits, measured):
         assert metrics["accuracy"]["recovered_validation"] == max(within)
     row = rows[metrics["picked_network"] - 1]
     assert metrics["accuracy"]["recovered_validation"] == float(row["accuracy"])
-    assert "within every limit" in call("evaluate", out)
+    assert "within every limit" in call("evaluate", "--trust", out)
     config = (out / "config.json").read_bytes()
-    said = call("prune", "--resume", out, "--timesteps", 999, code=2)
+    said = call("prune", "--trust", "--resume", out, "--timesteps", 999, code=2)
     assert (out / "config.json").read_bytes() == config
     assert "was picked from another run, it holds no search; resume that one." in said
 
@@ -122,7 +122,7 @@ def test_what_noise_had_let_in_is_passed_over(copy, over):
     front = Front(replace(one, number=n, accuracy=0.9 - i / 10) for i, n in enumerate(in_turn))
     front.save(copy / "front.npz")
     over[0] = 2
-    said = call("pick", copy, "--budget", f"{SHRINKS}=0.8")
+    said = call("pick", "--trust", copy, "--budget", f"{SHRINKS}=0.8")
     assert metrics_of(copy / "picked-widest=0.8")["picked_network"] == in_turn[2]
     assert [int(n) for n in re.findall(r"network (\d+): validation", said)] == in_turn[:3]
 
@@ -132,7 +132,7 @@ def test_nothing_that_was_tried_is_within(copy, over):
     Front(replace(one, number=number) for number in range(1, 30)).save(copy / "front.npz")
     before = sorted(copy.iterdir())
     over[0] = 99
-    said = call("pick", copy, "--budget", f"{SHRINKS}=0.8", code=1)
+    said = call("pick", "--trust", copy, "--budget", f"{SHRINKS}=0.8", code=1)
     assert "measured anew, the best network is over a limit" in said
     assert "so are the next 9 of the best" in said  # ten are measured, no more
     assert "No network was picked. Raise the limit, or search for it anew." in said
@@ -141,7 +141,7 @@ def test_nothing_that_was_tried_is_within(copy, over):
 
 
 def test_what_is_certain_is_measured_later(copy):
-    said = call("pick", copy, "--budget", "activation_bytes=0.9", "--finetune-steps", 0)
+    said = call("pick", "--trust", copy, "--budget", "activation_bytes=0.9", "--finetune-steps", 0)
     metrics = metrics_of(copy / "picked-activation_bytes=0.9")
     front = Front.load(copy / "front.npz", RunFolderError)
     assert f"measuring the {len(front)} networks of the front: activation_bytes" in said
@@ -153,7 +153,7 @@ def test_what_is_certain_is_measured_later(copy):
 def test_folders_are_named_as_they_should_be(copy):
     """Names of budgets may hold what separates folders; a folder of the user's is left alone."""
     out = copy.parent / "a:b" / "c"
-    call("pick", copy, "--budget", f"{SHRINKS}=0.8", "--finetune-steps", 0, "--out", out)
+    call("pick", "--trust", copy, "--budget", f"{SHRINKS}=0.8", "--finetune-steps", 0, "--out", out)
     assert metrics_of(out)["limits"] == {"widest": 0.8}
     named = picking._folder_name(["./a.sh", "m:f", "c\\d"], [0.5, "10%", "3"])
     assert named == "picked-..a.sh=0.5,m.f=10%,c.d=3"
@@ -163,7 +163,7 @@ def test_an_unfinished_run_is_enough(options, tmp_path):
     """Nothing met the limits of the run; what it evaluated still answers for others."""
     arguments = ["--budget", "params=0.056", "--timesteps", 30, "--out", tmp_path / "run"]
     call("prune", *options, *arguments, code=1)
-    call("pick", tmp_path / "run", "--budget", "params=0.6")
+    call("pick", "--trust", tmp_path / "run", "--budget", "params=0.6")
     assert metrics_of(tmp_path / "run" / "picked-params=0.6")["costs"]["params"] <= 0.6
 
 
@@ -189,20 +189,20 @@ def test_an_unfinished_run_is_enough(options, tmp_path):
 def test_limits_without_an_answer(copy, limits, code, message):
     before = sorted(copy.iterdir())
     words = [word for limit in limits for word in ("--budget", limit)]
-    said = call("pick", copy, *words, code=code)
+    said = call("pick", "--trust", copy, *words, code=code)
     assert said.startswith("error: ")
     assert message in said
     assert sorted(copy.iterdir()) == before
 
 
 def test_folders_without_an_answer(copy, tmp_path):
-    assert "is no run folder" in call("pick", tmp_path, "--budget", "params=0.5", code=2)
-    taken = call("pick", copy, "--budget", "params=0.5", "--out", copy, code=2)
+    assert "is no run folder" in call("pick", "--trust", tmp_path, "--budget", "params=0.5", code=2)
+    taken = call("pick", "--trust", copy, "--budget", "params=0.5", "--out", copy, code=2)
     assert "holds a run already; choose another folder" in taken
     (copy / "front.npz").write_bytes(b"x")
-    assert "front.npz is damaged" in call("pick", copy, "--budget", "params=0.5", code=2)
+    assert "front.npz is damaged" in call("pick", "--trust", copy, "--budget", "params=0.5", code=2)
     (copy / "front.npz").unlink()
-    assert "holds no front.npz" in call("pick", copy, "--budget", "params=0.5", code=2)
+    assert "holds no front.npz" in call("pick", "--trust", copy, "--budget", "params=0.5", code=2)
 
 
 def test_ctrl_c_leaves_no_half_folder(copy, monkeypatch):
@@ -211,7 +211,7 @@ def test_ctrl_c_leaves_no_half_folder(copy, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(picking, "complete", interrupted)
-    said = call("pick", copy, "--budget", "params=0.3", code=130)
+    said = call("pick", "--trust", copy, "--budget", "params=0.3", code=130)
     assert not list(copy.glob("picked-*"))
     assert "network" in said
 
@@ -231,15 +231,15 @@ def test_hard(options, tmp_path):
         assert ("(hard: each one was kept there)" in (run / "report.html").read_text()) == hard
     run = tmp_path / "hard"
     assert json.loads((run / "config.json").read_text())["hard"] is True
-    call("prune", "--resume", run, "--timesteps", 90)
+    call("prune", "--trust", "--resume", run, "--timesteps", 90)
     assert all(row["feasible"] == "1" for row in rows_of(run))
     assert len(rows_of(run)) == 30
     ours = "each within the limits of the run (--hard)"
-    assert ours in " ".join(call("prune", "--resume", run).split())
-    picked = call("pick", run, "--budget", "params=0.25")
+    assert ours in " ".join(call("prune", "--trust", "--resume", run).split())
+    picked = call("pick", "--trust", run, "--budget", "params=0.25")
     assert "networks evaluated" in picked
     assert ours not in " ".join(picked.split())  # they were kept within other limits
-    said = call("prune", "--resume", run, "--hard", code=2)
+    said = call("prune", "--trust", "--resume", run, "--hard", code=2)
     assert "--hard cannot go with --resume" in said
 
 

@@ -140,8 +140,9 @@ def test_the_calibration_batch_is_balanced():
     groups = find_filter_groups(network, images[:1])
     evidence = Evidence.of("mine", network, groups, prune_gym.Split(images, labels), seed=0)
     assert torch.bincount(evidence.labels).tolist() == [118, 118, 20]
-    assert torch.equal(evidence.images[:118], images[:118])
-    assert torch.equal(evidence.images[118:236], images[500:618])
+    assert torch.equal(evidence.images, images[evidence.calibration_rows])
+    assert torch.equal(evidence.labels, labels[evidence.calibration_rows])
+    assert all(len(torch.unique(own)) == 3 for _, own in evidence.chunks())
     parts = list(evidence.chunks())
     assert {len(own) for own, _ in parts} == {32}
     assert torch.equal(torch.cat([own for own, _ in parts]), evidence.images)

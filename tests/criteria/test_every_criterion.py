@@ -82,6 +82,7 @@ def test_all_are_registered_and_described():
         assert description.endswith("."), name
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("network", tiny_builders)
 @pytest.mark.parametrize("name", CRITERIA.names())
 def test_scores_and_the_network_stays_as_it_is(name, network):
@@ -125,6 +126,7 @@ def test_single_weights(name, network):
     tiny.assert_unchanged(module, before)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("network", ["vgg", "residual", "grouped", "mobile", "unet"])
 @pytest.mark.parametrize("name", sorted(EXPECTED - {"random", "gibbs", "relchanet"}))
 def test_permuted_filters_have_permuted_scores(name, network):

@@ -49,8 +49,9 @@ def cache(tmp_path, monkeypatch):
 
 
 def write(folder):
-    np.save(images_file(folder, "train"), PIXELS)
-    write_labels(folder, "train", np.array([1, 0], dtype=np.uint8))
+    for part in ("train", "validation"):
+        np.save(images_file(folder, part), PIXELS)
+        write_labels(folder, part, np.array([1, 0], dtype=np.uint8))
     write_facts(folder, Facts(2, [0.25, 0.5, 0.75], [1.0, 2.0, 4.0]))
 
 
@@ -118,7 +119,7 @@ def test_the_cache_folder(cache, monkeypatch):
 def test_what_is_stored_is_read_back(cache):
     facts, splits = stored("x", "1", write)
     assert facts == Facts(2, [0.25, 0.5, 0.75], [1.0, 2.0, 4.0])
-    assert list(splits) == ["train"]
+    assert list(splits) == ["train", "validation"]
     train = splits["train"]
     assert train.images.dtype == torch.uint8
     assert np.array_equal(train.images.numpy(), PIXELS)

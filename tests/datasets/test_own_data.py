@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import tiny
@@ -12,7 +14,8 @@ from torch.utils.data import IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 import prune_gym
-from prune_gym.datasets import as_split, check_splits
+from prune_gym.datasets import as_split, check_splits, own_dataset
+from prune_gym.searches.fine_tuning import fine_tune
 
 FLOATS, LABELS = tiny.data_of(12, 0)
 PIXELS = torch.randint(0, 256, (12, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator())
@@ -230,3 +233,87 @@ def test_images_of_other_shapes():
     for images in (FLOATS[:, :, 1:], FLOATS.expand(-1, 3, -1, -1)):
         with pytest.raises(ValueError, match=r"validation: images of shape .* those of train are"):
             check_splits(train, split_of([0, 1], images), None)
+
+
+# -- random transforms -----------------------------------------------------------------------------
+
+
+class Noisy(TorchDataset):
+    """Images with noise of their own at each reading, from the global generator that is named."""
+
+    def __init__(self, images, draw):
+        self.images, self.draw = images, draw
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, row):
+        return self.images[row] + float(self.draw()), int(LABELS[row])
+
+
+DRAWS = {
+    "torch": lambda: torch.rand(()),
+    "numpy": lambda: np.random.rand(),  # noqa: NPY002
+    "python": random.random,
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_random_examples_are_read_anew_in_training(draw):
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    data = own_dataset(Noisy(FLOATS, DRAWS[draw]), (FLOATS, LABELS))
+    rows = torch.tensor([3, 0, 3])
+    one, other, again = (
+        data.train.fresh(rows, torch.Generator().manual_seed(seed)) for seed in (0, 1, 0)
+    )
+    assert torch.equal(one[0], again[0])
+    assert torch.equal(one[1], LABELS[rows])
+    assert not torch.equal(one[0], other[0])
+    assert not torch.equal(one[0][0], one[0][2])
+    assert data.augment is None  # it is augmented already
+    assert torch.equal(data.train.batch(rows), data.train.batch(rows))  # judged and scored the same
+    now = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    assert now[:2] == states[:2]
+    assert torch.equal(now[2], states[2])
+
+
+def test_random_examples_of_sorted_classes_keep_their_labels():
+    split = as_split("train", Noisy(FLOATS[LABELS.argsort()], DRAWS["torch"]))
+    images, labels = split.subset(9).fresh(torch.arange(9), torch.Generator())
+    near = (images - split.subset(9).images).flatten(1)
+    assert float((near - near[:, :1]).abs().max()) < 1e-5
+    assert torch.equal(labels, split.subset(9).labels)
+
+
+def test_what_is_always_the_same_is_read_once():
+    data = own_dataset(pairs(FLOATS), (FLOATS, LABELS))
+    assert data.train.read is None
+    assert data.augment is not None
+
+
+def test_random_examples_are_no_measure():
+    with pytest.warns(UserWarning, match=r"validation: its examples come out differently each ti"):
+        data = own_dataset((FLOATS, LABELS), Noisy(FLOATS, DRAWS["torch"]))
+    assert data.validation.read is None
+
+
+def test_fine_tuning_reads_anew():
+    read = []
+
+    def draw():
+        read.append(1)
+        return torch.rand(())
+
+    problem = prune_gym.make_problem(
+        tiny.build("vgg"),
+        train=Noisy(FLOATS, draw),
+        validation=(FLOATS, LABELS),
+        budgets={"params": 0.5},
+    )
+    before = len(read)
+    tuned = [problem.compact(problem.masks_of(problem.sizes)) for _ in range(2)]
+    for network in tuned:
+        fine_tune(network, problem, steps=3, seed=1)
+    assert len(read) - before == 2 * 3 * len(FLOATS)
+    pairs_of = zip(tuned[0].parameters(), tuned[1].parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs_of)

@@ -64,7 +64,11 @@ def test_evaluation_samples(default_problem):
     problem = make_problem(evaluation_samples=50)
     assert len(problem.data.validation) == 50
     assert len(problem.data.train) == len(default_problem.data.train)
-    assert torch.equal(problem.data.validation.images, default_problem.data.validation.images[:50])
+    fewer, all_of_them = problem.data.validation.labels, default_problem.data.validation.labels
+    expected = torch.bincount(all_of_them) * 50 / len(all_of_them)  # each class as it is in all
+    assert (torch.bincount(fewer) - expected).abs().max() < 1.0
+    whole = {image.numpy().tobytes() for image in default_problem.data.validation.images}
+    assert all(image.numpy().tobytes() in whole for image in problem.data.validation.images)
 
 
 def test_equal_arguments_share_a_problem():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import prune_gym
 from prune_gym import CheckpointError, load_pruned, make_problem, save_pruned
+from prune_gym.errors import FileError
 from prune_gym.networks.checkpoints import (
     cache_dir,
     checkpoint_path,
@@ -22,7 +24,7 @@ from prune_gym.networks.checkpoints import (
 )
 from prune_gym.problem.saving import masks_of_plan
 from prune_gym.searches.run_folder import RunFolder
-from prune_gym.searches.search import save_agent
+from prune_gym.searches.saved_agent import save_agent
 from prune_gym.utils.files import replacing
 
 
@@ -242,3 +244,16 @@ def test_an_agent_is_saved_whole(tmp_path):
         save_agent(Model(), RunFolder(tmp_path))
     assert (tmp_path / "agent.zip").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["agent.zip"]
+
+
+def test_a_full_disk_leaves_a_pair_that_fits(tmp_path, default_problem, monkeypatch):
+    saved(default_problem, tmp_path, name="small")
+    before = [(path.name, path.read_bytes()) for path in sorted(tmp_path.iterdir())]
+
+    def full(path, content):
+        raise FileError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("prune_gym.problem.saving.write_json", full)
+    with pytest.raises(FileError, match="No space left"):
+        saved(default_problem, tmp_path, seed=1, name="small")
+    assert [(path.name, path.read_bytes()) for path in sorted(tmp_path.iterdir())] == before

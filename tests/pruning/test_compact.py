@@ -151,6 +151,7 @@ def with_history(network: nn.Module, images: torch.Tensor) -> tuple[nn.Module, l
     return network, calls
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", NETWORKS)
 def test_nothing_handed_in_is_changed(name):
     network, images = network_and_images(name)

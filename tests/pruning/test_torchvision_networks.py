@@ -60,6 +60,7 @@ def named(request):
     return request.param, problem_of(request.param)
 
 
+@pytest.mark.sampled
 def test_groups_are_all_there(named):
     name, problem = named
     assert (len(problem.groups), problem.sizes.sum()) == NETWORKS[name]
@@ -77,6 +78,7 @@ def test_groups_are_all_there(named):
 
 @pytest.mark.parametrize("seed", range(2))
 @torch.no_grad()
+@pytest.mark.sampled
 def test_compact_equals_masked(named, seed):
     _, problem = named
     masks = tiny.group_masks(problem.groups, seed)
@@ -97,6 +99,7 @@ def test_compact_equals_masked(named, seed):
 
 
 @torch.no_grad()
+@pytest.mark.sampled
 def test_compact_equals_the_removal_of_torch_pruning(named):
     _, problem = named
     masks = tiny.group_masks(problem.groups, 3)
@@ -117,6 +120,7 @@ def test_compact_equals_the_removal_of_torch_pruning(named):
     assert repr(found) == repr(reference)  # channel counts of the layers as well
 
 
+@pytest.mark.sampled
 def test_an_episode_meets_the_budget(named):
     """Random actions, then as much of everything as the tightest budget allows."""
     _, problem = named

@@ -10,9 +10,10 @@ import tiny
 from test_searches import config_of, search_in
 
 from prune_gym import Budget, BudgetError
-from prune_gym.cli.report import _returned
+from prune_gym.cli.pictures import _returned
 from prune_gym.errors import NothingFeasibleError
 from prune_gym.searches.finalize import TUNED, finish
+from prune_gym.searches.fine_tuning import FineTuned
 from prune_gym.searches.remeasure import REPEATS, candidates, confirm, cost_in_words
 
 
@@ -169,6 +170,7 @@ def test_few_are_fine_tuned_where_weights_are_to_blame(tmp_path, monkeypatch):
     def tune(network, *_, **__):
         tuned.append(network)
         noisy.factors = lambda size: 100.0
+        return FineTuned(0.5, 0.5, recomputed=False, kept=True)
 
     def compact(masks, plain=problem.compact):
         noisy.factors = lambda size: 1.0

@@ -86,6 +86,14 @@ def test_a_stopped_search_goes_on_to_what_was_asked(tiny_problem, tmp_path, algo
     np.testing.assert_allclose(kept, first.networks["kept"], rtol=1e-5)  # six digits in the log
 
 
+@pytest.mark.parametrize("algo", ["ppo_lag", "sac_lag"])
+def test_a_lengthened_search_judges_every_network_that_was_asked(tiny_problem, tmp_path, algo):
+    search(tiny_problem, algo, evaluations=9, out=tmp_path / "run")
+    for asked in (12, 16):  # no multiples of the environments that work side by side
+        again = search(tiny_problem, algo, evaluations=asked, out=tmp_path / "run", resume=True)
+        assert len(again) == asked
+
+
 def test_an_interrupt_at_once_gives_back_what_was_found(tiny_problem):
     def interrupt(progress):
         if progress.evaluations == 5:

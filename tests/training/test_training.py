@@ -13,9 +13,10 @@ from torch import nn
 import prune_gym
 from prune_gym.datasets import Split
 from prune_gym.datasets.augment import shift_and_rotate
+from prune_gym.errors import TrainingDivergedError
 from prune_gym.training.evaluation import accuracy, logits, paired_latency_ms
-from prune_gym.training.loop import Recipe, fit, flat, one_cycle
-from prune_gym.training.recovery import BN_IMAGES
+from prune_gym.training.loop import Recipe, check_loss, fit, flat, one_cycle
+from prune_gym.training.recovery import BN_IMAGES, bn
 
 
 def tensors_of(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -70,7 +71,7 @@ def test_bn_statistics_are_those_of_the_calibration_images(name):
     ):
         norm.register_forward_hook(lambda m, x, y, place=place: seen.update({place: x[0]}))
     with torch.no_grad():
-        twin(images[:BN_IMAGES])
+        twin(images[problem.data.train.spread(BN_IMAGES)])
     for place, norm in enumerate(norms):
         axes = [0, *range(2, seen[place].ndim)]
         variance = seen[place].double().var(dim=axes, unbiased=True)
@@ -85,7 +86,8 @@ def test_bn_of_the_first_layer_in_closed_form(default_problem):
     network = default_problem.evaluate(masks).network
     conv, norm = network.features[0], network.features[1]
     with torch.no_grad():
-        maps = conv(default_problem.data.train.images[:256]).double()  # (256, 8, 16, 16)
+        train = default_problem.data.train
+        maps = conv(train.images[train.spread(256)]).double()  # (256, 8, 16, 16)
     n = maps.numel() / maps.shape[1]
     mean = maps.sum(dim=(0, 2, 3)) / n
     variance = ((maps - mean.view(1, -1, 1, 1)) ** 2).sum(dim=(0, 2, 3)) / (n - 1)
@@ -132,6 +134,7 @@ def test_steps_of_a_recovery():
         steps=3,
         generator=generator(),
     )
+    bn(direct, problem.data.train, generator=generator(), steps=0)  # statistics lag behind weights
     assert same(tensors_of(direct), tensors_of(three.network))
 
 
@@ -351,3 +354,27 @@ def test_latency_is_measured_in_turns():
     assert list(times) == ["a", "b"]
     assert all(time >= 0.0 for time in times.values())
     assert torch.get_num_threads() == before
+
+
+# -- the order of the data -------------------------------------------------------------------------
+
+
+def test_bn_does_not_mind_the_order_of_the_data(default_problem):
+    """Images by class, descending, as a concatenation of the classes has them."""
+    data, small = default_problem.data, default_problem.network
+    order = data.train.labels.argsort(descending=True, stable=True)
+    problem = prune_gym.make_problem(
+        small,
+        train=(data.train.images[order], data.train.labels[order]),
+        validation=(data.validation.images, data.validation.labels),
+    )
+    masks = problem.masks_of(problem.sizes // 2)
+    found = problem.evaluate(masks).accuracy
+    assert found == pytest.approx(default_problem.evaluate(masks).accuracy, abs=0.03)
+
+
+def test_a_loss_that_is_no_number_ends_the_training():
+    message = r"the loss is nan at step 7. Lower the learning rate \(0.5 at its top\)"
+    with pytest.raises(TrainingDivergedError, match=message):
+        check_loss(float("nan"), 7, Recipe(peak_lr=0.5))
+    assert check_loss(1.5, 7, Recipe(peak_lr=0.5)) == 1.5

@@ -396,7 +396,7 @@ def test_a_broken_budget_takes_the_accuracy_away(tiny_problem, cost_mode):
 
 def test_the_agents_are_imported_when_they_are_asked_for():
     code = (
-        "import sys, prune_gym, prune_gym.wrappers; print('agents' in sys.modules);"
+        "import sys, prune_gym, prune_gym.wrappers; print('agents.wrappers' in sys.modules);"
         "prune_gym.SauteBudget; print('agents.wrappers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

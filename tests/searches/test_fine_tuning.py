@@ -1,0 +1,176 @@
+"""Fine-tuning: it can be stopped at any step, goes on as if it had not been, and never harms."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+
+import pytest
+import tiny
+import torch
+
+from prune_gym.errors import RunFolderError
+from prune_gym.problem.saving import load_pruned
+from prune_gym.searches import fine_tuning
+from prune_gym.searches.fine_tuning import FineTuned, fine_tune, words_of
+from prune_gym.searches.run_folder import RunFolder
+from prune_gym.searches.search import search
+from prune_gym.searches.training_state import TrainingState
+from prune_gym.training.recovery import bn, finetune
+from prune_gym.utils.stopping import Stopped, stop_requested
+
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to one process")
+
+
+@pytest.fixture
+def found(tiny_problem):
+    return search(tiny_problem, "random", evaluations=12, seed=3)
+
+
+def interrupt_at(step):
+    """An `on_step` that is a Ctrl-C during a step."""
+
+    def on_step(done, loss):
+        if done == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_step
+
+
+@posix
+def test_a_stopped_fine_tuning_goes_on_bit_for_bit(found, tmp_path):
+    state = tmp_path / "state.safetensors"
+    expected = found.fine_tune(9, seed=1)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Stopped):
+        found.fine_tune(9, seed=1, state=state, on_step=interrupt_at(4))
+    assert not stop_requested()
+    assert signal.getsignal(signal.SIGINT) is before
+    steps = []
+    tuned = found.fine_tune(9, seed=1, state=state, on_step=lambda step, loss: steps.append(step))
+    assert steps == [5, 6, 7, 8, 9]
+    assert not state.exists()
+    for name, tensor in expected.network.state_dict().items():
+        assert torch.equal(tuned.network.state_dict()[name], tensor), name
+    assert tuned.validation_accuracy == expected.validation_accuracy
+
+
+@posix
+def test_it_is_saved_while_it_runs(found, tmp_path, monkeypatch):
+    """A process that is killed at any moment loses a few seconds."""
+    monkeypatch.setattr(fine_tuning, "SAVE_EVERY_S", 0.0)
+    state = tmp_path / "state.safetensors"
+
+    def die(step, loss):
+        if step == 4:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        found.fine_tune(6, state=state, on_step=die)
+    steps = []
+    found.fine_tune(6, state=state, on_step=lambda step, loss: steps.append(step))
+    assert steps == [4, 5, 6]
+
+
+def test_a_state_of_another_training_is_refused(found, tmp_path):
+    state = tmp_path / "state.safetensors"
+    saved = TrainingState(state, {"network": 1, "steps": 2, "seed": 0})
+    network = copy.deepcopy(found.network)
+    fine_tune(network, found.problem, steps=2, seed=0, state=saved)
+    with pytest.raises(
+        RunFolderError, match=r"is of another fine-tuning .network 1, steps 2, seed"
+    ):
+        found.fine_tune(3, state=state)
+    state.unlink()
+    loud = TrainingState(state, {"\x1b[2J": "\n"})
+    fine_tune(copy.deepcopy(found.network), found.problem, steps=1, seed=0, state=loud)
+    with pytest.raises(RunFolderError, match="is of another fine-tuning") as error:
+        found.fine_tune(3, state=state)
+    assert str(error.value).isprintable()
+    state.write_bytes(b"nothing")
+    with pytest.raises(RunFolderError, match=r"state.safetensors is damaged.*delete it"):
+        found.fine_tune(3, state=state)
+
+
+@posix
+@pytest.mark.parametrize("command", ["prune", "pick"])
+def test_the_command_goes_on_with_it(command, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    options = ["--evaluation-samples", 50, "--budget", "params=0.5", "--algo", "random"]
+    options += ["--timesteps", 24, "--finetune-steps", 5]
+    if command == "pick":
+        tiny.call("prune", *options, "--out", run)
+        first = again = ["pick", run, "--budget", "params=0.6", "--finetune-steps", 5]
+        folder = run / "picked-params=0.6"
+    else:
+        first, again, folder = ["prune", *options, "--out", run], ["prune", "--resume", run], run
+    step = fine_tuning.Training.step
+
+    def stopped(self):
+        if self.step_number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning.Training, "step", stopped)
+        said = tiny.call(*first, code=130)
+    assert "fine-tuning is saved" in said
+    assert RunFolder(folder).fine_tuning.is_file()
+    seen = []
+    monkeypatch.setattr(
+        fine_tuning.Training, "step", lambda self: (seen.append(self.step_number), step(self))[1]
+    )
+    tiny.call(*again)
+    assert seen == [3, 4]
+    assert not RunFolder(folder).fine_tuning.exists()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["finetune_steps"] == 5
+    assert load_pruned(folder) is not None
+
+
+# -- what is handed over ---------------------------------------------------------------------------
+
+
+def test_statistics_are_those_that_judge_better(found, monkeypatch):
+    """After a few steps they lag behind the weights."""
+    network = copy.deepcopy(found.network)
+    done = fine_tune(network, found.problem, steps=3, seed=0)
+    assert found.problem.accuracy(network) == done.accuracy
+    monkeypatch.setattr(fine_tuning, "bn", lambda *_, **__: None)
+    lagging = fine_tune(copy.deepcopy(found.network), found.problem, steps=3, seed=0)
+    assert done.trained >= lagging.trained
+    assert not lagging.recomputed
+    assert done.before == lagging.before == found.best.validation_accuracy
+
+
+def test_a_network_that_training_made_worse_is_put_back(found, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "_with_better_statistics", lambda *_: (0.0, False))
+    network = copy.deepcopy(found.network)
+    before = tiny.snapshot(network)["tensors"]
+    done = fine_tune(network, found.problem, steps=2, seed=0)
+    assert done == FineTuned(found.best.validation_accuracy, 0.0, recomputed=False, kept=False)
+    assert done.accuracy == done.before
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert words_of(done.to_json()).startswith("fine-tuning made it worse (validation accuracy 0.")
+
+
+def test_no_steps_change_nothing(found):
+    network = copy.deepcopy(found.network)
+    before = tiny.snapshot(network)
+    done = fine_tune(network, found.problem, steps=0, seed=0)
+    tiny.assert_unchanged(network, before)
+    assert done == FineTuned(done.before, done.before, recomputed=False, kept=True)
+    assert words_of(done.to_json()) == words_of(None) == ""
+
+
+def test_the_recovery_recomputes_them_too(found):
+    network = copy.deepcopy(found.network)
+    train = found.problem.data.train
+    finetune(network, train, generator=torch.Generator().manual_seed(0), steps=2)
+    before = tiny.snapshot(network)["tensors"]
+    bn(network, train, generator=torch.Generator(), steps=0)
+    for name, tensor in network.state_dict().items():  # they are those of the weights already
+        assert torch.equal(tensor, before[name]) or "num_batches" in name, name
