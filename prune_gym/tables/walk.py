@@ -1,8 +1,8 @@
 """Every network of a grid judged in one walk: what networks share is computed once.
 
-The grid gives each filter group a few levels, numbers of filters to keep. The walk goes depth
-first over the groups, in their order. Three facts make it some fifty times faster than judging
-network after network:
+The grid gives each filter group a few levels, numbers of filters to keep. The walk goes depth first
+over the groups, in their order. Three facts make it many times faster than judging one network
+after the other:
 
 1. Networks that agree in their first decisions share all that follows from these alone: feature
    maps and BatchNorm statistics of a prefix are computed once.
@@ -12,250 +12,159 @@ network after network:
    sums over its input channels are running sums from level to level.
 
 Numbers agree with `PruningProblem.evaluate` but for the rounding of sums in another order, which
-moves an accuracy only where two logits of an example are equal to their last bits.
+moves an answer only where two outputs of an example are equal to their last bits.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx, nn
-from torch.nn import functional
 
+from prune_gym.errors import InvalidValueError, UnsupportedNetworkError
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.tables.program import Program, Step, Values, program_of
+from prune_gym.training.recovery import is_fixed
+from prune_gym.utils.stopping import check_stop
 
 Levels = tuple[tuple[int, ...], ...]  # per group, ascending numbers of filters to keep
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-
-@dataclass
-class _Step:
-    """One operation of the network.
-
-    Attributes:
-        name: of its value.
-        run: (values by name, filters kept per group, range of input channels or None) -> value.
-        depth: the last group whose decision the value follows from; -1 = none.
-        is_sum: whether it is a running sum over the levels of group ``depth``.
-    """
-
-    name: str
-    run: Callable[..., Any]
-    depth: int
-    is_sum: bool = False
-    reads: tuple[str, ...] = ()
-
-
-@dataclass
-class _Value:
-    """What is known of a value before it is computed: its group, and what it follows from."""
-
-    group: int | None
-    depth: int
-    spread: int = 1  # positions along axis 1 per filter, after flattening
+MOST_DIFFERENCE = 1e-3  # of outputs, relative to the largest: rounding is far below
 
 
 class Walk:
     """The walk over the networks of one problem.
 
     Args:
-        problem: of structure ``"filter"``, with a recovery that trains nothing.
+        problem: whose recovery is ``"none"`` or ``"bn"``, on the CPU, in float32.
         levels: per group, ascending numbers of filters to keep.
-        splits: the splits to be judged on.
+
+    Raises:
+        ValueError: a problem whose networks are judged otherwise.
+        UnsupportedNetworkError: a network that the walk cannot follow.
     """
 
-    def __init__(self, problem: PruningProblem, levels: Levels, inputs: torch.Tensor,
-                 n_recovery: int, labels: Sequence[torch.Tensor]) -> None:
-        self.levels, self.n_recovery = levels, n_recovery
-        self.labels = torch.cat(list(labels))
-        self.bounds = np.cumsum([0, *(len(x) for x in labels)])
-        self.inputs = inputs
-        self._tensors, self._owner = _by_importance(problem)
-        self._steps: list[list[_Step]] = [[] for _ in range(len(levels) + 1)]
-        self._known: dict[str, _Value] = {}
-        self.n_groups = len(levels)
-        self._trace(problem.network)
-
-    # -- the program ------------------------------------------------------------------------
-
-    def _trace(self, network: nn.Module) -> None:
-        traced = fx.symbolic_trace(network)
-        modules = dict(traced.named_modules())
-        nodes = list(traced.graph.nodes)
-        last_norm = max((i for i, n in enumerate(nodes) if n.op == "call_module" and isinstance(modules[n.target], _NORMS)), default=-1)
-        for index, node in enumerate(nodes):
-            if node.op == "placeholder":
-                self._known[node.name] = _Value(None, -1)
-                self.input_name = node.name
-            elif node.op == "output":
-                self.output_name = node.args[0].name
-            elif node.op == "call_module":
-                self._module(node, modules[node.target], index == last_norm)
-            elif node.op in ("call_function", "call_method"):
-                self._function(node)
-            else:
-                raise NotImplementedError(f"{node.op} {node.target}")
-
-    def _add(self, node: fx.Node, run: Callable[..., Any], value: _Value, is_sum: bool = False) -> None:
-        self._known[node.name] = value
-        reads = tuple(n.name for n in node.all_input_nodes)
-        self._steps[value.depth + 1].append(_Step(node.name, run, value.depth, is_sum, reads))
-
-    def _module(self, node: fx.Node, module: nn.Module, is_last_norm: bool) -> None:
-        source = node.args[0].name
-        known = self._known[source]
-        name = node.target
-        if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
-            weight = self._tensors[f"{name}.weight"]
-            bias = self._tensors.get(f"{name}.bias")
-            out_group = self._owner.get((f"{name}.weight", 0))
-            group = known.group
-            spread = 1 if group is None else weight.shape[1] // self.levels[group][-1]
-            depth = known.depth if group is None else max(known.depth, group)
-            is_sum = group is not None and group > known.depth
-            out_decided = out_group is not None and out_group <= depth
-
-            def run(values, kept, channels=None, weight=weight, bias=bias, group=group, module=module,
-                    out_group=out_group, out_decided=out_decided, spread=spread):
-                x = values[source]
-                if out_decided:
-                    n = kept[out_group]
-                    weight = weight[:n]
-                    bias = None if bias is None else bias[:n]
-                if channels is not None:
-                    a, b = channels[0] * spread, channels[1] * spread
-                    x, weight = x[:, a:b], weight[:, a:b]
-                    bias = bias if channels[0] == 0 else None
-                elif group is not None:
-                    n = kept[group] * spread
-                    x, weight = x[:, :n], weight[:, :n]
-                if isinstance(module, nn.Linear):
-                    return functional.linear(x, weight, bias)
-                return module._conv_forward(x, weight, bias)
-
-            self._add(node, run, _Value(out_group, depth), is_sum)
-        elif isinstance(module, _NORMS):
-            held = {k: self._tensors.get(f"{name}.{k}") for k in ("weight", "bias", "running_mean", "running_var")}
-            group = known.group
-            decided = group is not None and group <= known.depth
-            n_recovery, eps = self.n_recovery, module.eps
-
-            def run(values, kept, channels=None):
-                x = values[source]
-                n = kept[group] if decided else None
-                own = {k: None if v is None else v[:n] for k, v in held.items()}
-                if not n_recovery:
-                    return functional.batch_norm(x, own["running_mean"], own["running_var"], own["weight"], own["bias"], eps=eps)
-                shape = (1, -1) + (1,) * (x.ndim - 2)
-                axes = [0, *range(2, x.ndim)]
-                head = x[:n_recovery]
-                count = head.numel() // head.shape[1]
-                var, mean = torch.var_mean(head, dim=axes, correction=0)
-                w = own["weight"]
-                inner = torch.rsqrt(var + eps)
-                outer = torch.rsqrt(var * (count / max(1, count - 1)) + eps)
-                if w is not None:
-                    inner, outer = inner * w, outer * w
-                b = own["bias"] if own["bias"] is not None else torch.zeros_like(mean)
-                tail = torch.addcmul((b - mean * outer).view(shape), x[n_recovery:], outer.view(shape))
-                if is_last_norm:
-                    return tail
-                head = torch.addcmul((b - mean * inner).view(shape), head, inner.view(shape))
-                return torch.cat([head, tail])
-
-            self._add(node, run, known)
-        else:
-            self._add(node, lambda values, kept, channels=None: module(values[source]), known)
-
-    def _function(self, node: fx.Node) -> None:
-        inputs = [self._known[n.name] for n in node.all_input_nodes]
-        groups = {v.group for v in inputs}
-        group = groups.pop()
-        depth = max(v.depth for v in inputs)
-        names = [n.name for n in node.all_input_nodes]
-
-        def run(values, kept, channels=None):
-            own = {}
-            for name in names:
-                x = values[name]
-                if group is not None and group <= depth and x.shape[1] > kept[group]:
-                    x = x[:, :kept[group]]
-                own[name] = x
-            rows = min(x.shape[0] for x in own.values())
-            own = {name: x[-rows:] for name, x in own.items()}
-            args = fx.node.map_arg(node.args, lambda n: own[n.name])
-            kwargs = fx.node.map_arg(node.kwargs, lambda n: own[n.name])
-            if node.op == "call_method":
-                return getattr(args[0], node.target)(*args[1:], **kwargs)
-            return node.target(*args, **kwargs)
-
-        self._add(node, run, _Value(group, depth))
-
-    # -- walking ----------------------------------------------------------------------------
+    def __init__(self, problem: PruningProblem, levels: Levels) -> None:
+        check_walkable(problem)
+        self.levels = levels
+        self._program: Program = program_of(problem)
+        data = problem.data
+        splits = [data.validation] if data.test is None else [data.validation, data.test]
+        n = self._program.n_recovery
+        parts = [data.train.batch(data.train.spread(n))] if n else []
+        inputs = torch.cat([*parts, *(split.batch(slice(None)) for split in splits)])
+        self._inputs = problem.layout.to_layout(inputs)
+        self._labels = torch.cat([split.labels for split in splits])
+        self._bounds = np.cumsum([0, *(len(split) for split in splits)]).tolist()
+        self._check(problem)
 
     @torch.inference_mode()
     def right(self, prefix: Sequence[int] = ()) -> NDArray[np.uint16]:
-        """How many examples of each split the networks below a prefix get right."""
-        values = {self.input_name: self.inputs}
+        """How many examples the networks below a prefix get right.
+
+        Args:
+            prefix: levels of the first groups, by their number.
+
+        Returns:
+            (n_levels of each further group, ..., n_splits) uint16: validation, then test.
+        """
+        values, kept = self._at(prefix)
+        found: list[NDArray[np.int64]] = []
+        self._below(values, kept, found)
+        shape = [len(self.levels[group]) for group in range(len(prefix), len(self.levels))]
+        return np.concatenate(found).astype(np.uint16).reshape(*shape, len(self._bounds) - 1)
+
+    @torch.inference_mode()
+    def outputs(self, levels: Sequence[int]) -> torch.Tensor:
+        """Outputs of one network, (n_examples, n_classes): validation, then test."""
+        values, _ = self._at(levels)
+        return values[self._program.output][-len(self._labels) :]
+
+    # -- walking -----------------------------------------------------------------------------
+
+    def _at(self, prefix: Sequence[int]) -> tuple[Values, list[int]]:
+        """What is known once the first groups are decided."""
+        values: Values = {self._program.input: self._inputs}
         kept: list[int] = []
-        self._run(values, kept, 0, None)
+        self._run(values, kept, {})
         for group, level in enumerate(prefix):
-            self._descend(values, kept, group, level)
-        out = []
-        self._below(values, kept, len(prefix), out)
-        shape = [len(self.levels[g]) for g in range(len(prefix), self.n_groups)]
-        return np.array(out, dtype=np.uint16).reshape(*shape, len(self.bounds) - 1)
+            kept.append(self.levels[group][level])
+            self._run(values, kept, {})
+        return values, kept
 
-    def _run(self, values, kept, place, sums) -> None:
-        for step in self._steps[place]:
-            if step.is_sum and sums is not None:
-                values[step.name] = sums[step.name].clone()
-            else:
-                values[step.name] = step.run(values, kept)
+    def _run(self, values: Values, kept: list[int], sums: Values) -> None:
+        for step in self._program.steps[len(kept)]:
+            known = sums.get(step.name)
+            values[step.name] = step.run(values, kept) if known is None else known
 
-    def _descend(self, values, kept, group, level) -> None:
-        kept.append(self.levels[group][level])
-        self._run(values, kept, group + 1, None)
-
-    def _below(self, values, kept, group, out) -> None:
-        if group == self.n_groups:
-            logits = values[self.output_name]
-            hits = logits[-len(self.labels):].argmax(1) == self.labels
-            out.append([int(hits[a:b].sum()) for a, b in zip(self.bounds[:-1], self.bounds[1:])])
-            return
-        sums: dict[str, torch.Tensor] = {}
-        before = 0
-        sum_steps = [s for s in self._steps[group + 1] if s.is_sum]
-        for n in self.levels[group]:
+    def _below(self, values: Values, kept: list[int], found: list[NDArray[np.int64]]) -> None:
+        """Walk over the levels of the next group, and of all that follow."""
+        group = len(kept)
+        steps = self._program.steps[group + 1]
+        summing = [step for step in steps if step.is_sum]
+        is_leaf = group == len(self.levels) - 1
+        outputs: list[torch.Tensor] = []
+        sums: Values = {}
+        if not is_leaf:
+            check_stop()
+        for before, n in zip((0, *self.levels[group]), self.levels[group], strict=False):
             kept.append(n)
-            for step in sum_steps:
-                part = step.run(values, kept, (before, n))
-                if step.name in sums:
-                    sums[step.name] += part
-                else:
-                    sums[step.name] = part
+            self._grow(sums, summing, values, kept, (before, n))
             below = dict(values)
-            self._run(below, kept, group + 1, sums)
-            self._below(below, kept, group + 1, out)
+            self._run(below, kept, sums)
+            if is_leaf:
+                outputs.append(below[self._program.output][-len(self._labels) :].clone())
+            else:
+                self._below(below, kept, found)
             kept.pop()
-            before = n
+        if is_leaf:
+            found.append(self._judge(torch.stack(outputs)))
+
+    @staticmethod
+    def _grow(
+        sums: Values, steps: list[Step], values: Values, kept: list[int], channels: tuple[int, int]
+    ) -> None:
+        """Add the channels between two levels to the running sums."""
+        for step in steps:
+            part = step.run(values, kept, channels)
+            if step.name in sums:
+                sums[step.name] += part
+            else:
+                sums[step.name] = part
+
+    def _judge(self, outputs: torch.Tensor) -> NDArray[np.int64]:
+        """Right answers of networks, (n, n_splits), of their outputs, (n, n_examples, n_classes)."""
+        hits = outputs.argmax(dim=2) == self._labels
+        splits = zip(self._bounds[:-1], self._bounds[1:], strict=True)
+        return torch.stack([hits[:, a:b].sum(dim=1) for a, b in splits], dim=1).numpy()
+
+    def _check(self, problem: PruningProblem) -> None:
+        """Hold the walk's outputs of three networks against the networks' own."""
+        last = np.array([len(levels) - 1 for levels in self.levels])
+        for levels in (last, last // 2, np.zeros_like(last)):
+            counts = [own[level] for own, level in zip(self.levels, levels, strict=True)]
+            network = problem.recover(problem.compact(problem.masks_of(counts)))
+            with torch.inference_mode():
+                expected = network(self._inputs[-len(self._labels) :].clone())
+            difference = float((self.outputs(levels.tolist()) - expected).abs().max())
+            if not difference <= MOST_DIFFERENCE * float(expected.abs().max()):
+                raise UnsupportedNetworkError(
+                    f"the walk's outputs differ from those of {type(problem.network).__name__} with "
+                    f"{counts} filters by {difference:.2g}, so no table can be made of it."
+                )
 
 
-def _by_importance(problem: PruningProblem):
-    """Tensors of the network, the filters of each group in the order of their importance."""
-    state = {**dict(problem.network.named_parameters()), **dict(problem.network.named_buffers())}
-    tensors = {name: t.detach() for name, t in state.items()}
-    owner = {}
-    for index, (group, order) in enumerate(zip(problem.groups, problem.orders)):
-        for cut in group.slices:
-            rows = torch.from_numpy(cut.positions[order].ravel().copy())
-            tensors[cut.tensor] = tensors[cut.tensor].index_select(cut.axis, rows)
-            owner[cut.tensor, cut.axis] = index
-    return tensors, owner
+def check_walkable(problem: PruningProblem) -> None:
+    """Raise ValueError unless the networks of a problem are judged as a walk can do it."""
+    name = getattr(problem.recovery, "__name__", type(problem.recovery).__name__)
+    precision, device = problem.layout.precision, problem.example.device.type
+    for is_fine, given, allowed in (
+        (problem.structure == "filter", f"structure={problem.structure!r}", "'filter'"),
+        (is_fixed(problem.recovery), f"recovery={name!r}", "'none' or 'bn'"),
+        (precision == "float32", f"precision={precision!r}", "'float32'"),
+        (device == "cpu", f"device={device!r}", "'cpu'"),
+    ):
+        if not is_fine:
+            raise InvalidValueError(f"{given}: a table can be made with {allowed} only.")
