@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from prune_gym.envs.base import PruneEnv
 from prune_gym.envs.episode import Decision, Episode
-from prune_gym.pruning.masks import kept_count, top_mask
+from prune_gym.pruning.masks import top_mask
 
 
 class LayerPruneEnv(PruneEnv):
@@ -151,5 +151,4 @@ def decision_of_ratio(episode: Episode, index: int, value: float) -> Decision:
     """
     problem = episode.problem
     ratio = 0.5 * (float(value) + 1.0) * episode.max_ratio
-    count = kept_count(ratio, int(problem.sizes[index]), problem.round_to)
-    return Decision(top_mask(problem.orders[index], count), ratio)
+    return Decision(top_mask(problem.orders[index], problem.kept_count(index, ratio)), ratio)

@@ -138,9 +138,14 @@ class PruningProblem:
 
     def kept_counts(self, prune_ratios: Sequence[float] | NDArray[np.float64]) -> Counts:
         """Filters that stay per group, (n_groups,), when ``prune_ratios`` in [0, 1] are removed."""
-        pairs = zip(prune_ratios, self.sizes, strict=True)
-        counts = [kept_count(float(ratio), int(size), self.round_to) for ratio, size in pairs]
+        groups = range(len(self.groups))
+        pairs = zip(groups, prune_ratios, strict=True)
+        counts = [self.kept_count(group, float(ratio)) for group, ratio in pairs]
         return np.array(counts, dtype=np.int64)
+
+    def kept_count(self, group: int, prune_ratio: float) -> int:
+        """Filters that stay of a group, by its index, when ``prune_ratio`` in [0, 1] is removed."""
+        return kept_count(prune_ratio, int(self.sizes[group]), self.round_to)
 
     def masks_of(self, counts: Sequence[int] | Counts) -> Masks:
         """Keep masks that keep the ``counts`` most important filters of each group."""

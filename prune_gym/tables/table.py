@@ -134,6 +134,10 @@ class PruneTable:
         """
         return float(self.accuracies(split).flat[self.number(counts)])
 
+    def right_of(self, number: int) -> int:
+        """Validation examples that the network at a place gets right."""
+        return int(self._validation[number])
+
     # -- all networks ------------------------------------------------------------------------
 
     def accuracies(self, split: str = "validation") -> NDArray[np.float64]:
@@ -248,6 +252,10 @@ class PruneTable:
         return [self.entry(number) for number in reversed(list(_undominated(order, costs)))]
 
     # -- inside ------------------------------------------------------------------------------
+
+    @cached_property
+    def _validation(self) -> NDArray[np.uint16]:
+        return np.ascontiguousarray(self.right[..., 0]).ravel()  # (n_networks,)
 
     @cached_property
     def _costs(self) -> dict[str, NDArray[np.float64]]:
