@@ -24,6 +24,7 @@ class Dynamics:
     """The transitions of one problem where no prune ratio is above ``max_ratio``.
 
     Attributes:
+        max_ratio: largest prune ratio of a group.
         n_groups: steps of an episode.
         n_budgets: costs.
         level: per group, the level by the number of filters that an action asks for.
@@ -44,6 +45,7 @@ class Dynamics:
 
     def __init__(self, problem: TabularProblem, observer: Observer, max_ratio: float) -> None:
         table, sizes = problem.table, problem.sizes
+        self.max_ratio = max_ratio
         self.n_groups, self.n_budgets = len(sizes), len(problem.budgets)
         self.level = [_by_wanted(problem, group) for group in range(self.n_groups)]
         self.dropped = [n - np.array(own) for n, own in zip(sizes, table.levels, strict=True)]

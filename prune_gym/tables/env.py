@@ -112,6 +112,26 @@ class TablePruneEnv(LayerPruneEnv):
         super().close()
         self._ended = None
 
+    # -- beyond `PruneEnv` ---------------------------------------------------------------------
+
+    @property
+    def tabular(self) -> TabularProblem:
+        """The problem, as what it is here."""
+        return cast(TabularProblem, self.problem)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Settings of the episodes to come; see `set_schedule`."""
+        return self._schedule
+
+    def checked(self, options: Mapping[str, Any]) -> Schedule:
+        """Settings that `reset` takes (raises ValueError for others)."""
+        return self._checked(options)
+
+    def dynamics(self, max_ratio: float) -> Dynamics:
+        """What decisions lead to where no prune ratio is above ``max_ratio``."""
+        return Dynamics(self.tabular, self.observer, max_ratio)
+
     # -- what `PruneEnv` asks for --------------------------------------------------------------
 
     @property
@@ -163,13 +183,12 @@ class TablePruneEnv(LayerPruneEnv):
     def _start(self, schedule: Schedule, limit: float | None) -> TableEpisode:
         ratio = float(schedule["max_ratio"])
         if ratio not in self._lists:
-            dynamics = Dynamics(self._tabular, self.observer, ratio)
-            self._lists[ratio] = Lists(self._tabular, dynamics, self.limit_range)
+            self._lists[ratio] = Lists(self.tabular, self.dynamics(ratio), self.limit_range)
         return TableEpisode(self._lists[ratio], schedule, limit)
 
     def _replayed(self, episode: TableEpisode) -> Episode:
         """The same decisions as an `Episode`, which other parts of the package know."""
-        problem = self._tabular
+        problem = self.tabular
         decisions = [
             Decision(top_mask(order, levels[level]), ratio)
             for order, levels, level, ratio in zip(
@@ -178,10 +197,6 @@ class TablePruneEnv(LayerPruneEnv):
         ]
         same = Episode.begin(problem, episode.schedule, episode.limit)
         return same.after(decisions) if decisions else same
-
-    @property
-    def _tabular(self) -> TabularProblem:
-        return cast(TabularProblem, self.problem)
 
     def _value(self, action: Any) -> float:
         """The number of an action, within [-1, 1]; most actions need no further look."""

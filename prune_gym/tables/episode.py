@@ -134,7 +134,8 @@ class TableEpisode:
 
     def judge(self) -> None:
         """Look the finished network up, and charge it."""
-        self.accuracy = self.lists.problem.table.right_of(self.number) / self.lists.n_examples
+        lists = self.lists
+        self.accuracy = int(lists.problem.table.right_of(self.number)) / lists.n_examples
         self.values = self._values(self.number)
         costs = self._charge(self.values)
         self.feasible = all(map(float.__le__, costs, self.limits))

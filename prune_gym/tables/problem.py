@@ -135,7 +135,7 @@ class TabularProblem(PruningProblem):
         number = self._number(masks, counts)
         values = self._values(counts, number)
         return Outcome(
-            accuracy=self.table.right_of(number) / self.table.n_examples[0],
+            accuracy=int(self.table.right_of(number)) / self.table.n_examples[0],
             names=self.names,
             value_array=values,
             cost_array=values / self.unpruned_values,

@@ -134,9 +134,9 @@ class PruneTable:
         """
         return float(self.accuracies(split).flat[self.number(counts)])
 
-    def right_of(self, number: int) -> int:
-        """Validation examples that the network at a place gets right."""
-        return int(self._validation[number])
+    def right_of(self, numbers: Any) -> Any:
+        """Validation examples that the network at a place gets right, or those at many places."""
+        return self._validation[numbers]
 
     # -- all networks ------------------------------------------------------------------------
 
