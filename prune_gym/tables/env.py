@@ -94,15 +94,14 @@ class TablePruneEnv(LayerPruneEnv):
         episode = self._running_episode
         if episode is None:
             raise UsageError("step() after the episode's end: call reset() first.")
-        episode.decide(self._value(action))
-        terminated = len(episode.levels) == episode.lists.n_groups
+        terminated = episode.decide(self._value(action))
         if terminated:
             self._running_episode, self._ended = None, episode
             if self.limit_range is not None:  # as the live environment, for a recovery's seed
                 self.np_random.integers(2**31)
             episode.judge()
         elif self.cost_mode == "dense":
-            episode.charge_floor()
+            episode.charge()
         if self.render_mode == "human":
             self.render()
         return episode.observation(), episode.accuracy, terminated, False, episode.info()

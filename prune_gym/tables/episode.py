@@ -1,8 +1,7 @@
-"""An episode on a table: plain numbers, changed in place, as fast as Python goes."""
+"""An episode on a table: a path along a tree whose nodes are computed once, when first reached."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from prune_gym.envs.episode import Schedule
 from prune_gym.problem.costs import Constraint
 from prune_gym.tables.dynamics import N_FACTS, N_LAYER, Dynamics
 from prune_gym.tables.problem import TabularProblem
+
+MOST_NODES = 2**16  # of a tree, about a kilobyte each
 
 
 class Lists:
@@ -30,6 +31,7 @@ class Lists:
         limit_range: tuple[float, float] | None,
     ) -> None:
         self.problem, self.limit_range = problem, limit_range
+        self.n_nodes = 0
         self.n_groups, self.rows = dynamics.n_groups, dynamics.rows
         self.sizes = problem.sizes.tolist()
         self.level = [own.tolist() for own in dynamics.level]
@@ -50,12 +52,105 @@ class Lists:
             [[(j, own[k][j]) for j in range(k + 1, self.n_groups) if own[k][j]] for k in range(self.n_groups)]
             for own in dynamics.pairs.tolist()
         ]
-        self.names = problem.names
+        self.names, self.right = problem.names, problem.table.right_of
         self.unpruned = problem.unpruned_values.tolist()
         self.measured = [problem.table.measured.get(name) for name in problem.names]
         self.n_examples = problem.table.n_examples[0]
-        self.whole = np.ones(self.n_groups, dtype=np.float32)
-        self.nothing = np.zeros(dynamics.n_budgets, dtype=np.float32)
+        self.limits, self.nothing = problem.limits, [0.0] * dynamics.n_budgets
+        # by groups decided: of the floor's levels of all others, what they add to its number
+        steps = [a * b for a, b in zip(self.smallest, self.stride, strict=True)]
+        self.rest = [sum(steps[group:]) for group in range(self.n_groups + 1)]
+        self.cost_names = [f"cost_{name}" for name in problem.names]
+        self.root = Node(self)
+
+
+class Node:
+    """What is known once the first groups are decided; it depends on their levels only.
+
+    Args:
+        lists: of the problem and the largest prune ratio.
+
+    Attributes:
+        row: (n_features,) float32: the observation, but for the prune ratios and a drawn limit.
+        kept: (n_groups,) float32, fraction of filters kept.
+        floors: costs of the floor, by budget; in the end those of the network.
+        values: the same in the budgets' units.
+        n_right: validation examples that the network gets right; 0 before the end.
+    """
+
+    __slots__ = (
+        *("lists", "depth", "number", "row", "kept", "floor", "ceiling", "floor_linear", "linear"),
+        *("floors", "values", "n_right", "children"),
+    )
+
+    def __init__(self, lists: Lists) -> None:
+        self.lists, self.depth, self.number, self.n_right = lists, 0, 0, 0
+        self.kept = np.ones(lists.n_groups, dtype=np.float32)
+        self.floor, self.ceiling = lists.floor, lists.ceiling
+        self.floor_linear, self.linear = lists.floor_linear, lists.linear
+        self.row = lists.rows[0].copy()
+        self._fill()
+
+    def child(self, level: int) -> Node:
+        """What is known once the next group keeps a level, by its number."""
+        found: Node | None = self.children[level]
+        if found is None:
+            found = self._decided(level)
+            if self.lists.n_nodes < MOST_NODES:
+                self.lists.n_nodes += 1
+                self.children[level] = found
+        return found
+
+    def _decided(self, level: int) -> Node:
+        lists, group = self.lists, self.depth
+        new = Node.__new__(Node)
+        new.lists, new.depth, new.n_right = lists, group + 1, 0
+        new.number = self.number + level * lists.stride[group]
+        share = lists.kept[group][level]
+        new.kept = self.kept.copy()
+        new.kept[group] = share
+        new.row = lists.rows[group + 1].copy()
+        new.row[N_FACTS + 1] = share
+        dropped, most = lists.dropped[group][level], lists.most[group]
+        less = dropped - most
+        new.floor, new.ceiling = self.floor.copy(), self.ceiling.copy()
+        new.floor_linear = [own.copy() for own in self.floor_linear]
+        new.linear = [own.copy() for own in self.linear]
+        for budget in lists.budgets:
+            square = lists.diagonal[budget][group]
+            floors, ceilings = new.floor_linear[budget], new.linear[budget]
+            new.floor[budget] += less * (floors[group] + square * (dropped + most))
+            new.ceiling[budget] += dropped * (ceilings[group] + square * dropped)
+            for later, pair in lists.later[budget][group]:
+                floors[later] += pair * less
+                ceilings[later] += pair * dropped
+        new._fill()
+        return new
+
+    def _fill(self) -> None:
+        """All that follows from the budgets' state."""
+        lists, group = self.lists, self.depth
+        is_end = group == lists.n_groups
+        self.children: list[Node | None] = [] if is_end else [None] * len(lists.dropped[group])
+        place = N_LAYER
+        for budget in lists.budgets:
+            scale, ceiling = lists.scale[budget], self.ceiling[budget]
+            floor, top, weight = self.floor[budget] / scale, ceiling / scale, 0.0
+            if not is_end:
+                most = lists.most[group]
+                slope = self.linear[budget][group] + lists.diagonal[budget][group] * most
+                weight = top - (ceiling + most * slope) / scale
+            share = min(1.0, floor / lists.limits[budget])
+            self.row[place : place + 5] = floor, share, top, top - floor, weight
+            place += 5
+        smallest = self.number + lists.rest[group]
+        self.values = [
+            floor if own is None else float(own.flat[smallest])
+            for floor, own in zip(self.floor, lists.measured, strict=True)
+        ]
+        self.floors = [value / of for value, of in zip(self.values, lists.unpruned, strict=True)]
+        if is_end:
+            self.n_right = int(lists.right(self.number))
 
 
 class TableEpisode:
@@ -67,33 +162,29 @@ class TableEpisode:
         limit: of the one budget, where it is this episode's own; None = the problem's limits hold.
 
     Attributes:
+        node: where it is.
         levels: of the groups decided so far.
         ratios: their prune ratios.
         accuracy: 0.0 until it is judged.
     """
 
     __slots__ = (
-        *("lists", "schedule", "limit", "limits", "max_ratio", "is_relative", "levels", "ratios"),
-        *("sum_ratios", "number", "kept", "accuracy", "feasible", "values", "floor", "ceiling"),
-        *("floor_linear", "linear", "cost", "costs", "total_cost", "total_costs", "shown_limit"),
+        *("lists", "schedule", "limit", "limits", "max_ratio", "is_relative", "node", "levels"),
+        *("ratios", "sum_ratios", "accuracy", "feasible", "cost", "costs", "total_cost"),
+        *("total_costs", "shown_limit"),
     )
 
     def __init__(self, lists: Lists, schedule: Schedule, limit: float | None) -> None:
         self.lists, self.schedule, self.limit = lists, schedule, limit
-        self.limits = lists.problem.limits if limit is None else (limit,)
+        self.limits = lists.limits if limit is None else (limit,)
         self.is_relative = limit is not None or len(self.limits) > 1
-        self.max_ratio = float(schedule["max_ratio"])
+        self.max_ratio = schedule["max_ratio"]
+        self.node: Node = lists.root
         self.levels: list[int] = []
         self.ratios: list[float] = []
-        self.sum_ratios, self.number = 0.0, 0
-        self.kept = lists.whole
-        self.accuracy, self.feasible = 0.0, False
-        self.values: list[float] = []
-        self.floor, self.ceiling = lists.floor.copy(), lists.ceiling.copy()
-        self.floor_linear = [own.copy() for own in lists.floor_linear]
-        self.linear = [own.copy() for own in lists.linear]
+        self.sum_ratios, self.accuracy, self.feasible = 0.0, 0.0, False
         self.cost, self.total_cost = 0.0, 0.0
-        self.costs = self.total_costs = [0.0 for _ in lists.budgets]
+        self.costs = self.total_costs = lists.nothing
         if lists.limit_range is not None and limit is not None:
             low, high = lists.limit_range
             self.shown_limit = min(1.0, max(0.0, float(np.log(limit / low) / np.log(high / low))))
@@ -103,102 +194,59 @@ class TableEpisode:
         """The limits, and the rule that makes one cost of all."""
         return Constraint(self.limits, is_relative=self.limit is not None)
 
-    def decide(self, value: float) -> None:
-        """Decide the next group by a number of an action, in [-1, 1]."""
-        lists, group = self.lists, len(self.levels)
+    def decide(self, value: float) -> bool:
+        """Decide the next group by a number of an action, in [-1, 1]; whether it was the last."""
+        lists, group = self.lists, self.node.depth
         ratio = 0.5 * (value + 1.0) * self.max_ratio
         level = lists.level[group][round((1.0 - ratio) * lists.sizes[group])]
         self.levels.append(level)
         self.ratios.append(ratio)
         self.sum_ratios += ratio
-        self.number += level * lists.stride[group]
-        self.kept = self.kept.copy()
-        self.kept[group] = lists.kept[group][level]
-        dropped, most = lists.dropped[group][level], lists.most[group]
-        less = dropped - most
-        for budget in lists.budgets:
-            square = lists.diagonal[budget][group]
-            floors, ceilings = self.floor_linear[budget], self.linear[budget]
-            self.floor[budget] += less * (floors[group] + square * (dropped + most))
-            self.ceiling[budget] += dropped * (ceilings[group] + square * dropped)
-            for later, pair in lists.later[budget][group]:
-                floors[later] += pair * less
-                ceilings[later] += pair * dropped
+        self.node = self.node.children[level] or self.node.child(level)
+        return group + 1 == lists.n_groups
 
-    def charge_floor(self) -> None:
-        """Charge the growth of the floor: the dense cost of a step."""
-        lists, number = self.lists, self.number
-        for group in range(len(self.levels), lists.n_groups):
-            number += lists.smallest[group] * lists.stride[group]
-        self._charge(self._values(number))
-
-    def judge(self) -> None:
-        """Look the finished network up, and charge it."""
-        lists = self.lists
-        self.accuracy = int(lists.problem.table.right_of(self.number)) / lists.n_examples
-        self.values = self._values(self.number)
-        costs = self._charge(self.values)
-        self.feasible = all(map(float.__le__, costs, self.limits))
-
-    def _values(self, number: int) -> list[float]:
-        """Budgets of the floor, whose place is ``number``; in the end it is the network itself."""
-        measured = self.lists.measured
-        return [
-            floor if own is None else float(own.flat[number])
-            for floor, own in zip(self.floor, measured, strict=True)
-        ]
-
-    def _charge(self, values: list[float]) -> list[float]:
-        """Charge what the episode owes since its reset, less what was charged; gives its costs."""
-        owed = [value / of for value, of in zip(values, self.lists.unpruned, strict=True)]
+    def charge(self) -> None:
+        """Charge what the episode owes since its reset, less what was charged."""
+        owed = self.node.floors
         cost = owed[0]
         if self.is_relative:
             cost = max(one / limit for one, limit in zip(owed, self.limits, strict=True))
         self.cost, self.total_cost = cost - self.total_cost, cost
         self.costs = [one - before for one, before in zip(owed, self.total_costs, strict=True)]
         self.total_costs = owed
-        return owed
+
+    def judge(self) -> None:
+        """Look the finished network up, and charge it."""
+        self.charge()
+        self.accuracy = self.node.n_right / self.lists.n_examples
+        pairs = zip(self.total_costs, self.limits, strict=True)
+        self.feasible = all(cost <= limit for cost, limit in pairs)
 
     def observation(self) -> NDArray[np.float32]:
         """(n_features,) float32; see `prune_gym.envs.observation`."""
-        lists, group = self.lists, len(self.levels)
-        row = lists.rows[group].copy()
-        if group:
+        lists, row = self.lists, self.node.row.copy()
+        if self.ratios:
             row[N_FACTS] = self.ratios[-1]
-            row[N_FACTS + 1] = lists.kept[group - 1][self.levels[-1]]
             row[N_FACTS + 2] = self.sum_ratios / lists.n_groups
-        place = N_LAYER
-        for budget in lists.budgets:
-            scale, ceiling = lists.scale[budget], self.ceiling[budget]
-            floor, top, weight = self.floor[budget] / scale, ceiling / scale, 0.0
-            if group < lists.n_groups:
-                most = lists.most[group]
-                slope = self.linear[budget][group] + lists.diagonal[budget][group] * most
-                weight = top - (ceiling + most * slope) / scale
-            row[place] = floor
-            row[place + 1] = min(1.0, floor / self.limits[budget])
-            row[place + 2] = top
-            row[place + 3] = top - floor
-            row[place + 4] = weight
-            place += 5
-        if lists.limit_range is not None:
-            row[place] = self.shown_limit
+        if self.limit is not None:
+            row[N_LAYER + 1] = min(1.0, self.node.floor[0] / lists.scale[0] / self.limit)
+            row[-1] = self.shown_limit
         return row
 
     def info(self) -> dict[str, Any]:
         """The same keys and types as those of `PruneEnv.step`."""
-        lists = self.lists
+        lists, node, costs = self.lists, self.node, self.costs
         info: dict[str, Any] = {
             "cost": self.cost,
-            "costs": np.array(self.costs, dtype=np.float32),
+            "costs": np.array(costs, dtype=np.float32),
             "accuracy": self.accuracy,
             "feasible": self.feasible,
-            "kept": self.kept.copy(),
+            "kept": node.kept.copy(),
         }
         if self.limit is not None:
             info["limit"] = self.limit
+        is_end = node.depth == lists.n_groups
         for budget in lists.budgets:
-            name = lists.names[budget]
-            info[f"cost_{name}"] = self.costs[budget]
-            info[name] = self.values[budget] if self.values else 0.0
+            info[lists.cost_names[budget]] = costs[budget]
+            info[lists.names[budget]] = node.values[budget] if is_end else 0.0
         return info
