@@ -26,6 +26,15 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# id -> entry points of one environment and of many, and their default arguments
+TABLE_ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "PruneTable-v1": (
+        "prune_gym.tables.env:TablePruneEnv",
+        "prune_gym.tables.vector:TableVectorEnv",
+        {},
+    ),
+}
+
 # those whose budgets are measured: equal actions do not give equal costs in another process
 NONDETERMINISTIC = ("PruneVGGLatency-v0",)
 
@@ -40,4 +49,12 @@ def register_envs() -> None:
                 vector_entry_point=VECTOR_ENTRY_POINT,
                 kwargs=dict(defaults),
                 nondeterministic=env_id in NONDETERMINISTIC,
+            )
+    for env_id, (entry_point, vector_entry_point, defaults) in TABLE_ENVIRONMENTS.items():
+        if env_id not in gym.registry:
+            gym.register(
+                env_id,
+                entry_point=entry_point,
+                vector_entry_point=vector_entry_point,
+                kwargs=dict(defaults),
             )

@@ -55,9 +55,7 @@ class Dynamics:
         ]
         self.stride = np.cumprod([1, *table.shape[:0:-1]])[::-1].tolist()
         minimum = smallest_counts(problem, max_ratio)
-        self.smallest = [
-            own.index(int(n)) for own, n in zip(table.levels, minimum, strict=True)
-        ]
+        self.smallest = [own.index(int(n)) for own, n in zip(table.levels, minimum, strict=True)]
         self.rows = _rows(observer, self.n_groups)
         polynomials = [_observed(problem, name) for name in problem.names]
         self.constant = np.array([one.constant for one in polynomials])
@@ -92,4 +90,3 @@ def _observed(problem: TabularProblem, name: str) -> Polynomial:
     """A budget as observations have it: parameters stand in for what is measured."""
     table = problem.table
     return table.counted[name] if name in table.counted else table.counted["params"]
-

@@ -49,7 +49,10 @@ class Lists:
         self.budgets = list(range(dynamics.n_budgets))
         # per budget and group, the later groups that it shares tensors with, and how
         self.later = [
-            [[(j, own[k][j]) for j in range(k + 1, self.n_groups) if own[k][j]] for k in range(self.n_groups)]
+            [
+                [(j, own[k][j]) for j in range(k + 1, self.n_groups) if own[k][j]]
+                for k in range(self.n_groups)
+            ]
             for own in dynamics.pairs.tolist()
         ]
         self.names, self.right = problem.names, problem.table.right_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -22,7 +23,6 @@ from prune_gym.tables.counted import Polynomial
 from prune_gym.tables.files import facts_of
 from prune_gym.tables.table import PruneTable
 from prune_gym.tables.walk import Levels, Walk
-
 from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.threads import one_thread
 
@@ -84,17 +84,23 @@ def make_table(
     (1, (4, 4, 8, 8, 16, 16))
     """
     check_fractions(levels)
+    n_networks(problem, levels)
+    work = _Work(problem, levels_of(problem.sizes.tolist(), levels))
+    with one_thread():
+        content = work.do(partial, progress or (lambda done: None))
+    return work.table(content)
+
+
+def n_networks(problem: PruningProblem, levels: Sequence[float]) -> int:
+    """How many networks a grid has (raises ValueError where they are too many)."""
     grid = levels_of(problem.sizes.tolist(), levels)
-    n = int(np.prod([len(own) for own in grid], dtype=np.float64))
+    n = math.prod(len(own) for own in grid)
     if n > MOST_NETWORKS:
         raise InvalidValueError(
             f"{len(levels)} levels of {len(grid)} groups are {n:,} networks; give fewer levels, or "
             f"keep layers whole (ignore): {MOST_NETWORKS:,} at most."
         )
-    work = _Work(problem, grid)
-    with one_thread():
-        content = work.do(partial, progress or (lambda done: None))
-    return work.table(content)
+    return n
 
 
 class _Work:
@@ -107,7 +113,7 @@ class _Work:
         self.shape = tuple(len(own) for own in grid)
         below = np.cumprod([1, *self.shape[::-1]])[::-1]  # networks below each depth
         self.depth = int(np.argmax(below <= _CHUNK))
-        self.n_chunks, self.n_below = len_of(self.shape[: self.depth]), int(below[self.depth])
+        self.n_chunks, self.n_below = math.prod(self.shape[: self.depth]), int(below[self.depth])
         self.dtype = np.dtype(
             [("right", "<u2", (self.n_splits,)), ("measured", "<f8", (len(self.measured),))]
         )
@@ -161,13 +167,8 @@ class _Work:
 
     def _heading(self) -> bytes:
         """What tells one table from another before anything is judged."""
-        facts = facts_of(self.table(np.zeros(len_of(self.shape), self.dtype)))
+        facts = facts_of(self.table(np.zeros(math.prod(self.shape), self.dtype)))
         return json.dumps({**facts, "chunk": self.n_below}).encode() + b"\n"
-
-
-def len_of(shape: Sequence[int]) -> int:
-    """Places of a grid."""
-    return int(np.prod(shape, dtype=np.int64))
 
 
 class _Log:

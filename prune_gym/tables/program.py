@@ -415,6 +415,6 @@ def _by_importance(
 def _unknown(node: fx.Node, why: str) -> UnsupportedNetworkError:
     what = getattr(node.target, "__name__", node.target)
     return UnsupportedNetworkError(
-        f"{node.name} ({what}) is {why}, which a table's walk cannot follow; it knows convolutions, "
+        f"{node.name} ({what}) is {why}, which no table can follow: it knows convolutions, "
         "linear layers, BatchNorms, activations, poolings and sums."
     )

@@ -226,9 +226,7 @@ class _State:
         """Which episodes have ended."""
         return self.position == self.n_groups
 
-    def begin(
-        self, rows: Rows, dynamics: Dynamics, limits: NDArray[np.float64] | None
-    ) -> None:
+    def begin(self, rows: Rows, dynamics: Dynamics, limits: NDArray[np.float64] | None) -> None:
         """Begin episodes anew."""
         self.position[rows] = self.number[rows] = 0
         self.smallest[rows] = np.array(dynamics.smallest) * dynamics.stride
@@ -284,7 +282,10 @@ class _State:
         is_ratio = self.single.limit_range is not None or self.n_budgets > 1
         cost = (owed / self.limits[rows]).max(axis=1) if is_ratio else owed[:, 0]
         self.values[rows] = values
-        self.cost[rows], self.costs[rows] = cost - self.total_cost[rows], owed - self.total_costs[rows]
+        self.cost[rows], self.costs[rows] = (
+            cost - self.total_cost[rows],
+            owed - self.total_costs[rows],
+        )
         self.total_cost[rows], self.total_costs[rows] = cost, owed
 
     def judge(self, rows: Rows) -> None:

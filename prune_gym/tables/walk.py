@@ -135,7 +135,7 @@ class Walk:
                 sums[step.name] = part
 
     def _judge(self, outputs: torch.Tensor) -> NDArray[np.int64]:
-        """Right answers of networks, (n, n_splits), of their outputs, (n, n_examples, n_classes)."""
+        """Right answers, (n, n_splits), of the outputs of networks, (n, n_examples, n_classes)."""
         hits = outputs.argmax(dim=2) == self._labels
         splits = zip(self._bounds[:-1], self._bounds[1:], strict=True)
         return torch.stack([hits[:, a:b].sum(dim=1) for a, b in splits], dim=1).numpy()
@@ -151,7 +151,7 @@ class Walk:
             difference = float((self.outputs(levels.tolist()) - expected).abs().max())
             if not difference <= MOST_DIFFERENCE * float(expected.abs().max()):
                 raise UnsupportedNetworkError(
-                    f"the walk's outputs differ from those of {type(problem.network).__name__} with "
+                    f"outputs differ from those of {type(problem.network).__name__} with "
                     f"{counts} filters by {difference:.2g}, so no table can be made of it."
                 )
 
