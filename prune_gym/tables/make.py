@@ -195,8 +195,11 @@ class _Log:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a+b")
             self._read()
-        except OSError as error:
-            raise unwritable(self._path, error, FileError) from error
+        except BaseException as error:
+            self.__exit__()
+            if isinstance(error, OSError):
+                raise unwritable(self._path, error, FileError) from error
+            raise
 
     def __exit__(self, *_: Any) -> None:
         if self._file is not None:
