@@ -91,7 +91,7 @@ def load_table(table: Path | str) -> PruneTable:
     Raises:
         TableError: there is none of that name, or the file is damaged.
 
-    >>> table = load_table("small_resnet-digits-l1")
+    >>> table = load_table("tiny_vgg-shapes-taylor")
     >>> table.budgets
     ('params', 'macs', 'size_bytes', 'energy_uj')
     """

@@ -79,9 +79,9 @@ def make_table(
         TableError: ``partial`` is of another table.
 
     >>> import prune_gym
-    >>> table = make_table(prune_gym.make_problem("small_resnet"), (0.25,))
+    >>> table = make_table(prune_gym.make_problem(), (0.25,))
     >>> len(table), table.entry(0).counts
-    (1, (4, 4, 8, 8, 16, 16))
+    (1, (4, 8, 16, 16, 32, 32, 32, 32))
     """
     check_fractions(levels)
     n_networks(problem, levels)

@@ -80,7 +80,7 @@ class TabularProblem(PruningProblem):
             TableError: no such table, one of a network that cannot be made anew, or one that does
                 not know a budget.
 
-        >>> problem = TabularProblem.load("small_resnet-digits-l1", budgets={"macs": 0.2})
+        >>> problem = TabularProblem.load("tiny_vgg-shapes-taylor", budgets={"macs": 0.2})
         >>> round(problem.table.optimum({"macs": 0.2}).accuracy, 1)
         0.9
         """

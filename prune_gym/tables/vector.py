@@ -44,7 +44,7 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
     Raises:
         ValueError: a bad argument.
 
-    >>> envs = TableVectorEnv(1000, "small_resnet-digits-l1")
+    >>> envs = TableVectorEnv(1000, "tiny_vgg-shapes-taylor")
     >>> observations, infos = envs.reset(seed=0)
     >>> actions = np.zeros((1000, 1), dtype=np.float32)
     >>> for _ in range(6):

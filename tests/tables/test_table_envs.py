@@ -89,7 +89,12 @@ def test_every_step_is_that_of_the_live_environment(problems, kind):
             assert [m.tolist() for m in kept[0]] == [m.tolist() for m in kept[1]]
             one, other = slow.step(action), fast.step(action)
         a, b = slow.last_outcome(), fast.last_outcome()
-        assert (a.accuracy, a.costs, a.feasible, a.cost) == (b.accuracy, b.costs, b.feasible, b.cost)
+        assert (a.accuracy, a.costs, a.feasible, a.cost) == (
+            b.accuracy,
+            b.costs,
+            b.feasible,
+            b.cost,
+        )
         assert slow.cost_limits.tolist() == fast.cost_limits.tolist()
 
 

@@ -21,9 +21,7 @@ from prune_gym.tables.walk import Walk
 def networks_of(table, n, seed=0):
     """Random networks of a table, as filters kept per group."""
     generator = np.random.default_rng(seed)
-    return [
-        np.array([own[generator.integers(len(own))] for own in table.levels]) for _ in range(n)
-    ]
+    return [np.array([own[generator.integers(len(own))] for own in table.levels]) for _ in range(n)]
 
 
 # -- the walk against live judgement ---------------------------------------------------------------
@@ -201,7 +199,9 @@ def test_what_a_table_does_not_know_is_named(table):
         table.accuracy([3, 2, 2])
     with pytest.raises(InvalidValueError, match=r"unknown budget of the table 'parms'.*params"):
         table.optimum({"parms": 0.1})
-    with pytest.raises(InvalidValueError, match=r"limit of 'params' is 2.0; it must be in \(0, 1\]"):
+    with pytest.raises(
+        InvalidValueError, match=r"limit of 'params' is 2.0; it must be in \(0, 1\]"
+    ):
         table.optimum(2.0)
     with pytest.raises(InvalidValueError, match=r"unknown split of the table 'test'"):
         table.accuracies("test")
