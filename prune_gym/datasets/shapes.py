@@ -11,7 +11,7 @@ from prune_gym.datasets.base import DATASETS, Dataset, Split
 
 SHAPES = ("disc", "ring", "square", "frame", "triangle", "cross", "bars", "corner")
 _SIDE, _NOISE = 16, 0.25
-_SIZES = (1200, 400, 400)  # training, validation, test
+_SIZES = [1200, 400, 400]  # training, validation, test
 
 
 @DATASETS.register
@@ -21,7 +21,7 @@ def shapes() -> Dataset:
     labels = torch.arange(sum(_SIZES)) % len(SHAPES)
     images = _drawn(labels, generator)
     images = (images - images[: _SIZES[0]].mean()) / images[: _SIZES[0]].std()
-    parts = zip(images.split(_SIZES), labels.split(_SIZES), strict=True)
+    parts = zip(torch.split(images, _SIZES), torch.split(labels, _SIZES), strict=True)
     train, validation, test = (Split(one.contiguous(), own.contiguous()) for one, own in parts)
     return Dataset(
         "shapes", train, validation, test, n_classes=len(SHAPES), augment=shift_and_rotate

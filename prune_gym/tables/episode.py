@@ -227,7 +227,8 @@ class TableEpisode:
 
     def observation(self) -> NDArray[np.float32]:
         """(n_features,) float32; see `prune_gym.envs.observation`."""
-        lists, row = self.lists, self.node.row.copy()
+        lists = self.lists
+        row: NDArray[np.float32] = self.node.row.copy()
         if self.ratios:
             row[N_FACTS] = self.ratios[-1]
             row[N_FACTS + 2] = self.sum_ratios / lists.n_groups

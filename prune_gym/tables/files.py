@@ -78,8 +78,9 @@ def save_table(table: PruneTable, path: Path | str) -> None:
         "quadratic": np.array([one.quadratic for one in counted]).reshape(-1, n, n),
         "measured": np.array(list(table.measured.values())).reshape(-1, *table.shape),
     }
+    plain: dict[str, Any] = {name: np.ascontiguousarray(one) for name, one in arrays.items()}
     with replacing(user_path(path)) as partial, partial.open("wb") as file:
-        np.savez(file, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        np.savez(file, **plain)
 
 
 def load_table(table: Path | str) -> PruneTable:

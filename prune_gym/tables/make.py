@@ -121,9 +121,8 @@ class _Work:
     def do(self, partial: Path | None, progress: Progress) -> NDArray[Any]:
         """Every network's row, in order."""
         log = _Log(partial, self._heading(), self.n_below * self.dtype.itemsize)
+        walk = Walk(self.problem, self.grid)  # before a file is begun, as it may refuse
         with log:
-            if len(log) < self.n_chunks:
-                walk = Walk(self.problem, self.grid)
             for chunk in range(len(log), self.n_chunks):
                 progress(chunk * self.n_below)
                 check_stop()

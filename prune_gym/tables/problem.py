@@ -113,7 +113,7 @@ class TabularProblem(PruningProblem):
     def kept_count(self, group: int, prune_ratio: float) -> int:
         """The level of a group that is nearest when ``prune_ratio`` in [0, 1] is removed."""
         wanted = super().kept_count(group, prune_ratio)
-        return self.table.levels[group][self.nearest[group][wanted]]
+        return self.table.levels[group][int(self.nearest[group][wanted])]
 
     # -- outcomes ------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -130,7 +130,7 @@ def program_of(problem: PruningProblem) -> Program:
     """
     try:
         traced = fx.symbolic_trace(problem.network)
-        ShapeProp(traced).propagate(problem.example)  # type: ignore[no-untyped-call]
+        ShapeProp(traced).propagate(problem.example)
     except Exception as error:  # whatever forward() does with a stand-in for a tensor
         raise UnsupportedNetworkError(
             f"{type(problem.network).__name__} cannot be traced by torch.fx ({message(error)}), so "
@@ -291,9 +291,8 @@ class _Sums:
         self._per_filter = weight.shape[1] // (n_filters or weight.shape[1])
         self._positions = positions
         is_small = isinstance(module, nn.Conv2d) and math.prod(positions) < weight[0, 0].numel()
-        self._make, self._run = (
-            (self._matrix, self._product) if is_small else (self._slice, self._layer)
-        )
+        self._make: Callable[..., tuple[Any, ...]] = self._matrix if is_small else self._slice
+        self._run: Callable[..., torch.Tensor] = self._product if is_small else self._layer
         self._made: dict[Any, Any] = {}
 
     def __call__(

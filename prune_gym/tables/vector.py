@@ -28,7 +28,7 @@ Infos = dict[str, Any]
 Rows = NDArray[np.int64]
 
 
-class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]):
+class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]):
     """A vector of `TablePruneEnv`: equal to Gymnasium's `SyncVectorEnv` of them, but for the time.
 
     Args:
@@ -118,9 +118,7 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
 
     def step(
         self, actions: NDArray[np.float32]
-    ) -> tuple[
-        NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos
-    ]:
+    ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[Any], NDArray[Any], Infos]:
         """Decide the next group of every environment; as `SyncVectorEnv` does."""
         state = self._state
         values = _checked_actions(actions, (self.num_envs, 1))
@@ -224,7 +222,8 @@ class _State:
 
     def is_over(self) -> NDArray[np.bool_]:
         """Which episodes have ended."""
-        return self.position == self.n_groups
+        found: NDArray[np.bool_] = self.position == self.n_groups
+        return found
 
     def begin(self, rows: Rows, dynamics: Dynamics, limits: NDArray[np.float64] | None) -> None:
         """Begin episodes anew."""

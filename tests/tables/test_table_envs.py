@@ -51,7 +51,7 @@ def same_infos(one, other):
     for key, value in one.items():
         if isinstance(value, dict):
             same_infos(value, other[key])
-        elif getattr(value, "dtype", None) == object:
+        elif isinstance(value, np.ndarray) and value.dtype.hasobject:
             assert [x is None for x in value] == [x is None for x in other[key]]
             for x, y in zip(value, other[key], strict=True):
                 np.testing.assert_array_equal(x, y)
