@@ -64,11 +64,11 @@ def test_bad_calls_end_in_one_line(words, match, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path):
-    words = [sys.executable, "-m", "prune_gym.tables", *TWO, "--level", "0.5", "--level", "0.75"]
+    words = [sys.executable, "-m", "prune_gym.tables", *TWO, "--level", "0.5"]
     words += ["--out", str(tmp_path / "t.npz")]
     partial = tmp_path / "t.partial"
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    while not partial.exists() or partial.stat().st_size < 10_000:
+    while not partial.exists() or partial.stat().st_size < 3_000:
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
