@@ -252,9 +252,8 @@ def test_rendering_and_the_last_network(problems):
         env.compact_network()
 
 
-@pytest.mark.skipif("tiny_vgg-digits-l1" not in prune_gym.shipped_tables(), reason="not made")
 def test_registered_ids():
-    arguments = {"table": "tiny_vgg-digits-l1", "budgets": {"params": 0.2}}
+    arguments = {"table": "tiny_vgg-shapes-taylor", "budgets": {"params": 0.2}}
     env = gym.make("PruneTable-v1", **arguments)
     many = gym.make_vec("PruneTable-v1", num_envs=3, **arguments)
     assert isinstance(env.unwrapped, TablePruneEnv)
