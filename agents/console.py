@@ -46,6 +46,9 @@ def plain_warnings() -> None:
     warnings.showwarning = show
 
 
+_LONG = re.compile(r"\S{600,}")
+
+
 class user_errors:
     """Show errors that a user can mend in one line, and exit; let bugs keep their traceback.
 
@@ -76,7 +79,16 @@ class user_errors:
         if isinstance(error, KeyboardInterrupt):
             fail(self.stopped, EXIT_CODE)
         if isinstance(error, self.roots):
-            fail(str(error), getattr(error, "exit_code", 2))
+            fail(_readable(str(error)), getattr(error, "exit_code", 2))
+
+
+def _readable(words: str) -> str:
+    """An error without the middle of what is too long to be read: a value that was pasted.
+
+    >>> _readable(f"unknown network {'9' * 5000}.")
+    'unknown network 99999999999999999999... (5001 characters).'
+    """
+    return _LONG.sub(lambda one: f"{one[0][:20]}... ({len(one[0])} characters).", words)
 
 
 # -- options ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from agents.errors import FileError
+from agents.errors import FileError, InvalidTypeError
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]+)-[0-9a-f]{8}\.partial")
 _MOST_JSON = 16 * 2**20  # bytes of a file of settings or results
@@ -188,13 +188,38 @@ def read_json(path: Path | str, kind: type[Exception]) -> dict[str, Any]:
 # -- places ----------------------------------------------------------------------------------------
 
 
-def user_path(path: str | os.PathLike[str]) -> Path:
+def user_path(path: str | os.PathLike[str], kind: type[OSError] = FileError) -> Path:
     """A path as the user means it: ``~`` and ``~name`` are home folders.
+
+    Args:
+        path: What was given.
+        kind: The error to raise.
+
+    Raises:
+        TypeError: If it is no text and no path.
+        FileError: If the system takes no such path, whatever there is: it is too long, or has a
+            null character in it.
 
     >>> user_path("runs/x").as_posix(), user_path("~/runs") == Path.home() / "runs"
     ('runs/x', True)
     """
-    return Path(os.path.expanduser(path))
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidTypeError(f"{repr(path)[:80]} is no path; give a text or a pathlib.Path.")
+    place = Path(os.path.expanduser(path))
+    try:
+        place.stat()
+    except ValueError as error:
+        raise kind(
+            f"{shown(place)} cannot be written or read (control characters in its name); give "
+            "another one."
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise kind(
+                f"{shown(place)[:40]}... cannot be written or read ({error.strerror}: "
+                f"{len(str(place))} characters); give a shorter one."
+            ) from error
+    return place
 
 
 def make_folder(path: str | os.PathLike[str], kind: type[OSError] = FileError) -> Path:

@@ -18,6 +18,7 @@ PACKAGES = (
     "gymnasium",
     "numpy",
     "torch-pruning",
+    "timm",
     "rliable",
 )
 

@@ -24,7 +24,8 @@ import prune_gym
 from prune_gym.datasets import Dataset, Split, load_dataset
 from prune_gym.errors import CheckpointError
 from prune_gym.networks.build import build_for
-from prune_gym.networks.checkpoints import find_checkpoint, load_weights
+from prune_gym.networks.checkpoints import find_checkpoint
+from prune_gym.networks.weight_files import load_weights
 from prune_gym.problem.outcome import OutcomeMemory
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks

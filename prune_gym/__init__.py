@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from prune_gym.tables.make import make_table
     from prune_gym.tables.problem import TabularProblem
     from prune_gym.tables.table import PruneTable
+    from prune_gym.tasks.metrics import Metric
     from prune_gym.training.recovery import RECOVERIES
     from prune_gym.wrappers import (
         BinaryFilters,
@@ -83,6 +84,9 @@ _PUBLIC = {
     "FilterGroup": ".pruning.groups",
     "FixedPenalty": ".wrappers",
     "InfeasibleLimitError": ".errors",
+    "LossError": ".errors",
+    "Metric": ".tasks.metrics",
+    "MetricError": ".errors",
     "NETWORKS": ".networks",
     "Outcome": ".problem.outcome",
     "ProjectionWrapper": ".wrappers",
@@ -101,6 +105,7 @@ _PUBLIC = {
     "TableError": ".errors",
     "TabularProblem": ".tables.problem",
     "TrustError": ".errors",
+    "TrainerError": ".errors",
     "UnsupportedNetworkError": ".errors",
     "command_budget": ".budgets",
     "count": ".budgets",
@@ -137,6 +142,9 @@ __all__ = [
     "FilterGroup",
     "FixedPenalty",
     "InfeasibleLimitError",
+    "LossError",
+    "Metric",
+    "MetricError",
     "Outcome",
     "ProjectionWrapper",
     "PruneGymError",
@@ -152,6 +160,7 @@ __all__ = [
     "Split",
     "TableError",
     "TabularProblem",
+    "TrainerError",
     "TrustError",
     "UnsupportedNetworkError",
     "command_budget",

@@ -95,6 +95,18 @@ class BudgetError(InvalidValueError):
     """A budget that raised, or returned something that cannot be a cost; names the budget."""
 
 
+class MetricError(InvalidValueError):
+    """A metric that raised, gave no number, or does not fit outputs and targets; names it."""
+
+
+class LossError(InvalidValueError):
+    """A loss that raised, cannot be learned from, or does not fit outputs and targets; names it."""
+
+
+class TrainerError(InvalidValueError):
+    """A fine-tuning of a user's own that trained nothing, or gave another network."""
+
+
 class TrainingDivergedError(PruneGymError, ArithmeticError):
     """The loss is no number any more; the message says what to lower."""
 

@@ -205,19 +205,52 @@ def masked(network: nn.Module, groups, masks) -> nn.Module:
     What consumes the filters stays as it is, so that nothing but zeros may reach it.
     """
     twin = copy.deepcopy(network)
-    tensors = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
+    norms: dict[nn.Module, dict[int, torch.Tensor]] = {}
+    parameters = twin.named_parameters(remove_duplicate=False)
+    tensors = {**dict(parameters), **dict(twin.named_buffers())}
     for group, mask in zip(groups, masks, strict=True):
         for cut in group.slices:
             name, _, kind = cut.tensor.rpartition(".")
             layer = twin.get_submodule(name)
             outputs = int(getattr(layer, "transposed", False)) if kind == "weight" else 0
+            if kind == "weight" and isinstance(layer, nn.LayerNorm | nn.GroupNorm):
+                axes = norms.setdefault(layer, {})
+                keep = axes.setdefault(cut.axis, torch.ones(layer.weight.shape[cut.axis]).bool())
+                keep[torch.from_numpy(cut.dropped(mask))] = False
             consumes = isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and (
                 name not in group.producers or cut.axis != outputs
             )
             if not consumes and kind != "running_var":
                 dropped = torch.from_numpy(cut.dropped(mask))
                 tensors[cut.tensor].data.index_fill_(cut.axis, dropped, 0.0)
+    for layer, axes in norms.items():
+        if isinstance(layer, nn.LayerNorm) or layer.num_groups == 1:
+            layer.forward = _norm_of_kept(layer, axes)
     return twin
+
+
+def _norm_of_kept(layer, axes):
+    """A forward of a norm over all channels whose statistics are of those that stay."""
+
+    def forward(maps):
+        first = 1 if isinstance(layer, nn.GroupNorm) else maps.ndim - layer.weight.ndim
+        kept, weight, bias = maps, layer.weight, layer.bias
+        for axis, keep in axes.items():
+            rows = keep.nonzero().flatten()
+            kept = kept.index_select(first + axis, rows)
+            weight, bias = weight.index_select(axis, rows), bias.index_select(axis, rows)
+        if isinstance(layer, nn.GroupNorm):
+            made = nn.functional.group_norm(kept, 1, weight, bias, layer.eps)
+        else:
+            made = nn.functional.layer_norm(kept, weight.shape, weight, bias, layer.eps)
+        for axis, keep in axes.items():
+            shape = list(made.shape)
+            shape[first + axis] = len(keep)
+            rows = keep.nonzero().flatten()
+            made = torch.zeros(shape).index_copy(first + axis, rows, made)
+        return made
+
+    return forward
 
 
 def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -234,9 +267,9 @@ def numbers_by_hand(network, images) -> list[float]:
         if isinstance(module, nn.Linear):
             macs += output[0].numel() * module.in_features
         else:
-            grid = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
+            grid = inputs[0] if module.transposed else output
             per_place = np.prod(module.kernel_size) * module.in_channels * module.out_channels
-            macs += int(per_place) // module.groups * grid.shape[2] * grid.shape[3]
+            macs += int(per_place) // module.groups * grid[0, 0].numel()
 
     layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     handles = [layer.register_forward_hook(hook) for layer in layers]

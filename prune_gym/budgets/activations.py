@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from prune_gym.budgets.base import BUDGETS, Budget
+from prune_gym.utils.trees import call, clone, leaves, repeated
 
 
 @BUDGETS.register
@@ -33,7 +34,7 @@ def activation_bytes() -> Budget:
     )
 
 
-def peak_activation_bytes(network: nn.Module, example: torch.Tensor) -> float:
+def peak_activation_bytes(network: nn.Module, example: Any) -> float:
     """See `activation_bytes`; of the first example.
 
     Args:
@@ -41,10 +42,10 @@ def peak_activation_bytes(network: nn.Module, example: torch.Tensor) -> float:
         example: (n, ...).
     """
     own = (*network.parameters(), *network.buffers())
-    image = example[:1].clone()
+    inputs = clone(repeated(example, 1))
     with torch.no_grad(), _Peak({t.untyped_storage()._cdata for t in own}) as peak:
-        peak.note([image])
-        network(image)
+        peak.note(leaves(inputs))
+        call(network, inputs)
     return float(peak.largest)
 
 

@@ -21,9 +21,9 @@ from prune_gym.utils.user_code import user_code
 from prune_gym.utils.words import error_in_words, shortened
 
 Measure = Callable[[nn.Module], float]
-CountedTensors = Callable[[nn.Module, torch.Tensor], Mapping[str, float]]
-MeasureOn = Callable[[nn.Module, torch.Tensor], float]
-Compare = Callable[[nn.Module, nn.Module, torch.Tensor], float]
+CountedTensors = Callable[[nn.Module, Any], Mapping[str, float]]
+MeasureOn = Callable[[nn.Module, Any], float]
+Compare = Callable[[nn.Module, nn.Module, Any], float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class Budget:
         """Whether equal networks are known to give equal numbers."""
         return self.deterministic or self.counted is not None
 
-    def __call__(self, network: nn.Module, example: torch.Tensor) -> float:
+    def __call__(self, network: nn.Module, example: Any) -> float:
         """The budget of a network, in its unit.
 
         Args:
@@ -108,7 +108,7 @@ class Budget:
         found = self._watched(lambda: measure(network) if measure else None, network)
         return self._checked(found)
 
-    def element_weights(self, network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+    def element_weights(self, network: nn.Module, example: Any) -> dict[str, float]:
         """What ``counted`` says of a network: the weight of one element of each tensor, by name.
 
         Raises:
@@ -137,7 +137,7 @@ class Budget:
         self,
         network: nn.Module,
         unpruned: nn.Module,
-        example: torch.Tensor,
+        example: Any,
         unpruned_value: float,
     ) -> float:
         """The budget of a network, in its unit, by the side of the unpruned one.
@@ -161,7 +161,7 @@ class Budget:
         return value
 
     def _by_the_side(
-        self, network: nn.Module, unpruned: nn.Module, example: torch.Tensor, unpruned_value: float
+        self, network: nn.Module, unpruned: nn.Module, example: Any, unpruned_value: float
     ) -> float:
         compare = self.compare
         if compare is not None:

@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import nn
 
@@ -202,7 +202,7 @@ class _Program:
     words: tuple[str, ...]
     spec: CommandSpec
 
-    def __call__(self, network: nn.Module, example: torch.Tensor) -> float:
+    def __call__(self, network: nn.Module, example: Any) -> float:
         with tempfile.TemporaryDirectory(prefix="prune_gym-") as folder:
             (ending,) = set(_PLACE.findall(self.spec.command))
             path = Path(folder) / f"network.{ending}"

@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import nn
 
 from prune_gym.budgets.base import BUDGETS, Budget
+from prune_gym.budgets.products import multiply_adds
 from prune_gym.pruning.copying import rebuild
+from prune_gym.utils.trees import repeated
 
 
 @BUDGETS.register
@@ -23,7 +24,10 @@ def params() -> Budget:
 
 @BUDGETS.register
 def macs() -> Budget:
-    """Multiply-adds of convolutions and linear layers for one input."""
+    """Multiply-adds of weights for one input: convolutions, linear layers, attention, recurrence.
+
+    Products of two feature maps, such as an attention's scores, are not counted.
+    """
     return Budget("macs", unit="MACs", monotone=True, counted=_uses_per_weight)
 
 
@@ -47,17 +51,17 @@ MAC_PJ = MULTIPLY_PJ + ADD_PJ + 2 * SRAM_PJ  # both factors come from the cache
 def energy_uj() -> Budget:
     """Microjoules of one image by a model: 14.6 pJ per multiply-add, 640 pJ per parameter.
 
-    Each multiply-add of a convolution or linear layer is a float32 multiplication (3.7 pJ), an
+    Each multiply-add of a weight (see `macs`) is a float32 multiplication (3.7 pJ), an
     addition (0.9 pJ) and two 32-bit reads from an 8 KB cache (5 pJ each); each parameter is read
     from DRAM once (640 pJ). Constants: Horowitz, ISSCC 2014, for 45 nm (tabled for 32-bit words by
     Han et al., NIPS 2015, arXiv 1506.02626). Not counted: writing feature maps and what of them
-    does not fit the cache, layers other than convolutions and linear ones, control, leakage. A
-    model to compare networks by, not a measurement.
+    does not fit the cache, operations without weights, control, leakage. A model to compare
+    networks by, not a measurement.
     """
     return Budget("energy_uj", unit="uJ", monotone=True, counted=_microjoules)
 
 
-def count(name: str, network: nn.Module, example: torch.Tensor) -> float:
+def count(name: str, network: nn.Module, example: Any) -> float:
     """A registered budget of a network, e.g. ``count("macs", network, images[:1])``."""
     budget: Budget = BUDGETS.get(name)()
     if budget.counted is None and any(module.training for module in network.modules()):
@@ -65,45 +69,26 @@ def count(name: str, network: nn.Module, example: torch.Tensor) -> float:
     return budget(network, example)
 
 
-def _one_per_parameter(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+def _one_per_parameter(network: nn.Module, example: Any) -> dict[str, float]:
     return {name: 1.0 for name, _ in network.named_parameters()}
 
 
-def _bytes_per_element(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+def _bytes_per_element(network: nn.Module, example: Any) -> dict[str, float]:
     saved = network.state_dict()  # buffers that are not persistent are not saved
     tensors = dict([*network.named_parameters(), *network.named_buffers()])
     return {name: float(t.element_size()) for name, t in tensors.items() if name in saved}
 
 
-def _uses_per_weight(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
-    """How often each weight is multiplied for one input: the number of output positions."""
-    uses: dict[str, float] = {}
-
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            if isinstance(module, nn.Linear):
-                positions = output.numel() / output.shape[-1]
-            else:  # a transposed convolution multiplies once per input position
-                grid = inputs[0] if getattr(module, "transposed", False) else output
-                positions = grid.numel() / grid.shape[1]
-            for key, tensor in module.named_parameters(name):  # "weight", or what computes it
-                if tensor.shape == module.weight.shape:
-                    uses[key] = uses.get(key, 0.0) + positions / example.shape[0]
-                    break
-
-        return hook
-
-    # a copy that shares the weights: modes and hooks of the network stay as they are
-    watched = rebuild(network, dict(network.named_parameters()))
-    for name, module in watched.named_modules():
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-            module.register_forward_hook(watch(name))
-    with torch.no_grad():
-        watched.eval()(example)
-    return uses
+def _uses_per_weight(network: nn.Module, example: Any) -> dict[str, float]:
+    """How often each weight is multiplied for one input, on average over its elements."""
+    # a copy that shares the weights: modes, hooks and caches of the network stay as they are
+    tensors = dict(network.named_parameters())
+    watched = rebuild(network, tensors).eval()
+    found = multiply_adds(watched, repeated(example, 1))
+    return {name: n / tensors[name].numel() for name, n in found.items()}
 
 
-def _microjoules(network: nn.Module, example: torch.Tensor) -> dict[str, float]:
+def _microjoules(network: nn.Module, example: Any) -> dict[str, float]:
     uses = _uses_per_weight(network, example)
     found = {}
     for name, _ in network.named_parameters():

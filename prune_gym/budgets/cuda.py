@@ -11,6 +11,7 @@ from torch import nn
 from prune_gym.budgets.base import BUDGETS, Budget
 from prune_gym.budgets.latency import Run, Stopwatch, Timer, placed_on
 from prune_gym.errors import BudgetError
+from prune_gym.utils.trees import call, clone, mapped, repeated
 
 
 @BUDGETS.register
@@ -50,14 +51,14 @@ def device() -> torch.device:
     return torch.device("cuda")
 
 
-def ready_on_cuda(network: nn.Module, images: torch.Tensor, threads: int) -> Run:
+def ready_on_cuda(network: nn.Module, images: Any, threads: int) -> Run:
     """One forward of a network in evaluation mode, on the GPU, until it has finished."""
     place = device()
-    placed, images = placed_on(network, place), images.to(place)
+    placed, images = placed_on(network, place), mapped(lambda t: t.to(place), images)
 
     def run() -> None:
         with torch.inference_mode():
-            placed(images.clone())
+            call(placed, clone(images))
         torch.cuda.synchronize()
 
     return run
@@ -70,12 +71,13 @@ class _PeakMemory:
         self._batch_size = batch_size
 
     @torch.inference_mode()
-    def __call__(self, network: nn.Module, example: torch.Tensor) -> float:
+    def __call__(self, network: nn.Module, example: Any) -> float:
         place = device()
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         placed = copy.deepcopy(network).to(place)
-        placed(example[:1].to(place).expand(self._batch_size, *example.shape[1:]).contiguous())
+        inputs = repeated(mapped(lambda t: t.to(place), example), self._batch_size)
+        call(placed, inputs)
         torch.cuda.synchronize()
         return float(torch.cuda.max_memory_allocated() - before)

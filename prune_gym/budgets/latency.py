@@ -24,6 +24,7 @@ from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.threads import torch_threads
+from prune_gym.utils.trees import call, clone, mapped, repeated
 
 Run = Callable[[], Any]
 Clock = Callable[[], float]
@@ -143,7 +144,7 @@ class Stopwatch:
         timer: how it is timed.
     """
 
-    ready: Callable[[nn.Module, torch.Tensor, int], Run]
+    ready: Callable[[nn.Module, Any, int], Run]
     batch_size: int
     threads: int
     timer: Timer
@@ -158,7 +159,7 @@ class Stopwatch:
         """All but what was made ready in this process."""
         return {**vars(self), "_latest": {}}
 
-    def milliseconds(self, network: nn.Module, example: torch.Tensor) -> float:
+    def milliseconds(self, network: nn.Module, example: Any) -> float:
         """Median milliseconds of one forward."""
         with torch_threads(self.threads):
             run = self._run(network, example)
@@ -166,7 +167,7 @@ class Stopwatch:
             self._latest[network] = run
             return 1000.0 * self.timer.seconds(run)
 
-    def ratio(self, network: nn.Module, unpruned: nn.Module, example: torch.Tensor) -> float:
+    def ratio(self, network: nn.Module, unpruned: nn.Module, example: Any) -> float:
         """Milliseconds of a network / those of the unpruned one, timed in turns."""
         with torch_threads(self.threads):
             beside = self._latest.get(unpruned)  # it never changes: made ready once
@@ -176,9 +177,8 @@ class Stopwatch:
                 self._latest[unpruned] = beside
             return self.timer.ratio(self._run(network, example), beside)
 
-    def _run(self, network: nn.Module, example: torch.Tensor) -> Run:
-        images = example[:1].expand(self.batch_size, *example.shape[1:]).contiguous()
-        return self.ready(network, images, self.threads)
+    def _run(self, network: nn.Module, example: Any) -> Run:
+        return self.ready(network, repeated(example, self.batch_size), self.threads)
 
     def budget(self, name: str) -> Budget:
         """The budget of these milliseconds."""
@@ -202,14 +202,14 @@ def latency_ms(
     return Stopwatch(ready_on_cpu, batch_size, threads, Timer(**timer)).budget(name)
 
 
-def ready_on_cpu(network: nn.Module, images: torch.Tensor, threads: int) -> Run:
+def ready_on_cpu(network: nn.Module, images: Any, threads: int) -> Run:
     """One forward of a network in evaluation mode, on the CPU."""
-    placed, images = placed_on(network, torch.device("cpu")), images.cpu()
+    placed, images = placed_on(network, torch.device("cpu")), mapped(torch.Tensor.cpu, images)
 
     def run() -> None:
         # the input is copied: a first layer that works in place would write to it
-        with torch.inference_mode(), memory_bound(f"a batch of {len(images)} is too large here"):
-            placed(images.clone())
+        with torch.inference_mode(), memory_bound("a batch of so many is too large here"):
+            call(placed, clone(images))
 
     return run
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from prune_gym.budgets.base import BUDGETS, Budget
 from prune_gym.budgets.latency import Run, Stopwatch, Timer
-from prune_gym.networks.formats import onnx_session
+from prune_gym.networks.formats import onnx_feed, onnx_session
 
 
 @BUDGETS.register
@@ -32,8 +31,8 @@ def onnx_latency_ms(
     return Stopwatch(ready_in_onnxruntime, batch_size, threads, Timer(**timer)).budget(name)
 
 
-def ready_in_onnxruntime(network: nn.Module, images: torch.Tensor, threads: int) -> Run:
+def ready_in_onnxruntime(network: nn.Module, images: Any, threads: int) -> Run:
     """One run of the network's ONNX form."""
     session = onnx_session(network, images, threads)
-    feed = {"images": images.cpu().numpy()}
-    return lambda: session.run(["logits"], feed)
+    feed = onnx_feed(session, images)
+    return lambda: session.run(None, feed)

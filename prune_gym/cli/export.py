@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,12 +12,15 @@ from torch import nn
 from prune_gym.errors import CheckpointError, ExportError
 from prune_gym.networks import build_network
 from prune_gym.networks.checkpoints import read_tensors
-from prune_gym.networks.formats import check_installed, export_files, largest_difference
+from prune_gym.networks.formats import Run, check_installed, export_files, largest_difference
+from prune_gym.problem.examples import EXAMPLES, read_examples
 from prune_gym.problem.saving import PLAN, TENSORS, load_pruned, read_plan
+from prune_gym.problem.trust import load_call
 from prune_gym.pruning.copying import rebuild
 from prune_gym.searches.other_runs import refuse_training_run
 from prune_gym.utils.files import check_place, check_writable, replacing
 from prune_gym.utils.registry import unknown_name
+from prune_gym.utils.trees import call, leaves
 
 FORMATS = ("safetensors", "pt2", "onnx")  # each is the ending of its file, too
 
@@ -58,14 +62,16 @@ def export_run(
     for place in places.values():
         check_writable(place)
     plan = read_plan(folder)
-    if "input_shape" not in plan:
+    example = read_examples(folder / EXAMPLES)
+    if example is None and not plan.get("input_shape"):
         raise CheckpointError(
             f"{folder}: the plan holds no input_shape; an older version wrote it. Call "
-            "prune_gym.export_network(prune_gym.load_pruned(folder), example, path)."
+            f"prune_gym.export_network({load_call(plan['network'])}, example, path)."
         )
     template = None if network is None else build_network(network, **plan["arguments"])
     pruned = load_pruned(folder, template, trust=trust)
-    example = torch.zeros(1, *plan["input_shape"])
+    if example is None:
+        example = torch.zeros(1, *plan["input_shape"])
     if "safetensors" in places:
         place = places.pop("safetensors")
         yield place, _copy_saved(pruned, example, folder, place.parent)
@@ -87,11 +93,12 @@ def _place(name: str, formats: Sequence[str], folder: Path, out: Path | None) ->
     return out / f"network.{name}"
 
 
-def _copy_saved(network: nn.Module, example: torch.Tensor, folder: Path, out: Path) -> float:
+def _copy_saved(network: nn.Module, example: Any, folder: Path, out: Path) -> float:
     """Copy tensors and plan; another run's are never overwritten."""
     if out.resolve() == folder.resolve():
         place = folder / TENSORS
-        return largest_difference(network, rebuild(network, read_tensors(place)), example, place)
+        copied = rebuild(network, read_tensors(place))
+        return largest_difference(network, _running(copied), example, place)
     if (out / "config.json").exists():
         raise ExportError(f"out={str(out)!r} holds another run; choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
@@ -99,4 +106,8 @@ def _copy_saved(network: nn.Module, example: torch.Tensor, folder: Path, out: Pa
         tensors.write_bytes((folder / TENSORS).read_bytes())
         plan.write_bytes((folder / PLAN).read_bytes())
         copied = rebuild(network, read_tensors(tensors))
-        return largest_difference(network, copied, example, out / TENSORS)
+        return largest_difference(network, _running(copied), example, out / TENSORS)
+
+
+def _running(network: nn.Module) -> Run:
+    return lambda inputs: leaves(call(network, inputs))

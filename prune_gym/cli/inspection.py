@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from rich.table import Table
 
 from agents.console import say
 from prune_gym.budgets import amount
+from prune_gym.cli.scores import metric_of
 from prune_gym.datasets import load_dataset
 from prune_gym.errors import CheckpointError, InvalidValueError, RunFolderError
 from prune_gym.networks import NETWORKS
@@ -19,7 +22,9 @@ from prune_gym.networks.build import build_for
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import PLAN, load_pruned, read_plan
+from prune_gym.problem.trust import trust_option
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.utils.words import score_in_words
 
 COUNTED = ("params", "macs", "size_bytes", "activation_bytes", "energy_uj")
 LIMITS = (0.5, 0.25, 0.1)  # for which it is said how much of each group has to go
@@ -40,7 +45,7 @@ def inspect(what: str, dataset: str | None, weights: Path | None, console: Conso
         ValueError: options of a network beside a run folder; what `make_problem` raises.
         RunFolderError, CheckpointError: the folder is damaged, or holds no run.
     """
-    if what in NETWORKS or not Path(what).is_dir():
+    if what in NETWORKS or not os.path.isdir(what):
         given = None if weights is None else str(weights)
         _say_network(what, dataset or "digits", given, console)
         return
@@ -126,8 +131,10 @@ def _floors(problem: PruningProblem) -> Table:
 
 def _say_run(path: Path, console: Console) -> None:
     """What a folder says of itself; no code that it names is run."""
+    option = None  # of commands on the run; a folder of a network alone is none
     if (path / "config.json").is_file():
         folder, config = RunFolder.open(path)
+        option = trust_option(config.problem)
         table = Table(title=escape(str(path)), title_justify="left", box=None, show_header=False)
         for name, value in _facts(folder, config):
             table.add_row(name, escape(value))
@@ -151,7 +158,11 @@ def _say_run(path: Path, console: Console) -> None:
         share = kept / max(1, row["filters"])
         table.add_row(escape(row["name"]), f"{row['filters']:,}", f"{kept:,}", f"{share:.0%}")
     console.print(table)
-    say(f"Judge it: prune-gym evaluate {path}. Write it: prune-gym export {path}.", console)
+    where = shlex.quote(str(path))
+    if option is not None:
+        say(f"judge it: prune-gym evaluate {where}{option}", console)
+    option = trust_option({"network": plan["network"]})
+    say(f"write it: prune-gym export {where}{option}", console)
 
 
 def _facts(folder: RunFolder, config: SearchConfig) -> list[tuple[str, str]]:
@@ -173,13 +184,16 @@ def _facts(folder: RunFolder, config: SearchConfig) -> list[tuple[str, str]]:
         feasible = sum(row["feasible"] == "1" for row in rows)
         facts.append(("evaluated", f"{len(rows):,} networks, {feasible:,} within every limit"))
     if not metrics:
-        facts.append(("finished", f"no; go on: prune-gym prune --resume {folder.path}"))
+        facts.append(("finished", f"no; go on: {folder.resume_command}"))
         return facts
     scores = metrics["accuracy"]
     for split in ("validation", "test"):
         if scores.get(f"finetuned_{split}") is not None:
-            before, after = scores[f"dense_{split}"], scores[f"finetuned_{split}"]
-            facts.append((split, f"{after:.4f} (unpruned network {before:.4f})"))
+            both = scores[f"dense_{split}"], scores[f"finetuned_{split}"]
+            before, after = (score_in_words(score) for score in both)
+            name = metric_of(metrics)
+            kind = "" if name == "accuracy" else f"{name} "
+            facts.append((split, f"{kind}{after} (unpruned network {before})"))
     dense, pruned = metrics["dense"], metrics["pruned"]
     facts += [
         (label, f"{pruned[key]:,.0f} of {dense[key]:,.0f}")

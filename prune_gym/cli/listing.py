@@ -10,6 +10,8 @@ from rich.table import Table
 from prune_gym import BUDGETS, CRITERIA, DATASETS, ENVIRONMENTS, NETWORKS, RECOVERIES
 from prune_gym.envs import GRANULARITIES
 from prune_gym.searches.algorithms import algorithms
+from prune_gym.tasks.losses import LOSSES
+from prune_gym.tasks.named_metrics import METRICS
 from prune_gym.utils.registry import unknown_name
 
 
@@ -62,5 +64,7 @@ LISTED: dict[str, Callable[[], dict[str, str]]] = {
     "criteria": CRITERIA.describe,
     "budgets": _budgets,
     "recoveries": RECOVERIES.describe,
+    "metrics": METRICS.describe,
+    "losses": LOSSES.describe,
     "algorithms": algorithms,
 }

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from agents.console import plain_warnings
-from agents.files import user_path
 from agents.options import Command
 from agents.stopping import take_over
 from prune_gym.cli import options
 from prune_gym.cli.console import user_errors
 from prune_gym.errors import InvalidValueError
+from prune_gym.utils.files import user_path
 
 if TYPE_CHECKING:
     from prune_gym.budgets import BudgetKey
@@ -57,10 +57,15 @@ def prune(
     out: options.RunOut = None,
     resume: options.ResumeRun = None,
     finish: options.Finish = False,
+    metric: options.Metric = "accuracy",
+    loss: options.Loss = None,
+    output: options.Output = None,
+    fine_tune: options.FineTune = None,
     criterion: options.Criterion = "l1",
     recovery: options.Recovery = "bn",
     structure: options.Structure = "filter",
     round_to: options.RoundTo = 1,
+    depth: options.Depth = False,
     ignore: options.Ignore = None,
     evaluation_samples: options.EvaluationSamples = None,
     precision: options.JudgedIn = "float32",
@@ -78,6 +83,10 @@ def prune(
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         if resume is not None:
             _refuse_beside_resume(context)
+            if finish and timesteps is not None:
+                raise InvalidValueError(
+                    "--finish ends a run as it stands, and --timesteps makes it longer; give one."
+                )
             command.resume(user_path(resume), timesteps, finish, console, trust=trust)
             return
         if finish or trust:
@@ -95,13 +104,15 @@ def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> di
     """Arguments of `make_problem` from the options; what is not given is the environment's."""
     from prune_gym.datasets import absolute_name
 
-    same = ("criterion", "recovery", "structure", "round_to", "evaluation_samples", "precision")
+    same = ("criterion", "recovery", "structure", "round_to", "depth", "evaluation_samples")
+    asked = ("metric", "loss", "output", "fine_tune")  # left out where they are as always
     budget, weights = given["budget"], given["weights"]
     return {
         "network": given["network"] or named.get("network", "small"),
         "dataset": absolute_name(given["dataset"] or named.get("dataset", "digits")),
         "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
-        **{name: given[name] for name in (*same, "device")},
+        **{name: given[name] for name in (*same, "precision", "device")},
+        **{name: given[name] for name in asked if given[name] not in (None, "accuracy")},
         "ignore": given["ignore"] or [],
         "weights": None if weights is None else str(user_path(weights).resolve()),
     }
@@ -183,7 +194,7 @@ def export(
         for path, difference in export_run(run, formats, out, network, trust=trust):
             console.print(
                 f"{escape(str(path))}: {path.stat().st_size:,} bytes, within {difference:.1e} of "
-                "torch's logits"
+                "torch's outputs"
             )
 
 

@@ -38,6 +38,13 @@ def criteria() -> list[str]:
     return list(CRITERIA)
 
 
+def metrics() -> list[str]:
+    """Registered metrics."""
+    from prune_gym.tasks.named_metrics import METRICS
+
+    return list(METRICS)
+
+
 def recoveries() -> list[str]:
     """Registered recoveries."""
     from prune_gym.training.recovery import RECOVERIES

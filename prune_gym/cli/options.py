@@ -30,7 +30,10 @@ EnvNetwork = Annotated[str | None, name_option(names.networks, help=f"{_NETWORK}
 EnvDataset = Annotated[str | None, name_option(names.datasets, help=f"{_DATASET}; default: env's.")]
 Weights = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Trained weights (safetensors) of the network."),
+    typer.Option(
+        metavar="FILE",
+        help="Trained weights: .safetensors, .pt, .pth, or a folder of Hugging Face.",
+    ),
 ]
 Device = Annotated[str, name_option(names.devices, help="One of {names}, or another of torch's.")]
 Budget = Annotated[
@@ -80,6 +83,34 @@ Recovery = Annotated[
         help="What repairs a network before it is judged: {names}, or module:function.",
     ),
 ]
+Metric = Annotated[
+    str,
+    name_option(
+        names.metrics,
+        help="How well networks do: {names}, or module:function, (outputs, targets) -> number.",
+    ),
+]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What training and gradients go by: a name of `prune-gym list losses`, or "
+        "module:function; default: the one that goes with the metric.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which of the network's outputs count: a key, an index, or module:function.",
+    ),
+]
+FineTune = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION", help="Trains the network after the search in your own way."
+    ),
+]
 Structure = Annotated[
     str, name_option(names.structures, help="What is removed, filters or single weights: {names}.")
 ]
@@ -97,6 +128,12 @@ RoundTo = Annotated[
         least=1,
         most=MOST_FILTERS,
         help="Filters kept per group come in multiples of it, e.g. 8.",
+    ),
+]
+Depth = Annotated[
+    bool,
+    typer.Option(
+        "--depth", help="Residual blocks whose shortcut is the identity can go as a whole."
     ),
 ]
 Ignore = Annotated[

@@ -22,10 +22,15 @@ from prune_gym.cli.prune import (
     problem_of,
     warn_of_loss,
 )
-from prune_gym.errors import InvalidValueError, NothingFeasibleError, RunFolderError
+from prune_gym.errors import (
+    InvalidValueError,
+    NothingFeasibleError,
+    RunFolderError,
+    TrainerError,
+)
 from prune_gym.problem.archive import Candidate, Front, measured_later
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.trust import check_trust, named_code
+from prune_gym.problem.trust import check_trust, load_call, named_code
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.finalize import complete
 from prune_gym.searches.front_files import FrontFiles
@@ -34,6 +39,7 @@ from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.search import lock_run
 from prune_gym.utils.files import check_place, empty_folder
 from prune_gym.utils.registry import suggest
+from prune_gym.utils.words import score_in_words
 
 
 def pick(
@@ -68,7 +74,8 @@ def pick(
     began = time.monotonic()
     folder, config = RunFolder.open(path)
     _check_free(path, out)
-    front = FrontFiles(folder.front).read(len(folder.read_episodes()))
+    files = FrontFiles(folder.front, bool(config.problem.get("depth", False)))
+    front = files.read(len(folder.read_episodes()))
     if not front:
         raise RunFolderError(
             f"{path} holds no {folder.front.name}: nothing was evaluated in it yet, or the run is "
@@ -91,7 +98,7 @@ def pick(
         metrics = _finished(problem, config, within[:CANDIDATES], made, folder, console, began)
     print_result(metrics, console)
     warn_of_loss(problem, metrics, console, best=max(one.accuracy for one in front))
-    say(f"network: prune_gym.load_pruned({str(made.path)!r})", console)
+    say(f"network: {load_call(config.problem.get('network'), repr(str(made.path)))}", console)
 
 
 def _check_free(path: Path, out: Path | None) -> None:
@@ -120,12 +127,13 @@ def _finished(
     began: float,
 ) -> dict[str, Any]:
     """The first of the candidates that keeps the limits, finished; gives its metrics."""
-    told = _told(run)
+    told, metric = _told(run), problem.task.metric
 
     def in_turn() -> Iterator[Masks]:
         for one in within:  # the one that stays is the last that was asked for
             told["picked_network"] = one.number
-            said = f"validation accuracy {one.accuracy:.4f} as searched"
+            score = metric.value(one.accuracy)
+            said = f"validation {metric.name} {score_in_words(score)} as searched"
             console.print(f"network {one.number}: {said}")
             yield one.masks
 
@@ -145,6 +153,10 @@ def _finished(
             console.print("the fine-tuning is saved; the same command goes on with it.")
             raise
         empty_folder(made.path)  # half a folder would be in the way of the next try
+        if isinstance(error, TrainerError):
+            raise TrainerError(
+                f"{error} No network was picked. Mend the function, then: the same command."
+            ) from error
         if isinstance(error, NothingFeasibleError):
             raise NothingFeasibleError(
                 f"{error} No network was picked. Raise the limit, or search for it anew."

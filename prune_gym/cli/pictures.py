@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prune_gym.cli.scores import metric_of, rewards_of
 from prune_gym.envs import rendering
 from prune_gym.problem.costs import Constraint
 from prune_gym.problem.saving import read_plan
@@ -52,14 +53,15 @@ def _png(figure: Any) -> bytes:
 def _search_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
-    panels = [("accuracy", "reward (accuracy)"), ("cost", "cost"), ("multiplier", "multiplier")]
+    reward = f"reward ({metric_of(metrics)})"
+    panels = [("reward", reward), ("cost", "cost"), ("multiplier", "multiplier")]
     if np.isnan(_column(rows, "multiplier")).all():  # a control has none
         panels.pop()
     figure = Figure(figsize=(8.0, 2.1 * len(panels)))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     episodes = np.arange(1, len(rows) + 1)
     for panel, (name, label) in zip(axes, panels, strict=True):
-        values = _column(rows, name)
+        values = shown = rewards_of(rows) if name == "reward" else _column(rows, name)
         if name != "multiplier":
             panel.plot(episodes, values, ".", color=GOOD, alpha=0.5, markersize=4)
             values = _running_mean(values)
@@ -69,10 +71,9 @@ def _search_picture(rows: list[dict[str, str]], metrics: dict[str, Any]) -> byte
             panel.axhline(limit, color=LIMIT, linewidth=1.2, label=f"limit {limit:g}")
             panel.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), frameon=False)
         panel.set_ylabel(label)
-        shown = _column(rows, name)
-        highest = float(np.nanmax(np.append(shown[np.isfinite(shown)], 0.0)))
-        highest = max(highest, _scalar_limit(metrics) if name == "cost" else 0.0)
-        panel.set_ylim(0.0, 1.08 * highest or 1.0)
+        finite = np.append(shown[np.isfinite(shown)], 0.0)  # a reward may be below 0
+        highest = max(float(finite.max()), _scalar_limit(metrics) if name == "cost" else 0.0)
+        panel.set_ylim(1.08 * float(finite.min()), 1.08 * highest or 1.0)
         panel.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("evaluated networks")
     figure.tight_layout()
@@ -96,7 +97,7 @@ def _returned(folder: RunFolder, rows: list[dict[str, str]]) -> int:
         for row in read_plan(folder.path)["groups"]
     }
     distance = sum(np.abs(_column(rows, name) - share) for name, share in kept.items())
-    feasible, accuracy = _column(rows, "feasible"), _column(rows, "accuracy")
+    feasible, accuracy = _column(rows, "feasible"), rewards_of(rows)
     return int(np.lexsort((_column(rows, "cost"), -accuracy, np.round(distance, 4), -feasible))[0])
 
 
@@ -106,7 +107,7 @@ def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any], retur
 
     figure = Figure(figsize=(8.0, 4.2))
     axes = figure.add_subplot()
-    cost, accuracy = _column(rows, "cost"), _column(rows, "accuracy")
+    cost, accuracy = _column(rows, "cost"), rewards_of(rows)
     good = _column(rows, "feasible") > 0
     axes.plot(cost[~good], accuracy[~good], ".", color=BAD, alpha=0.5, label="over a limit")
     axes.plot(cost[good], accuracy[good], ".", color=GOOD, alpha=0.6, label="within every limit")
@@ -118,7 +119,8 @@ def _networks_picture(rows: list[dict[str, str]], metrics: dict[str, Any], retur
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("cost (budget / budget of the unpruned network)")
-    axes.set_ylabel("accuracy after recovery")
+    metric = metric_of(metrics)
+    axes.set_ylabel(f"{'' if metric == 'accuracy' else 'reward of '}{metric} after recovery")
     axes.spines[["top", "right"]].set_visible(False)
     # above the axes, where it covers no network
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)

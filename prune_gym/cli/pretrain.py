@@ -25,11 +25,11 @@ from prune_gym.errors import CheckpointError, FileError, InvalidValueError, Trai
 from prune_gym.networks.build import build_for, check_outputs
 from prune_gym.networks.checkpoints import (
     checkpoint_path,
-    load_weights,
     read_tensors,
     save_weights,
     write_tensors,
 )
+from prune_gym.networks.weight_files import load_weights
 from prune_gym.training.evaluation import accuracy
 from prune_gym.training.loop import MANY, Recipe, Training, check_loss
 from prune_gym.utils.arguments import (

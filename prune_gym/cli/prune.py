@@ -26,24 +26,25 @@ from prune_gym.errors import (
     FileError,
     NothingFeasibleError,
     RunFolderError,
+    TrainerError,
     UnknownNameError,
 )
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import load_with_masks
-from prune_gym.problem.trust import check_trust, named_code
+from prune_gym.problem.trust import check_trust, load_call, named_code
 from prune_gym.searches.algorithms import check_algorithm, make_config_env
 from prune_gym.searches.finalize import finish
-from prune_gym.searches.fine_tuning import OnStep, words_of
+from prune_gym.searches.fine_tuning import OnStep, check_fine_tuning, words_of
 from prune_gym.searches.progress import Progress
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
 from prune_gym.searches.search import Search, begin, lock_run
-from prune_gym.training.evaluation import accuracy
 from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import check_stop
+from prune_gym.utils.words import score_in_words
 
 MUCH = 0.1  # of accuracy lost, from which on it is worth a warning
 
@@ -64,6 +65,7 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)
     make_config_env(config, problem).close()
+    check_fine_tuning(problem, config.finetune_steps, config.distillation)
     _say_unpruned(problem, console)
     check_stop()
     with lock_run(path):
@@ -71,9 +73,10 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
 
 
 def _say_unpruned(problem: PruningProblem, console: Console) -> None:
-    score, n_classes = problem.accuracy(problem.network), problem.data.n_classes
-    console.print(f"unpruned network: validation accuracy {score:.4f}")
-    if score < 1.5 / n_classes:
+    score, n_classes = problem.judge(problem.network), problem.data.n_classes
+    name = str(problem.task.metric.name)
+    console.print(f"unpruned network: validation {escape(name)} {score_in_words(score)}")
+    if name == "accuracy" and n_classes and score < _guessing(n_classes):
         warn(
             f"that is hardly better than guessing among {n_classes} classes. Do the weights belong "
             "to this data, its classes in this order, its normalisation? (A folder's images are "
@@ -83,21 +86,38 @@ def _say_unpruned(problem: PruningProblem, console: Console) -> None:
         )
 
 
+def _guessing(n_classes: int) -> float:
+    """Up to which accuracy a network is hardly better than guessing."""
+    return min(1.5 / n_classes, 0.6)
+
+
 def warn_of_loss(
-    problem: PruningProblem, metrics: dict[str, Any], console: Console, best: float = 0.0
+    problem: PruningProblem, metrics: dict[str, Any], console: Console, best: float = -math.inf
 ) -> None:
-    """Warn where a finished network lost much accuracy.
+    """Warn where a finished network lost much: of accuracy, or of the reward of another metric.
 
     Args:
         problem: whose unpruned network and classes it is compared with.
         metrics: of the network.
         console: where to warn.
-        best: the highest accuracy in the run, limits aside.
+        best: the highest reward in the run, limits aside, where it is known.
     """
-    scores, n_classes = metrics["accuracy"], problem.data.n_classes
-    score, unpruned = scores["finetuned_validation"], scores["dense_validation"]
+    scores, n_classes, metric = metrics["accuracy"], problem.data.n_classes, problem.task.metric
+    score, unpruned = (
+        metric.reward(scores[key]) for key in ("finetuned_validation", "dense_validation")
+    )
     reference, whose = (best, "the run's best") if best > unpruned else (unpruned, "unpruned")
-    if score < min(1.5 / n_classes, 0.6):
+    if metric.name != "accuracy":
+        has_size = metric.ends[1] is not None or metric.scale is not None
+        if score < reference - MUCH * (1.0 if has_size else abs(reference)):
+            warn(
+                f"the limit costs a lot: validation {metric.name} "
+                f"{score_in_words(metric.value(score))} ({whose} "
+                f"{score_in_words(metric.value(reference))}). Raise it, fine-tune longer "
+                "(--finetune-steps), or search longer.",
+                console,
+            )
+    elif n_classes and score < _guessing(n_classes):
         warn(
             f"validation accuracy {score:.4f} is hardly better than guessing among {n_classes} "
             "classes: the limit is too tight for this network, or the search too short.",
@@ -247,26 +267,30 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
         kept = len(search.archive.trials)
         words = f"The {kept} networks recorded so far are kept" if kept else "None is recorded yet"
         raise BudgetError(
-            f"{error}\n{words}. Mend the budget, then: prune-gym prune --resume {folder.path}"
+            f"{error}\n{words}. Mend the budget, then: {folder.resume_command}"
+        ) from error
+    except TrainerError as error:
+        raise TrainerError(
+            f"{error}\nThe search is kept. Mend the function, then: {folder.resume_command} "
+            "--finish"
         ) from error
     except NothingFeasibleError as error:
         raise NothingFeasibleError(
-            f"{error}\nGo on: prune-gym prune --resume {folder.path} "
-            f"--timesteps {2 * config.timesteps}"
+            f"{error}\nGo on: {folder.resume_command} --timesteps {2 * config.timesteps}"
         ) from error
     finally:
         state = {"wall_s": wall_s(), "remembered": search.remembered}
         with suppress(FileError):  # its loss costs two numbers of the report
             write_json(folder.path / "state.json", state)
     if result.stopped:
-        _say_stopped(result, folder.path, console)
+        _say_stopped(result, folder, console)
         raise SystemExit(130)
     metrics["wall_s"] = wall_s()
     write_json(folder.path / "metrics.json", metrics)
     print_result(metrics, console)
     warn_of_loss(search.problem, metrics, console)
     console.print(f"report:  {page}")
-    console.print(f"network: prune_gym.load_pruned({str(folder.path)!r})")
+    say(f"network: {load_call(config.problem.get('network'), repr(str(folder.path)))}", console)
 
 
 def finetuning_bar(progress: BarProgress, steps: int) -> OnStep:
@@ -293,6 +317,8 @@ class SearchDisplay:
         self.bars, self.console = bars, console
         self.total = search.evaluations
         self.task = bars.add_task("searching", total=self.total, detail="")
+        name = search.problem.task.metric.name
+        self.metric = "" if name == "accuracy" else f"{name} "
         self.began = self.said = time.monotonic()
         self.already = search.progress.evaluations
         bars.update(self.task, completed=self.already)
@@ -301,7 +327,7 @@ class SearchDisplay:
         """Show the state after one more evaluated network."""
         done, best = progress.evaluations, progress.best_accuracy
         detail = (
-            f"{'none feasible yet' if best is None else f'best {best:.3f}'}  "
+            f"{'none feasible yet' if best is None else f'best {self.metric}{best:.4g}'}  "
             f"cost {progress.recent_cost:.3f}/{progress.cost_limit:.4g}"
         )
         if not math.isnan(progress.multiplier):
@@ -316,17 +342,20 @@ class SearchDisplay:
             say(f"{done}/{self.total}  {detail}  {time_left(max(0.0, left))}", self.console)
 
 
-def _say_stopped(result: SearchResult, path: Path, console: Console) -> None:
+def _say_stopped(result: SearchResult, folder: RunFolder, console: Console) -> None:
     best = result.archive.best
     found = "no feasible network yet"
     if best is not None:
-        found = f"best feasible {best.accuracy:.3f}, saved in {path} (not fine-tuned)"
-        if RunFolder(path).fine_tuning.is_file():
-            found = f"best feasible {best.accuracy:.3f}; its fine-tuning is saved and goes on"
+        metric = result.problem.task.metric
+        kind = "" if metric.name == "accuracy" else f"{metric.name} "
+        score = f"best feasible {kind}{score_in_words(metric.value(best.accuracy))}"
+        found = f"{score}, saved in {folder.path} (not fine-tuned)"
+        if folder.fine_tuning.is_file():
+            found = f"{score}; its fine-tuning is saved and goes on"
     console.print(f"\nstopped after {len(result)} networks; {found}.")
-    console.print(f"go on:      prune-gym prune --resume {path}")
+    console.print(f"go on:      {folder.resume_command}", markup=False)
     if best is not None:
-        console.print(f"finish now: prune-gym prune --resume {path} --finish")
+        console.print(f"finish now: {folder.resume_command} --finish", markup=False)
 
 
 def evaluate(path: Path, console: Console, *, trust: bool = False) -> None:
@@ -340,7 +369,7 @@ def evaluate(path: Path, console: Console, *, trust: bool = False) -> None:
     folder, config = RunFolder.open(path)
     problem = problem_of(folder, config, trust=trust)
     network, masks = load_with_masks(folder.path, problem)
-    network = network.to(problem.example.device)
+    network = network.to(problem.device)
     found = confirm(problem, masks, network)
     title = escape(str(path))
     table = Table("", "cost", "limit", "value", "", title=title, title_justify="left")
@@ -354,9 +383,11 @@ def evaluate(path: Path, console: Console, *, trust: bool = False) -> None:
         table.add_row(escape(budget.name), f"{cost:.4f}", f"{limit:g}", said, spread)
     console.print(table)
     console.print("within every limit" if found.feasible else "OVER A LIMIT")
-    console.print(f"validation accuracy {problem.accuracy(network):.4f}")
+    name = escape(str(problem.task.metric.name))
+    console.print(f"validation {name} {score_in_words(problem.judge(network))}")
     if problem.data.test is not None:
-        console.print(f"test accuracy {accuracy(network, problem.data.test):.4f}")
+        score = problem.judge(network, problem.data.test)
+        console.print(f"test {name} {score_in_words(score)}")
 
 
 def print_result(metrics: dict[str, Any], console: Console) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 from prune_gym.budgets import amount
 from prune_gym.cli.pictures import draw_pictures
+from prune_gym.cli.scores import metric_of, share_or_score
 from prune_gym.cli.settings import settings_rows
+from prune_gym.problem.trust import load_call
 from prune_gym.searches.fine_tuning import words_of
 from prune_gym.searches.remeasure import spread_in_words
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
@@ -68,25 +70,22 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             f"{latency['pruned'] / latency['dense']:.1%}",
         )
     )
-    dense_validation = _percent(scores["dense_validation"])
-    for key, label in (
-        ("raw_validation", "validation accuracy, as cut"),
-        ("recovered_validation", "validation accuracy, recovered"),
-        ("finetuned_validation", "validation accuracy, fine-tuned"),
-    ):
-        rows.append((label, dense_validation, _percent(scores[key]), ""))
+    metric = metric_of(metrics)
+    compared = [
+        ("dense_validation", "raw_validation", f"validation {metric}, as cut"),
+        ("dense_validation", "recovered_validation", f"validation {metric}, recovered"),
+        ("dense_validation", "finetuned_validation", f"validation {metric}, fine-tuned"),
+        ("dense_test", "finetuned_test", f"test {metric}, fine-tuned"),
+    ]
     if "finetuned_validation_float32" in scores:  # the rows above are in another precision
-        dense_exact = _percent(scores["dense_validation_float32"])
-        exact = _percent(scores["finetuned_validation_float32"])
-        rows.append(("validation accuracy, fine-tuned, in float32", dense_exact, exact, ""))
-    rows.append(
-        (
-            "test accuracy, fine-tuned",
-            _percent(scores["dense_test"]),
-            _percent(scores["finetuned_test"]),
-            "",
-        )
-    )
+        words = f"validation {metric}, fine-tuned, in float32"
+        compared.insert(3, ("dense_validation_float32", "finetuned_validation_float32", words))
+    for before, after, label in compared:
+        if scores[after] is None and after == "finetuned_test":
+            one, other = "no test split", "no test split"
+        else:
+            one, other = (share_or_score(metric, scores[key]) for key in (before, after))
+        rows.append((label, one, other, ""))
     return rows
 
 
@@ -97,10 +96,6 @@ def budget_in_words(metrics: dict[str, Any], name: str) -> str:
     measured = metrics["measured"].get(name)
     spread = "" if measured is None else f"; cost {spread_in_words(measured)}"
     return f" ({amount(value, unit)} of at most {amount(limit, unit)}{spread})"
-
-
-def _percent(share: float | None) -> str:
-    return "no test split" if share is None else f"{100 * share:.2f} %"
 
 
 def _page(
@@ -126,16 +121,17 @@ def _page(
             "filters and is no faster. MACs and bytes are those of the unpruned layers.</p>"
         )
     for name, title, words in _PICTURES:
+        said = words.format(metric=html.escape(metric_of(metrics)))
         data = base64.b64encode(pictures[name]).decode()
         body.append(
-            f'<h2>{title}</h2><p>{words}</p><img alt="{title}" src="data:image/png;base64,{data}">'
+            f'<h2>{title}</h2><p>{said}</p><img alt="{title}" src="data:image/png;base64,{data}">'
         )
     body += ["<h2>Settings</h2>", _table([], settings_rows(config, metrics), "words")]
     versions = folder.read_json("versions.json")
     body += [
         "<h2>How to get this again</h2>",
         *(f"<p><code>{html.escape(command)}</code></p>" for command in folder.commands()),
-        "<p>The network: <code>prune_gym.load_pruned(folder)</code></p>",
+        f"<p>The network: <code>{load_call(config.problem.get('network'))}</code></p>",
         _table(["", "version"], list(versions.items()), "words"),
     ]
     title = f"prune_gym: {html.escape(str(metrics['algo']))}"
@@ -150,15 +146,15 @@ _PICTURES = (
     (
         "search",
         "The search",
-        "Reward (validation accuracy), cost against its limit, and the Lagrange multiplier, by "
-        "evaluated network; lines are running means of 50.",
+        "Reward (of the validation {metric}), cost against its limit, and the Lagrange "
+        "multiplier, by evaluated network; lines are running means of 50.",
     ),
     ("layers", "What each layer keeps", "Filters of the returned network."),
     (
         "networks",
         "Every evaluated network",
-        "Accuracy against cost; left of the line is within the limit. The star is the network that "
-        "was returned, before fine-tuning.",
+        "Reward (of the validation {metric}) against cost; left of the line is within the limit. "
+        "The star is the network that was returned, before fine-tuning.",
     ),
 )
 
@@ -175,8 +171,10 @@ def _verdict(metrics: dict[str, Any]) -> str:
     split, score = (
         ("validation", scores["finetuned_validation"]) if test is None else ("test", test)
     )
-    worse = words_of(metrics.get("fine_tuned"))
-    said = f"The network is {word}: {'; '.join(parts)}. Accuracy {100 * score:.2f} % ({split})."
+    metric, worse = metric_of(metrics), words_of(metrics.get("fine_tuned"))
+    name = html.escape(f"{metric[:1].upper()}{metric[1:]}")
+    scored = f"{name} {share_or_score(metric, score)} ({split})"
+    said = f"The network is {word}: {'; '.join(parts)}. {scored}."
     return f"{said} {worse[:1].upper()}{worse[1:]}".strip()
 
 

@@ -14,6 +14,7 @@ from prune_gym.searches.run_folder import SearchConfig
 _PROBLEM: tuple[tuple[str, str, Any], ...] = (
     ("structure", "structure", "filter"),
     ("round_to", "filters in multiples of", 1),
+    ("depth", "residual blocks can go whole", False),
     ("ignore", "layers that stay whole", []),
     ("weights", "weights", None),
     ("evaluation_samples", "judged on images", None),

@@ -46,7 +46,7 @@ def activation(evidence: Evidence) -> Scores:
     layers = {side.layer for own in sides for side in own}
     for images, _ in evidence.chunks():
         with torch.no_grad(), recorded_layers(evidence.network, layers) as records:
-            evidence.logits(images)
+            evidence.outputs(images)
         for layer, record in records.items():
             module = evidence.network.get_submodule(layer)
             for values in record.inputs:
@@ -110,7 +110,7 @@ def _shares(evidence: Evidence, layers: list[str]) -> dict[str, torch.Tensor]:
     places: dict[str, int] = defaultdict(int)
     for images, _ in evidence.chunks():
         with torch.no_grad(), recorded_layers(network, layers) as records:
-            evidence.logits(images)
+            evidence.outputs(images)
         for layer, record in records.items():
             module = network.get_submodule(layer)
             for values, made in zip(record.inputs, record.outputs, strict=True):

@@ -18,20 +18,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional
 
 from prune_gym.criteria.connectivity import by_filter, producers
-from prune_gym.datasets import Split
+from prune_gym.datasets import Examples
 from prune_gym.errors import CriterionError
 from prune_gym.pruning.copying import own_tensors, rebuild
 from prune_gym.pruning.groups import FilterGroup
-from prune_gym.pruning.trace import output_tensors
+from prune_gym.tasks.losses import cross_entropy
+from prune_gym.tasks.matching import only_tensor
+from prune_gym.tasks.task import CLASSIFICATION, Task
 from prune_gym.utils.registry import Registry
 from prune_gym.utils.stopping import check_stop
 
@@ -56,14 +57,16 @@ class Evidence:
         train: the training split; only to be read.
         generator: the only source of random numbers.
         is_frozen: whether no parameter of the original can be trained.
+        task: what is asked of the network: its loss, and which outputs count.
     """
 
     criterion: str
     network: nn.Module
     groups: tuple[FilterGroup, ...]
-    train: Split
+    train: Examples
     generator: np.random.Generator
     is_frozen: bool = False
+    task: Task = CLASSIFICATION
 
     @classmethod
     def of(
@@ -71,8 +74,9 @@ class Evidence:
         criterion: str,
         network: nn.Module,
         groups: Sequence[FilterGroup],
-        train: Split,
+        train: Examples,
         seed: int,
+        task: Task = CLASSIFICATION,
     ) -> Evidence:
         """Evidence on a network, which is only read.
 
@@ -82,13 +86,14 @@ class Evidence:
             groups: its filter groups.
             train: the training split.
             seed: of the generator.
+            task: what is asked of the network.
         """
         copy = rebuild(network, {}).eval()
         is_frozen = not any(parameter.requires_grad for parameter in copy.parameters())
         for parameter in copy.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         generator = np.random.default_rng(seed)
-        return cls(criterion, copy, tuple(groups), train, generator, is_frozen)
+        return cls(criterion, copy, tuple(groups), train, generator, is_frozen, task)
 
     # -- weights and gradients, filter by filter ---------------------------------------------------
 
@@ -105,7 +110,8 @@ class Evidence:
     def gradients(self) -> Rows:
         """Per group, the gradient of the loss by `weights`, (n_filters, k).
 
-        The loss is the mean cross-entropy over `images`, the network in evaluation mode.
+        The loss is the task's (mean cross-entropy, where there is no other) over `images`, the
+        network in evaluation mode.
 
         Raises:
             CriterionError: no parameter of the network can be trained.
@@ -117,7 +123,7 @@ class Evidence:
         sums = [np.zeros_like(rows) for rows in self.weights]
         for size, batch in self.batch_gradients():
             for total, rows in zip(sums, batch, strict=True):
-                total += rows * (size / len(self.labels))
+                total += rows * (size / self.n_calibration)
         return tuple(sums)
 
     def batch_gradients(self) -> Iterator[tuple[int, Rows]]:
@@ -133,14 +139,14 @@ class Evidence:
         """
         self.need_gradients()
         parameters = self.parameters
-        for images, labels in self.chunks():
+        for size, images, labels in self._sized_chunks():
             self.network.zero_grad(set_to_none=True)
             self.loss(images, labels).backward()  # type: ignore[no-untyped-call]
             slopes = {
                 name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 for name, parameter in parameters.items()
             }
-            yield len(labels), self.rows(slopes)
+            yield size, self.rows(slopes)
         self.network.zero_grad(set_to_none=True)
 
     def rows(self, tensors: Mapping[str, torch.Tensor]) -> Rows:
@@ -176,44 +182,55 @@ class Evidence:
         The same ones whatever the seed, so that scores do not depend on it where the criterion
         draws nothing itself; see `Split.spread`.
         """
-        wanted = max(FEWEST, ELEMENTS // max(1, self.train.images[0].numel()))
+        wanted = max(FEWEST, ELEMENTS // max(1, self.train.n_elements))
         return self.train.spread(min(CALIBRATION, wanted))
 
+    @property
+    def n_calibration(self) -> int:
+        """How many examples the calibration batch has; 256 at most."""
+        return len(self.calibration_rows)
+
     @cached_property
-    def images(self) -> torch.Tensor:
-        """The calibration batch as the network takes it, (n, ...) float32; n is 256 at most."""
+    def images(self) -> Any:
+        """The calibration batch: inputs as the network takes them, (n, ...)."""
         return self.train.batch(self.calibration_rows)
 
     @cached_property
-    def labels(self) -> torch.Tensor:
-        """Labels of `images`, (n,) int64."""
-        return self.train.labels[self.calibration_rows]
+    def labels(self) -> Any:
+        """Targets of `images`, (n, ...); classes (n,) int64."""
+        return self.train.targets(self.calibration_rows)
 
-    def chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The calibration batch in parts that fit into memory: images, labels."""
-        n_parts = -(-len(self.labels) // CHUNK)  # as equal as can be: no norm likes a single image
-        pairs = zip(self.images.chunk(n_parts), self.labels.chunk(n_parts), strict=True)
-        for images, labels in pairs:
-            check_stop()
-            yield images.clone(), labels  # networks may work in place
+    def chunks(self) -> Iterator[tuple[Any, Any]]:
+        """The calibration batch in parts that fit into memory: inputs, targets."""
+        for _, inputs, targets in self._sized_chunks():
+            yield inputs, targets
 
-    def batches(self, steps: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """So many random batches of the training split: images, labels."""
+    def _sized_chunks(self) -> Iterator[tuple[int, Any, Any]]:
+        n_parts = -(-self.n_calibration // CHUNK)  # as equal as can be: norms need several examples
+        for rows in self.calibration_rows.chunk(n_parts):
+            yield len(rows), *self.train.read(rows)
+
+    def batches(self, steps: int, size: int) -> Iterator[tuple[Any, Any]]:
+        """So many random batches of the training split: inputs, targets."""
         size = min(size, len(self.train))
         for _ in range(steps):
             check_stop()
             rows = torch.from_numpy(self.generator.choice(len(self.train), size, replace=False))
-            rows = rows.to(self.train.images.device)
-            yield self.train.batch(rows), self.train.labels[rows]
+            yield self.train.read(rows.to(self.train.device))
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Outputs of the network, (n, n_classes)."""
-        outputs: torch.Tensor = output_tensors(self.network(images))[0]
-        return outputs.float()
+    def outputs(self, images: Any) -> Any:
+        """Outputs of the network that metric and loss get."""
+        return self.task.run(self.network, images)
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of a batch, ()."""
-        return functional.cross_entropy(self.logits(images), labels)
+    def logits(self, images: Any) -> torch.Tensor:
+        """The same where they are one tensor, float32: (n, n_classes) of a classifier."""
+        return only_tensor(self.outputs(images)).float()
+
+    def loss(self, images: Any, labels: Any) -> torch.Tensor:
+        """The loss of a batch, ()."""
+        if self.task.loss is cross_entropy:
+            return cross_entropy(self.outputs(images), labels)
+        return self.task.loss_of(self.outputs(images), labels)
 
     # -- what a criterion may refuse -------------------------------------------------------------
 

@@ -47,8 +47,8 @@ def consumers(network: nn.Module, group: FilterGroup) -> tuple[LayerSide, ...]:
 def _sides(network: nn.Module, group: FilterGroup, *, to_output: bool) -> Iterator[LayerSide]:
     for cut in group.slices:
         layer, _, kind = cut.tensor.rpartition(".")
-        module = network.get_submodule(layer) if kind == "weight" else None
-        if not isinstance(module, LAYERS):
+        module = network.get_submodule(layer) if kind in ("weight", "in_proj_weight") else None
+        if not isinstance(module, (*LAYERS, nn.MultiheadAttention)):
             continue
         output_axis = int(bool(getattr(module, "transposed", False)))
         is_output = layer in group.producers and cut.axis == output_axis

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from prune_gym.criteria.base import CRITERIA, Evidence, Scores
 from prune_gym.criteria.connectivity import connections, consumers, like_weight, producers
 from prune_gym.criteria.hooks import channels_first, input_sums, recorded_layers
 from prune_gym.errors import CriterionError
+from prune_gym.tasks.losses import cross_entropy
+from prune_gym.tasks.matching import only_tensor
+from prune_gym.utils.trees import leaves
 
 FAINT = 0.01  # edges below this share of a layer's mean strength are none
 
@@ -30,7 +35,8 @@ def kfac(evidence: Evidence) -> Scores:
     E[z^2] sums and E[g^2] averages over places (KFC, 1602.01407). Labels are drawn from the
     network's own predictions, which makes it the Fisher matrix. Layers that produce a filter
     together, and its channels, add up. With ``structure="weight"`` a weight has
-    1/2 w_ij^2 G_ii A_jj.
+    1/2 w_ij^2 G_ii A_jj. Where the outputs are no classes of an example, the targets themselves
+    take the place of what is drawn (the empirical Fisher matrix).
 
     Raises:
         CriterionError: no parameter of the network can be trained.
@@ -66,14 +72,11 @@ def _moments(
     outputs: dict[str, NDArray[np.float64]] = {}
     gradients: dict[str, NDArray[np.float64]] = {}
     inputs: dict[str, torch.Tensor] = {}
-    n_images = len(evidence.labels)
-    for images, _ in evidence.chunks():
+    n_images = evidence.n_calibration
+    for images, targets in evidence.chunks():
         with recorded_layers(evidence.network, layers) as records:
-            logits = evidence.logits(images)
-        chances = logits.detach().double().softmax(dim=1).cumsum(dim=1)
-        draw = torch.from_numpy(evidence.generator.random(len(images))).to(chances.device)
-        labels = (chances < draw[:, None] * chances[:, -1:]).sum(dim=1)
-        nn.functional.cross_entropy(logits, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+            outputs_now = evidence.outputs(images)
+        _summed_loss(evidence, outputs_now, targets).backward()  # type: ignore[no-untyped-call]
         for layer, record in records.items():
             module = evidence.network.get_submodule(layer)
             for given, made in zip(record.inputs, record.outputs, strict=True):
@@ -95,6 +98,18 @@ def _moments(
             )
     evidence.network.zero_grad(set_to_none=True)
     return outputs, gradients, inputs
+
+
+def _summed_loss(evidence: Evidence, outputs: Any, targets: Any) -> torch.Tensor:
+    """Loss of a chunk, summed over examples: by labels that the network draws, or by its own."""
+    scores = only_tensor(outputs) if evidence.task.loss is cross_entropy else None
+    if scores is None or scores.ndim != 2:
+        return evidence.task.loss_of(outputs, targets) * len(leaves(targets)[0])
+    logits = scores.float()
+    chances = logits.detach().double().softmax(dim=1).cumsum(dim=1)
+    draw = torch.from_numpy(evidence.generator.random(len(logits))).to(chances.device)
+    labels = (chances < draw[:, None] * chances[:, -1:]).sum(dim=1)
+    return nn.functional.cross_entropy(logits, labels, reduction="sum")
 
 
 @CRITERIA.register

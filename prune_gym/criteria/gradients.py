@@ -44,7 +44,7 @@ def taylor(evidence: Evidence) -> Scores:
     scores = [np.zeros(group.n_filters) for group in evidence.groups]
     for size, batch in evidence.batch_gradients():
         for score, weights, gradients in zip(scores, evidence.weights, batch, strict=True):
-            score += (weights * gradients).sum(axis=1) ** 2 * (size / len(evidence.labels))
+            score += (weights * gradients).sum(axis=1) ** 2 * (size / evidence.n_calibration)
     return scores
 
 

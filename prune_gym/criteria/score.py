@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prune_gym.criteria.base import Evidence
-from prune_gym.datasets import Split
+from prune_gym.datasets import Examples
 from prune_gym.errors import CriterionError, InvalidTypeError, InvalidValueError
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.trace import own_randomness
+from prune_gym.tasks.task import CLASSIFICATION, Task
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.onednn import SoundConvolutions
 from prune_gym.utils.user_code import user_code
@@ -25,8 +26,9 @@ def score_groups(
     network: nn.Module,
     groups: Sequence[FilterGroup],
     criterion: Callable[[Evidence], Any],
-    train: Split,
+    train: Examples,
     seed: int,
+    task: Task = CLASSIFICATION,
 ) -> tuple[NDArray[np.float64], ...]:
     """Scores of every filter of every group, (n_filters,) float64 each, computed once per problem.
 
@@ -36,6 +38,7 @@ def score_groups(
         criterion: what to score by.
         train: the training split.
         seed: of the generator that the criterion may draw from.
+        task: what is asked of the network.
 
     Raises:
         CriterionError: the criterion cannot score such a network.
@@ -44,9 +47,9 @@ def score_groups(
     """
     name = str(getattr(criterion, "__name__", criterion))
     _check_signature(name, criterion)
-    device = train.images.device
+    device = train.device
     with torch.inference_mode(False), torch.enable_grad(), own_randomness(device):
-        evidence = Evidence.of(name, network, groups, train, seed)
+        evidence = Evidence.of(name, network, groups, train, seed, task)
         cure = f"criterion {name!r} needs too much; use 'l1', or a smaller network"
         guarded = user_code(f"criterion {name!r}", CriterionError)
         with guarded, memory_bound(cure), SoundConvolutions():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.files import shown, user_path
+from agents.files import shown
 from prune_gym.datasets.augment import flip_and_shift
 from prune_gym.datasets.base import DATASETS, Dataset
 from prune_gym.datasets.decode import Report, decode, progress, without_warnings
@@ -25,6 +25,7 @@ from prune_gym.datasets.store import (
     write_labels,
 )
 from prune_gym.errors import DatasetError
+from prune_gym.utils.files import user_path
 
 _BROKEN = 0.01  # share of images that may be unreadable
 _SIZES = range(8, 1025)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from prune_gym.datasets import folders
 from prune_gym.datasets.base import DATASETS, Dataset
-from prune_gym.datasets.own import check_dataset
+from prune_gym.datasets.checks import check_dataset
+from prune_gym.datasets.own import own_dataset
 from prune_gym.errors import InvalidTypeError
 
 _FOLDER = "folder:"
 
 
-def load_dataset(name: str | Dataset) -> Dataset:
+def load_dataset(name: str | Dataset, *, classes: bool = True) -> Dataset:
     """A dataset by name.
 
     Args:
         name: a registered name, ``"folder:PATH"`` or ``"folder:PATH@SIZE"`` (see
-            `prune_gym.datasets.folder`), a ``"module:function"`` that returns a `Dataset`, or a
-            `Dataset`, which is returned as it is.
+            `prune_gym.datasets.folder`), a ``"module:function"`` that returns a `Dataset` or its
+            splits, (train, validation) or (train, validation, test), each what
+            `prune_gym.datasets.as_split` takes, or a `Dataset`, which is returned as it is.
+        classes: whether a target of such splits is the number of a class.
 
     Raises:
         UnknownNameError: nothing answers to the name.
@@ -30,8 +33,13 @@ def load_dataset(name: str | Dataset) -> Dataset:
     if isinstance(name, str) and name.startswith(_FOLDER):
         return folders.folder(name.removeprefix(_FOLDER))
     made = name if isinstance(name, Dataset) else DATASETS.get(name)()
+    if isinstance(made, tuple | list) and len(made) in (2, 3):
+        return own_dataset(*made, classes=classes)
     if not isinstance(made, Dataset):
-        raise InvalidTypeError(f"dataset {name!r} gave {type(made).__name__}; expected a Dataset.")
+        raise InvalidTypeError(
+            f"dataset {name!r} gave {type(made).__name__}; expected a Dataset, or its splits, "
+            "(train, validation, test)."
+        )
     check_dataset(made)
     return made
 

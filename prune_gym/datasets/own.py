@@ -1,286 +1,313 @@
-"""Splits from what users have: tensors, arrays and torch datasets, checked at the door."""
+"""Splits from what users have: tensors, arrays, torch datasets and loaders, checked at the door."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import TensorDataset
 
 from prune_gym.datasets.augment import shift_and_rotate
-from prune_gym.datasets.base import Dataset, Split
+from prune_gym.datasets.base import Dataset, Examples, Split, is_pixels
+from prune_gym.datasets.checks import check_alike, check_splits
 from prune_gym.datasets.holdout import hold_out
-from prune_gym.errors import InvalidValueError
+from prune_gym.datasets.items import Items, as_tensor, in_tensors, of_list, pair_of, stacked
+from prune_gym.datasets.streamed import (
+    IN_MEMORY,
+    READ_TWICE,
+    Collate,
+    StreamedSplit,
+    n_bytes,
+    same,
+)
+from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.utils.randomness import seeded
-from prune_gym.utils.stopping import check_stop
+from prune_gym.utils.trees import in_words, leaves
 
-READ_TWICE = 32  # examples, to see whether they come out the same
 OWN = "custom"  # the name of data that is given as tensors
+EPOCHS_DRAWN = 8  # of a sampler, which may leave some examples out of each
 
 
-def own_dataset(train: Any, validation: Any, test: Any = None) -> Dataset:
-    """A dataset from a user's splits; images with pixels are augmented when they are trained on.
+def own_dataset(
+    train: Any,
+    validation: Any,
+    test: Any = None,
+    *,
+    classes: bool = True,
+    collate: Collate | None = None,
+) -> Dataset:
+    """A dataset from a user's splits.
 
-    Where the examples of a torch dataset come out differently each time, as with random transforms,
-    training reads them anew in every epoch, and augments no further. Validation and test are read
-    once, with a warning: every network is to be judged on the same examples.
+    Images with a class each are augmented when they are trained on, others are not. Where the
+    examples of a torch dataset come out differently each time, as with random transforms, training
+    reads them anew in every epoch, and augments no further. Validation and test are read once, with
+    a warning: every network is to be judged on the same examples.
 
     Args:
         train: what `as_split` takes.
         validation: likewise, held out of training.
         test: likewise, or None.
+        classes: whether a target is the number of a class, (n,); else it is taken as it comes.
+        collate: see `as_split`.
 
     Raises:
         ValueError: splits that are none, or that do not belong together.
     """
-    parts = (as_split("train", train), as_split("validation", validation))
-    held_out = None if test is None else as_split("test", test)
-    check_splits(*parts, held_out)
-    n_classes = int(parts[0].labels.max()) + 1
-    is_augmented = parts[0].images.ndim == 4 and parts[0].read is None
-    augment = shift_and_rotate if is_augmented else None
-    judged = (_frozen("validation", parts[1]), held_out and _frozen("test", held_out))
-    return Dataset(OWN, parts[0], *judged, n_classes, augment)
+    given = {"train": train, "validation": validation, "test": test}
+    parts = {
+        name: as_split(name, data, classes=classes, collate=collate)
+        for name, data in given.items()
+        if data is not None
+    }
+    for name in set(parts) - {"train"}:
+        parts[name] = _frozen(name, parts[name])
+    training = parts["train"]
+    if training.classes is None or not classes:
+        check_alike(parts)
+        return Dataset(OWN, training, parts["validation"], parts.get("test"))
+    check_splits(training, parts["validation"], parts.get("test"))
+    augment = None
+    if isinstance(training, Split) and isinstance(training.images, torch.Tensor):
+        is_fixed = training.images.ndim == 4 and training.reader is None
+        augment = shift_and_rotate if is_fixed else None
+    n_classes = int(training.classes.max()) + 1
+    return Dataset(OWN, training, parts["validation"], parts.get("test"), n_classes, augment)
 
 
-def _frozen(name: str, split: Split) -> Split:
+def _frozen(name: str, split: Examples) -> Examples:
     """A split that networks are judged on, which is never read anew."""
-    if split.read is not None:
-        warnings.warn(
-            f"{name}: its examples come out differently each time they are read (random "
-            "transforms?); they are read once, so that every network is judged on the same ones. "
-            "Better give it a dataset without random transforms.",
-            stacklevel=3,
-        )
-    return replace(split, read=None)
+    if getattr(split, "reader", None) is None and not getattr(split, "is_random", False):
+        return split
+    warnings.warn(
+        f"{name}: its examples come out differently each time they are read (random "
+        "transforms?); they are read once, so that every network is judged on the same ones. "
+        "Better give it a dataset without random transforms.",
+        stacklevel=3,
+    )
+    return replace(split, reader=None) if isinstance(split, Split) else split
 
 
-def as_split(name: str, data: Any) -> Split:
-    """A split from what users have: a `Split`, a pair (images, labels), or a torch dataset.
+def as_split(
+    name: str, data: Any, *, classes: bool = True, collate: Collate | None = None
+) -> Examples:
+    """A split from what users have: a split, a pair (inputs, targets), a torch dataset or loader.
 
-    uint8 images are pixels: they stay uint8 and are divided by 255 as they are used. Images of any
-    other type become float32 as they are. Examples that are sorted by class, as an ``ImageFolder``
-    has them, are shuffled once with a fixed seed. A dataset whose examples come out differently
-    each time gives a split that is read anew where it is trained on (`Split.fresh`).
+    Types stay what they are. One uint8 tensor of images is pixels: it stays uint8 and is divided by
+    255 as it is used. Examples that are sorted by class, as an ``ImageFolder`` has them, are
+    shuffled once with a fixed seed. A dataset whose examples come out differently each time gives
+    a split that is read anew where it is trained on (`Examples.fresh`). A dataset larger than 2 GiB
+    is read as it is used, and so is one with a ``collate`` of its own where it is as large.
 
     Args:
         name: the argument's name, for error messages.
-        data: images (n, channels, height, width) and labels (n,) as tensors or arrays, or a
-            map-style ``torch.utils.data.Dataset`` of (image, label) pairs, where an image is a
-            tensor, an array or a PIL image.
+        data: inputs (n, ...) and targets (n, ...), each a tensor, an array, or a tuple or dict of
+            them; a ``torch.utils.data.Dataset`` of (input, target) pairs, map-style or iterable
+            with a length, where an input may be a PIL image; or a ``DataLoader`` of one.
+        classes: whether a target is the number of a class; else it is taken as it comes.
+        collate: makes a batch, ``(inputs, targets)``, of a list of items, e.g. of images of
+            different sizes; that of a ``DataLoader`` where None is given.
 
     Raises:
-        ValueError: shapes that do not fit, an empty split, values that are not finite, or labels
+        ValueError: shapes that do not fit, an empty split, values that are not finite, or classes
             that are not whole numbers from 0.
     """
-    if isinstance(data, Split):
+    if isinstance(data, Examples):
         return data
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+    order = None
+    if isinstance(data, DataLoader):
+        data, collate, order = _of_loader(name, data, collate)
+    is_plain = collate is None and order is None
+    if is_plain and isinstance(data, TensorDataset) and len(data.tensors) == 2:
         given: tuple[Any, Any] = data.tensors
     elif isinstance(data, TorchDataset):
-        return _read_split(name, data)
+        split = _read_split(name, Items(name, data), classes, collate)
+        return split if order is None else split.of(order)
     elif isinstance(data, tuple | list) and len(data) == 2:
         given = data[0], data[1]
     else:
         raise InvalidValueError(
-            f"{name}: expected a pair (images, labels) or a torch Dataset, got "
-            f"{type(data).__name__}."
+            f"{name}: expected a pair (inputs, targets) or a torch Dataset, got "
+            f"{type(data).__name__}. A DataLoader is taken, too."
         )
-    return _shuffled(_checked(name, *given))
+    if collate is not None:
+        raise InvalidTypeError(
+            f"{name}: collate= makes batches of the items of a torch Dataset or DataLoader; "
+            f"{type(data).__name__} is none."
+        )
+    split = _checked(name, *given) if classes else _as_it_comes(name, *given)
+    return _shuffled(split)
+
+
+def _of_loader(
+    name: str, loader: DataLoader[Any], collate: Collate | None
+) -> tuple[TorchDataset[Any], Collate | None, torch.Tensor | None]:
+    """The dataset of a loader, how it makes batches, and which rows it gives (None = all)."""
+    if loader.batch_sampler is None:
+        raise InvalidValueError(
+            f"{name}: a DataLoader with batch_size=None gives what its dataset gives; let the "
+            "dataset give single examples, and the DataLoader have a batch_size."
+        )
+    if collate is None and loader.collate_fn is not default_collate:
+        collate = loader.collate_fn
+    has_batches = type(loader.batch_sampler) is BatchSampler
+    is_plain = has_batches and type(loader.sampler) in (SequentialSampler, RandomSampler)
+    if is_plain or isinstance(loader.dataset, IterableDataset):
+        return loader.dataset, collate, None
+    return loader.dataset, collate, _drawn(name, loader)
+
+
+def _drawn(name: str, loader: DataLoader[Any]) -> torch.Tensor:
+    """Which examples a loader's sampler draws in some epochs: trainings mix them themselves."""
+    epochs = []
+    for seed in range(EPOCHS_DRAWN):
+        with seeded(seed):
+            batches: Any = loader.batch_sampler
+            epochs.append(np.sort([row for batch in batches for row in batch]))
+    rows = np.unique(np.concatenate(epochs))
+    if any(not np.array_equal(epoch, rows) for epoch in epochs):
+        sampler = loader.sampler if type(loader.sampler) is not SequentialSampler else batches
+        warnings.warn(
+            f"{name}: {type(sampler).__name__} draws examples several times, or others in each "
+            f"epoch; here each of the {len(rows)} that it draws counts once. To give some more "
+            "weight, give them to the loss (nn.CrossEntropyLoss(weight=...)) or train in your own "
+            "way (fine_tune=).",
+            stacklevel=4,
+        )
+    return torch.from_numpy(rows)
 
 
 @dataclass(frozen=True, eq=False)
 class _Reader:
-    """Reads rows of a torch dataset: images and labels as `as_split` has them."""
+    """Reads rows of a torch dataset: inputs and targets as `as_split` has them."""
 
-    name: str
-    data: TorchDataset[Any]
+    items: Items
+    classes: bool
 
-    def __call__(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        split = _checked(self.name, *_collect(self.name, self.data, rows.tolist()))
+    def __call__(self, rows: torch.Tensor) -> tuple[Any, Any]:
+        name, chosen = self.items.name, rows.tolist()
+        kind = type(self.items.data).__name__
+        targets: list[Any] = []
+
+        def inputs() -> Iterator[tuple[int, Any]]:
+            for row, item in zip(chosen, self.items.read(chosen), strict=True):
+                given, target = pair_of(name, row, item, kind)
+                targets.append(target)
+                yield row, in_tensors(name, f"image {row}", given)
+
+        whole = stacked(name, "image", inputs(), len(chosen))
+        if self.classes:
+            split = _checked(name, torch.empty(0) if whole is None else whole, targets)
+            return split.images, split.labels
+        pairs = zip(chosen, targets, strict=True)
+        parts = ((row, in_tensors(name, f"target {row}", target)) for row, target in pairs)
+        split = _as_it_comes(name, whole, stacked(name, "target", parts, len(chosen)))
         return split.images, split.labels
 
 
-def _read_split(name: str, data: TorchDataset[Any]) -> Split:
-    """The split of a torch dataset, which is read once, and in parts a second time."""
-    reader = _Reader(name, data)
+def _read_split(name: str, items: Items, classes: bool, collate: Collate | None) -> Examples:
+    """The split of a torch dataset, in memory where it fits; it is read in parts a second time."""
+    n = len(items)
+    if collate is not None or (n > 0 and n * n_bytes([*items.read([0], seed=0)]) > IN_MEMORY):
+        return StreamedSplit.of_items(items, collate)
+    reader = _Reader(items, classes)
     with seeded(0):
-        split = Split(*reader(torch.arange(_length(name, data))))
+        split = Split(*reader(torch.arange(n)))
     rows = split.spread(READ_TWICE)
     with seeded(1):
         images, labels = reader(rows)
-    if not (torch.equal(images, split.images[rows]) and torch.equal(labels, split.labels[rows])):
-        split = replace(split, read=reader)
+    once = split.of(rows)
+    if not same((images, labels), (once.images, once.labels)):
+        split = replace(split, reader=reader)
     return _shuffled(split)
 
 
 def _shuffled(split: Split) -> Split:
     """A split that is sorted by class in a mixed order; any other one as it is."""
-    steps = split.labels.diff()
-    if not bool((steps >= 0).all() and (steps > 0).any()):
+    labels = split.classes
+    if labels is None or not (np.diff(labels) >= 0).all() or labels[0] == labels[-1]:
         return split
-    nothing = np.zeros(int(split.labels[-1]) + 1, dtype=np.int64)
-    order = torch.from_numpy(hold_out(split.labels.numpy(force=True), nothing, seed=0)[0])
-    return split.of(order)
+    nothing = np.zeros(int(labels[-1]) + 1, dtype=np.int64)
+    return split.of(torch.from_numpy(hold_out(labels, nothing, seed=0)[0]))
 
 
 def _checked(name: str, given_images: Any, given_labels: Any) -> Split:
-    images, labels = _tensor(name, "images", given_images), _tensor(name, "labels", given_labels)
-    if labels.ndim == 2 and labels.shape[1] > 1 and labels.shape[:1] == images.shape[:1]:
+    """A split of inputs with a class each."""
+    images, labels = _inputs(name, given_images), as_tensor(name, "labels", given_labels)
+    found = leaves(images)
+    n = [tensor.shape[:1] for tensor in found]
+    shapes = in_words(images) if len(found) != 1 else f"{tuple(found[0].shape)}"
+    if labels.ndim == 2 and labels.shape[1] > 1 and labels.shape[:1] in n:
         raise InvalidValueError(
-            f"{name}: labels of shape {tuple(labels.shape)} look one-hot; expected the numbers of "
-            "the classes, (n,), e.g. labels.argmax(1)."
+            f"{name}: labels of shape {tuple(labels.shape)} look one-hot, or are several of each "
+            "example; expected the number of a class each, (n,). Targets of other kinds go with a "
+            "metric of theirs: metric='multilabel_f1', 'r2', 'mean_iou', or one of your own."
         )
-    if images.ndim < 2 or labels.shape != images.shape[:1] or len(labels) == 0:
+    short = any(tensor.ndim < 2 for tensor in found) and isinstance(images, torch.Tensor)
+    if short or any(labels.shape != shape for shape in n) or len(labels) == 0:
         raise InvalidValueError(
-            f"{name}: images of shape {tuple(images.shape)} and labels of shape "
-            f"{tuple(labels.shape)} do not fit; expected (n, ...) and (n,) with n > 0."
+            f"{name}: images of shape {shapes} and labels of shape {tuple(labels.shape)} do not "
+            "fit; expected (n, ...) and (n,) with n > 0, the number of a class each."
+            f"{of_list(given_images) or _metrics_for(labels)}"
         )
-    return Split(_images(name, images), _labels(name, labels))
+    return Split(images, _labels(name, labels))
 
 
-def check_splits(train: Split, validation: Split, test: Split | None) -> None:
-    """Check that splits belong together.
-
-    Raises:
-        ValueError: images of different shapes, or a class beyond those of the training split.
-    """
-    known = _classes(train)
-    for name, split in (("validation", validation), ("test", test)):
-        if split is None:
-            continue
-        shape, expected = tuple(split.images.shape[1:]), tuple(train.images.shape[1:])
-        if shape != expected:
-            raise InvalidValueError(
-                f"{name}: images of shape {shape}, but those of train are {expected}; prepare "
-                "both alike."
-            )
-        if split.images.dtype != train.images.dtype:
-            raise InvalidValueError(
-                f"{name}: images are {split.images.dtype}, but those of train are "
-                f"{train.images.dtype}; uint8 pixels are divided by 255 and floats are not: give "
-                "both alike."
-            )
-        strange = sorted(_classes(split) - known)
-        if strange and strange[-1] > max(known):
-            raise InvalidValueError(
-                f"{name}: holds class {strange[-1]}, but the classes of train are 0 to "
-                f"{max(known)}; number both alike, and give images of every class to train."
-            )
-        if strange:
-            warnings.warn(
-                f"{name} holds class {strange[0]}, of which train has no images.", stacklevel=3
-            )
+def _metrics_for(targets: torch.Tensor) -> str:
+    """Which metrics go with targets that are no classes of an example each."""
+    if targets.is_floating_point():
+        return " Targets that are numbers to be told go with metric='r2', 'mae' or 'rmse'."
+    return (
+        " Targets of other kinds go with a metric of theirs: a class for each place with "
+        "metric='mean_iou' or 'pixel_accuracy', one output that is 0 or 1 with 'binary_accuracy'."
+    )
 
 
-def _classes(split: Split) -> set[int]:
-    return set(split.labels.tolist())
-
-
-def check_dataset(data: Dataset) -> None:
-    """Check a dataset that somebody made.
-
-    Raises:
-        ValueError: an empty split, images and labels that do not fit, or a label that is no class.
-    """
-    for name, split in (
-        ("train", data.train),
-        ("validation", data.validation),
-        ("test", data.test),
-    ):
-        if split is None:
-            continue
-        if len(split.images) != len(split.labels) or len(split) == 0:
-            raise InvalidValueError(
-                f"dataset {data.name!r}: {name} holds {len(split.images)} images and "
-                f"{len(split.labels)} labels; expected as many of both, at least one."
-            )
-        least, most = int(split.labels.min()), int(split.labels.max())
-        if least < 0 or most >= data.n_classes:
-            raise InvalidValueError(
-                f"dataset {data.name!r}: {name} holds label {least if least < 0 else most}, but "
-                f"n_classes={data.n_classes}; labels are 0 to {data.n_classes - 1}."
-            )
-
-
-def _length(name: str, data: TorchDataset[Any]) -> int:
-    try:
-        return len(data)  # type: ignore[arg-type]
-    except TypeError as error:
+def _as_it_comes(name: str, given_inputs: Any, given_targets: Any) -> Split:
+    """A split of any inputs and targets with one axis in common, the first."""
+    inputs, targets = _inputs(name, given_inputs), _tree(name, "targets", given_targets)
+    found = [*leaves(inputs), *leaves(targets)]
+    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in found}
+    if not leaves(inputs) or not leaves(targets) or len(sizes) != 1 or 0 in sizes:
         raise InvalidValueError(
-            f"{name}: {type(data).__name__} has no length; expected a map-style torch Dataset, or "
-            "a pair (images, labels)."
-        ) from error
+            f"{name}: inputs {in_words(inputs)} and targets {in_words(targets)} do not fit; the "
+            "first axis of each is the number of examples, the same one everywhere and above 0."
+            f"{of_list(given_inputs)}"
+        )
+    return Split(inputs, targets)
 
 
-def _collect(name: str, data: TorchDataset[Any], rows: list[int]) -> tuple[torch.Tensor, list[Any]]:
-    """Images, (n, ...), and labels of rows of a map-style dataset."""
-    images, labels = torch.empty(0), []
-    for place, row in enumerate(rows):
-        check_stop()
-        item = data[row]
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise InvalidValueError(
-                f"{name}: item {row} of {type(data).__name__} is {_words(item)}; expected an "
-                "(image, label) pair."
-            )
-        image = _item(name, row, item[0])
-        if place == 0:
-            images = torch.empty((len(rows), *image.shape), dtype=image.dtype)
-        if image.shape != images.shape[1:] or image.dtype != images.dtype:
-            raise InvalidValueError(
-                f"{name}: image {row} is {image.dtype} of shape {tuple(image.shape)}, but image "
-                f"{rows[0]} is {images.dtype} of {tuple(images.shape[1:])}; make them equal, e.g. "
-                "by transforms.Resize and CenterCrop."
-            )
-        images[place] = image
-        labels.append(item[1])
-    return images, labels
+def _tree(name: str, what: str, given: Any) -> Any:
+    """Tuples and dicts of tensors from those of arrays."""
+    if isinstance(given, Mapping):
+        return {key: _tree(name, f"{what}[{key!r}]", part) for key, part in given.items()}
+    if isinstance(given, tuple) and any(not isinstance(x, bool | int | float) for x in given):
+        return tuple(_tree(name, f"{what}[{i}]", part) for i, part in enumerate(given))
+    return as_tensor(name, what, given)
 
 
-def _item(name: str, row: int, image: Any) -> torch.Tensor:
-    """One image as a tensor; PIL images become (channels, height, width) uint8."""
-    from PIL import Image
-
-    if isinstance(image, Image.Image):
-        grey = image.mode in ("1", "L")
-        pixels = np.array(image.convert("L" if grey else "RGB"))
-        return torch.from_numpy(pixels[None] if grey else pixels.transpose(2, 0, 1))
-    return _tensor(name, f"image {row}", image).detach()
-
-
-def _words(item: Any) -> str:
-    """What an item is, in a few words."""
-    length = f" of {len(item)}" if isinstance(item, tuple | list | dict) else ""
-    return f"{type(item).__name__}{length}"
-
-
-def _tensor(name: str, what: str, values: Any) -> torch.Tensor:
-    """Values as a tensor that may be written to."""
-    if isinstance(values, torch.Tensor):
-        return values.detach()
-    try:
-        array = np.asarray(values)
-        if array.dtype.byteorder not in "=|":
-            array = array.astype(array.dtype.newbyteorder("="))
-        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidValueError(
-            f"{name}: {what} of type {type(values).__name__} cannot be made a tensor "
-            f"({str(error).splitlines()[0]}); expected a tensor or an array of numbers."
-        ) from error
-
-
-def _images(name: str, images: torch.Tensor) -> torch.Tensor:
-    if images.dtype != torch.uint8:
-        images = images.float()
-        if not torch.isfinite(images).all():
+def _inputs(name: str, given: Any) -> Any:
+    """Inputs as tensors that a network can be run on."""
+    inputs = _tree(name, "images", given)
+    for tensor in leaves(inputs):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InvalidValueError(f"{name}: images hold NaN or infinity; clean them first.")
-        return images
+    return _pixels(name, inputs) if is_pixels(inputs) else inputs
+
+
+def _pixels(name: str, images: torch.Tensor) -> torch.Tensor:
     if images.ndim == 3:
         raise InvalidValueError(
             f"{name}: uint8 images of shape {tuple(images.shape)}; expected (n, channels, height, "
@@ -303,6 +330,8 @@ def _labels(name: str, labels: torch.Tensor) -> torch.Tensor:
     if bool(wrong.any()):
         row = int(wrong.int().argmax())
         raise InvalidValueError(
-            f"{name}: label {row} is {labels[row].item()!r}; expected whole numbers from 0."
+            f"{name}: label {row} is {labels[row].item()!r}; expected whole numbers from 0, the "
+            "number of a class each. Targets that are numbers to be told go with metric='r2', "
+            "'mae' or 'rmse', those of other kinds with a metric of theirs."
         )
     return found

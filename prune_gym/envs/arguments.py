@@ -30,6 +30,7 @@ class ProblemArguments(TypedDict, total=False):
     recovery_steps: int
     structure: str
     round_to: int
+    depth: bool
     evaluation_samples: int | None
     precision: str
     batch_size: int | None
@@ -38,6 +39,11 @@ class ProblemArguments(TypedDict, total=False):
     train: Any
     validation: Any
     test: Any
+    metric: Any
+    loss: Any
+    output: Any
+    fine_tune: str | Callable[..., Any] | None
+    collate: Callable[[list[Any]], Any] | None
     ignore: Collection[str]
     unpruned_values: Mapping[str, float] | None
     seed: int

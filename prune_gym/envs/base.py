@@ -169,7 +169,8 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
                 What the episode came to, 0.0 or False before the last step:
 
-                * ``accuracy``: float in [0, 1], the reward;
+                * ``accuracy``: float, the reward: the accuracy in [0, 1], or what another metric
+                  comes to (`prune_gym.tasks.metrics`);
                 * ``feasible``: bool, whether every limit is met;
                 * ``<budget>``: float, the budget of the finished network in its own unit
                   (``params`` and ``macs`` are counts, ``latency_ms`` is in milliseconds).
@@ -177,7 +178,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
                 How things stand:
 
                 * ``kept``: (n_groups,) float32 in (0, 1], fraction of filters kept per group, 1.0
-                  where it is undecided;
+                  where it is undecided; 0.0 in residual blocks that went whole (``depth=True``);
                 * ``limit``: float in (0, 1], this episode's limit; with ``limit_range`` only.
 
         Raises:
@@ -209,8 +210,9 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         groups = zip(self.problem.groups, [*episode.masks, *undecided], strict=True)
         rows = [(group.name, group.n_filters, mask) for group, mask in groups]
         costs = self.problem.counted_costs(episode.counts)
-        accuracy = episode.outcome.accuracy if episode.outcome else None
-        title = rendering.caption(self.cost_names, costs, episode.limits, accuracy)
+        reward = episode.outcome.accuracy if episode.outcome else None
+        metric = str(self.problem.task.metric.name)
+        title = rendering.caption(self.cost_names, costs, episode.limits, reward, metric)
         if self.render_mode == "ansi":
             return rendering.as_text(rows, title)
         if self.render_mode == "rgb_array":

@@ -13,6 +13,7 @@ from prune_gym.envs.costs import Ledger
 from prune_gym.problem.costs import Constraint
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.pruning.groups import settled, settled_counts
 from prune_gym.pruning.masks import Mask, Masks, kept_per_group
 
 
@@ -99,11 +100,10 @@ class Episode:
     def after(self, decisions: Iterable[Decision]) -> Episode:
         """The episode after decisions on the groups that are next in turn."""
         masks, ratios = zip(*decisions, strict=True)
+        decided = settled(self.problem.groups, (*self.masks, *masks))
         counts = self.counts.copy()
-        counts[self.n_decided : self.n_decided + len(masks)] = kept_per_group(masks)
-        return replace(
-            self, masks=(*self.masks, *masks), ratios=(*self.ratios, *ratios), counts=counts
-        )
+        counts[: len(decided)] = kept_per_group(decided)
+        return replace(self, masks=decided, ratios=(*self.ratios, *ratios), counts=counts)
 
     def charge_floor(self) -> Episode:
         """Charge the growth of the floor: the dense cost of a step."""
@@ -136,12 +136,13 @@ class Episode:
         n = self.n_decided
         counts = np.where(np.arange(len(self.counts)) < n, self.counts, self.minimum)
         counts[n : n + len(masks)] = kept_per_group(masks)
-        return counts
+        return settled_counts(self.problem.groups, counts)
 
     def floor_masks(self, masks: Sequence[Mask] = ()) -> Masks:
         """Keep masks of the floor."""
         decided = (*self.masks, *masks)
-        return (*decided, *self.problem.masks_of(self.minimum)[len(decided) :])
+        rest = self.problem.masks_of(self.minimum)[len(decided) :]
+        return settled(self.problem.groups, (*decided, *rest))
 
     def floor_costs(self, masks: Sequence[Mask] = ()) -> NDArray[np.float64]:
         """Costs of the floor, (n_budgets,) float64."""

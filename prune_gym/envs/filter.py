@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from prune_gym.envs.base import PruneEnv
 from prune_gym.envs.episode import Decision, Episode
-from prune_gym.pruning.masks import kept_count
 
 
 class FilterPruneEnv(PruneEnv):
@@ -18,8 +17,9 @@ class FilterPruneEnv(PruneEnv):
     ## Action space
     ``Box(-1, 1, (widest group,), float32)``: entry i keeps filter i where it is >= 0; entries
     beyond the group's size are not used. If all would go, the filter with the largest entry
-    stays. No more than ``max_ratio`` of a group goes, and with ``round_to`` a multiple of it stays:
-    then the largest entries do.
+    stays (or, with ``depth=True``, the residual block goes that the group lies in). No more than
+    ``max_ratio`` of a group goes, and with ``round_to`` a multiple of it stays: then the largest
+    entries do.
 
     Filters are presented in order of importance (the criterion's most important first), so that
     entry i means the same in every group: the i-th most important filter.
@@ -44,7 +44,7 @@ class FilterPruneEnv(PruneEnv):
         wish = action[: len(order)]
         chosen = wish >= 0.0  # (n_filters,) bool, in order of importance
         wanted = int(np.count_nonzero(chosen))
-        allowed = kept_count(1.0 - wanted / len(order), len(order), self.problem.round_to)
+        allowed = self.problem.kept_count(index, 1.0 - wanted / len(order))
         allowed = max(allowed, int(episode.minimum[index]))
         if wanted != allowed:
             chosen = np.zeros(len(order), dtype=np.bool_)

@@ -22,7 +22,8 @@ class LayerPruneEnv(PruneEnv):
 
     ## Action space
     ``Box(-1, 1, (1,), float32)``: mapped to a prune ratio in [0, ``max_ratio``], the fraction of
-    the group that is removed. The criterion decides which filters stay; at least one does.
+    the group that is removed. The criterion decides which filters stay; at least one does (with
+    ``depth=True``, none may inside of a residual block, which then goes whole).
 
     ## Observation space
     ``Box(0, 1, (9 + 5 * n_budgets,), float32)``; 9 to 13 repeat for each budget. With
@@ -96,8 +97,9 @@ class LayerPruneEnv(PruneEnv):
     ``problem``, ``cost_mode``, ``max_ratio``, ``limit_range``, ``render_mode`` (see `PruneEnv`),
     or in place of ``problem`` what `prune_gym.make_problem` makes one from: ``network``,
     ``dataset``, ``budgets``, ``criterion``, ``recovery``, ``recovery_steps``, ``structure``,
-    ``round_to``, ``evaluation_samples``, ``precision``, ``batch_size``, ``device``, ``weights``,
-    ``train``, ``validation``, ``test``, ``ignore``, ``unpruned_values``, ``seed``.
+    ``round_to``, ``depth``, ``evaluation_samples``, ``precision``, ``batch_size``, ``device``,
+    ``weights``, ``train``, ``validation``, ``test``, ``metric``, ``loss``, ``output``,
+    ``fine_tune``, ``collate``, ``ignore``, ``unpruned_values``, ``seed``.
     ``reset(options={"max_ratio": ..., "recovery_steps": ..., "limit": ...})`` sets them for one
     episode.
 
@@ -151,4 +153,5 @@ def decision_of_ratio(episode: Episode, index: int, value: float) -> Decision:
     """
     problem = episode.problem
     ratio = 0.5 * (float(value) + 1.0) * episode.max_ratio
-    return Decision(top_mask(problem.orders[index], problem.kept_count(index, ratio)), ratio)
+    count = problem.kept_count(index, ratio)
+    return Decision(top_mask(problem.orders[index], count), ratio)

@@ -19,22 +19,27 @@ def caption(
     names: Sequence[str],
     costs: NDArray[np.float64],
     limits: NDArray[np.float64],
-    accuracy: float | None,
+    reward: float | None,
+    metric: str = "accuracy",
 ) -> str:
-    """What is used of each limit, and the accuracy where it is known.
+    """What is used of each limit, and the reward where it is known.
 
     Args:
         names: of the budgets.
         costs: (n_budgets,) float64.
         limits: (n_budgets,) float64.
-        accuracy: in [0, 1].
+        reward: the accuracy, or what another metric comes to.
+        metric: its name.
 
     >>> caption(["params"], np.array([0.25]), np.array([0.3]), None)
     'params 0.250 of 0.3'
     """
     rows = zip(names, costs, limits, strict=True)
     used = "  ".join(f"{name} {cost:.3f} of {limit:g}" for name, cost, limit in rows)
-    return used if accuracy is None else f"{used}  accuracy {accuracy:.3f}"
+    if reward is None:
+        return used
+    name = "accuracy" if metric == "accuracy" else f"reward ({metric})"
+    return f"{used}  {name} {reward:.3f}"
 
 
 def as_text(rows: Sequence[Row], title: str, width: int = 40) -> str:

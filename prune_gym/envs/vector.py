@@ -45,7 +45,7 @@ class PruneVectorEnv(SyncVectorEnv):
         self._members = members
         n = min(len(envs), threads or usable_cores())
         cores = max(1, usable_cores() // n)
-        self._workers = None if n == 1 else Workers(n, problem.example.device, cores)
+        self._workers = None if n == 1 else Workers(n, problem.device, cores)
 
     @property
     def cost_limit(self) -> float:

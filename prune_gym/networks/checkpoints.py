@@ -9,12 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from agents.files import user_path
 from prune_gym.datasets import Dataset
 from prune_gym.datasets.load import file_name
 from prune_gym.errors import CheckpointError
 from prune_gym.utils.cache import cache_dir as cache_dir
-from prune_gym.utils.files import replacing
+from prune_gym.utils.files import replacing, user_path
 from prune_gym.utils.records import in_one_line, is_there
 
 _SHIPPED = Path(__file__).parent / "weights"
@@ -61,29 +60,6 @@ def _halved(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     half = tensor.half()
     return half if bool(half.isfinite().all()) else tensor
-
-
-def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
-    """Load a safetensors checkpoint into ``network`` (in place; returned for convenience).
-
-    Raises:
-        CheckpointError: missing or damaged file, or the first tensor that does not fit.
-    """
-    tensors = read_tensors(path)
-    expected = network.state_dict()
-    for name in [*expected, *tensors]:
-        if name.endswith("num_batches_tracked"):
-            continue
-        have = tuple(tensors[name].shape) if name in tensors else "missing"
-        want = tuple(expected[name].shape) if name in expected else "unknown"
-        if have != want:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} is {have} in the file but {want} in "
-                f"{type(network).__name__}; the weights are of another network."
-            )
-    loaded = {name: tensors[name].to(expected[name].dtype) for name in expected if name in tensors}
-    network.load_state_dict(loaded, strict=False)
-    return network
 
 
 def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:

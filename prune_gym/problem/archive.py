@@ -162,7 +162,7 @@ class Front:
         nearest = min(self._candidates, key=lambda one: one.distance(limits))
         raise NothingFeasibleError(
             f"no evaluated network is within {_words(limits)}. The nearest is network "
-            f"{nearest.number}: accuracy {nearest.accuracy:.4f}, "
+            f"{nearest.number}: reward {nearest.accuracy:.4f}, "
             f"{_words({name: nearest.costs[name] for name in limits})}. Raise the limit, or search "
             "for it anew."
         )
@@ -190,11 +190,19 @@ class Front:
             )
 
     @classmethod
-    def load(cls, path: Path, kind: type[Exception]) -> Front:
-        """Read what `save` wrote; a damaged file raises ``kind``."""
+    def load(cls, path: Path, kind: type[Exception], depth: bool = False) -> Front:
+        """Read what `save` wrote; a damaged file raises ``kind``.
+
+        Args:
+            path: of the file.
+            kind: of error.
+            depth: whether networks may keep nothing of a filter group.
+        """
         try:
             held = read_arrays(path, _SAVED, kind, _MOST_BYTES)
             _check_arrays(**held)
+            if not depth:
+                _check_kept(held["sizes"], held["bits"])
             names, sizes = held["names"].tolist(), tuple(held["sizes"].tolist())
             rows = zip(
                 held["numbers"].tolist(),
@@ -230,6 +238,7 @@ class Front:
                 raise InvalidValueError(
                     "it is of another network: its masks do not fit the groups of this one"
                 )
+            problem.check_masks(one.masks)
             for name, cost in _costs_by_name(model, one.masks).items():
                 if not np.isclose(cost, one.costs[name], rtol=1e-6, atol=0.0):
                     raise InvalidValueError(
@@ -271,8 +280,12 @@ def _check_arrays(
         raise InvalidValueError("there must be names, and sizes of 1 or above")
     if len(set(names.tolist())) < len(names) or not all(map(is_visible, names.tolist())):
         raise InvalidValueError("names must be different, without control characters")
-    for row in bits if n else ():
-        kept = np.unpackbits(row)[:filters]
+
+
+def _check_kept(sizes: NDArray[Any], bits: NDArray[Any]) -> None:
+    """Raise ValueError where masks keep nothing of a group."""
+    for row in bits.reshape(len(bits), -1):
+        kept = np.unpackbits(row)[: int(sizes.sum())]
         if not np.logical_or.reduceat(kept, np.cumsum(sizes) - sizes).all():
             raise InvalidValueError("bits keep nothing of a filter group")
 

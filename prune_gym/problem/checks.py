@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.files import user_path
+import numpy as np
+
 from prune_gym.budgets import (
     Budget,
     Limit,
@@ -28,7 +29,9 @@ from prune_gym.utils.arguments import (
     MOST_STEPS,
     whole_number,
 )
+from prune_gym.utils.files import user_path
 from prune_gym.utils.registry import unknown_name
+from prune_gym.utils.words import shortened
 
 STRUCTURES = ("filter", "weight")
 _TAKEN = (
@@ -101,8 +104,17 @@ def check_numbers(
         whole_number("batch_size", batch_size, 1, MOST_BATCH)
 
 
-def check_structure(structure: str, round_to: int) -> None:
-    """Raise unless the structure is known and goes with multiples."""
+def check_structure(structure: str, round_to: int, depth: bool = False) -> None:
+    """Raise unless the structure is known and goes with multiples and depth."""
+    if not isinstance(depth, bool | np.bool_):
+        raise InvalidTypeError(
+            f"depth={depth!r}: expected True (residual blocks can go whole) or False."
+        )
+    if structure == "weight" and depth:
+        raise InvalidValueError(
+            "depth=True with structure='weight': single weights set to zero make no block go; "
+            "leave depth out, or use structure='filter'."
+        )
     if structure not in STRUCTURES:
         raise InvalidValueError(f"structure={structure!r} must be one of {', '.join(STRUCTURES)}.")
     if structure == "weight" and round_to != 1:
@@ -171,8 +183,12 @@ def check_unpruned_values(values: Any, names: Sequence[str]) -> None:
 
 
 def check_ignore(ignore: Any) -> None:
-    """Raise for one name where names are expected."""
+    """Raise for one name where names are expected, or what is no list of names."""
     if isinstance(ignore, str):
         raise InvalidTypeError(
             f"ignore={ignore!r}: expected a list of layer names, e.g. [{ignore!r}]."
+        )
+    if not isinstance(ignore, Collection) or any(not isinstance(name, str) for name in ignore):
+        raise InvalidTypeError(
+            f"ignore={shortened(ignore)}: expected a list of layer names, e.g. ['classifier']."
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -74,7 +74,7 @@ class CostModel:
     def __init__(
         self,
         network: nn.Module,
-        example: torch.Tensor,
+        example: Any,
         plan: CompactionPlan,
         sizes: TensorSizes,
         budgets: Sequence[Budget],
@@ -85,9 +85,7 @@ class CostModel:
         self.budgets, self.unpruned_values = tuple(budgets), unpruned_values
         # of an element of each tensor, per budget; None for black boxes
         self._weights = [
-            None
-            if budget.counted is None
-            else sizes.weights(budget.element_weights(network, example))
+            None if budget.counted is None else _Weights(budget, network, example, plan, sizes)
             for budget in budgets
         ]
 
@@ -111,11 +109,12 @@ class CostModel:
             masks: one valid keep mask per group.
             network: their compact network where it exists already; black boxes are called with it.
         """
-        elements = self.sizes.count(kept_per_group(masks))
+        kept = kept_per_group(masks)
+        elements = self.sizes.count(kept)
         values = np.zeros(len(self.budgets))
         for index, weights in enumerate(self._weights):
             if weights is not None:
-                values[index] = elements @ weights
+                values[index] = weights.total(elements, kept)
             else:
                 network = self._plan.network(masks) if network is None else network
                 values[index] = self.measure(index, network)
@@ -143,16 +142,72 @@ class CostModel:
         """
         elements = self.sizes.count(counts)
         costs = [
-            self.sizes.share(elements) if weights is None else (elements @ weights) / unpruned
+            self.sizes.share(elements)
+            if weights is None
+            else weights.total(elements, counts) / unpruned
             for weights, unpruned in zip(self._weights, self.unpruned_values, strict=True)
         ]
         return np.stack(costs, axis=-1)
 
 
+class _Weights:
+    """What one element of each tensor counts for, in compact networks of any size.
+
+    Mostly the same in all of them. Where a layer runs along an axis whose length falls with what is
+    removed (over the tokens of every channel, say), its weights are used less often.
+
+    Args:
+        budget: one that counts.
+        network: the unpruned network.
+        example: one input of it, (1, ...).
+        plan: how it is compacted.
+        sizes: elements of its tensors by kept filters.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        network: nn.Module,
+        example: Any,
+        plan: CompactionPlan,
+        sizes: TensorSizes,
+    ) -> None:
+        self._n_filters = sizes.n_filters
+        self._unpruned = sizes.weights(budget.element_weights(network, example))
+        # (group, (n_tensors,) share of the uses that goes with each of its filters)
+        self._falls: list[tuple[int, NDArray[np.float64]]] = []
+        if sizes.single.any() or not sizes.width.any():  # single weights: all layers stay
+            return
+
+        def uses(groups: Sequence[int]) -> NDArray[np.float64]:
+            """Relative to the unpruned network's, with half of some groups."""
+            masks = [
+                np.arange(n) >= (n // 2 if group in groups else 0)
+                for group, n in enumerate(self._n_filters.tolist())
+            ]
+            found = sizes.weights(budget.element_weights(plan.network(masks), example))
+            ratio = np.ones_like(found)
+            return np.divide(found, self._unpruned, out=ratio, where=self._unpruned > 0.0)
+
+        everything = range(len(self._n_filters))
+        if not np.allclose(uses(everything), 1.0, rtol=0.0, atol=1e-9):
+            for group in everything:
+                lost = 1.0 - uses([group])
+                if np.abs(lost).max() > 1e-9:
+                    self._falls.append((group, lost / (self._n_filters[group] // 2)))
+
+    def total(self, elements: NDArray[np.float64], kept: Counts) -> Any:
+        """The budget, (...), of elements, (..., n_tensors), and kept filters, (..., n_groups)."""
+        for group, lost in self._falls:
+            dropped = (self._n_filters[group] - kept[..., group]).astype(np.float64)
+            elements = elements * (1.0 - dropped[..., None] * lost)
+        return elements @ self._unpruned
+
+
 def measure_unpruned(
     budgets: Sequence[Budget],
     network: nn.Module,
-    example: torch.Tensor,
+    example: Any,
     known: Mapping[str, float] | None = None,
 ) -> NDArray[np.float64]:
     """Every budget of the unpruned network, in its unit, (n_budgets,).

@@ -18,7 +18,8 @@ from torch import nn
 
 from prune_gym.errors import PruneGymError, UnsupportedNetworkError
 from prune_gym.problem.outcome import Outcome, OutcomeMemory, digest
-from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_per_group
+from prune_gym.pruning.groups import checked_masks
+from prune_gym.pruning.masks import Mask, Masks, kept_per_group
 from prune_gym.training.evaluation import PreparedSplit, wait_for
 from prune_gym.training.recovery import is_fixed, recover
 from prune_gym.utils.words import error_in_words
@@ -44,18 +45,21 @@ class Evaluator:
 
     def __init__(self, problem: PruningProblem) -> None:
         # its parts, not the problem, which holds its evaluator
-        self._sizes, self._constraint = problem.sizes, problem.constraint
+        self._groups, self._sizes = problem.groups, problem.sizes
+        self._constraint = problem.constraint
         self._plan, self._cost_model = problem.compaction, problem.cost_model
         self._train = problem.data.train
         self._recovery, self._recovery_steps = problem.recovery, problem.recovery_steps
         self.memory = OutcomeMemory()
-        prepared = PreparedSplit.of(problem.data.validation, problem.layout, problem.batch_size)
+        self._task = problem.task
+        validation, layout = problem.data.validation, problem.layout
+        prepared = PreparedSplit.of(validation, layout, problem.batch_size, problem.task)
         if problem.batch_size is None:
             third = problem.masks_of(np.maximum(1, problem.sizes // 3))
             with _naming_the_network():
                 prepared = prepared.with_fastest_batch(problem.compact(third))
         self.validation = prepared
-        wait_for(prepared.images.device)  # threads have streams of their own
+        wait_for(prepared.device)  # threads have streams of their own
 
     def compact(self, masks: Masks) -> nn.Module:
         """The compact network of valid keep masks, not yet recovered."""
@@ -63,21 +67,22 @@ class Evaluator:
 
     def recover(self, network: nn.Module, *, seed: int, steps: int) -> nn.Module:
         """Repair a compact network in place; returns it."""
-        return recover(network, self._recovery, self._train, seed=seed, steps=steps)
+        task = self._task
+        return recover(network, self._recovery, self._train, seed=seed, steps=steps, task=task)
 
     def values(self, masks: Masks, network: nn.Module) -> NDArray[np.float64]:
         """Every budget of keep masks and their compact network, in its unit, (n_budgets,)."""
         return self._cost_model.values(masks, network)
 
     def accuracy(self, network: nn.Module) -> float:
-        """Accuracy of a network in evaluation mode on the validation split, in [0, 1]."""
-        return self.validation.accuracy(network)
+        """Reward of a network in evaluation mode on the validation split: its accuracy, mostly."""
+        return self.validation.reward(network)
 
     def evaluate(
         self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None
     ) -> Outcome:
         """Compact, recover, judge; see `PruningProblem.evaluate`."""
-        masks = check_masks(masks, self._sizes.tolist())
+        masks = checked_masks(self._groups, masks)
         steps = self._recovery_steps if recovery_steps is None else recovery_steps
         key = digest(masks) if is_fixed(self._recovery) else None
         known = None if key is None else self.memory.get(key)

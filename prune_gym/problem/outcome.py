@@ -23,7 +23,8 @@ class Outcome:
     """What one decision came to.
 
     Attributes:
-        accuracy: of the recovered compact network on the validation split, in [0, 1].
+        accuracy: reward of the recovered compact network on the validation split: its accuracy,
+            in [0, 1], or what its metric comes to (`prune_gym.tasks.metrics`).
         names: of the budgets.
         value_array: (n_budgets,) float64, the budgets in their units.
         cost_array: (n_budgets,) float64, budget / budget of the unpruned network.

@@ -24,17 +24,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prune_gym.budgets import Budget, over_limits
-from prune_gym.datasets import Dataset, Split
+from prune_gym.datasets import Dataset, Examples
 from prune_gym.errors import InfeasibleLimitError
 from prune_gym.problem.costs import Constraint, CostModel, Counts
 from prune_gym.problem.evaluator import Evaluator
 from prune_gym.problem.outcome import Outcome
 from prune_gym.pruning.compact import Compaction, CompactionPlan, WeightZeroing
-from prune_gym.pruning.groups import FilterGroup
+from prune_gym.pruning.groups import FilterGroup, checked_masks
 from prune_gym.pruning.inference import InferenceLayout
-from prune_gym.pruning.masks import Mask, Masks, check_masks, kept_count, top_mask
+from prune_gym.pruning.masks import Mask, Masks, kept_count, top_mask
 from prune_gym.pruning.sizes import TensorSizes
-from prune_gym.training.evaluation import accuracy
+from prune_gym.tasks.task import CLASSIFICATION, Task
+from prune_gym.training.evaluation import measured
 from prune_gym.training.recovery import Recovery, recover
 
 _MAKING = threading.RLock()  # of evaluators: one thread makes it, the others wait
@@ -56,10 +57,11 @@ class PruningProblem:
         recovery: what repairs a compact network before it is judged.
         recovery_steps: optimizer steps of a recovery that trains.
         structure: ``"filter"`` (real removal) or ``"weight"`` (single weights set to zero).
-        round_to: kept filters of a group come in multiples of it (or all stay).
+        round_to: kept filters of a group come in multiples of it (or all stay, or none).
         layout: in which networks are judged.
         batch_size: images a forward when networks are judged; None = measured.
         arguments: of `prune_gym.make_problem`, where all of them can be written down; else None.
+        task: what is asked of networks: metric, loss, which outputs count, who fine-tunes.
     """
 
     network: nn.Module
@@ -76,6 +78,7 @@ class PruningProblem:
     layout: InferenceLayout = field(default_factory=InferenceLayout)
     batch_size: int | None = None
     arguments: Mapping[str, Any] | None = None
+    task: Task = CLASSIFICATION
 
     def __repr__(self) -> str:
         """Short, so that an error message that holds a problem stays readable."""
@@ -91,9 +94,19 @@ class PruningProblem:
         return np.array([group.n_filters for group in self.groups], dtype=np.int64)
 
     @property
-    def example(self) -> torch.Tensor:
-        """One input of the network, (1, ...)."""
-        return self.data.train.batch(self.data.train.spread(1))
+    def depth(self) -> bool:
+        """Whether residual blocks can go whole."""
+        return any(group.block is not None for group in self.groups)
+
+    @property
+    def example(self) -> Any:
+        """One input of the network: a tensor (1, ...), or what its data holds in its place."""
+        return self.data.train.example
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are judged."""
+        return self.data.train.device
 
     @cached_property
     def orders(self) -> tuple[NDArray[np.int64], ...]:
@@ -136,24 +149,30 @@ class PruningProblem:
 
     # -- masks -------------------------------------------------------------------------------
 
-    def kept_counts(self, prune_ratios: Sequence[float] | NDArray[np.float64]) -> Counts:
-        """Filters that stay per group, (n_groups,), when ``prune_ratios`` in [0, 1] are removed."""
-        groups = range(len(self.groups))
-        pairs = zip(groups, prune_ratios, strict=True)
-        counts = [self.kept_count(group, float(ratio)) for group, ratio in pairs]
-        return np.array(counts, dtype=np.int64)
+    def kept_count(self, index: int, prune_ratio: float) -> int:
+        """Filters that stay of group ``index`` when ``prune_ratio`` in [0, 1] is removed."""
+        group = self.groups[index]
+        return kept_count(prune_ratio, group.n_filters, self.round_to, group.fewest)
 
-    def kept_count(self, group: int, prune_ratio: float) -> int:
-        """Filters that stay of a group, by its index, when ``prune_ratio`` in [0, 1] is removed."""
-        return kept_count(prune_ratio, int(self.sizes[group]), self.round_to)
+    def kept_counts(self, prune_ratios: Sequence[float] | NDArray[np.float64]) -> Counts:
+        """Filters that stay per group, (n_groups,), when ``prune_ratios`` in [0, 1] are removed.
+
+        Each group is counted by itself: where one of a residual block that can go whole keeps none,
+        the others of it go as well, whatever is said of them here.
+        """
+        pairs = zip(range(len(self.groups)), prune_ratios, strict=True)
+        return np.array([self.kept_count(i, float(ratio)) for i, ratio in pairs], dtype=np.int64)
 
     def masks_of(self, counts: Sequence[int] | Counts) -> Masks:
         """Keep masks that keep the ``counts`` most important filters of each group."""
         return tuple(top_mask(o, int(n)) for o, n in zip(self.orders, counts, strict=True))
 
     def check_masks(self, masks: Sequence[Mask]) -> Masks:
-        """Validate keep masks against the groups (raises ValueError)."""
-        return check_masks(masks, self.sizes.tolist())
+        """Validate keep masks against the groups (raises ValueError).
+
+        Of a residual block that goes whole they keep nothing in any of its groups.
+        """
+        return checked_masks(self.groups, masks)
 
     def compact(self, masks: Sequence[Mask]) -> nn.Module:
         """The compact network of keep masks, not yet recovered."""
@@ -209,8 +228,20 @@ class PruningProblem:
         if broken:
             raise InfeasibleLimitError(
                 f"{'; '.join(broken)} (the smallest network that can be reached). "
-                "Choose a limit at or above the floor."
+                f"{self._holding(smallest)}Choose a limit at or above the floor."
             )
+
+    def _holding(self, smallest: Counts) -> str:
+        """The layers that hold most parameters of the smallest network, in a sentence."""
+        sizes = self.cost_model.sizes
+        counted = sizes.count(smallest) * sizes.is_parameter
+        held: dict[str, float] = {}
+        for name, share in zip(sizes.names, counted / counted.sum(), strict=True):
+            layer = name.rpartition(".")[0] or name
+            held[layer] = held.get(layer, 0.0) + float(share)
+        most = sorted(held.items(), key=lambda row: -row[1])[:3]
+        named = ", ".join(f"{layer!r} ({share:.0%})" for layer, share in most if share >= 0.1)
+        return f"Most of its parameters lie in {named}. " if named else ""
 
     # -- judging -----------------------------------------------------------------------------
 
@@ -243,8 +274,18 @@ class PruningProblem:
     def recover(self, network: nn.Module, *, seed: int = 0, steps: int | None = None) -> nn.Module:
         """Repair a compact network in place, as an episode does; returns it."""
         steps = self.recovery_steps if steps is None else steps
-        return recover(network, self.recovery, self.data.train, seed=seed, steps=steps)
+        train = self.data.train
+        return recover(network, self.recovery, train, seed=seed, steps=steps, task=self.task)
 
-    def accuracy(self, network: nn.Module, split: Split | None = None) -> float:
-        """Accuracy of a network on the validation split, or (the plain way) on another."""
-        return self.evaluator.accuracy(network) if split is None else accuracy(network, split)
+    def accuracy(self, network: nn.Module, split: Examples | None = None) -> float:
+        """Reward of a network on the validation split, or (the plain way) on another.
+
+        For classification it is the accuracy, in [0, 1]; see `prune_gym.tasks.metrics`.
+        """
+        if split is None:
+            return self.evaluator.accuracy(network)
+        return self.task.metric.reward(measured(network, split, self.task))
+
+    def judge(self, network: nn.Module, split: Examples | None = None) -> float:
+        """The metric of a network, in its unit, on the validation split or on another."""
+        return self.task.metric.value(self.accuracy(network, split))

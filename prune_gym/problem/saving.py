@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,15 +13,19 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from agents.files import user_path
 from prune_gym.errors import CheckpointError, UnknownNameError
 from prune_gym.networks import NETWORKS, build_network
 from prune_gym.networks.checkpoints import read_tensors, write_tensors
+from prune_gym.networks.plain import computes_weights, with_plain_weights
+from prune_gym.problem.examples import EXAMPLES, write_examples
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, named_code
-from prune_gym.pruning.copying import rebuild
+from prune_gym.pruning.blocks import is_inside, replace_modules
+from prune_gym.pruning.copying import own_tensors, rebuild
+from prune_gym.pruning.groups import blocks_gone
 from prune_gym.pruning.masks import Mask, Masks
-from prune_gym.utils.files import replacing, write_json
+from prune_gym.pruning.numbers import read_number, write_number
+from prune_gym.utils.files import replacing, user_path, write_json
 from prune_gym.utils.records import Record, Text, check, is_there, read_object
 
 TENSORS, PLAN = "network.safetensors", "plan.json"
@@ -46,17 +50,24 @@ def save_pruned(
         name: the unpruned network's registered name or ``"module:function"``; without it,
             `load_pruned` needs the unpruned network.
     """
-    folder = user_path(folder)
+    folder, train, example = user_path(folder), problem.data.train, problem.example
+    shape = [int(n) for n in example.shape[1:]] if isinstance(example, torch.Tensor) else []
+    numbers: dict[str, dict[str, int]] = {}
+    gone = {n: kind for b in blocks_gone(problem.groups, masks) for n, kind in b.replaced}
+    counts = [count for group in problem.groups for count in group.counts]
+    for count in (count for count in counts if not is_inside(count.module, gone)):
+        number = read_number(network.get_submodule(count.module), count.attribute)
+        numbers.setdefault(count.module, {})[count.attribute] = number or 0
     plan = {
         "format": _FORMAT,
         "network": name,
         "arguments": {
-            "in_channels": int(problem.example.shape[1]),
+            "in_channels": shape[0] if shape else 0,
             "n_classes": problem.data.n_classes,
         },
-        "input_shape": list(problem.example.shape[1:]),  # of one image: channels, height, width
-        "mean": list(problem.data.train.mean),  # of pixels / 255, per channel: inputs are
-        "std": list(problem.data.train.std),  # (pixels / 255 - mean) / std; empty: as given
+        "input_shape": shape,  # of one image: channels, height, width; empty: no single tensor
+        "mean": list(getattr(train, "mean", ())),  # of pixels / 255, per channel: inputs are
+        "std": list(getattr(train, "std", ())),  # (pixels / 255 - mean) / std; empty: as given
         "structure": problem.structure,
         "groups": [
             {
@@ -68,11 +79,15 @@ def save_pruned(
             }
             for group, mask in zip(problem.groups, masks, strict=True)
         ],
+        "numbers": numbers,
+        **({"gone": gone} if gone else {}),
     }
     # both are written before either is replaced: a disk that is full leaves a pair that fits
     with replacing(folder / TENSORS) as tensors, replacing(folder / PLAN) as noted:
-        write_tensors(tensors, dict(network.state_dict()))
+        write_tensors(tensors, {**network.state_dict(), **_beside_state(network, problem)})
         write_json(noted, plan)
+    if not (folder / EXAMPLES).exists():  # they stay the same
+        write_examples(folder / EXAMPLES, train)
 
 
 def load_pruned(
@@ -95,11 +110,34 @@ def load_pruned(
     Traceback (most recent call last):
     prune_gym.errors.CheckpointError: runs/missing holds no plan.json; give a run folder ...
     """
+    folder = user_path(folder)
     plan = read_plan(folder)
     template = _unpruned(folder, plan, trust) if network is None else network
-    tensors = read_tensors(Path(folder) / TENSORS)
-    _check_tensors(Path(folder), plan, tensors, template)
-    return rebuild(template, tensors).eval()
+    if computes_weights(template) and plan.get("input_shape"):
+        template = rebuild(template, {}).eval()
+        with_plain_weights(template, torch.zeros(1, *plan["input_shape"]))
+    tensors = read_tensors(folder / TENSORS)
+    _check_tensors(folder, plan, tensors, template)
+    made = rebuild(template, tensors).eval()
+    replace_modules(made, plan.get("gone", {}))
+    modules: dict[str, Any] = dict(made.named_modules())
+    for name, numbers in plan.get("numbers", {}).items():
+        for attribute, number in numbers.items():
+            whole = read_number(modules.get(name, nn.Module()), attribute)
+            if whole is None or number > whole:
+                raise CheckpointError(
+                    f"{folder}: the plan's number {attribute!r} of {name!r} is {number}, and in "
+                    f"the unpruned {type(template).__name__} it is {whole}; the plan is damaged."
+                )
+            write_number(modules[name], attribute, number)
+    return made
+
+
+def _beside_state(network: nn.Module, problem: PruningProblem) -> dict[str, torch.Tensor]:
+    """Buffers that were cut, but that a state dict does not hold."""
+    held, state = own_tensors(network), network.state_dict()
+    cut = {cut.tensor for group in problem.groups for cut in group.slices}
+    return {name: held[name] for name in sorted((cut & set(held)) - set(state))}
 
 
 def load_with_masks(folder: Path | str, problem: PruningProblem) -> tuple[nn.Module, Masks]:
@@ -115,6 +153,9 @@ def load_with_masks(folder: Path | str, problem: PruningProblem) -> tuple[nn.Mod
     network = load_pruned(folder, problem.network)
     masks = masks_of_plan(folder, problem)
     held, planned = network.state_dict(), problem.compact(masks).state_dict()
+    if set(held) != set(planned):
+        name = sorted(set(held).symmetric_difference(planned))[0]
+        raise _disagree(folder, f"tensor {name!r} is in only one of {TENSORS} and what {PLAN} says")
     for name, tensor in held.items():
         if tensor.shape != planned[name].shape:
             raise _disagree(
@@ -150,6 +191,12 @@ def _check_tensors(
 ) -> None:
     """Raise CheckpointError unless the tensors are of a pruned ``template``, as the plan says."""
     kind, expected = type(template).__name__, template.state_dict()
+    expected |= {name: held for name, held in own_tensors(template).items() if name in tensors}
+    gone = plan.get("gone", {})
+    unknown = [name for name in gone if name not in dict(template.named_modules())]
+    if unknown:
+        raise CheckpointError(f"{folder}: the plan's module {unknown[0]!r} is none of {kind}.")
+    expected = {name: held for name, held in expected.items() if not is_inside(name, gone)}
     if set(expected) != set(tensors):
         different = sorted(set(expected).symmetric_difference(tensors))[0]
         raise CheckpointError(
@@ -169,18 +216,32 @@ def _check_tensors(
                 f"{expected[name].dtype}; the file is damaged, or of another network."
             )
     for row in plan["groups"] if plan["structure"] == "filter" else ():
-        _check_group(folder, row, template, tensors)
+        _check_group(folder, row, template, tensors, gone)
 
 
 def _check_group(
-    folder: Path, row: dict[str, Any], template: nn.Module, tensors: dict[str, torch.Tensor]
+    folder: Path,
+    row: dict[str, Any],
+    template: nn.Module,
+    tensors: dict[str, torch.Tensor],
+    gone: Collection[str],
 ) -> None:
     """Raise CheckpointError unless the layer of a filter group lost what its plan says."""
     layer = str(row["name"]).partition(":")[0]  # "name:2" is a second group of that layer
     module: Any = dict(template.named_modules()).get(layer)
     if module is None:
         raise CheckpointError(f"{folder}: the plan's group {layer!r} is no layer of the network.")
-    if row["name"] != layer or not isinstance(getattr(module, "weight", None), torch.Tensor):
+    if is_inside(layer, gone) == bool(row["kept"]):
+        raise _disagree(
+            folder,
+            f"{PLAN} keeps {len(row['kept'])} filters of {layer!r}, and it "
+            f"{'goes' if row['kept'] else 'does not go'} whole",
+        )
+    if (
+        not row["kept"]
+        or row["name"] != layer
+        or not isinstance(getattr(module, "weight", None), torch.Tensor)
+    ):
         return
     axis = 1 if getattr(module, "transposed", False) else 0
     before, after = (int(held.shape[axis]) for held in (module.weight, tensors[f"{layer}.weight"]))
@@ -211,15 +272,13 @@ class _Group(Record):
         if isinstance(kept, int):
             if kept > self.filters:
                 raise ValueError(f"kept {kept} is more than the {self.filters} there are")
-        elif not kept or kept != sorted(set(kept)) or kept[-1] >= self.filters:
-            raise ValueError(
-                f"kept must hold indices below {self.filters}, one at least, each once, in order"
-            )
+        elif kept != sorted(set(kept)) or (kept and kept[-1] >= self.filters):
+            raise ValueError(f"kept must hold indices below {self.filters}, each once, in order")
         return self
 
 
 class _Arguments(Record):
-    in_channels: Annotated[int, Field(ge=1, le=2**31)]
+    in_channels: Annotated[int, Field(ge=0, le=2**31)]
     n_classes: Annotated[int, Field(ge=0, le=2**31)]
 
 
@@ -232,6 +291,8 @@ class _Plan(Record):
     std: list[float] = Field(default_factory=list)
     structure: Literal["filter", "weight"]
     groups: Annotated[list[_Group], Field(min_length=1)]
+    numbers: dict[str, dict[str, Annotated[int, Field(ge=1)]]] = Field(default_factory=dict)
+    gone: dict[Text, Literal["identity", "zeros", "no_attention"]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _agreeing(self) -> _Plan:
@@ -245,12 +306,16 @@ class _Plan(Record):
         for group in self.groups:
             if not isinstance(group.kept, kind):
                 raise ValueError(f"kept of {group.name!r} does not go with {self.structure!r}")
+            if group.kept == [] and not self.gone:
+                raise ValueError(
+                    f"kept of {group.name!r} must hold one at least, as no module is gone"
+                )
         return self
 
 
 def read_plan(folder: Path | str) -> dict[str, Any]:
     """The plan of a folder; a missing or damaged one is a `CheckpointError`."""
-    path = Path(folder) / PLAN
+    path = user_path(folder) / PLAN
     if not is_there(path, CheckpointError):
         raise CheckpointError(f"{folder} holds no {PLAN}; give a run folder of a finished search.")
     plan = read_object(path, CheckpointError)
@@ -273,7 +338,12 @@ def masks_of_plan(folder: Path | str, problem: PruningProblem) -> Masks:
     if problem.structure == "weight":
         return _masks_of_zeros(folder, plan, problem)
     masks = []
-    for row in plan["groups"]:
+    for row, group in zip(plan["groups"], problem.groups, strict=True):
+        if len(row["kept"]) < group.fewest:
+            raise CheckpointError(
+                f"{folder}: the plan keeps nothing of {group.name!r}, whose block cannot go whole "
+                "in this problem; make it with depth=True, as that of the plan."
+            )
         mask = np.zeros(row["filters"], dtype=np.bool_)
         mask[row["kept"]] = True
         masks.append(mask)

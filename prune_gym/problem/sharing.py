@@ -51,9 +51,9 @@ class SharedProblem:
             raise InvalidTypeError(
                 f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
             )
-        if problem.example.device.type != "cpu":
+        if problem.device.type != "cpu":
             raise SharingError(
-                f"the problem is on {problem.example.device}; processes share it on the CPU only. "
+                f"the problem is on {problem.device}; processes share it on the CPU only. "
                 "Use gym.make_vec(), whose environments share it within one process."
             )
         _ = problem.evaluator  # made here, so that its images are shared as well

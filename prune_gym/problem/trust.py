@@ -56,6 +56,17 @@ def named_code(arguments: Mapping[str, Any], given: Collection[BudgetKey] = ()) 
     return found
 
 
+def trust_option(arguments: Mapping[str, Any]) -> str:
+    """What a command needs beside a file that names such arguments: `` --trust``, or nothing."""
+    return " --trust" if named_code(arguments) else ""
+
+
+def load_call(network: Any, folder: str = "folder") -> str:
+    """What loads a pruned network in Python, where a plan names the unpruned one so."""
+    trust = ", trust=True" if named_code({"network": network}) else ""
+    return f"prune_gym.load_pruned({folder}{trust})"
+
+
 def _code_of_budgets(keys: Iterable[BudgetKey], typed: Collection[Any]) -> list[str]:
     found = []
     for key in keys:

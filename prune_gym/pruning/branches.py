@@ -10,8 +10,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prune_gym.errors import UnsupportedNetworkError
 from prune_gym.pruning.compact import compact
 from prune_gym.pruning.copying import own_tensors, rebuild
-from prune_gym.pruning.equivalence import difference, half_masks, lively_copy, masked_copy
+from prune_gym.pruning.equivalence import (
+    cure,
+    difference,
+    find_wrong,
+    half_masks,
+    lively_copy,
+    masked_copy,
+)
 from prune_gym.pruning.groups import FilterGroup, find_filter_groups
-from prune_gym.pruning.trace import own_randomness
+from prune_gym.pruning.trace import calling_line, own_randomness
+from prune_gym.utils.trees import call, clone, device_of, joined, leaves, mapped
 from prune_gym.utils.words import error_in_words
 
 _REPEATS = 24  # of a network that draws random numbers, or counts: rare ways show up late
@@ -33,7 +39,6 @@ _LAYOUTS = {  # the same on all ways that matter: they only say how numbers lie 
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "clone", "contiguous", "detach"),
     *("alias", "_to_copy", "copy_", "expand", "as_strided", "lift_fresh"),
 }
-_LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__)))
 
 
 class Step(NamedTuple):
@@ -70,7 +75,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operation = func._schema.name.rpartition("::")[2]
         if operation not in _LAYOUTS:
             layers = dict.fromkeys(self._layers[id(a)] for a in args if id(a) in self._layers)
-            self.steps.append(Step(operation, tuple(layers), _place(sys._getframe(1))))
+            self.steps.append(Step(operation, tuple(layers), calling_line(sys._getframe(1))))
         made: torch.Tensor = func(*args, **(kwargs or {}))
         return made
 
@@ -78,7 +83,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def check_branches(
     network: nn.Module,
     groups: Sequence[FilterGroup],
-    inputs: Sequence[torch.Tensor],
+    inputs: Sequence[Any],
     ignore: Collection[str] = (),
 ) -> None:
     """Raise where a network takes ways on other inputs that the groups are wrong for.
@@ -95,7 +100,7 @@ def check_branches(
         UnsupportedNetworkError: names the line of code that decides, and the layers.
     """
     masks = half_masks(groups)
-    with own_randomness(inputs[0].device):
+    with own_randomness(device_of(inputs[0])):
         ways, is_restless = _ways(network, masked_copy(network, groups, masks), inputs)
     usual = ways[0][0]
     others = [(way, example) for way, example in ways if _operations(way) != _operations(usual)]
@@ -113,7 +118,9 @@ def check_branches(
             _refuse(network, "".join(reads[:1]), problem)
 
 
-def check_training(network: nn.Module, groups: Sequence[FilterGroup], batch: torch.Tensor) -> None:
+def check_training(
+    network: nn.Module, groups: Sequence[FilterGroup], batch: Any, ignore: Collection[str] = ()
+) -> None:
     """Raise where a network can be trained, but not once filters are removed.
 
     Layers that run in training only, instead of others, are in no trace of an evaluation.
@@ -122,6 +129,7 @@ def check_training(network: nn.Module, groups: Sequence[FilterGroup], batch: tor
         network: in evaluation mode; left untouched.
         groups: its filter groups.
         batch: a few examples, on the network's device.
+        ignore: what is kept whole already; part of the cure.
 
     Raises:
         UnsupportedNetworkError: names the groups that go wrong.
@@ -132,36 +140,40 @@ def check_training(network: nn.Module, groups: Sequence[FilterGroup], batch: tor
     problem = _why_untrainable(compact(network, groups, masks), batch)
     if problem is None:
         return
-    alone = ((g, compact(network, [g], [mask])) for g, mask in zip(groups, masks, strict=True))
-    wrong = [g for g, smaller in alone if _why_untrainable(smaller, batch) is not None]
-    layers = list(dict.fromkeys(name for group in wrong or groups for name in group.producers))
+
+    def differs(numbers: Sequence[int]) -> str | None:
+        some = [groups[number] for number in numbers]
+        smaller = compact(network, some, [masks[number] for number in numbers])
+        return _why_untrainable(smaller, batch)
+
+    wrong = find_wrong(range(len(groups)), differs)
     raise UnsupportedNetworkError(
         f"{type(network).__name__} takes other ways in training: it cannot be trained once filters "
-        f"are removed ({problem}). Let forward() run the same layers in training, or keep those "
-        f"whole that this concerns: ignore={layers}."
+        f"are removed ({problem}). Let forward() run the same layers in training. "
+        f"{cure(network, groups, sorted(wrong), ignore)}"
     )
 
 
-def _why_untrainable(network: nn.Module, batch: torch.Tensor) -> str | None:
+def _why_untrainable(network: nn.Module, batch: Any) -> str | None:
     """What a network raises in training mode; None where it runs. The network may change."""
     try:
-        with own_randomness(batch.device), torch.no_grad():
-            network.train()(batch.clone())
+        with own_randomness(device_of(batch)), torch.no_grad():
+            call(network.train(), clone(batch))
     except Exception as error:  # whatever the network raises
         return error_in_words(error)
     return None
 
 
 def _ways(
-    network: nn.Module, masked: nn.Module, inputs: Sequence[torch.Tensor]
-) -> tuple[list[tuple[list[Step], torch.Tensor | None]], bool]:
+    network: nn.Module, masked: nn.Module, inputs: Sequence[Any]
+) -> tuple[list[tuple[list[Step], Any]], bool]:
     """Ways that a network takes, with the input of each where it alone leads there.
 
     Returns:
         The ways, the usual one first, and whether a forward draws random numbers or remembers.
     """
     walk = _Walk(network)
-    ways: list[tuple[list[Step], torch.Tensor | None]]
+    ways: list[tuple[list[Step], Any]]
     ways = [(walk.steps(example), example) for example in inputs]
     for probe in _synthetic(inputs):
         ways += [(steps, probe) for steps in _if_it_runs(walk, probe)]
@@ -179,12 +191,12 @@ class _Walk:
         self._network = rebuild(network, {})
         self.is_restless = False
 
-    def steps(self, example: torch.Tensor) -> list[Step]:
+    def steps(self, example: Any) -> list[Step]:
         """What it does with an input."""
         with torch.inference_mode(False), torch.no_grad():
             before = _state(self._network)
             with _Recorder(self._network) as recorder:
-                self._network(example.clone())
+                call(self._network, clone(example))
             self.is_restless = self.is_restless or _state(self._network) != before
         steps: list[Step] = recorder.steps
         return steps
@@ -207,16 +219,17 @@ def _state(network: nn.Module) -> tuple[Any, ...]:
     return (states, buffers, attributes)
 
 
-def _synthetic(inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+def _synthetic(inputs: Sequence[Any]) -> Iterator[Any]:
     """Extremes, and a batch: numbers only; nobody knows which whole numbers a network takes."""
-    if inputs[0].is_floating_point():
-        yield torch.zeros_like(inputs[0])
-        yield -inputs[-1]
-    if all(example.shape == inputs[0].shape for example in inputs) and len(inputs) > 1:
-        yield torch.cat(list(inputs[:3]))
+    if all(tensor.is_floating_point() for tensor in leaves(inputs[0])):
+        yield mapped(torch.zeros_like, inputs[0])
+        yield mapped(torch.neg, inputs[-1])
+    shapes = [[tensor.shape for tensor in leaves(example)] for example in inputs]
+    if all(shape == shapes[0] for shape in shapes) and len(inputs) > 1:
+        yield joined(inputs[:3])
 
 
-def _if_it_runs(walk: _Walk, example: torch.Tensor) -> list[list[Step]]:
+def _if_it_runs(walk: _Walk, example: Any) -> list[list[Step]]:
     """A way, where there is one: a network may refuse what is no example of its data."""
     try:
         return [walk.steps(example)]
@@ -231,7 +244,7 @@ def _operations(way: Sequence[Step]) -> tuple[tuple[str, tuple[str, ...]], ...]:
 def _other_groups(
     network: nn.Module,
     groups: Sequence[FilterGroup],
-    example: torch.Tensor,
+    example: Any,
     ignore: Collection[str],
 ) -> str | None:
     """What differs where an input is traced; None where the groups are the same."""
@@ -283,10 +296,3 @@ def _refuse(network: nn.Module, place: str, problem: str) -> None:
         "random numbers or a count must not decide in forward(): take one way always (in a wrapper "
         "of the network), or compute both and choose by torch.where."
     )
-
-
-def _place(frame: FrameType | None) -> str:
-    """The innermost line that is not torch's own."""
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
-        frame = frame.f_back
-    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

@@ -3,7 +3,7 @@
 The network handed in is never changed and its weights are never copied whole: a plan, made once per
 network, knows which positions of which tensors belong to which filter; an episode only slices. A
 filter is removed with its BatchNorm; zeroing convolution weights alone would leave BatchNorm's
-shift acting.
+shift acting. A residual block one of whose groups keeps none goes with all that it holds.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from prune_gym.pruning.blocks import replace_modules
 from prune_gym.pruning.copying import CopyPlan, own_tensors, rebuild
-from prune_gym.pruning.groups import FilterGroup
+from prune_gym.pruning.groups import FilterGroup, blocks_gone
 from prune_gym.pruning.masks import Mask
+from prune_gym.pruning.numbers import read_number, write_number
 
 
 def compact(network: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[Mask]) -> nn.Module:
@@ -52,6 +54,8 @@ class Compaction:
         self, network: nn.Module, groups: Sequence[FilterGroup], training: bool | None = None
     ) -> None:
         self._copy_plan = CopyPlan(network, training)
+        self._groups = tuple(groups)
+        self._counts = [(i, c) for i, group in enumerate(groups) for c in group.counts]
         tensors = own_tensors(network)
         cuts: dict[tuple[str, int], list[tuple[int, NDArray[np.int64]]]] = {}
         for index, group in enumerate(groups):
@@ -72,6 +76,9 @@ class Compaction:
 
     def network(self, masks: Sequence[Mask]) -> nn.Module:
         """The compact network of keep masks, one per group, (n_filters,) bool, True = stays."""
+        gone = blocks_gone(self._groups, masks)
+        pairs = zip(self._groups, masks, strict=True)
+        masks = [np.ones_like(m) if g.block in gone else m for g, m in pairs]  # it goes as it is
         kept = [axis.kept(masks) for axis in self._axes]
         sliced: dict[str, torch.Tensor] = {}
         for name, slices in self._slices.items():
@@ -82,7 +89,14 @@ class Compaction:
                     tensor = tensor.index_select(axis, rows.to(tensor.device))
             if tensor is not self._unpruned[name]:
                 sliced[name] = tensor
-        return self._copy_plan.build(sliced)
+        made = self._copy_plan.build(sliced)
+        for index, count in self._counts:
+            module, n_dropped = made.get_submodule(count.module), int((~masks[index]).sum())
+            number = read_number(module, count.attribute) or 0
+            write_number(module, count.attribute, number - count.per_filter * n_dropped)
+        for block in gone:
+            replace_modules(made, dict(block.replaced))
+        return made
 
 
 class _Axis:

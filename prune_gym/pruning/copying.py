@@ -40,6 +40,7 @@ def shallow_copy(network: nn.Module) -> nn.Module | None:
     for module in modules:
         held = vars(copies[id(module)])
         held.update(vars(module), training=False)
+        held.update({k: type(v)() for k, v in held.items() if _is_cache(k, v)})
         for place in ("_parameters", "_buffers"):
             held[place] = dict(held[place])
         held["_modules"] = {
@@ -111,7 +112,7 @@ class CopyPlan:
             return copied if self._training is None else copied.train(self._training)
         modules = self._assemble(made)
         for part, module in zip(self._parts, modules, strict=True):
-            if part.has_tensors:
+            if part.is_sized:
                 fit(module)
         return modules[0]
 
@@ -132,7 +133,7 @@ class CopyPlan:
         memo = self._memo(made)
         for module in self._network.modules():
             for key, value in vars(module).items():
-                if _is_fired(key):
+                if _is_fired(key) or _is_cache(key, value):
                     memo[id(value)] = type(value)()
         copied: nn.Module = _deepcopy(self._network, memo, self._network)
         return copied
@@ -157,14 +158,18 @@ class _Part:
             }
             for place in ("_parameters", "_buffers")
         }
-        self.has_tensors = any(self.tensors.values())
+        self.is_sized = any(self.tensors.values()) or issubclass(self.kind, nn.Transformer)
         self.shared: dict[str, Any] = {}
         self.empty: dict[str, type] = {}  # what every copy gets a new and empty one of
         self.own: list[tuple[str, Any]] = []  # what every copy gets a copy of
         for key, value in vars(module).items():
-            if key in ("_parameters", "_buffers", "_modules"):
+            if key in _MADE_ANEW:
                 continue
-            if _is_fired(key) or (type(value) in _CONTAINERS and not value):
+            if (
+                _is_fired(key)
+                or _is_cache(key, value)
+                or (type(value) in _CONTAINERS and not value)
+            ):
                 self.empty[key] = type(value)
             elif _is_fixed(value):
                 self.shared[key] = value
@@ -204,6 +209,8 @@ _FIXED = (
     *(types.BuiltinFunctionType, torch.dtype, torch.device, torch.memory_format),
 )
 _CONTAINERS = (dict, list, set, OrderedDict)
+# what is compiled runs the tensors of the network that it was compiled for
+_MADE_ANEW = ("_parameters", "_buffers", "_modules", "_compiled_call_impl")
 
 
 def _is_fixed(value: Any) -> bool:
@@ -216,6 +223,15 @@ def _is_fixed(value: Any) -> bool:
 def _is_fired(key: str) -> bool:
     """Whether an attribute of a module holds hooks that forward or backward passes fire."""
     return key.startswith(("_forward", "_backward")) and "hooks" in key
+
+
+def _is_cache(key: str, value: Any) -> bool:
+    """Whether an attribute keeps tensors that were computed from others: copies compute theirs."""
+    return (
+        "cache" in key.lower()
+        and type(value) in (dict, OrderedDict)
+        and all(isinstance(item, torch.Tensor) for item in value.values())
+    )
 
 
 def _check_hooks(network: nn.Module) -> None:

@@ -11,18 +11,21 @@ the channels that a GroupNorm normalises together, the two halves of a gate.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_gym.errors import InvalidValueError, LayerError, UnsupportedNetworkError
-from prune_gym.pruning.layer_rules import axes, blocks
-from prune_gym.pruning.masks import Mask
-from prune_gym.pruning.trace import Reach, Traced, trace
+from prune_gym.errors import InvalidValueError, UnsupportedNetworkError
+from prune_gym.pruning.blocks import Block
+from prune_gym.pruning.copying import own_tensors
+from prune_gym.pruning.layer_rules import is_input_first, output_axes
+from prune_gym.pruning.masks import Mask, Masks, check_masks
+from prune_gym.pruning.numbers import OwnNumber, read_number
+from prune_gym.pruning.trace import PRODUCERS, Axis, Trace, trace
 from prune_gym.utils.registry import suggest
 
 __all__ = [
@@ -56,6 +59,21 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Count:
+    """A whole number that code of a network holds, and that falls with the filters of a group.
+
+    Attributes:
+        module: name of the module that holds it.
+        attribute: its name there, e.g. ``"num_heads"``.
+        per_filter: how much it falls with each filter.
+    """
+
+    module: str
+    attribute: str
+    per_filter: int
+
+
+@dataclass(frozen=True)
 class FilterGroup:
     """Filters that stay or go one by one, each in all the tensors that share it.
 
@@ -65,64 +83,91 @@ class FilterGroup:
         n_filters: how many there are (for ``structure="weight"``: single weights of the layer).
         producers: all the layers whose output channels they are.
         slices: every tensor axis they run along; empty for ``structure="weight"``.
+        counts: numbers in the network's code that follow, such as that of an attention's heads.
+        block: the residual block that goes whole where the group keeps none; None = at least one
+            filter stays.
     """
 
     name: str
     n_filters: int
     producers: tuple[str, ...]
     slices: tuple[Slice, ...] = ()
+    counts: tuple[Count, ...] = ()
+    block: Block | None = None
+
+    @property
+    def fewest(self) -> int:
+        """How many filters stay at least."""
+        return 1 if self.block is None else 0
+
+
+def blocks_gone(groups: Sequence[FilterGroup], masks: Sequence[Mask]) -> tuple[Block, ...]:
+    """The blocks that keep masks leave nothing of: one of their groups keeps none."""
+    pairs = zip(groups, masks, strict=True)
+    gone = {id(g.block): g.block for g, mask in pairs if g.block is not None and not mask.any()}
+    return tuple(gone.values())
+
+
+def settled(groups: Iterable[FilterGroup], masks: Sequence[Mask]) -> Masks:
+    """Keep masks in which all groups of a block keep none where one of them does.
+
+    Args:
+        groups: as many as there are masks, or more.
+        masks: one per group, from the first.
+    """
+    decided = [group for group, _ in zip(groups, masks, strict=False)]
+    gone = blocks_gone(decided, masks)
+    if not gone:
+        return tuple(masks)
+    pairs = zip(decided, masks, strict=True)
+    return tuple(np.zeros_like(mask) if group.block in gone else mask for group, mask in pairs)
+
+
+def settled_counts(groups: Sequence[FilterGroup], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Filters kept per group, (n_groups,), settled as masks are by `settled`."""
+    pairs = zip(groups, counts.tolist(), strict=True)
+    gone = {group.block for group, n in pairs if group.block is not None and n == 0}
+    if not gone:
+        return counts
+    return np.where([group.block in gone for group in groups], 0, counts)
+
+
+def checked_masks(groups: Sequence[FilterGroup], masks: Sequence[Mask]) -> Masks:
+    """Keep masks of filter groups, validated by `check_masks`, and `settled`."""
+    sizes = [group.n_filters for group in groups]
+    return settled(groups, check_masks(masks, sizes, [group.fewest for group in groups]))
 
 
 def find_filter_groups(
-    network: nn.Module, example: torch.Tensor, ignore: Collection[str] = ()
+    network: nn.Module, example: Any, ignore: Collection[str] = ()
 ) -> tuple[FilterGroup, ...]:
     """All prunable filter groups of a network, in the order of its layers.
 
     The network is traced as a copy and comes back untouched. Kept whole are filters that reach an
-    output of the network or a layer named in ``ignore``, and those that are tied into one, as all
-    the channels that a LayerNorm normalises together are.
+    output of the network or a layer named in ``ignore``, those that an operation mixes or counts
+    off, and those that are tied into one.
 
     Args:
-        network: any module that Torch-Pruning can trace, in any mode, frozen or not.
+        network: any module, in any mode, frozen or not.
         example: one input batch, (n, ...), on the network's device.
         ignore: names of layers whose outputs must stay whole; a container stands for every layer
             in it.
 
     Raises:
-        UnsupportedNetworkError: nothing prunable, or layers that cannot be followed, by name.
+        UnsupportedNetworkError: nothing prunable; says what holds the layers.
         ValueError: ``ignore`` names no layer of the network.
     """
-    order = {name: index for index, (name, _) in enumerate(network.named_modules())}
     protected = _protected(network, ignore)
-    kind = type(network).__name__
-    found: list[FilterGroup] = []
-    problems: list[str] = []
-    feeding: set[str] = set()
-    tied: list[str] = []
-    for traced in trace(network, example):
-        if traced.is_output or not protected.isdisjoint(traced.layers):
-            continue
-        try:
-            groups = list(_groups_of(traced, order))
-        except LayerError as error:
-            problems.append(str(error))
-            feeding |= traced.producers
-        else:
-            found += groups
-            tied += [] if groups else sorted(traced.producers, key=order.__getitem__)
-    if problems:
+    found = trace(network, example, protected)
+    layout = _Layout(network, found)
+    groups = layout.groups()
+    if not groups:
         raise UnsupportedNetworkError(
-            f"{kind}: {'; '.join(dict.fromkeys(problems))}. Keep the layers that this concerns "
-            f"whole: ignore={sorted(feeding, key=order.__getitem__)}."
+            f"{type(network).__name__} has no prunable layer: no convolution or linear layer whose "
+            "output is not the network's own output (or all are in `ignore`)."
+            f"{layout.what_holds()}"
         )
-    if not found:
-        hint = f" The filters of {', '.join(map(repr, tied))} hang together as one." if tied else ""
-        raise UnsupportedNetworkError(
-            f"{kind} has no prunable layer: no convolution or linear layer whose output is not the "
-            f"network's own output (or all are in `ignore`).{hint}"
-        )
-    _check_shared(network, found)
-    return _named_apart(sorted(found, key=lambda group: order[group.name]))
+    return _named_apart(groups)
 
 
 def find_weight_groups(network: nn.Module, ignore: Collection[str] = ()) -> tuple[FilterGroup, ...]:
@@ -182,70 +227,126 @@ def _named_apart(groups: Sequence[FilterGroup]) -> tuple[FilterGroup, ...]:
     return tuple(named)
 
 
-def _check_shared(network: nn.Module, groups: Sequence[FilterGroup]) -> None:
-    """Layers that share a tensor must lose the same positions of it."""
+# -- from labels to filters ------------------------------------------------------------------------
+
+
+class _Layout:
+    """The sets of labels of a network, and where they lie in its tensors."""
+
+    def __init__(self, network: nn.Module, found: Trace) -> None:
+        self._network, self._found = network, found
+        self._order = {name: index for index, (name, _) in enumerate(network.named_modules())}
+        n_labels = max((axis.first + axis.length for axis in found.axes), default=1)
+        self._sets = found.labels.sets(np.arange(n_labels))  # (n_labels,) the lowest of its set
+        self._names = _names_by_first(network)
+
+    def groups(self) -> list[FilterGroup]:
+        """Filters that lie alike make a group; single ones, which could never go, are left out."""
+        kinds: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (axis, how often) by set
+        for number, axis in enumerate(self._found.axes):
+            sets, times = np.unique(self._sets_of(axis), return_counts=True)
+            for label, n in zip(sets.tolist(), times.tolist(), strict=True):
+                kinds[label].append((number, n))
+        alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+        for label, kind in kinds.items():
+            alike[tuple(kind)].append(label)
+        found = []
+        for places, labels in alike.items():
+            axes = [self._found.axes[number] for number, _ in places]
+            producers = self._producers(axes)
+            if producers and len(labels) > 1 and labels[0]:
+                found.append(self._group(axes, producers, labels))
+        return sorted(
+            found,
+            key=lambda group: (
+                self._order[group.name],
+                group.slices[0].tensor,
+                int(group.slices[0].positions[0, 0]),
+            ),
+        )
+
+    def _producers(self, axes: Sequence[Axis]) -> tuple[str, ...]:
+        """Layers whose outputs lie along some of the axes, in their order."""
+        found = {
+            name.rpartition(".")[0]
+            for axis in axes
+            if self._is_output(axis)
+            for name in self._names[axis.tensor]
+        }
+        return tuple(sorted(found, key=self._order.__getitem__))
+
+    def _group(
+        self, axes: Sequence[Axis], producers: tuple[str, ...], labels: Sequence[int]
+    ) -> FilterGroup:
+        rank = np.full(len(self._sets), -1)
+        rank[labels] = np.arange(len(labels))
+        tables = []
+        for axis in axes:
+            ranks = rank[self._sets_of(axis)]
+            rows = np.argsort(ranks, kind="stable")[np.count_nonzero(ranks < 0) :]
+            tables.append(rows.reshape(len(labels), -1))
+        first = next(
+            place
+            for place, axis in enumerate(axes)
+            if self._is_output(axis) and producers[0] in self._producers([axis])
+        )
+        order = np.argsort(tables[first].min(axis=1), kind="stable")
+        slices = [
+            Slice(name, axis.axis, table[order])
+            for axis, table in zip(axes, tables, strict=True)
+            for name in self._names[axis.tensor]
+        ]
+        slices.sort(key=lambda cut: cut.tensor.rpartition(".")[0] not in producers)
+        counts = tuple(self._counts(set(labels)))
+        return FilterGroup(producers[0], len(order), producers, tuple(slices), counts)
+
+    def _sets_of(self, axis: Axis) -> NDArray[np.int64]:
+        return self._sets[axis.first : axis.first + axis.length]
+
+    def _is_output(self, axis: Axis) -> bool:
+        """Whether a weight's outputs lie along an axis."""
+        layer, _, tensor = axis.tensor.rpartition(".")
+        module = self._network.get_submodule(layer)
+        n_axes = getattr(module, tensor).ndim
+        if isinstance(module, nn.MultiheadAttention):
+            return tensor == "in_proj_weight" and axis.axis == 0
+        is_layer = isinstance(module, PRODUCERS) or is_input_first(module)
+        is_weight = is_layer and n_axes > 1
+        return is_weight and axis.axis in output_axes(module, tensor, n_axes)
+
+    def _counts(self, sets: set[int]) -> Iterator[Count]:
+        """Numbers of the code that lay the filters out."""
+        seen: set[tuple[str, str]] = set()
+        for rectangle, axis in self._found.blocks:
+            number = rectangle.numbers[axis]
+            if not isinstance(number, OwnNumber):
+                continue
+            key = number.module, number.attribute
+            lines = np.moveaxis(rectangle.labels, axis, -1).reshape(
+                -1, rectangle.labels.shape[axis]
+            )
+            n_here = sum(label in sets for label in self._sets[lines[0]].tolist())
+            held = read_number(self._network.get_submodule(number.module), number.attribute) or 0
+            falls = held * n_here
+            if n_here and key not in seen and falls % (lines.shape[1] * len(sets)) == 0:
+                seen.add(key)
+                yield Count(*key, falls // (lines.shape[1] * len(sets)))
+
+    def what_holds(self) -> str:
+        """Why layers stay whole, for a message."""
+        reasons = dict.fromkeys(
+            reason
+            for reason in self._found.labels.reasons.values()
+            if " at " in reason or reason.endswith("stays whole")
+        )
+        return f" Channels are held by {', '.join(list(reasons)[:3])}." if reasons else ""
+
+
+def _names_by_first(network: nn.Module) -> dict[str, list[str]]:
+    """Every name of each tensor that a layer holds, by its first one."""
     layers = {name for name, _ in network.named_modules()}  # of a shared layer: its first name
     names: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in network.named_parameters(remove_duplicate=False):
+    for name, tensor in own_tensors(network).items():
         if name.rpartition(".")[0] in layers:
-            names[id(parameter)].append(name)
-    cuts: dict[str, list[tuple[int, int, list[int]]]] = defaultdict(list)
-    shared = {name for twins in names.values() if len(twins) > 1 for name in twins}
-    for index, group in enumerate(groups if shared else ()):
-        for cut in group.slices:
-            if cut.tensor in shared:
-                cuts[cut.tensor].append((cut.axis, index, cut.positions.ravel().tolist()))
-    for first, *others in names.values():
-        for other in others:
-            if sorted(cuts[first]) != sorted(cuts[other]):
-                raise UnsupportedNetworkError(
-                    f"{first!r} and {other!r} are one tensor, of which their layers would lose "
-                    "different filters; keep the layers that feed them, or one of them, whole with "
-                    "ignore=[...]."
-                )
-
-
-# -- from what hangs together to filters that can go one by one ------------------------------------
-
-
-def _groups_of(traced: Traced, order: dict[str, int]) -> Iterator[FilterGroup]:
-    """Split what hangs together into groups whose filters all weigh the same.
-
-    Filters that reach other layers than their neighbours do (a shortcut into one half of a
-    concatenation) make a group of their own. Single filters, which could never go, are left out.
-    """
-    if traced.is_lost:
-        layer = min(traced.producers, key=order.__getitem__)
-        raise LayerError(f"what comes after layer {layer!r} cannot be followed")
-    for reach in traced.reaches:
-        first: dict[int, int] = {}
-        for position, block in blocks(reach.module, reach.to_output, reach.roots).items():
-            root = reach.roots[position]
-            traced.sets.join(first.setdefault(block, root), root)
-    number = traced.sets.numbered()  # filter by root
-    n_filters = max(number.values()) + 1
-    placed = [_by_filter(reach, number) for reach in traced.reaches]
-    widths = np.array([np.bincount(filters, minlength=n_filters) for _, filters in placed])
-    alike, kinds = np.unique(widths, axis=1, return_inverse=True)  # (n_reaches, n_kinds)
-    for kind in range(alike.shape[1]):
-        inside = kinds.ravel() == kind  # (n_filters,)
-        if inside.sum() == 1:
-            continue
-        slices: list[Slice] = []
-        producers: set[str] = set()
-        for reach, (positions, filters) in zip(traced.reaches, placed, strict=True):
-            table = positions[inside[filters]].reshape(inside.sum(), -1)
-            if table.size:
-                cuts = axes(reach.name, reach.module, reach.to_output, table)
-                slices += [Slice(*cut) for cut in cuts]
-                producers |= traced.producers & {reach.name} if reach.to_output else set()
-        names = tuple(sorted(producers, key=order.__getitem__))  # the root may be a later layer
-        yield FilterGroup(names[0], len(slices[0].positions), names, tuple(slices))
-
-
-def _by_filter(reach: Reach, number: dict[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions that are reached and the filters that they belong to, in the order of filters."""
-    positions = np.fromiter(reach.roots.keys(), dtype=np.int64)
-    filters = np.array([number[root] for root in reach.roots.values()], dtype=np.int64)
-    sequence = np.lexsort((positions, filters))
-    return positions[sequence], filters[sequence]
+            names[id(tensor)].append(name)
+    return {found[0]: found for found in names.values()}

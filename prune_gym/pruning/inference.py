@@ -8,6 +8,7 @@ layout against the plain one; all compact networks of it are then judged like th
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +16,13 @@ import torch
 from torch import nn
 
 from prune_gym.errors import InvalidValueError
+from prune_gym.pruning.comparison import agree, outputs_of
 from prune_gym.pruning.copying import rebuild, shallow_copy
-from prune_gym.pruning.equivalence import agree, lively_copy, outputs_of
-from prune_gym.pruning.trace import output_tensors, own_randomness
+from prune_gym.pruning.equivalence import lively_copy
+from prune_gym.pruning.trace import own_randomness
 from prune_gym.utils.onednn import SoundConvolutions
 from prune_gym.utils.registry import unknown_name
+from prune_gym.utils.trees import call, clone, device_of, leaves, mapped
 
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -78,7 +81,7 @@ class InferenceLayout:
         return tensor.to(self.dtype)
 
 
-def find_layout(network: nn.Module, example: torch.Tensor, precision: str) -> InferenceLayout:
+def find_layout(network: nn.Module, example: Any, precision: str) -> InferenceLayout:
     """The fastest layout that leaves a network's function as it is.
 
     Args:
@@ -89,7 +92,7 @@ def find_layout(network: nn.Module, example: torch.Tensor, precision: str) -> In
     Raises:
         ValueError: unknown precision, or one that the device does not have.
     """
-    check_precision(precision, example.device)
+    check_precision(precision, device_of(example))
     layout = replace(_fastest(lively_copy(network).eval(), example), precision=precision)
     if _runs(layout, network, example):
         return layout
@@ -112,7 +115,7 @@ def check_precision(precision: Any, device: torch.device) -> None:
         )
 
 
-def trains_channels_last(network: nn.Module, example: torch.Tensor) -> bool:
+def trains_channels_last(network: nn.Module, example: Any) -> bool:
     """Whether a network can also be trained with images and weights that lie channels-last.
 
     It may take other ways in training mode, which a view() there would show.
@@ -123,31 +126,46 @@ def trains_channels_last(network: nn.Module, example: torch.Tensor) -> bool:
         copied.to(memory_format=torch.channels_last)
         for parameter in trained:
             parameter.requires_grad_(True)
-        with own_randomness(example.device), torch.enable_grad(), SoundConvolutions():
-            images = example.contiguous(memory_format=torch.channels_last)
-            outputs = output_tensors(copied(images))
-            loss = torch.stack([output.float().sum() for output in outputs]).sum()
+        with own_randomness(device_of(example)), torch.enable_grad(), SoundConvolutions():
+            outputs = leaves(call(copied, mapped(_turned, example)))
+            learned = [output.float().sum() for output in outputs if output.requires_grad]
+            loss = torch.stack(learned).sum()
             torch.autograd.grad(loss, trained, allow_unused=True)
     except Exception:  # a network may raise anything
         return False
     return True
 
 
-def _fastest(probe: nn.Module, example: torch.Tensor) -> InferenceLayout:
+def _turned(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.ndim != 4 or not tensor.is_floating_point():
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _fastest(probe: nn.Module, example: Any) -> InferenceLayout:
     layout = InferenceLayout(in_place=_changes_its_input(probe, example))
     if shallow_copy(probe) is None:  # a layer says itself how it is copied
         return replace(layout, copies_deeply=True)
-    last = replace(layout, channels_last=example.ndim == 4)
-    layout = last if _holds(last, probe, example) else layout
-    folds = _candidates(probe, example)
+    expected = outputs_of(probe, example)
+    if not all(bool(output.isfinite().any()) for output in expected):
+        return layout  # nothing to see it by
+
+    def holds(other: InferenceLayout) -> bool:
+        return _holds(other, probe, example, expected)
+
+    last = replace(layout, channels_last=any(t.ndim == 4 for t in leaves(example)))
+    layout = last if last != layout and holds(last) else layout
+    folds = _sound(_candidates(probe, example), lambda some: holds(replace(layout, folds=some)))
     together = replace(layout, folds=folds)
-    if not _holds(together, probe, example):
-        single = (replace(layout, folds=(fold,)) for fold in folds)
-        together = replace(
-            layout, folds=tuple(one.folds[0] for one in single if _holds(one, probe, example))
-        )
-        together = together if _holds(together, probe, example) else layout
-    return together
+    return together if holds(together) else layout
+
+
+def _sound(folds: _Folds, hold: Callable[[_Folds], bool]) -> _Folds:
+    """The folds that leave the function as it is, found by halves: nearly always it is all."""
+    if not folds or hold(folds):
+        return folds
+    half = len(folds) // 2
+    return (*_sound(folds[:half], hold), *_sound(folds[half:], hold)) if half else ()
 
 
 def _fold(modules: dict[str, nn.Module], folds: _Folds) -> None:
@@ -188,7 +206,7 @@ def _normalises(norm: Any) -> bool:
     return type(norm) in _NORMS and not norm.training and norm.running_var is not None
 
 
-def _candidates(probe: nn.Module, example: torch.Tensor) -> _Folds:
+def _candidates(probe: nn.Module, example: Any) -> _Folds:
     """Norms that get what a layer gives out; whether nothing else gets it is for `_holds`."""
     calls: Counter[str] = Counter()
     produced: dict[int, tuple[str, torch.Tensor]] = {}
@@ -212,27 +230,28 @@ def _candidates(probe: nn.Module, example: torch.Tensor) -> _Folds:
     return tuple(pair for pair in found if all(calls[name] == 1 for name in pair))
 
 
-def _holds(layout: InferenceLayout, probe: nn.Module, example: torch.Tensor) -> bool:
-    """Whether a layout leaves the probe's function as it is."""
-    expected = outputs_of(probe, example)
-    if not all(bool(output.isfinite().any()) for output in expected):
-        return False  # nothing to see it by
-    return _runs(layout, probe, example) and agree(
-        outputs_of(layout.convert(probe), layout.to_layout(example)), expected
-    )
-
-
-def _runs(layout: InferenceLayout, network: nn.Module, example: torch.Tensor) -> bool:
+def _holds(
+    layout: InferenceLayout, probe: nn.Module, example: Any, expected: Sequence[torch.Tensor]
+) -> bool:
+    """Whether a layout leaves the outputs of the probe as they are."""
     try:
-        outputs_of(layout.convert(network), layout.to_layout(example))
+        found = outputs_of(layout.convert(probe), mapped(layout.to_layout, example))
+    except Exception:  # a view() of what is not contiguous, say
+        return False
+    return agree(found, expected)
+
+
+def _runs(layout: InferenceLayout, network: nn.Module, example: Any) -> bool:
+    try:
+        outputs_of(layout.convert(network), mapped(layout.to_layout, example))
     except Exception:  # a view() of what is not contiguous, say
         return False
     return True
 
 
-def _changes_its_input(network: nn.Module, example: torch.Tensor) -> bool:
+def _changes_its_input(network: nn.Module, example: Any) -> bool:
     with torch.inference_mode(False), torch.no_grad():
-        images = example.clone()
-        before = images._version
-        network(images)
-    return images._version != before
+        inputs = clone(example)
+        before = [tensor._version for tensor in leaves(inputs)]
+        call(network, inputs)
+    return [tensor._version for tensor in leaves(inputs)] != before

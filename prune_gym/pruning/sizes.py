@@ -17,7 +17,8 @@ from prune_gym.pruning.groups import FilterGroup
 class TensorSizes:
     """Elements of every tensor of the compact network, by kept filters per group.
 
-    A tensor has ``fixed * product over its sliced axes (length - width * dropped)`` elements.
+    A tensor has ``fixed * product over its sliced axes (length - width * dropped)`` elements, and
+    none where it lies in a residual block one of whose groups keeps none.
 
     Attributes:
         names: tensor names, as in ``network.state_dict()``.
@@ -27,6 +28,8 @@ class TensorSizes:
         lengths: (n_axes, n_tensors) length of each sliced axis, 1 where there is none.
         width: (n_axes, n_tensors, n_groups) positions along the axis per filter of the group.
         single: (n_tensors, n_groups) 1 where the group is of the tensor's single weights.
+        block_groups: (n_blocks, n_groups) 1 where the group lies in a block that can go whole.
+        block_tensors: (n_blocks, n_tensors) 1 where the tensor does.
     """
 
     names: tuple[str, ...]
@@ -36,6 +39,8 @@ class TensorSizes:
     lengths: NDArray[np.float64]
     width: NDArray[np.float64]
     single: NDArray[np.float64]
+    block_groups: NDArray[np.float64]
+    block_tensors: NDArray[np.float64]
 
     @classmethod
     def of(cls, network: nn.Module, groups: Sequence[FilterGroup]) -> TensorSizes:
@@ -46,7 +51,7 @@ class TensorSizes:
         axes: dict[str, list[int]] = {name: [] for name in names}
         for group in groups:
             for cut in group.slices:
-                if cut.axis not in axes[cut.tensor]:
+                if cut.tensor in axes and cut.axis not in axes[cut.tensor]:
                     axes[cut.tensor].append(cut.axis)
         depth = max([1, *(len(found) for found in axes.values())])
         lengths = np.ones((depth, len(names)))
@@ -57,13 +62,14 @@ class TensorSizes:
             for place, axis in enumerate(found):
                 lengths[place, row[name]] = tensors[name].shape[axis]
         for column, group in enumerate(groups):
-            for cut in group.slices:
+            for cut in (cut for cut in group.slices if cut.tensor in axes):  # a state holds them
                 place = axes[cut.tensor].index(cut.axis)
                 width[place, row[cut.tensor], column] += cut.positions.shape[1]
             if not group.slices:
                 single[row[f"{group.name}.weight"], column] = 1.0
         elements = np.array([tensors[name].numel() for name in names], dtype=np.float64)
         own = {name for name, _ in network.named_parameters()}
+        blocks = list(dict.fromkeys(group.block for group in groups if group.block is not None))
         return cls(
             names=names,
             is_parameter=np.array([name in own for name in names], dtype=np.float64),
@@ -72,6 +78,8 @@ class TensorSizes:
             lengths=lengths,
             width=width,
             single=single,
+            block_groups=_table([[group.block == b for group in groups] for b in blocks]),
+            block_tensors=_table([[name in b.tensors for name in names] for b in blocks]),
         )
 
     def count(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -79,7 +87,12 @@ class TensorSizes:
         dropped = (self.n_filters - kept).astype(np.float64)
         along = self.width.reshape(-1, len(self.n_filters)).T  # whole numbers: sums are exact
         left = self.lengths - (dropped @ along).reshape(*dropped.shape[:-1], *self.lengths.shape)
-        return self.fixed * left.prod(axis=-2) - dropped @ self.single.T  # type: ignore[no-any-return]
+        counted = self.fixed * left.prod(axis=-2) - dropped @ self.single.T
+        if len(self.block_groups):
+            empty = (kept == 0).astype(np.float64)
+            gone = (empty @ self.block_groups.T > 0.0).astype(np.float64)  # (..., n_blocks)
+            counted = counted * (gone @ self.block_tensors == 0.0)
+        return counted  # type: ignore[no-any-return]
 
     def share(self, counted: NDArray[np.float64]) -> NDArray[np.float64]:
         """Parameters of ``counted`` elements per tensor / parameters of the unpruned network."""
@@ -89,3 +102,8 @@ class TensorSizes:
     def weights(self, by_name: Mapping[str, float]) -> NDArray[np.float64]:
         """A vector (n_tensors,) from weights by tensor name; tensors not named weigh nothing."""
         return np.array([by_name.get(name, 0.0) for name in self.names])
+
+
+def _table(rows: Sequence[Sequence[bool]]) -> NDArray[np.float64]:
+    """(n_rows, n_columns) of zeros and ones; (0,) without rows."""
+    return np.array(rows, dtype=np.float64)

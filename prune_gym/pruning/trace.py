@@ -1,103 +1,76 @@
-"""Tracing: which positions of which layers hang together; the one adapter over Torch-Pruning.
-
-Torch-Pruning (MIT, DepGraph: Fang et al., CVPR 2023, arXiv 2301.12900) runs a network once, reads
-the graph of its layers off autograd, and knows how positions map along every edge (concatenation,
-split, flatten, slice). Nothing else of it is used, and nothing else here knows of it. Its own
-groups lose what several filters share, such as the two halves of a gate, so the edges are followed
-here.
-"""
+"""Tracing: a network runs once, and every operation tells what its numbers hang together with."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import random
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from prune_gym.errors import UnsupportedNetworkError
-from prune_gym.pruning.copying import rebuild
+from prune_gym.pruning.attention import is_odd_attention
+from prune_gym.pruning.copying import own_tensors, rebuild
+from prune_gym.pruning.labels import Facet, Facets, Labels, Rectangle, along, axes_of, settle
+from prune_gym.pruning.layer_operations import operation_name, rule_of
+from prune_gym.pruning.layer_rules import output_axes
+from prune_gym.pruning.numbers import NumberWatch, OwnNumber, ShapeNumber, own_numbers
+from prune_gym.pruning.operations import Call, tensors_in
+from prune_gym.utils import trees
 from prune_gym.utils.stopping import check_stop
+from prune_gym.utils.trees import call, clone, device_of, in_words, leaves
 from prune_gym.utils.words import message
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
+_LIBRARY = tuple(
+    f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__, trees.__file__)
+)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # their gates are laid out by numbers of their own
 
 
-class Sets:
-    """Disjoint sets of root filters: filters that can only go together share a set."""
-
-    def __init__(self, members: list[int]) -> None:
-        self._parent = {member: member for member in members}
-
-    def of(self, member: int) -> int:
-        """The member that stands for the whole set: its lowest."""
-        while self._parent[member] != member:
-            self._parent[member] = member = self._parent[self._parent[member]]
-        return member
-
-    def join(self, one: int, other: int) -> None:
-        """Make one set of two."""
-        low, high = sorted((self.of(one), self.of(other)))
-        self._parent[high] = low
-
-    def numbered(self) -> dict[int, int]:
-        """Number of the set by member; sets are numbered in the order of their lowest members."""
-        number = {lowest: i for i, lowest in enumerate(sorted(set(map(self.of, self._parent))))}
-        return {member: number[self.of(member)] for member in self._parent}
-
-
-class Reach(NamedTuple):
-    """One side of one layer that traced filters reach.
+class Axis(NamedTuple):
+    """One axis of one tensor of a network.
 
     Attributes:
-        name: the layer, or the parameter that belongs to no layer.
-        module: the layer, or that parameter.
-        to_output: whether positions are of its outputs; layers that keep every channel apart, as
-            norms do, and parameters have outputs only.
-        roots: root filter by position.
+        tensor: its first name in ``network.state_dict()``.
+        axis: which axis of it.
+        first: label of its first index; those of the others follow.
+        length: of the axis.
     """
 
-    name: str
-    module: nn.Module | nn.Parameter
-    to_output: bool
-    roots: dict[int, int]
+    tensor: str
+    axis: int
+    first: int
+    length: int
 
 
-@dataclass(frozen=True)
-class Traced:
-    """Everything that the filters of one layer, the root, hang together with.
+@dataclass
+class Trace:
+    """What hangs together in a network.
 
     Attributes:
-        reaches: the layers.
-        sets: root filters that can only go together.
-        is_output: whether an output of the network is among what they reach.
-        is_lost: whether they reach positions that no layer has, so that the map must be wrong.
+        labels: the sets of labels.
+        axes: all axes with labels, in the order of the network's tensors.
+        blocks: sets of labels that code lays out by numbers: (labels by place, axis that is cut).
     """
 
-    reaches: list[Reach]
-    sets: Sets
-    is_output: bool
-    is_lost: bool
-
-    @property
-    def layers(self) -> set[str]:
-        """Layers whose outputs are reached."""
-        return {reach.name for reach in self.reaches if reach.to_output}
-
-    @property
-    def producers(self) -> set[str]:
-        """Layers whose own filters are reached."""
-        produced = [r for r in self.reaches if r.to_output and isinstance(r.module, PRODUCERS)]
-        return {reach.name for reach in produced}
+    labels: Labels = field(default_factory=Labels)
+    axes: list[Axis] = field(default_factory=list)
+    blocks: list[tuple[Rectangle, int]] = field(default_factory=list)
 
 
-def trace(network: nn.Module, example: torch.Tensor) -> Iterator[Traced]:
-    """Follow the filters of every layer through the network.
+def trace(network: nn.Module, example: Any, whole: Collection[str] = ()) -> Trace:
+    """Follow the labels of every tensor of a network through one forward.
 
     A copy is traced, without hooks, in evaluation mode; branches that only run in training, such as
     auxiliary classifiers, are followed as well where they can be.
@@ -105,46 +78,60 @@ def trace(network: nn.Module, example: torch.Tensor) -> Iterator[Traced]:
     Args:
         network: left untouched.
         example: one input batch, (n, ...), on the network's device.
+        whole: names of layers whose outputs stay.
 
     Raises:
         UnsupportedNetworkError: the network cannot be copied or run.
     """
-    graph = _graph(network, example)
-    names: dict[Any, str] = {module: name for name, module in graph.model.named_modules()}
-    names |= {parameter: name for name, parameter in graph.model.named_parameters()}
-    longest = max((max(p.shape, default=0) for p in network.parameters()), default=0)
-    done: dict[Any, set[int]] = {}
-    for module, node in graph.module2node.items():
-        check_stop()
-        if not isinstance(module, PRODUCERS):
-            continue
-        channels = range(graph.get_pruner_of_module(module).get_out_channels(module))
-        roots = [channel for channel in channels if channel not in done.get(node, ())]
-        if not roots:
-            continue
-        reached, sets, is_lost = _follow(graph, node, roots, longest)
-        reaches: list[Reach] = []
-        is_output = False
-        for (target, handler), positions in reached.items():
-            to_output = graph.is_out_channel_pruning_fn(handler)
-            if to_output:
-                done.setdefault(target, set()).update(positions)
-                is_output = is_output or not target.outputs  # nothing comes after
-            if target.module in names:
-                name = names[target.module]
-                reaches.append(Reach(name, target.module, to_output, positions))
-        yield Traced(reaches, sets, is_output, is_lost)
+    found = Trace()
+    follower = _Follower(rebuild(network, {}).eval(), found)
+    with own_randomness(device_of(example)):
+        try:
+            follower.run(example)
+        except UnsupportedNetworkError:
+            raise
+        except Exception as error:  # whatever the network raises
+            raise UnsupportedNetworkError(
+                f"{type(network).__name__} cannot be traced with an input of shape "
+                f"{in_words(example)}: {type(error).__name__}: {message(error)}"
+            ) from error
+        if follower.idle():
+            for module in follower.network.modules():  # containers believe that they are trained
+                module.training = any(True for _ in module.children())
+            with contextlib.suppress(Exception):  # it may want labels, or a larger example
+                follower.run(example)
+    idle = follower.idle()
+    for axis in found.axes:
+        layer, _, tensor = axis.tensor.rpartition(".")
+        module = follower.network.get_submodule(layer)
+        n_axes = getattr(module, tensor).ndim
+        row = torch.arange(axis.first, axis.first + axis.length)
+        if axis.tensor in idle:
+            found.labels.keep([row], "never used")
+        if layer in whole and axis.axis in output_axes(module, tensor, n_axes):
+            found.labels.keep([row], "in `ignore`")
+    found.blocks = settle(found.labels, follower.rectangles)
+    while _join_by_number(found):
+        found.blocks = settle(found.labels, follower.rectangles)
+    return found
 
 
-def output_tensors(outputs: Any) -> list[torch.Tensor]:
-    """Every tensor in what a network gives out: one, or tuples, lists and dicts of them."""
-    if isinstance(outputs, torch.Tensor):
-        return [outputs]
-    if isinstance(outputs, Mapping):
-        outputs = list(outputs.values())
-    if isinstance(outputs, list | tuple):
-        return [tensor for output in outputs for tensor in output_tensors(output)]
-    return []
+def _join_by_number(found: Trace) -> bool:
+    """Join what the same number of a module lays out in several places; whether there was any."""
+    lines: dict[tuple[str, str], Facet] = {}
+    joined = False
+    for rectangle, axis in found.blocks:
+        number = rectangle.numbers[axis]
+        if isinstance(number, OwnNumber):
+            rows = np.moveaxis(rectangle.labels, axis, 0).reshape(rectangle.labels.shape[axis], -1)
+            line = torch.from_numpy(np.ascontiguousarray(rows[:, 0]))
+            first = lines.setdefault((number.module, number.attribute), line)
+            if len(first) != len(line):
+                found.labels.keep([first, line], f"numbered at {rectangle.place}")
+            elif (found.labels.sets(first.numpy()) != found.labels.sets(line.numpy())).any():
+                found.labels.join(first, line)
+                joined = True
+    return joined
 
 
 @contextlib.contextmanager
@@ -161,109 +148,108 @@ def own_randomness(device: torch.device) -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
-class _Index(NamedTuple):
-    """A position in a layer and its root filter, by the names that Torch-Pruning's mappings use."""
-
-    idx: int
-    root_idx: int
-
-
-def _follow(
-    graph: Any, node: Any, roots: list[int], longest: int
-) -> tuple[dict[tuple[Any, Any], dict[int, int]], Sets, bool]:
-    """Follow filters of one layer along all edges.
-
-    Where a position is reached from several roots, these can only go together. Positions beyond the
-    longest axis of the network are not followed, as wrong mappings can make them grow for ever.
-
-    Returns:
-        Root by position, per (node, side) reached; sets of roots; whether positions were given up.
-    """
-    is_lost = False
-    side = graph.get_pruner_of_module(node.module).prune_out_channels
-    sets = Sets(roots)
-    reached = {(node, side): {root: root for root in roots}}
-    waiting = [(node, side, [_Index(root, root) for root in roots])]
-    while waiting:
-        node, side, indices = waiting.pop()
-        for edge in node.dependencies:
-            if not edge.is_triggered_by(side):
-                continue
-            try:
-                moved = indices
-                for mapping in edge.index_mapping:
-                    moved = moved if mapping is None else mapping(moved)
-            except IndexError:  # a split that was mapped wrongly
-                is_lost = True
-                continue
-            known = reached.setdefault((edge.target, edge.handler), {})
-            fresh = []
-            for index in moved:
-                if index.idx >= longest or index.root_idx is None:
-                    is_lost = True
-                elif index.idx not in known:
-                    known[index.idx] = index.root_idx
-                    fresh.append(index)
-                elif known[index.idx] != index.root_idx:
-                    sets.join(known[index.idx], index.root_idx)
-            if fresh:
-                waiting.append((edge.target, edge.handler, fresh))
-    return {key: positions for key, positions in reached.items() if positions}, sets, is_lost
+@contextlib.contextmanager
+def step_by_step() -> Iterator[None]:
+    """Without torch's shortcut through whole layers of attention, of one operation each."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _graph(network: nn.Module, example: torch.Tensor) -> Any:
-    """Torch-Pruning's graph of a copy of the network."""
-    graph = _run(network, example, branches=False)
-    if _n_reached(graph) < sum(isinstance(module, PRODUCERS) for module in network.modules()):
-        try:
-            more = _run(network, example, branches=True)
-        except UnsupportedNetworkError:  # in training it may want labels, or a larger example
-            return graph
-        graph = more if _n_reached(more) > _n_reached(graph) else graph
-    return graph
+def calling_line(frame: FrameType | None) -> str:
+    """The innermost line of code that is not a library's, e.g. ``"net.py:12"``."""
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
+        frame = frame.f_back
+    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
-def _n_reached(graph: Any) -> int:
-    return sum(isinstance(module, PRODUCERS) for module in graph.module2node)
+class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Carries facets from operation to operation while a network runs."""
 
+    def __init__(self, network: nn.Module, found: Trace) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.network, self._found = network, found
+        self.rectangles: list[Rectangle] = []
+        self._watch = NumberWatch(self._of)
+        self._facets: Any = WeakTensorKeyDictionary()
+        self._owners: dict[int, nn.Module] = {}
+        self._names: dict[int, str] = {}
+        self._used: set[str] = set()
+        for name, tensor in own_tensors(network).items():
+            if id(tensor) not in self._names:
+                self._enter(name, tensor)
 
-def _run(network: nn.Module, example: torch.Tensor, *, branches: bool) -> Any:
-    """Trace a copy; with ``branches``, containers (but no layers) believe that they are trained."""
-    import torch_pruning as tp
+    def _enter(self, name: str, tensor: torch.Tensor) -> None:
+        """Give a parameter or buffer its labels."""
+        owner = self.network.get_submodule(name.rpartition(".")[0])
+        self._names[id(tensor)], self._owners[id(tensor)] = name, owner
+        if not tensor.is_floating_point():
+            return
+        facets = []
+        for axis, length in enumerate(tensor.shape):
+            if length > 1:
+                first = self._found.labels.allocate(length)
+                self._found.axes.append(Axis(name, axis, first, length))
+                facets.append(along(first, length, axis, tensor.shape))
+        if isinstance(owner, _RECURRENT) or is_odd_attention(owner):
+            self._found.labels.keep(facets, f"{type(owner).__name__} stays whole")
+        self._facets[tensor] = tuple(facets)
 
-    ran = False
+    def run(self, example: Any) -> None:
+        """Run the network; what it gives out stays whole."""
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            step_by_step(),
+            own_numbers(self.network, self._of) as self._watch,
+            self,
+        ):
+            outputs = call(self.network, clone(example))
+        for tensor in leaves(outputs):
+            self._found.labels.keep(self._of(tensor), "an output of the network")
 
-    def forward(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-        nonlocal ran
-        for module in model.modules() if branches else ():
-            module.training = any(True for _ in module.children())
-        outputs = output_tensors(model(images))
-        ran = True
-        # a copy of each marks it as an output even where later layers use it, too
-        return [output.clone() for output in outputs if output.requires_grad]
+    def idle(self) -> set[str]:
+        """Names of tensors with labels that no operation took."""
+        return {axis.tensor for axis in self._found.axes} - self._used
 
-    with own_randomness(example.device), torch.inference_mode(False), torch.enable_grad():
-        traced = _learning_copy(network)
-        graph = tp.DependencyGraph()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                graph.build_dependency(traced, example.clone(), forward_fn=forward, verbose=False)
-        except Exception as error:  # whatever the network, or its analysis, raises
-            what = (
-                "runs, but its channels cannot be followed (is there a channel shuffle?)"
-                if ran
-                else f"cannot be traced with an input of shape {tuple(example.shape)}"
-            )
-            raise UnsupportedNetworkError(
-                f"{type(network).__name__} {what}: {type(error).__name__}: {message(error)}"
-            ) from error
-    return graph
+    def _of(self, tensor: Any) -> Facets:
+        facets: Facets = self._facets.get(tensor, ()) if isinstance(tensor, torch.Tensor) else ()
+        return facets
 
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> torch.Tensor:
+        kwargs = kwargs or {}
+        made: torch.Tensor = func(*args, **kwargs)
+        taken = tensors_in([args, kwargs])
+        self._used.update(self._names[id(tensor)] for tensor in taken if id(tensor) in self._names)
+        outputs = tensors_in([made])
+        numbers = any(isinstance(number, ShapeNumber) for number in self._watch.arguments)
+        if outputs and (numbers or any(self._of(tensor) for tensor in taken)):
+            self._follow(func, args, kwargs, outputs)
+        return made
 
-def _learning_copy(network: nn.Module) -> nn.Module:
-    """A copy whose parameters all want gradients: a frozen one would silently cut the graph."""
-    copied = rebuild(network, {})
-    for parameter in copied.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    return copied
+    def _follow(self, func: Any, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
+        check_stop()
+        call = Call(
+            name=operation_name(func),
+            args=args,
+            kwargs=kwargs,
+            outputs=outputs,
+            labels=self._found.labels,
+            rectangles=self.rectangles,
+            facets_of=self._of,
+            owner_of=lambda tensor: self._owners.get(id(tensor)),
+            place=calling_line(sys._getframe(2)),
+            numbers=self._watch.arguments,
+            function=func,
+        )
+        for tensor in tensors_in([args, kwargs]):  # what lies along no axis cannot go by itself
+            call.keep([facet for facet in self._of(tensor) if not axes_of(facet)])
+        result = rule_of(func)(call)
+        several = result if isinstance(result, list) else [result] * len(outputs)
+        for tensor, facets in zip(outputs, several, strict=True):
+            self._facets[tensor] = self._found.labels.alive(facets)

@@ -29,7 +29,7 @@ def algorithms() -> dict[str, str]:
 
 def check_algorithm(name: str) -> None:
     """Raise UnknownNameError, with the nearest name, for an unknown algorithm."""
-    if name not in algorithms():
+    if name not in list(algorithms()):
         raise unknown_name("algorithm", name, list(algorithms()))
 
 

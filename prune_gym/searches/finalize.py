@@ -21,7 +21,7 @@ from prune_gym.searches.remeasure import Confirmation, candidates, confirm
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.training_state import TrainingState
-from prune_gym.training.evaluation import accuracy, paired_latency_ms
+from prune_gym.training.evaluation import paired_latency_ms
 from prune_gym.utils.files import reading, write_json
 from prune_gym.utils.stopping import check_stop
 
@@ -100,7 +100,7 @@ def complete(
         NothingFeasibleError: none of them keeps the limits when it is measured anew.
         Stopped: a stop was asked for; a fine-tuning that was begun goes on with the next call.
     """
-    searched_s = wall_s()
+    searched_s, metric = wall_s(), problem.task.metric
     state_path = RunFolder(path).fine_tuning
     done = _first_confirmed(problem, config, in_turn, state_path, on_step)
     masks, network, scores, confirmed = done.masks, done.network, done.scores, done.confirmed
@@ -114,7 +114,8 @@ def complete(
         "measured": confirmed.measured,
         "unpruned_values": dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True)),
         "units": {budget.name: budget.unit for budget in problem.budgets},
-        "accuracy": scores,
+        "metric": {"name": metric.name, "higher_is_better": metric.higher_is_better},
+        "accuracy": scores,  # by the metric, in its unit, whatever it is
         "fine_tuned": done.fine_tuned.to_json(),
         **told,
         "hard": config.hard,
@@ -163,9 +164,9 @@ def _first_confirmed(
             scores = dict(stopped.notes["scores"])
         else:
             scores = _dense_scores(problem)
-            scores["raw_validation"] = problem.accuracy(network)
+            scores["raw_validation"] = problem.judge(network)
             problem.recover(network, seed=config.seed)
-            scores["recovered_validation"] = problem.accuracy(network)
+            scores["recovered_validation"] = problem.judge(network)
         found = confirm(problem, masks, network) if noisy and not goes_on else None
         if found is not None and not found.feasible:
             refused.append(f"measured anew, the best network is over a limit: {found}")
@@ -225,7 +226,7 @@ def _fine_tune(
 
 def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:
     return {
-        "dense_validation": problem.accuracy(problem.network),
+        "dense_validation": problem.judge(problem.network),
         "dense_test": _test_accuracy(problem.network, problem),
     }
 
@@ -235,13 +236,14 @@ def _exact_scores(network: nn.Module, problem: PruningProblem) -> dict[str, floa
     if problem.layout.precision == "float32":
         return {}
     return {
-        f"{name}_validation_float32": problem.accuracy(judged, problem.data.validation)
+        f"{name}_validation_float32": problem.judge(judged, problem.data.validation)
         for name, judged in (("dense", problem.network), ("finetuned", network))
     }
 
 
 def _test_accuracy(network: nn.Module, problem: PruningProblem) -> float | None:
-    return None if problem.data.test is None else accuracy(network, problem.data.test)
+    test = problem.data.test
+    return None if test is None else problem.judge(network, test)
 
 
 def _sizes(
@@ -262,5 +264,5 @@ def _latencies(network: nn.Module, problem: PruningProblem) -> dict[str, Any]:
     return {
         "latency_ms": paired_latency_ms({"dense": problem.network, "pruned": network}, images),
         "latency_batch": LATENCY_BATCH,
-        "latency_device": problem.example.device.type,
+        "latency_device": problem.device.type,
     }

@@ -12,13 +12,17 @@ import torch
 from torch import nn
 
 from prune_gym.budgets import count
+from prune_gym.errors import InvalidValueError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.training_state import TrainingState
+from prune_gym.tasks.losses import cross_entropy
 from prune_gym.training.loop import MANY, Recipe, Training, check_loss
 from prune_gym.training.recovery import bn
+from prune_gym.training.trainer import train_by
 from prune_gym.utils.devices import has_bfloat16
 from prune_gym.utils.stopping import check_stop, stop_requested, stopping
 from prune_gym.utils.threads import torch_threads
+from prune_gym.utils.words import score_in_words
 
 SMALL_MACS = 5e6  # below, threads wait for each other longer than they work
 SAVE_EVERY_S = 15.0
@@ -30,22 +34,24 @@ class FineTuned:
     """What came of a fine-tuning.
 
     Attributes:
-        before: validation accuracy before it.
-        trained: validation accuracy of the trained network, with its better statistics.
+        before: metric on the validation split before it, in its unit: its accuracy, mostly.
+        trained: the same of the trained network, with its better statistics.
         recomputed: whether these are the BatchNorm statistics that were recomputed at the end, and
             not those that training left.
         kept: whether the trained network is the one that is handed over; where it is worse than
             the one before, that one is.
+        metric: its name.
     """
 
     before: float
     trained: float
     recomputed: bool
     kept: bool
+    metric: str = "accuracy"
 
     @property
     def accuracy(self) -> float:
-        """Validation accuracy of the network that is handed over."""
+        """The metric of the network that is handed over."""
         return self.trained if self.kept else self.before
 
     def to_json(self) -> dict[str, Any]:
@@ -62,9 +68,26 @@ def words_of(fine_tuned: dict[str, Any] | None) -> str:
     if fine_tuned is None or fine_tuned["kept"]:
         return ""
     return (
-        f"fine-tuning made it worse (validation accuracy {fine_tuned['trained']:.4f} after "
-        f"{fine_tuned['before']:.4f}): the network from before it is handed over."
+        f"fine-tuning made it worse (validation {fine_tuned.get('metric', 'accuracy')} "
+        f"{score_in_words(fine_tuned['trained'])} after "
+        f"{score_in_words(fine_tuned['before'])}): the network from before it is handed over."
     )
+
+
+def check_fine_tuning(problem: PruningProblem, steps: int, distillation: float) -> None:
+    """Raise for a fine-tuning that cannot be, before anything is searched for it.
+
+    Raises:
+        LossError: there is nothing to train by.
+        ValueError: distillation where there are no classes, or with a training of the user's own.
+    """
+    if steps and problem.task.fine_tune is None:
+        problem.task.need_loss()
+    if distillation and (problem.task.loss is not cross_entropy or problem.task.fine_tune):
+        raise InvalidValueError(
+            f"distillation={distillation}: it follows the unpruned network's classes, so that it "
+            "goes with loss='cross_entropy' and the fine-tuning here only; leave it at 0."
+        )
 
 
 def fine_tune(
@@ -82,7 +105,8 @@ def fine_tune(
     The recipe was tuned once, on the validation accuracy of uniformly pruned networks, for all
     searches: Adam on small sets, Nesterov SGD from 5,000 images on. BatchNorm statistics lag behind
     weights that change: at the end they are recomputed, and kept if the network is better with
-    them on the validation split. Where it is worse than before, it is put back as it was.
+    them on the validation split. Where it is worse than before, it is put back as it was. A
+    ``fine_tune`` of the user's own takes the recipe's place.
 
     Args:
         network: trained in place.
@@ -98,23 +122,31 @@ def fine_tune(
         Stopped: a stop was asked for (Ctrl-C, SIGTERM); the state is saved.
         TrainingDivergedError: the loss is no number any more (only looked at with ``on_step``).
     """
+    check_fine_tuning(problem, steps, distillation)
     before, score_before = copy.deepcopy(network.state_dict()), problem.accuracy(network)
+    metric = problem.task.metric
     if steps == 0:
-        return FineTuned(score_before, score_before, recomputed=False, kept=True)
+        value = metric.value(score_before)
+        return FineTuned(value, value, recomputed=False, kept=True, metric=str(metric.name))
     is_small = count("macs", network, problem.example) < SMALL_MACS
     with (
         stopping("stopping after this step of fine-tuning; Ctrl-C again stops at once"),
         torch_threads(1 if is_small else torch.get_num_threads()),
     ):
-        training = _training(network, problem, steps, seed, distillation)
-        try:
-            _run(training, on_step, state)
-        finally:
-            training.finish()
+        if problem.task.fine_tune is None:
+            training = _training(network, problem, steps, seed, distillation)
+            try:
+                _run(training, on_step, state)
+            finally:
+                training.finish()
+        else:
+            train_by(problem.task.fine_tune, network, problem.data.train, steps=steps, seed=seed)
         score, recomputed = _with_better_statistics(network, problem)
-    if score < score_before:
+    kept = score >= score_before
+    if not kept:
         network.load_state_dict(before)
-    return FineTuned(score_before, score, recomputed, kept=score >= score_before)
+    values = metric.value(score_before), metric.value(score)
+    return FineTuned(*values, recomputed, kept, str(metric.name))
 
 
 def _training(
@@ -122,7 +154,7 @@ def _training(
 ) -> Training:
     recipe = Recipe()
     if len(problem.data.train) >= MANY:
-        bfloat16 = has_bfloat16(problem.example.device)
+        bfloat16 = has_bfloat16(problem.device)
         recipe = Recipe("sgd", 128, peak_lr=0.05, weight_decay=5e-4, bfloat16=bfloat16)
     return Training(
         network,
@@ -132,6 +164,7 @@ def _training(
         teacher=problem.network,
         generator=torch.Generator().manual_seed(seed),
         augment=problem.data.augment,
+        task=problem.task,
     )
 
 

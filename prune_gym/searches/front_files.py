@@ -40,10 +40,12 @@ class FrontFiles:
 
     Args:
         path: of the whole front.
+        depth: whether networks may keep nothing of a filter group.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, depth: bool = False) -> None:
         self.path, self.log = path, path.with_suffix(".jsonl")
+        self._depth = depth
         self._saved = 0  # number of the last network that changed the saved front
         self._due = 0.0
 
@@ -68,7 +70,7 @@ class FrontFiles:
         logged = list(self._logged())  # first: what is not in the log any more is in the front
         saved = Front()
         if is_there(self.path, RunFolderError):
-            saved = Front.load(self.path, RunFolderError)
+            saved = Front.load(self.path, RunFolderError, self._depth)
         return self._replayed(saved.until(until), logged, until)
 
     def _replayed(self, saved: Front, logged: list[Candidate], until: int) -> Front:
@@ -118,7 +120,7 @@ class FrontFiles:
                 try:
                     row = from_json(line)
                     check(self.log, row, _Row, RunFolderError)
-                    yield _candidate(row)
+                    yield _candidate(row, self._depth)
                 except ValueError as error:
                     raise self._damaged(error) from error
 
@@ -139,13 +141,13 @@ class _Row(Record):
     bits: str
 
 
-def _candidate(row: dict[str, Any]) -> Candidate:
+def _candidate(row: dict[str, Any], depth: bool) -> Candidate:
     """The network of a line that was checked (raises ValueError where its masks do not fit)."""
     sizes, costs = tuple(row["sizes"]), {k: float(cost) for k, cost in row["costs"].items()}
     bits = np.frombuffer(base64.b64decode(row["bits"], validate=True), dtype=np.uint8)
     if len(bits) != -(-sum(sizes) // 8):
         raise InvalidValueError(f"{len(bits)} bytes of masks for groups of {sizes} filters")
     one = Candidate(row["number"], float(row["accuracy"]), costs, bits, sizes)
-    if not all(mask.any() for mask in one.masks):
+    if not depth and not all(mask.any() for mask in one.masks):
         raise InvalidValueError(f"network {one.number} keeps nothing of a filter group")
     return one

@@ -13,7 +13,8 @@ class Progress:
     Attributes:
         evaluations: networks judged so far.
         total: networks to be judged.
-        best_accuracy: of the best feasible one; None where there is none yet.
+        best_accuracy: of the best feasible one; None where there is none yet. Of a problem with
+            another metric it is that one's number.
         recent_cost: mean scalar cost of the latest fifty.
         cost_limit: the scalar limit.
         multiplier: the agent's Lagrange multiplier; NaN for baselines.

@@ -66,6 +66,7 @@ class _Problem(Record):
     recovery_steps: Whole = 0
     structure: Literal["filter", "weight"] = "filter"
     round_to: Count = 1
+    depth: bool = False
     evaluation_samples: Count | None = None
     precision: Literal["float32", "bfloat16", "tf32"] = "float32"
     batch_size: Count | None = None
@@ -97,6 +98,11 @@ class _State(Record):
     remembered: Whole = 0
 
 
+class _Metric(Record):
+    name: Text
+    higher_is_better: bool
+
+
 class _Measured(Record):
     lowest: Amount
     median: Amount
@@ -115,6 +121,7 @@ class _Metrics(Record):
     measured: dict[Text, _Measured] = Field(default_factory=dict)
     unpruned_values: dict[Text, Positive] = Field(default_factory=dict)
     units: dict[Text, Text] = Field(default_factory=dict)
+    metric: _Metric | None = None
     accuracy: dict[Text, float | None]
     evaluations: Whole
     remembered_evaluations: Whole = 0
@@ -150,11 +157,16 @@ RECORDS: dict[str, type[Record]] = {
 }
 
 
+def reward_of(row: Mapping[str, str]) -> float:
+    """The reward of a row: its accuracy, where that is the metric."""
+    return float(row["reward"] if "reward" in row else row["accuracy"])
+
+
 def check_row(path: Path, number: int, row: Mapping[Any, Any]) -> None:
     """Raise RunFolderError unless a row of ``episodes.csv`` holds what it must hold."""
     if None in row or None in row.values():
         raise _wrong_row(path, number, "it has too many or too few columns")
-    for name in ("accuracy", "cost", "feasible", "multiplier"):
+    for name in ("reward" if "reward" in row else "accuracy", "cost", "feasible", "multiplier"):
         if name not in row:
             raise _wrong_row(path, number, f"{name} is missing")
     for name, text in row.items():
@@ -167,8 +179,8 @@ def check_row(path: Path, number: int, row: Mapping[Any, Any]) -> None:
 
 
 def _is_allowed(name: str, text: str, value: float) -> bool:
-    if name == "multiplier":
-        return True  # searches that do not learn have none
+    if name == "multiplier" or name.startswith("metric_"):
+        return True  # searches that do not learn have none; ruined networks may have no number
     if name == "feasible":
         return text in ("0", "1")
     if name.startswith("kept_"):

@@ -22,8 +22,8 @@ from prune_gym.pruning.masks import Masks
 from prune_gym.searches.fine_tuning import OnStep, fine_tune
 from prune_gym.searches.run_folder import SearchConfig
 from prune_gym.searches.training_state import TrainingState
-from prune_gym.training.evaluation import accuracy
 from prune_gym.utils.arguments import MOST_SEED, MOST_STEPS, check_share, whole_number
+from prune_gym.utils.words import score_in_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,8 @@ class PrunedNetwork:
         problem: which was searched.
         masks: keep masks, (n_filters,) bool per group.
         network: the compact network, in evaluation mode.
-        validation_accuracy: of ``network`` on the validation split.
+        validation_accuracy: metric of ``network`` on the validation split, in its unit: its
+            accuracy, where no other metric was asked for.
         number: of its evaluation in the search, from 1.
         name: registered name of the unpruned network; None where it is an object.
     """
@@ -53,10 +54,20 @@ class PrunedNetwork:
         return dict(zip(self.problem.names, costs.tolist(), strict=True))
 
     @property
+    def validation_score(self) -> float:
+        """``validation_accuracy``, by the name that fits any metric."""
+        return self.validation_accuracy
+
+    @property
+    def test_score(self) -> float | None:
+        """``test_accuracy``, by the name that fits any metric."""
+        return self.test_accuracy
+
+    @property
     def test_accuracy(self) -> float | None:
-        """Of ``network`` on the test split, which no search looks at; None without one."""
+        """Metric of ``network`` on the test split, which no search looks at; None without one."""
         data = self.problem.data
-        return None if data.test is None else accuracy(self.network, data.test)
+        return None if data.test is None else self.problem.judge(self.network, data.test)
 
     def fine_tune(
         self,
@@ -129,7 +140,11 @@ class SearchResult:
     def __repr__(self) -> str:
         """The best feasible network in a line."""
         best = self.archive.best
-        found = "nothing feasible" if best is None else f"best feasible {best.accuracy:.4f}"
+        found = "nothing feasible"
+        if best is not None:
+            metric = self.problem.task.metric
+            kind = "" if metric.name == "accuracy" else f"{metric.name} "
+            found = f"best feasible {kind}{score_in_words(metric.value(best.accuracy))}"
         stopped = ", stopped" if self.stopped else ""
         return f"SearchResult({self.config.algo}, {len(self)} networks, {found}{stopped})"
 
@@ -178,7 +193,8 @@ class SearchResult:
     def networks(self) -> NDArray[Any]:
         """Every judged network in order, a structured array (n,).
 
-        Its fields: ``accuracy`` f8; ``cost`` f8, the scalar; ``feasible`` bool; ``costs``
+        Its fields: ``accuracy`` f8, the reward (what another metric comes to is in
+        `prune_gym.tasks.metrics`); ``cost`` f8, the scalar; ``feasible`` bool; ``costs``
         (n_budgets,) f8 in the order of ``problem.names``; ``kept`` (n_groups,) f8, fraction of
         filters kept.
         """
@@ -245,8 +261,8 @@ class SearchResult:
         self.best.save(path)
 
     def _built(self, masks: Masks, number: int, score: float, network: nn.Module) -> PrunedNetwork:
-        name = self.config.network_name
-        return PrunedNetwork(self.problem, masks, network, score, number, name)
+        name, value = self.config.network_name, self.problem.task.metric.value(score)
+        return PrunedNetwork(self.problem, masks, network, value, number, name)
 
     def _budget(self, key: str | Budget) -> Budget:
         own = {budget.name: budget for budget in self.problem.budgets}

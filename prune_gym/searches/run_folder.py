@@ -9,24 +9,26 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agents.files import check_new_folder, remove_partials, user_path
+from agents.files import check_new_folder, remove_partials
 from agents.logs import LineLog, count_lines
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import FileError, InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.trust import trust_option
 from prune_gym.searches.baselines import BASELINES
 from prune_gym.searches.other_runs import refuse_training_run
-from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row
-from prune_gym.utils.files import make_folder, replacing, write_json
+from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row, reward_of
+from prune_gym.tasks.metrics import Metric
+from prune_gym.utils.files import make_folder, replacing, user_path, write_json
 from prune_gym.utils.records import in_one_line, is_there, read_bytes, read_record
 
 _PACKAGES = (
@@ -35,7 +37,6 @@ _PACKAGES = (
     "torchvision",
     "gymnasium",
     "stable-baselines3",
-    "torch-pruning",
     "numpy",
     "scikit-learn",
 )
@@ -112,7 +113,8 @@ class SearchConfig:
                     f"are {found}. Give the same problem, or start a new run: out=."
                 )
         given = problem.arguments or {}
-        for name in ("network", "dataset", "criterion", "recovery", "structure", "round_to"):
+        names = ("network", "dataset", "criterion", "recovery", "structure", "round_to", "depth")
+        for name in names:
             if name in given and given[name] != self.problem.get(name, given[name]):
                 raise RunFolderError(
                     f"the run was of another problem: its {name} was {self.problem[name]!r}, that "
@@ -233,7 +235,7 @@ class RunFolder:
         """Add one row to the log of episodes."""
         row: dict[str, Any] = {
             "episode": number,
-            "accuracy": repr(trial.accuracy),
+            **_judged(trial, problem.task.metric),
             "cost": repr(trial.cost),
             "feasible": int(trial.feasible),
             "multiplier": repr(multiplier),
@@ -282,8 +284,12 @@ class RunFolder:
             elif not whole and content.startswith(b"episode"):  # cut within the head line
                 self.episodes.unlink()
 
-    def restore(self, archive: Archive) -> int:
+    def restore(self, archive: Archive, depth: bool = False) -> int:
         """Fill an empty archive with the log and the front.
+
+        Args:
+            archive: empty.
+            depth: whether networks of the front may keep nothing of a filter group.
 
         Returns:
             How many evaluations had been remembered from before.
@@ -293,7 +299,7 @@ class RunFolder:
         for row in self.read_episodes():
             archive.put(
                 Trial(
-                    accuracy=float(row["accuracy"]),
+                    accuracy=reward_of(row),
                     cost=float(row["cost"]),
                     costs={
                         key.removeprefix("cost_"): float(value)
@@ -305,7 +311,7 @@ class RunFolder:
                 )
             )
         if is_there(self.front, RunFolderError):
-            front = Front.load(self.front, RunFolderError)
+            front = Front.load(self.front, RunFolderError, depth)
             archive.front = front.until(len(archive.trials))
         return int(self.read_json("state.json").get("remembered", 0))
 
@@ -335,6 +341,14 @@ class RunFolder:
                 "the search goes on, and pick has nothing to look at."
             ) from error
 
+    @property
+    def resume_command(self) -> str:
+        """What goes on with the run, as a shell takes it; with ``--trust`` where it names code."""
+        option = ""
+        with suppress(RunFolderError):  # the message that it is part of says what is wrong
+            option = trust_option(self.open(self.path)[1].problem)
+        return f"prune-gym prune --resume {shlex.quote(str(self.path))}{option}"
+
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; an empty dict where it is missing.
 
@@ -358,9 +372,17 @@ def how_to_go_on(folder: RunFolder | None) -> Iterator[None]:
         rows = max(0, count_lines(folder.episodes) - 1)
         raise FileError(
             error.errno,
-            f"{error} {rows} networks are recorded; then: prune-gym prune --resume {folder.path}, "
+            f"{error} {rows} networks are recorded; then: {folder.resume_command}, "
             "or search(..., resume=True) in Python.",
         ) from error
+
+
+def _judged(trial: Trial, metric: Metric) -> dict[str, str]:
+    """What a row says of how well a network does: its accuracy, or the reward and the metric."""
+    if metric.name == "accuracy":
+        return {"accuracy": repr(trial.accuracy)}
+    value = metric.value(trial.accuracy)
+    return {"reward": repr(trial.accuracy), f"metric_{metric.name}": repr(value)}
 
 
 def versions() -> dict[str, str]:

@@ -43,7 +43,7 @@ from prune_gym.utils.arguments import (
     check_share,
     whole_number,
 )
-from prune_gym.utils.files import write_json
+from prune_gym.utils.files import user_path, write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import finishing, stopping
 from prune_gym.utils.threads import Workers, one_thread
@@ -110,8 +110,11 @@ def search(
         raise InvalidTypeError(
             f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
         )
-    if granularity not in ENV_IDS:
+    if granularity not in list(ENV_IDS):
         raise unknown_name("granularity", granularity, list(ENV_IDS))
+    if on_progress is not None and not callable(on_progress):
+        raise InvalidTypeError(f"on_progress={on_progress!r}: expected a function of a Progress.")
+    out = None if out is None else user_path(out)
     evaluations = whole_number("evaluations", evaluations, 1, MOST_EVALUATIONS)
     if resume:
         if out is None:
@@ -206,8 +209,8 @@ class Search:
         self._remembered_before = 0
         self._hits_before = problem.evaluator.memory.hits  # of others that use the problem
         if folder is not None:
-            self._front_files = FrontFiles(folder.front)
-            self._remembered_before = folder.restore(self.archive)
+            self._front_files = FrontFiles(folder.front, problem.depth)
+            self._remembered_before = folder.restore(self.archive, problem.depth)
             n_judged = len(self.archive.trials)
             self.archive.front = self._front_files.restore(self.archive.front, n_judged)
             folder.check_fits(self.archive, problem)
@@ -242,7 +245,7 @@ class Search:
         return Progress(
             evaluations=len(rows),
             total=self.evaluations,
-            best_accuracy=None if best is None else best.accuracy,
+            best_accuracy=None if best is None else self.problem.task.metric.value(best.accuracy),
             recent_cost=float(np.mean([row.cost for row in rows[-50:]])) if rows else 0.0,
             cost_limit=self.problem.cost_limit,
             multiplier=self.multiplier,
@@ -274,7 +277,7 @@ class Search:
         if self.folder is not None and len(self.archive.trials) < self.evaluations:
             self.folder.drop_results()
         black_box = any(budget.counted is None for budget in self.problem.budgets)
-        device = self.problem.example.device
+        device = self.problem.device
         words = "finishing the networks in hand; Ctrl-C again stops at once"
         try:
             with (

@@ -22,7 +22,7 @@ from prune_gym.pruning.sizes import TensorSizes
 from prune_gym.tables.counted import Polynomial
 from prune_gym.tables.files import facts_of
 from prune_gym.tables.table import PruneTable
-from prune_gym.tables.walk import Levels, Walk
+from prune_gym.tables.walk import Levels, Walk, classes_of
 from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.threads import one_thread
 
@@ -269,5 +269,5 @@ def digest_of(problem: PruningProblem) -> str:
         found.update(name.encode() + tensor.numpy(force=True).tobytes())
     for split in (problem.data.validation, problem.data.test):
         if split is not None:
-            found.update(split.labels.numpy(force=True).tobytes())
+            found.update(classes_of(split).numpy(force=True).tobytes())
     return found.hexdigest()[:16]

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prune_gym.errors import InvalidValueError, UnsupportedNetworkError
+from prune_gym.datasets import Examples
+from prune_gym.errors import InvalidValueError, TableError, UnsupportedNetworkError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.tables.program import Program, Step, Values, program_of
 from prune_gym.training.recovery import is_fixed
@@ -32,6 +33,17 @@ from prune_gym.utils.stopping import check_stop
 Levels = tuple[tuple[int, ...], ...]  # per group, ascending numbers of filters to keep
 
 MOST_DIFFERENCE = 1e-3  # of outputs, relative to the largest: rounding is far below
+
+
+def classes_of(split: Examples) -> torch.Tensor:
+    """The class of each example, (n,) int64, on the split's device.
+
+    Raises:
+        TableError: its targets are no classes.
+    """
+    if split.classes is None:
+        raise TableError("a table holds accuracies: every target must be one class.")
+    return torch.from_numpy(split.classes).to(split.device)
 
 
 class Walk:
@@ -56,7 +68,7 @@ class Walk:
         parts = [data.train.batch(data.train.spread(n))] if n else []
         inputs = torch.cat([*parts, *(split.batch(slice(None)) for split in splits)])
         self._inputs = problem.layout.to_layout(inputs)
-        self._labels = torch.cat([split.labels for split in splits])
+        self._labels = torch.cat([classes_of(split) for split in splits])
         self._bounds = np.cumsum([0, *(len(split) for split in splits)]).tolist()
         self._check(problem)
 

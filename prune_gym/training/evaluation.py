@@ -1,21 +1,26 @@
-"""Evaluation: what a network gets right, and how long it takes."""
+"""Evaluation: how well a network does, and how long it takes."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from prune_gym.datasets import Split
+from prune_gym.datasets import Examples, Split
 from prune_gym.pruning.inference import InferenceLayout
+from prune_gym.tasks.metrics import Tally
+from prune_gym.tasks.named_metrics import ACCURACY, share_right
+from prune_gym.tasks.task import CLASSIFICATION, Task
 from prune_gym.utils.devices import tf32
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.threads import one_thread
+from prune_gym.utils.trees import call, clone, device_of, joined, mapped, rows_of
 
 # Examples of a forward come to at most so many numbers (512 images of 3x32x32): small enough for
 # the caches, and a few hundred megabytes of feature maps with images of any size.
@@ -24,7 +29,7 @@ MEASURED_S = 0.3  # for how long batch sizes are tried in turns, if one turn tak
 
 
 @torch.inference_mode()
-def logits(network: nn.Module, split: Split, batch_size: int | None = None) -> torch.Tensor:
+def logits(network: nn.Module, split: Examples, batch_size: int | None = None) -> torch.Tensor:
     """Outputs of the network in evaluation mode, (n, n_classes): the plain way, in float32.
 
     The network's training flag is set to evaluation and stays there; hand in a copy if that
@@ -37,25 +42,49 @@ def logits(network: nn.Module, split: Split, batch_size: int | None = None) -> t
     """
     network.eval()
     size = batch_size or largest_batch(split)
-
-    def forward(start: int) -> torch.Tensor:
-        check_stop()
-        outputs: torch.Tensor = network(split.batch(slice(start, start + size)))
-        return outputs
-
-    with memory_bound(_too_many(size)), tf32(split.images.device, False):
-        return torch.cat([forward(start) for start in range(0, len(split), size)])
+    with memory_bound(_too_many(size)), tf32(split.device, False):
+        return torch.cat([call(network, inputs) for inputs, _ in _in_batches(split, size)])
 
 
-def accuracy(network: nn.Module, split: Split, batch_size: int | None = None) -> float:
+def accuracy(network: nn.Module, split: Examples, batch_size: int | None = None) -> float:
     """Fraction of ``split`` that the network classifies rightly, in [0, 1]: the plain way."""
-    predicted = logits(network, split, batch_size).argmax(dim=1)
-    return float((predicted == split.labels).double().mean())
+    found = logits(network, split, batch_size)
+    return share_right(found, split.targets(slice(None)))
 
 
-def largest_batch(split: Split) -> int:
+@torch.inference_mode()
+def measured(
+    network: nn.Module, split: Examples, task: Task, batch_size: int | None = None
+) -> float:
+    """The metric of a network on a split, in its unit: the plain way, in float32.
+
+    Args:
+        network: what is judged; it is left in evaluation mode.
+        split: the examples.
+        task: what is asked of it.
+        batch_size: examples a forward; None = by the size of an example.
+
+    Raises:
+        MetricError: it raised, or gave no number.
+    """
+    network.eval()
+    size = batch_size or largest_batch(split)
+    tally = Tally(task.metric, split.device)
+    with memory_bound(_too_many(size)), tf32(split.device, False):
+        for inputs, targets in _in_batches(split, size):
+            tally.add(task.run(network, inputs), targets)
+        return tally.value()
+
+
+def _in_batches(split: Examples, size: int) -> Iterator[tuple[Any, Any]]:
+    for start in range(0, len(split), size):
+        check_stop()
+        yield split.read(slice(start, start + size))
+
+
+def largest_batch(split: Examples) -> int:
     """Most examples of a split that a forward takes."""
-    return max(1, min(len(split), BATCH_ELEMENTS // max(1, split.images[0].numel())))
+    return max(1, min(len(split), BATCH_ELEMENTS // max(1, split.n_elements)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,42 +92,72 @@ class PreparedSplit:
     """A split made ready once, on which networks of one kind are judged again and again.
 
     Attributes:
-        layout: of the networks and the images.
-        images: (n, ...) normalised, on the device, in that layout.
-        labels: (n,).
-        batch_size: images a forward.
+        layout: of the networks and the inputs.
+        images: inputs, (n, ...) normalised, on the device, in that layout; None where they are
+            read as they are used.
+        labels: targets, (n, ...); likewise.
+        batch_size: examples a forward.
+        task: what is asked of a network.
+        split: where they come from.
     """
 
     layout: InferenceLayout
-    images: torch.Tensor
-    labels: torch.Tensor
+    images: Any
+    labels: Any
     batch_size: int
+    task: Task
+    split: Examples
 
     @classmethod
     def of(
-        cls, split: Split, layout: InferenceLayout, batch_size: int | None = None
+        cls,
+        split: Examples,
+        layout: InferenceLayout,
+        batch_size: int | None = None,
+        task: Task = CLASSIFICATION,
     ) -> PreparedSplit:
         """Make a split ready; without ``batch_size``, `with_fastest_batch` finds it."""
-        with memory_bound(f"{len(split)} images are too many; set evaluation_samples"):
-            step = largest_batch(split)
-            parts = []
-            for start in range(0, len(split), step):
-                check_stop()
-                parts.append(layout.to_layout(split.batch(slice(start, start + step))))
-            images = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return cls(layout, images, split.labels, batch_size or step)
+        step = largest_batch(split)
+        images = labels = None
+        if isinstance(split, Split):
+            with memory_bound(f"{len(split)} images are too many; set evaluation_samples"):
+                batches = _in_batches(split, step)
+                images = joined([mapped(layout.to_layout, inputs) for inputs, _ in batches])
+            labels = split.labels
+        return cls(layout, images, labels, batch_size or step, task, split)
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are judged."""
+        return self.split.device
 
     @torch.inference_mode()
     def logits(self, network: nn.Module) -> torch.Tensor:
         """Outputs of a network in evaluation mode, (n, n_classes); it stays as it is."""
         fast, is_coarse = self.layout.convert(network), self.layout.precision == "tf32"
-        with memory_bound(_too_many(self.batch_size)), tf32(self.images.device, is_coarse):
-            return torch.cat([fast(batch) for batch in self._batches(self.images)])
+        with memory_bound(_too_many(self.batch_size)), tf32(self.device, is_coarse):
+            return torch.cat([call(fast, inputs) for inputs, _ in self._batches()])
 
     def accuracy(self, network: nn.Module) -> float:
         """Fraction that a network in evaluation mode classifies rightly, in [0, 1]."""
         n_right = (self.logits(network).argmax(dim=1) == self.labels).sum()
         return int(n_right) / len(self.labels)
+
+    def reward(self, network: nn.Module) -> float:
+        """The reward of a network in evaluation mode, which stays as it is; see `Metric`."""
+        if self.task.metric is ACCURACY and self.task.output is None and self.images is not None:
+            return self.accuracy(network)
+        return self.task.metric.reward(self.measured(network))
+
+    @torch.inference_mode()
+    def measured(self, network: nn.Module) -> float:
+        """The metric of a network in evaluation mode, in its unit; it stays as it is."""
+        fast, is_coarse = self.layout.convert(network), self.layout.precision == "tf32"
+        tally = Tally(self.task.metric, self.device)
+        with memory_bound(_too_many(self.batch_size)), tf32(self.device, is_coarse):
+            for inputs, targets in self._batches():
+                tally.add(self.task.run(fast, inputs), targets)
+        return tally.value()
 
     @torch.inference_mode()
     def with_fastest_batch(self, network: nn.Module) -> PreparedSplit:
@@ -107,29 +166,39 @@ class PreparedSplit:
         Whole fractions of the largest batch are tried in turn, on its images, on one core as in
         searches. The smallest that takes at most 5 % longer than the fastest is the best: feature
         maps take less memory. Outputs do not depend on the choice but for the rounding of their
-        last bit.
+        last bit. Where examples are read as they are used, the largest batch is taken.
         """
-        fast, images = self.layout.convert(network), self.images[: self.batch_size]
-        sizes = {-(-len(images) // parts) for parts in (1, 2, 4, 8, 16)}
-        sizes = {size for size in sizes if size >= min(16, len(images))}
+        if self.images is None:
+            return self
+        fast, n = self.layout.convert(network), min(self.batch_size, len(self.split))
+        sizes = {-(-n // parts) for parts in (1, 2, 4, 8, 16)}
+        sizes = {size for size in sizes if size >= min(16, n)}
         times = dict.fromkeys(sorted(sizes, reverse=True), float("inf"))
         began = time.perf_counter()
         with one_thread():
-            fast(next(self._batches(images, min(sizes))))  # warms up
+            call(fast, next(self._batches(min(sizes), n))[0])  # warms up
             while time.perf_counter() - began < MEASURED_S or min(times.values()) == float("inf"):
                 for size in times:
                     start = time.perf_counter()
-                    for batch in self._batches(images, size):
-                        fast(batch)
-                    wait_for(images.device)
+                    for inputs, _ in self._batches(size, n):
+                        call(fast, inputs)
+                    wait_for(self.device)
                     times[size] = min(times[size], time.perf_counter() - start)
         best = min(size for size in times if times[size] <= 1.05 * min(times.values()))
-        return PreparedSplit(self.layout, self.images, self.labels, best)
+        return replace(self, batch_size=best)
 
-    def _batches(self, images: torch.Tensor, size: int | None = None) -> Iterator[torch.Tensor]:
-        for batch in torch.split(images, size or self.batch_size):
+    def _batches(self, size: int | None = None, n: int | None = None) -> Iterator[tuple[Any, Any]]:
+        """Inputs and targets of the first ``n`` examples, ``size`` at a time."""
+        size, n = size or self.batch_size, n or len(self.split)
+        for start in range(0, n, size):
             check_stop()
-            yield batch.clone() if self.layout.in_place else batch
+            rows = slice(start, min(start + size, n))
+            if self.images is None:
+                inputs, targets = self.split.read(rows)
+                yield mapped(self.layout.to_layout, inputs), targets
+            else:
+                inputs, targets = rows_of(self.images, rows), rows_of(self.labels, rows)
+                yield (clone(inputs) if self.layout.in_place else inputs), targets
 
 
 def _too_many(size: int) -> str:
@@ -137,7 +206,7 @@ def _too_many(size: int) -> str:
 
 
 def paired_latency_ms(
-    networks: dict[str, nn.Module], images: torch.Tensor, repeats: int = 30
+    networks: dict[str, nn.Module], images: Any, repeats: int = 30
 ) -> dict[str, float]:
     """Median milliseconds of one forward per network, in turns so that ratios hold.
 
@@ -145,19 +214,19 @@ def paired_latency_ms(
 
     Args:
         networks: what to measure, by name.
-        images: one batch, (n, ...).
+        images: one batch of inputs.
         repeats: forwards per network that count; three more warm up.
     """
     times: dict[str, list[float]] = {name: [] for name in networks}
-    cure = f"a batch of {len(images)} is too large here"
+    cure, device = "a batch of so many examples is too large here", device_of(images)
     with one_thread(), torch.inference_mode(), memory_bound(cure):
         for turn in range(repeats + 3):
             check_stop()
             for name, network in networks.items():
-                wait_for(images.device)
+                wait_for(device)
                 start = time.perf_counter()
-                network(images.clone())
-                wait_for(images.device)
+                call(network, clone(images))
+                wait_for(device)
                 if turn >= 3:
                     times[name].append(1000.0 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}

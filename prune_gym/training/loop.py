@@ -10,18 +10,22 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from prune_gym.datasets import Split
+from prune_gym.datasets import Examples
 from prune_gym.datasets.base import Augment
 from prune_gym.errors import TrainingDivergedError
-from prune_gym.pruning.trace import output_tensors
+from prune_gym.tasks.losses import cross_entropy
+from prune_gym.tasks.matching import classes, only_tensor
+from prune_gym.tasks.task import CLASSIFICATION, Task
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.onednn import SoundConvolutions
 from prune_gym.utils.stopping import check_stop
+from prune_gym.utils.trees import device_of, mapped
 
 MANY = 5_000  # training images from which on SGD, as in the CIFAR papers, is better than Adam
 
@@ -88,9 +92,9 @@ class Recipe:
         """Cross-entropy, mixed with the teacher's where there is one.
 
         Args:
-            outputs: (n, n_classes) logits of the network.
-            labels: (n,).
-            taught: (n, n_classes) logits of the teacher, or None.
+            outputs: (n, n_classes, ...) logits of the network.
+            labels: (n, ...).
+            taught: (n, n_classes, ...) logits of the teacher, or None.
 
         The teacher's share is the divergence of softened outputs times the squared temperature:
         Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531).
@@ -98,6 +102,8 @@ class Recipe:
         loss = functional.cross_entropy(outputs, labels, label_smoothing=self.label_smoothing)
         if taught is None:
             return loss
+        # of dense outputs each place counts as an example
+        outputs, taught = (x.movedim(1, -1).flatten(0, -2) for x in (outputs, taught))
         soft = functional.kl_div(
             functional.log_softmax(outputs / self.temperature, dim=1),
             functional.log_softmax(taught / self.temperature, dim=1),
@@ -120,21 +126,23 @@ class Training:
         generator: source of the batches' order and of augmentation (a CPU generator).
         augment: maps a batch of images to an augmented one.
         teacher: the network that is distilled from, where the recipe distils; not changed.
+        task: whose loss it goes by; label smoothing and distillation are for cross-entropy.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        train: Split,
+        train: Examples,
         recipe: Recipe,
         *,
         steps: int,
         generator: torch.Generator,
         augment: Augment | None = None,
         teacher: nn.Module | None = None,
+        task: Task = CLASSIFICATION,
     ) -> None:
         self.network, self.train, self.recipe, self.steps = network, train, recipe, steps
-        self.generator, self.augment = generator, augment
+        self.generator, self.augment, self.task = generator, augment, task
         self.teacher = copy.deepcopy(teacher).eval() if teacher and recipe.distillation else None
         if train.channels_last:  # weights that lie otherwise would be turned at every step
             for module in (network, self.teacher):
@@ -161,17 +169,17 @@ class Training:
         for settings in self._optimizer.param_groups:
             settings["lr"] = self.recipe.peak_lr * factor
         rows = self._next_rows()
-        images, labels = self.train.fresh(rows, self.generator)
+        inputs, targets = self.train.fresh(rows, self.generator)
         if self.augment is not None:
-            images = self.augment(images, self.generator)
-        images = self.train.to_layout(images)
+            inputs = self.augment(inputs, self.generator)
+        inputs = self.train.to_layout(inputs)
         taught = None
-        with self._precision(images):
+        with self._precision(device_of(inputs)):
             if self.teacher is not None:
                 with torch.no_grad():
-                    taught = self.teacher(images).float()
-            outputs = output_tensors(self.network(images))[0]  # auxiliary ones come after it
-        loss = self.recipe.loss(outputs.float(), labels, taught)
+                    taught = only_tensor(self.task.run(self.teacher, inputs)).float()
+            outputs = self.task.run(self.network, inputs)
+        loss = self._loss(outputs, targets, taught)
         self._optimizer.zero_grad(set_to_none=True)
         with SoundConvolutions():
             loss.backward()  # type: ignore[no-untyped-call]
@@ -182,17 +190,23 @@ class Training:
         self.step_number += 1
         return loss.detach()
 
-    def _precision(self, images: torch.Tensor) -> contextlib.AbstractContextManager[object]:
+    def _loss(self, outputs: Any, targets: Any, taught: torch.Tensor | None) -> torch.Tensor:
+        if self.task.loss is not cross_entropy:
+            in_float32 = mapped(lambda t: t.float() if t.dtype == torch.bfloat16 else t, outputs)
+            return self.task.loss_of(in_float32, targets)
+        return self.recipe.loss(*classes(outputs, targets), taught)
+
+    def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         if not self.recipe.bfloat16:
             return contextlib.nullcontext()
-        return torch.autocast(images.device.type, dtype=torch.bfloat16)
+        return torch.autocast(device.type, dtype=torch.bfloat16)
 
     def _next_rows(self) -> torch.Tensor:
         """Rows of the next batch: every example once per epoch, the partial last batch dropped."""
         n = len(self.train)
         size = min(self.recipe.batch_size, n)
         if len(self._order) < size:
-            self._order = torch.randperm(n, generator=self.generator)[: n - n % size]
+            self._order = self.train.order(self.generator)[: n - n % size]
         rows, self._order = self._order[:size], self._order[size:]
         return rows
 
@@ -244,13 +258,14 @@ class Training:
 
 def fit(
     network: nn.Module,
-    train: Split,
+    train: Examples,
     recipe: Recipe,
     *,
     steps: int,
     generator: torch.Generator,
     augment: Augment | None = None,
     teacher: nn.Module | None = None,
+    task: Task = CLASSIFICATION,
     on_step: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train ``network`` in place for some steps; leaves it in evaluation mode. See `Training`.
@@ -263,6 +278,7 @@ def fit(
         generator: source of the batches' order and of augmentation (a CPU generator).
         augment: maps a batch of images to an augmented one.
         teacher: the network that is distilled from, where the recipe distils.
+        task: whose loss it goes by.
         on_step: called with (steps done, loss of the step).
 
     Raises:
@@ -270,7 +286,14 @@ def fit(
         Stopped: a stop was asked for.
     """
     training = Training(
-        network, train, recipe, steps=steps, generator=generator, augment=augment, teacher=teacher
+        network,
+        train,
+        recipe,
+        steps=steps,
+        generator=generator,
+        augment=augment,
+        teacher=teacher,
+        task=task,
     )
     for step in range(1, steps + 1):
         check_stop()

@@ -12,21 +12,25 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from prune_gym.datasets import Split
+from prune_gym.datasets import Examples
 from prune_gym.errors import InvalidValueError
+from prune_gym.tasks.task import CLASSIFICATION, Task
 from prune_gym.training.loop import Recipe, fit, flat
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry
+from prune_gym.utils.trees import call
 from prune_gym.utils.user_code import user_code
 
 BN_IMAGES = 256  # enough for stable statistics on the default problem, milliseconds to run
+BN_ELEMENTS = 50_000_000  # numbers that they come to at most (then there are fewer, ...
+BN_FEWEST = 16  # ... but not below so many)
 
 
 class Recovery(Protocol):
     """``recovery(network, train, generator=..., steps=...)`` repairs ``network`` in place."""
 
     def __call__(
-        self, network: nn.Module, train: Split, *, generator: torch.Generator, steps: int
+        self, network: nn.Module, train: Examples, *, generator: torch.Generator, steps: int
     ) -> None:
         """Repair ``network`` in place."""
 
@@ -35,12 +39,12 @@ RECOVERIES: Registry[Callable[..., None]] = Registry("recovery")
 
 
 @RECOVERIES.register
-def none(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
+def none(network: nn.Module, train: Examples, *, generator: torch.Generator, steps: int) -> None:
     """Judge the compact network as it is."""
 
 
 @RECOVERIES.register
-def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
+def bn(network: nn.Module, train: Examples, *, generator: torch.Generator, steps: int) -> None:
     """Recompute BatchNorm statistics on 256 training images (milliseconds, no gradients).
 
     The idea of adaptive BatchNorm in EagleEye (Li et al., ECCV 2020, arXiv 2007.02491): after
@@ -53,17 +57,25 @@ def bn(network: nn.Module, train: Split, *, generator: torch.Generator, steps: i
         norm.momentum = 1.0  # the one batch replaces what was stored
         norm.training = True
     with torch.inference_mode(), memory_bound("recovery='none' needs less, or smaller images"):
-        network(train.to_layout(train.batch(train.spread(BN_IMAGES))))
+        n = min(BN_IMAGES, max(BN_FEWEST, BN_ELEMENTS // max(1, train.n_elements)))
+        call(network, train.to_layout(train.calibration(n)[0]))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.training = False
 
 
 @RECOVERIES.register
-def finetune(network: nn.Module, train: Split, *, generator: torch.Generator, steps: int) -> None:
+def finetune(
+    network: nn.Module,
+    train: Examples,
+    *,
+    generator: torch.Generator,
+    steps: int,
+    task: Task = CLASSIFICATION,
+) -> None:
     """Train for a few steps with a fresh Adam, as the paper does (batch 60, learning rate 3e-4)."""
     recipe = Recipe(batch_size=60, peak_lr=3e-4, schedule=flat, keep_zeros=True)
-    fit(network, train, recipe, steps=steps, generator=generator)
+    fit(network, train, recipe, steps=steps, generator=generator, task=task)
     if steps:  # the statistics lag behind weights that have changed
         bn(network, train, generator=generator, steps=0)
 
@@ -76,10 +88,11 @@ def is_fixed(recovery: Callable[..., None]) -> bool:
 def recover(
     network: nn.Module,
     recovery: Callable[..., None],
-    train: Split,
+    train: Examples,
     *,
     seed: int,
     steps: int,
+    task: Task = CLASSIFICATION,
 ) -> nn.Module:
     """Repair a network of one's own in place; returns it, in evaluation mode.
 
@@ -89,8 +102,12 @@ def recover(
         train: the training split.
         seed: of the recovery's random numbers.
         steps: optimizer steps of a recovery that trains.
+        task: whose loss it trains by.
     """
     generator = torch.Generator().manual_seed(seed)
+    if recovery is finetune:
+        finetune(network, train, generator=generator, steps=steps, task=task)
+        return network.eval()
     if is_fixed(recovery):
         recovery(network, train, generator=generator, steps=steps)
         return network

@@ -24,7 +24,7 @@ def resolve_device(device: str) -> torch.device:
         if found.type == "meta":
             raise RuntimeError("it holds no numbers")
         torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
         raise InvalidValueError(
             f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); "
             "use 'cpu', 'cuda' or 'auto'."

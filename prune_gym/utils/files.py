@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -12,12 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from agents import files
-from prune_gym.errors import FileError, FolderInPlaceError, NoFolderError
+from prune_gym.errors import FileError, FolderInPlaceError, InvalidTypeError, NoFolderError
 from prune_gym.utils.records import in_one_line
+from prune_gym.utils.words import shortened
 
 replacing = partial(files.replacing, kind=FileError)
 make_folder = partial(files.make_folder, kind=FileError)
 write_json = partial(files.write_json, indent=1, kind=FileError)
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as the user means it, see `agents.files.user_path`, with errors of this package.
+
+    Raises:
+        TypeError: it is no text and no path.
+        FileError: the system takes no such path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidTypeError(f"{shortened(path)} is no path; give a text or a pathlib.Path.")
+    return files.user_path(path, FileError)
 
 
 def check_place(path: Path | str) -> None:

@@ -29,6 +29,8 @@ def suggest(name: str, known: list[str]) -> str:
 
 def unknown_name(kind: str, name: object, known: list[str]) -> UnknownNameError:
     """The error for a name that is none of ``known``: says what was given and what is allowed."""
+    if not known:
+        return UnknownNameError(f"{kind} {name!r}: expected 'module:function'.")
     return UnknownNameError(
         f"unknown {kind} {name!r}.{suggest(str(name), known)} Known: {', '.join(known)}."
     )
@@ -105,7 +107,7 @@ class Registry(Generic[T]):
         }
 
     def __contains__(self, name: object) -> bool:
-        return name in self._rows
+        return isinstance(name, str) and name in self._rows  # lists have no hash
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

@@ -74,7 +74,8 @@ class Workers:
         self._device = device or torch.device("cpu")
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        self._pool = ThreadPoolExecutor(n or usable_cores(), initializer=self._begin)
+        self._n = n or usable_cores()
+        self._pool = ThreadPoolExecutor(self._n, initializer=self._begin)
 
     def _begin(self) -> None:
         finish_pieces()  # who hands them out sees to it that there are no more
@@ -84,7 +85,13 @@ class Workers:
             torch.cuda.set_stream(stream)
 
     def map(self, function: Callable[[T], R], items: list[T]) -> Iterator[R]:
-        """Results in the order of the items, as they come; the first error is raised."""
+        """Results in the order of the items, as they come; the first error is raised.
+
+        A single thread begins an item when the caller comes back for its result, and is done with
+        those before: whoever dies with one item takes no other along.
+        """
+        if self._n == 1:
+            return (self._pool.submit(function, item).result() for item in items)
         return self._pool.map(function, items)
 
     def submit(self, function: Callable[[T], R], item: T) -> Future[R]:

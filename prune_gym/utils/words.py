@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sysconfig
 import traceback
 from pathlib import Path
@@ -58,6 +59,17 @@ def place(error: BaseException) -> str:
         return ""
     file, line = (own or frames)[-1]
     return f" ({file}:{line})"
+
+
+def score_in_words(score: float | None) -> str:
+    """A number of a metric, whatever its scale; files have None where it was not finite.
+
+    >>> score_in_words(0.985), score_in_words(0.0000321), score_in_words(43210.9)
+    ('0.9850', '3.21e-05', '4.321e+04')
+    """
+    if score is None or not math.isfinite(score):
+        return "no number"
+    return f"{score:.4f}" if score == 0.0 or 0.01 <= abs(score) < 1e4 else f"{score:.4g}"
 
 
 def _cut(text: str, longest: int) -> str:

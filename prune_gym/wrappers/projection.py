@@ -125,7 +125,9 @@ class ProjectionWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             return action, False
         given = np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
         if self._pruning.granularity == "filter":
-            moved, last = self._fewer_filters(given, n_kept), n_kept - 1
+            index = len(self._pruning.problem.groups) - self._pruning.steps_left
+            least = min(1, int(self._pruning.floor_counts()[index]))
+            moved, last = self._fewer_filters(given, n_kept), n_kept - least
             if not self._look(moved(last))[0]:
                 return self._filters_of_floor(given), True
         else:

@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from agents.errors import FileError, RunFolderError
-from agents.files import make_folder, read_json, replacing, write_json
+from agents.errors import FileError, InvalidTypeError, RunFolderError
+from agents.files import make_folder, read_json, replacing, user_path, write_json
 from agents.logs import count_lines
 
 
@@ -80,3 +80,22 @@ def test_a_log_that_is_no_file_is_not_waited_for(tmp_path):
     with pytest.raises(FileError, match=r"episodes.csv is no file, but a folder, a pipe or a dev"):
         count_lines(tmp_path / "episodes.csv")
     assert count_lines(tmp_path / "missing.csv") == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "words"),
+    [
+        (
+            "a" * 300,
+            FileError,
+            r"a{40}\.\.\. cannot be written or read \(File name too long: 300",
+        ),
+        ("a\0b", FileError, r"a\\x00b cannot be written or read \(control characters"),
+        (5, InvalidTypeError, r"5 is no path; give a text or a pathlib\.Path"),
+        ({"params": 0.1}, InvalidTypeError, r"\{'params': 0\.1\} is no path"),
+        (b"runs", InvalidTypeError, r"b'runs' is no path"),
+    ],
+)
+def test_what_cannot_be_a_path(path, kind, words):
+    with pytest.raises(kind, match=words):
+        user_path(path)

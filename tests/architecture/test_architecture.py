@@ -30,7 +30,7 @@ LEVELS = {
     "prune_gym": [
         {"errors"},
         {"utils"},
-        {"datasets", "pruning"},
+        {"datasets", "pruning", "tasks"},
         {"networks", "training", "criteria"},
         {"budgets"},
         {"problem"},

@@ -425,6 +425,8 @@ def test_finish_searches_no_longer_and_keeps_the_settings(tiny_options, tmp_path
     assert (run / "metrics.json").exists()
     assert (run / "report.html").exists()
     assert "--finish" in call("prune", "--finish", "--out", tmp_path / "other", code=2)
+    said = call("prune", "--trust", "--resume", run, "--finish", "--timesteps", 900, code=2)
+    assert "--finish ends a run as it stands, and --timesteps makes it longer; give one." in said
 
 
 def test_uniform_cannot_change_its_grid(tiny_options, tmp_path):

@@ -112,7 +112,10 @@ def test_an_agent_that_stops_in_its_first_round_has_recorded_nothing(tiny_option
     finally:
         own_budgets.BROKEN.clear()
     assert "device lost" in said
-    assert f"None is recorded yet. Mend the budget, then: prune-gym prune --resume {run}" in said
+    assert (
+        f"None is recorded yet. Mend the budget, then: prune-gym prune --resume {run} --trust"
+        in said
+    )
     assert not (run / "episodes.csv").exists()
     call("prune", "--trust", "--resume", run)
     assert len(rows_of(run)) == 20

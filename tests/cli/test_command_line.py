@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,27 @@ def test_lost_accuracy_is_warned_of(default_problem, score, words):
     out = io.StringIO()
     scores = {"finetuned_validation": score, "dense_validation": 0.99}
     warn_of_loss(default_problem, {"accuracy": scores}, Console(file=out))
+    assert words in out.getvalue()
+    assert bool(out.getvalue()) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("size", "score", "best", "words"),
+    [
+        (1.0, -0.8433, None, "validation neg -0.8433 (unpruned -0.1033)"),
+        (1.0, -0.8433, -0.05, "validation neg -0.8433 (the run's best -0.0500)"),
+        (1.0, -0.105, None, ""),
+        (1e4, -0.105, None, ""),
+        (1e-4, -0.8433, None, "the limit costs a lot"),
+    ],
+)
+def test_a_lost_metric_without_ends_is_warned_of(default_problem, size, score, best, words):
+    task = replace(default_problem.task, metric=prune_gym.Metric(max, "neg"))
+    scores = {"finetuned_validation": size * score, "dense_validation": size * -0.1033}
+    out = io.StringIO()
+    further = {} if best is None else {"best": best}
+    console = Console(file=out, width=300)
+    warn_of_loss(replace(default_problem, task=task), {"accuracy": scores}, console, **further)
     assert words in out.getvalue()
     assert bool(out.getvalue()) == bool(words)
 

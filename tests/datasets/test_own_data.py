@@ -76,9 +76,10 @@ def test_pixels_stay_bytes_and_are_divided_as_they_are_used():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64, torch.bool])
-def test_other_images_become_float32_as_they_are(dtype):
+def test_other_inputs_keep_their_type(dtype):
     images = PIXELS.to(dtype)
-    assert same(as_split("train", (images, LABELS)), images.float())
+    assert same(as_split("train", (images, LABELS)), images)
+    assert same(as_split("train", (images.numpy(), LABELS)), images)
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "u1", "u2", "u8", "i1", "i4", ">i4"])
@@ -95,7 +96,7 @@ def test_arrays_that_torch_does_not_take_as_they_are():
     backwards = FLOATS.numpy()[::-1]
     assert same(as_split("train", (backwards, LABELS)), FLOATS.flip(0))
     foreign = FLOATS.numpy().astype(">f8")
-    assert same(as_split("train", (foreign, LABELS)), FLOATS)
+    assert same(as_split("train", (foreign, LABELS)), FLOATS.double())
     assert same(as_split("train", (FLOATS.clone().requires_grad_(), LABELS)), FLOATS)
 
 
@@ -143,8 +144,8 @@ def test_a_problem_on_pixels():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (3, r"train: expected a pair \(images, labels\) or a torch Dataset, got int"),
-        ((FLOATS, LABELS, LABELS), r"expected a pair \(images, labels\).*got tuple"),
+        (3, r"train: expected a pair \(inputs, targets\) or a torch Dataset, got int"),
+        ((FLOATS, LABELS, LABELS), r"expected a pair \(inputs, targets\).*got tuple"),
         (
             (FLOATS, LABELS[:5]),
             r"images of shape \(12, 1, 8, 8\) and labels of shape \(5,\) do not",
@@ -155,7 +156,7 @@ def test_a_problem_on_pixels():
         ((FLOATS, LABELS[:, None]), r"labels of shape \(12, 1\) do not fit"),
         (
             (FLOATS, torch.nn.functional.one_hot(LABELS)),
-            r"train: labels of shape \(12, 3\) look one-hot; expected .*labels\.argmax\(1\)",
+            r"train: labels of shape \(12, 3\) look one-hot, or .*metric='multilabel_f1'",
         ),
         (pairs(FLOATS, torch.eye(12)), r"labels of shape \(12, 12\) look one-hot"),
         ((FLOATS, LABELS - 1), r"train: label 0 is -1; expected whole numbers from 0"),
@@ -175,10 +176,10 @@ def test_a_problem_on_pixels():
             r"uint8 images of shape \(12, 8, 6\); .*images\[:, None\] of grey",
         ),
         (Stream(), r"train: Stream has no length; expected a map-style torch Dataset"),
-        (Items([FLOATS[0]]), r"item 0 of Items is Tensor; expected an \(image, label\) pair"),
+        (Items([FLOATS[0]]), r"item 0 of Items is Tensor; expected an \(input, target\) pair"),
         (
             Items([(FLOATS[0], 1), (FLOATS[1], 1, 2)]),
-            r"train: item 1 of Items is tuple of 3; expected an \(image, label\) pair",
+            r"train: item 1 of Items is tuple of 3; expected an \(input, target\) pair",
         ),
         (Items([{"image": 1}]), r"item 0 of Items is dict of 1; expected an"),
         (TensorDataset(FLOATS), r"item 0 of TensorDataset is tuple of 1; expected an"),
@@ -287,14 +288,14 @@ def test_random_examples_of_sorted_classes_keep_their_labels():
 
 def test_what_is_always_the_same_is_read_once():
     data = own_dataset(pairs(FLOATS), (FLOATS, LABELS))
-    assert data.train.read is None
+    assert data.train.reader is None
     assert data.augment is not None
 
 
 def test_random_examples_are_no_measure():
     with pytest.warns(UserWarning, match=r"validation: its examples come out differently each ti"):
         data = own_dataset((FLOATS, LABELS), Noisy(FLOATS, DRAWS["torch"]))
-    assert data.validation.read is None
+    assert data.validation.reader is None
 
 
 def test_fine_tuning_reads_anew():

@@ -62,8 +62,12 @@ class Fault:
 
 
 def _check_signalled(ended: Ended, name: str) -> None:
-    """It was stopped, or came to its end before; what hits Python's own end is the system's."""
+    """It was stopped, or came to its end before; what hits Python's own end is the system's.
+
+    So is a second Ctrl-C while Python is busy in C code.
+    """
     codes = [OK, KILLED] if name == "SIGKILL" else [OK, STOPPED]
+    codes += [-INT] if name == "Ctrl-C twice" else []
     is_over = any(words in ended.output for words in ("load_pruned(", "stopped", "results are in"))
     check_ended(ended, [*codes, -INT, -TERM] if is_over else codes)
 

@@ -125,8 +125,8 @@ _VALUES: tuple[Any, ...] = (
 
 def _places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     found = [path] if path else []
-    items = content.items() if isinstance(content, dict) else enumerate(content)
     if isinstance(content, dict | list):
+        items = content.items() if isinstance(content, dict) else enumerate(content)
         for key, value in items:
             found += _places(value, (*path, key))
     return found

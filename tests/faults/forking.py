@@ -36,7 +36,6 @@ READY = (
     "agents.comparison.report",
     "agents.zoo.table",
     "sklearn.datasets",
-    "torch_pruning",
     "matplotlib.pyplot",
 )
 

@@ -120,7 +120,7 @@ _VALUES: tuple[Any, ...] = (
 )
 _KEYWORDS = {
     "problem": "network dataset budgets criterion recovery recovery_steps structure round_to "
-    "evaluation_samples precision batch_size device weights train validation test ignore "
+    "depth evaluation_samples precision batch_size device weights train validation test ignore "
     "unpruned_values seed",
     "search": "algo evaluations seed granularity hard out resume finetune_steps distillation",
     "env": "network budgets criterion recovery structure round_to cost_mode render_mode "

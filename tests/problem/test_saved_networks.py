@@ -18,10 +18,10 @@ from prune_gym.networks.checkpoints import (
     cache_dir,
     checkpoint_path,
     find_checkpoint,
-    load_weights,
     read_tensors,
     save_weights,
 )
+from prune_gym.networks.weight_files import load_weights
 from prune_gym.problem.saving import masks_of_plan
 from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.saved_agent import save_agent
@@ -57,7 +57,11 @@ def test_round_trip_by_name(tmp_path, default_problem):
     network = load_pruned(tmp_path)
     assert default_problem.accuracy(network) == outcome.accuracy
     assert sum(p.numel() for p in network.parameters()) == outcome.values["params"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["network.safetensors", "plan.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "examples.safetensors",
+        "network.safetensors",
+        "plan.json",
+    ]
 
 
 def test_a_plan_without_a_name_needs_the_network(tmp_path, tiny_problem):

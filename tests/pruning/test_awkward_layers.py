@@ -115,12 +115,12 @@ CUT = {
     "InstanceNorm": (nn.InstanceNorm2d(8, affine=True), 8, 8, {"first": 8}),
     "GroupNorm": (nn.GroupNorm(4, 8), 8, 8, {"first": 4}),
     "GroupNorm of single channels": (nn.GroupNorm(8, 8), 8, 8, {"first": 8}),
-    "GroupNorm of all channels": (nn.GroupNorm(1, 8), 8, 8, {}),
-    "LayerNorm": (nn.LayerNorm([8, 8, 8]), 8, 8, {}),
+    "GroupNorm of all channels": (nn.GroupNorm(1, 8), 8, 8, {"first": 8}),
+    "LayerNorm": (nn.LayerNorm([8, 8, 8]), 8, 8, {"first": 8}),
     "groups": (nn.Conv2d(8, 8, 3, padding=1, groups=2), 8, 8, {"first": 4, "between": 4}),
     "groups that grow": (nn.Conv2d(8, 16, 1, groups=4), 8, 16, {"first": 2, "between": 4}),
-    "groups of one input": (nn.Conv2d(8, 16, 1, groups=8), 8, 16, {"between": 2}),
-    "groups of one output": (nn.Conv2d(8, 4, 1, groups=4), 8, 4, {}),
+    "groups of one input": (nn.Conv2d(8, 16, 1, groups=8), 8, 16, {"first": 8}),
+    "groups of one output": (nn.Conv2d(8, 4, 1, groups=4), 8, 4, {"first": 2}),
     "groups, transposed": (
         nn.ConvTranspose2d(8, 16, 1, groups=4),
         8,
@@ -157,7 +157,7 @@ CUT = {
         ),
         8,
         9,
-        {"first": 8, "between.layers.0": 5, "between.layers.0:2": 4},
+        {"first": 8, "between.layers.0": 4, "between.layers.0:2": 5},
     ),
     "one layer, twice": (Function(lambda m, x: x(x(m)), nn.Conv2d(8, 8, 1)), 8, 8, {"first": 8}),
     "tokens": (
@@ -179,59 +179,39 @@ CUT = {
         ),
         8,
         8,
-        {"between.layers.1": 12},
+        {"first": 8, "between.layers.1": 12},
     ),
     "scale": (Free(torch.mul, 8, 1, 1), 8, 8, {"first": 8}),
     "shift": (Free(torch.add, 1, 8, 1, 1), 8, 8, {"first": 8}),
     "scale of all": (Free(torch.mul, 1), 8, 8, {"first": 8}),
     "unit length": (Function(lambda m: functional.normalize(m, dim=1)), 8, 8, {"first": 8}),
-}
-
-# what stands between, its width before and after -> what the message says of it
-REFUSED = {
-    "GroupNorm without parameters": (nn.GroupNorm(4, 8, affine=False), 8, 8, "give it affine=True"),
-    "InstanceNorm without parameters": (nn.InstanceNorm2d(8), 8, 8, "no tensor that tells"),
-    "frozen BatchNorm": (FrozenBatchNorm2d(8), 8, 8, "does not run once filters are removed"),
+    "frozen BatchNorm": (FrozenBatchNorm2d(8), 8, 8, {"first": 8}),
     "attention": (
         Function(attend, nn.MultiheadAttention(8, 2, batch_first=True)),
         8,
         8,
-        r"layer 'between.layers.0' \(MultiheadAttention\) cannot be pruned",
-    ),
-    "LSTM": (
-        Function(recur, nn.LSTM(8, 8, batch_first=True)),
-        8,
-        8,
-        r"layer 'between.layers.0' \(LSTM\) cannot be pruned",
-    ),
-    "GRU": (
-        Function(recur, nn.GRU(8, 8, batch_first=True)),
-        8,
-        8,
-        "what comes after layer 'first' cannot be followed",
-    ),
-    "bilinear": (
-        Function(
-            lambda m, x: x(m.movedim(1, 3), m.movedim(1, 3)).movedim(3, 1), nn.Bilinear(8, 8, 8)
-        ),
-        8,
-        8,
-        "parameter 'between.layers.0.weight' belongs to no layer",
+        {"first": 8, "between.layers.0": 2, "between.layers.0.out_proj": 8},
     ),
     "transposed in three dimensions": (
         Function(lambda m, x: x(m[:, :, None])[:, :, 0], nn.ConvTranspose3d(8, 8, 1)),
         8,
         8,
-        r"layer 'between.layers.0' \(ConvTranspose3d\) cannot be pruned",
+        {"first": 8, "between.layers.0": 8},
     ),
-    "positions": (Free(torch.add, 8, 8, 8), 8, 8, "unknown which axis holds the filters"),
-    "weight by column": (Free(torch.mul, 8), 8, 8, "as what follows 'first' needs all"),
-    "computed weight": (
-        parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
+    "three dimensions": (
+        Function(lambda m, x: x(m[:, :, None])[:, :, 0], nn.Conv3d(8, 10, 1)),
         8,
-        8,
-        "'between' .* computes its weight",
+        10,
+        {"first": 8, "between.layers.0": 10},
     ),
+    "one dimension": (
+        Function(lambda m, x: x(m.flatten(2)).unflatten(2, (8, 8)), nn.Conv1d(8, 10, 1)),
+        8,
+        10,
+        {"first": 8, "between.layers.0": 10},
+    ),
+    "positions": (Free(torch.add, 8, 8, 8), 8, 8, {"first": 8}),
+    "weight by column": (Free(torch.mul, 8), 8, 8, {"first": 8}),
     "groups across a concatenation": (
         Function(
             lambda m, one, x: x(torch.cat([one(m), m], 1)),
@@ -240,23 +220,47 @@ REFUSED = {
         ),
         8,
         16,
-        "layer 'between.layers.1' mixes channels of several filter groups",
+        {"first": 8, "between.layers.1": 8},
     ),
-    "softmax over channels": (nn.Softmax2d(), 8, 8, "not the same as masking"),
-    "mean over channels": (Function(lambda m: m * m.mean(1, True)), 8, 8, "not the same as mask"),
-    "norm over channels": (Function(lambda m: functional.group_norm(m, 2)), 8, 8, "not the same"),
-    "channel shuffle": (nn.ChannelShuffle(2), 8, 8, "not the same as masking"),
-    "channel shuffle by views": (Function(shuffle), 8, 8, "ignore="),
-    "pixel shuffle": (nn.PixelShuffle(2), 8, 2, "what comes before layer 'second'"),
-    "GLU": (nn.GLU(dim=1), 16, 8, "what comes before layer 'second' cannot be followed"),
-    "channels by number": (Function(lambda m: m[:, :4]), 8, 4, "does not run once filters are"),
+    "channel shuffle": (nn.ChannelShuffle(2), 8, 8, {"first": 4}),
+    "channel shuffle by views": (Function(shuffle), 8, 8, {"first": 4}),
+    "pixel shuffle": (nn.PixelShuffle(2), 8, 2, {"first": 2}),
+    "GLU": (nn.GLU(dim=1), 16, 8, {"first": 8}),
     "padded channels": (
         Function(lambda m: functional.pad(m, (0, 0, 0, 0, 4, 4))),
         8,
         16,
-        "needs all of its channels",
+        {"first": 8},
     ),
-    "rolled channels": (Function(lambda m: m.roll(1, 1)), 8, 8, "not the same as masking"),
+    # kept whole: what mixes or counts off channels, and what is laid out by numbers of its own
+    "GroupNorm without parameters": (nn.GroupNorm(4, 8, affine=False), 8, 8, {}),
+    "InstanceNorm without parameters": (nn.InstanceNorm2d(8), 8, 8, {}),
+    "LSTM": (Function(recur, nn.LSTM(8, 8, batch_first=True)), 8, 8, {}),
+    "GRU": (Function(recur, nn.GRU(8, 8, batch_first=True)), 8, 8, {}),
+    "bilinear": (
+        Function(
+            lambda m, x: x(m.movedim(1, 3), m.movedim(1, 3)).movedim(3, 1), nn.Bilinear(8, 8, 8)
+        ),
+        8,
+        8,
+        {},
+    ),
+    "computed weight": (parametrizations.weight_norm(nn.Conv2d(8, 8, 1)), 8, 8, {}),
+    "softmax over channels": (nn.Softmax2d(), 8, 8, {}),
+    "mean over channels": (Function(lambda m: m * m.mean(1, True)), 8, 8, {}),
+    "norm over channels": (Function(lambda m: functional.group_norm(m, 2)), 8, 8, {}),
+    "rolled channels": (Function(lambda m: m.roll(1, 1)), 8, 8, {}),
+}
+
+# what stands between, its width before and after -> what the message says of it
+REFUSED = {
+    "channels by number": (Function(lambda m: m[:, :4]), 8, 4, "does not run once filters are"),
+    "width by number": (
+        Function(lambda m: m.reshape(-1, 8, 64).view(-1, 8, 8, 8)),
+        8,
+        8,
+        "does not run once filters are",
+    ),
 }
 
 
@@ -315,7 +319,8 @@ def test_what_is_cut_makes_problems(name):
     problem = problem_of(network_of(*between))
     outcome = problem.evaluate(tiny.random_masks(problem, 0))
     by_hand = tiny.numbers_by_hand(outcome.network, problem.example)
-    assert list(outcome.values.values()) == pytest.approx(by_hand[:2])
+    n_known = 1 if name in ("attention", "LSTM", "GRU") else 2  # by hand layers are counted only
+    assert list(outcome.values.values())[:n_known] == pytest.approx(by_hand[:n_known])
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -332,7 +337,9 @@ def test_what_is_refused_says_how_to_go_on(name):
 
 def test_a_size_fixed_in_forward_is_found():
     network = FixedSize(nn.Identity())
-    with pytest.raises(UnsupportedNetworkError, match=r"view\(\).*keep the layers whole: ignore="):
+    with pytest.raises(
+        UnsupportedNetworkError, match=r"view\(\).*leaves \d+% of the parameters .*: ignore="
+    ):
         problem_of(network)
     assert [group.name for group in problem_of(network, ignore=["second"]).groups] == ["first"]
 
@@ -372,8 +379,14 @@ def test_layers_that_share_a_weight_unevenly():
     network = Awkward(nn.Conv2d(8, 8, 3, padding=1), second=8)
     network.first = nn.Sequential(nn.Conv2d(1, 8, 1), nn.Conv2d(8, 8, 3, padding=1))
     network.first[1].weight = network.between.weight
-    with pytest.raises(UnsupportedNetworkError, match=r"'first.1.weight' and 'between.weight' are"):
-        problem_of(network)
+    problem = problem_of(network)  # the filters of all three layers go together
+    assert [group.name for group in problem.groups] == ["first.0", "second"]
+    masks = tiny.group_masks(problem.groups, 0)
+    smaller = compact(network.eval(), problem.groups, masks)
+    assert smaller.first[1].weight is smaller.between.weight
+    with torch.no_grad():
+        expected = tiny.masked(network, problem.groups, masks)(tiny.images_of(2))
+        assert tiny.relative_difference(smaller(tiny.images_of(2)), expected) < 1e-5
 
 
 def test_outputs_must_be_one_tensor():
@@ -405,5 +418,5 @@ def test_wrong_cuts_are_found_in_untrained_networks_too():
         images = tiny.images_of(1)
         groups = find_filter_groups(network, images)
         check_compaction(network, groups, images)
-        with pytest.raises(UnsupportedNetworkError, match=r"what follows 'first' .*=\['first'\]\."):
+        with pytest.raises(UnsupportedNetworkError, match=r"the same as masking.*=\['first'\]\."):
             check_compaction(network, wrong_norm(groups), images)

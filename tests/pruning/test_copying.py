@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -11,7 +12,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 from prune_gym.errors import UnsupportedNetworkError
+from prune_gym.pruning.compact import compact
 from prune_gym.pruning.copying import CopyPlan, own_tensors, rebuild, shallow_copy
+from prune_gym.pruning.equivalence import check_compaction
+from prune_gym.pruning.groups import find_filter_groups
 
 
 class Rich(nn.Module):
@@ -309,3 +313,28 @@ def test_replacing_in_a_shallow_copy_leaves_the_original():
 def test_no_shallow_copy_of_modules_that_say_how_they_are_copied(kind):
     assert shallow_copy(kind()) is None
     assert shallow_copy(nn.Sequential(nn.ReLU(), kind())) is None
+
+
+class Cached(nn.Module):
+    """Keeps what it computed of its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.scale = nn.Parameter(torch.rand(8) + 0.5)
+        self.scale_cache: dict[str, torch.Tensor] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "cpu" not in self.scale_cache:
+            self.scale_cache["cpu"] = 2 * self.scale
+        return self.head(self.inner(x) * self.scale_cache["cpu"])
+
+
+def test_what_a_network_computed_and_keeps_stays_behind() -> None:
+    network, example = Cached().eval(), torch.randn(1, 4)
+    network(example)
+    groups = find_filter_groups(network, example)
+    smaller = compact(network, groups, [np.arange(8) < 3])
+    assert smaller(example).shape == (1, 2)
+    check_compaction(network, groups, example)
+    assert list(network.scale_cache) == ["cpu"]

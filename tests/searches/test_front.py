@@ -94,7 +94,7 @@ def test_words_of_the_front():
             front.best_within(limits)
     with pytest.raises(
         NothingFeasibleError,
-        match=r"within params 0\.1\. The nearest is network 1: accuracy 0\.5000, params 0\.25\. Ra",
+        match=r"within params 0\.1\. The nearest is network 1: reward 0\.5000, params 0\.25\. Ra",
     ):
         front.best_within({"params": 0.1})
     assert [one.number for one in front] == [1, 2]
