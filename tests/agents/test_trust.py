@@ -245,7 +245,7 @@ def test_nothing_of_a_run_is_unpickled(run, monkeypatch):
         monkeypatch.setattr(pickle, name, refuse)
     monkeypatch.setattr(th, "load", refuse)
     Training.resume(run, 150).run()
-    call(enjoy_module, run, "--model", "best", "--episodes", 1)
+    assert "episode" in call(enjoy_module, run, "--model", "best", "--episodes", 1)
 
 
 # -- beside runs of prune-gym prune ---------------------------------------------------------------

@@ -194,8 +194,11 @@ def test_a_seed_of_the_user_between_two_calls_is_no_fault_of_a_budget():
     kept = torch.get_rng_state()
     budget(network, tiny.images_of(1))
     torch.manual_seed(torch.initial_seed() + 1)
-    budget(network, tiny.images_of(1))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        budget(network, tiny.images_of(1))
     torch.set_rng_state(kept)
+    assert said == []
 
 
 def test_a_budget_that_calls_another_one_is_put_back_as_well():

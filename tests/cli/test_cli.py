@@ -296,7 +296,7 @@ def test_resuming_with_more_steps(tiny_run, tmp_path):
         (["--env", "PruneVGG-v9"], "PruneVGG"),
         (["--env", "PruneVG-v0"], "PruneVG"),
         (["--env", "CartPole-v1"], "CartPole-v1"),
-        (["--evaluation-samples", "9999"], "more than the 400 validation images"),
+        (["--evaluation-samples", "9999"], "more than the 400 validation examples"),
         (["--weights", "gone.safetensors"], "gone.safetensors."),
         (["--resume", "gone"], "gone is no run folder: it holds no config.json."),
         (["--network", "small_resnet"], "prune-gym pretrain small_resnet --dataset digits"),

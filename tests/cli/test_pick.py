@@ -68,7 +68,7 @@ def test_the_same_limits_give_the_network_of_the_run(copy):
     assert ours["picked_from"] == str(copy)
     one, other = (prune_gym.load_pruned(path, trust=True) for path in (picked, copy))
     tiny.assert_unchanged(one, tiny.snapshot(other))
-    assert f"prune_gym.load_pruned('{picked}')" in said
+    assert f"prune_gym.load_pruned('{picked}', trust=True)" in said
 
 
 @pytest.mark.parametrize(

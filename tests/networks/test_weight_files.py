@@ -41,8 +41,12 @@ def test_state_dicts(tmp_path, way, ending):
 def test_a_prefix_of_the_network_itself_stays(tmp_path):
     network = nn.Sequential()
     network.module = tiny.build("vgg")
-    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    save_file(kept, tmp_path / "weights.safetensors")
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
     load_weights(network, tmp_path / "weights.safetensors")
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in network.state_dict().items())
 
 
 def test_parts_that_were_compiled(tmp_path):

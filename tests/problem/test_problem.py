@@ -109,7 +109,7 @@ IMAGES, LABELS = tiny.data_of(9, 0)
     [
         ({"train": (IMAGES, LABELS)}, "train and validation belong together"),
         ({"validation": (IMAGES, LABELS)}, "train and validation belong together"),
-        ({"train": 3, "validation": 3}, r"train: expected a pair \(images, labels\).*got int"),
+        ({"train": 3, "validation": 3}, r"train: expected a pair \(inputs, targets\).*got int"),
         (
             {"train": (IMAGES, LABELS), "validation": (IMAGES, LABELS[:3])},
             r"validation: images of shape \(9, 1, 8, 8\) and labels of shape \(3,\) do not fit",

@@ -95,8 +95,11 @@ def look(shared):
     }
 
 
-def files() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("prune_gym-*"))
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """Where this test's files go: other tests make some at the same time."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
 
 
 def test_outcomes_are_the_same_in_another_process(tmp_path):
@@ -165,16 +168,15 @@ def test_sharing_changes_nothing(tiny_problem):
     assert as_elsewhere(shared).limits == tiny_problem.limits
 
 
-def test_the_file_goes_with_the_handle(tiny_problem):
-    before = files()
+def test_the_file_goes_with_the_handle(tiny_problem, place):
     shared = share(tiny_problem)
     twin, other = (pickle.loads(pickle.dumps(shared)) for _ in range(2))
     del other
     gc.collect()
-    assert files() - before == {shared._path}
+    assert list(place.iterdir()) == [shared._path]
     del shared
     gc.collect()
-    assert files() == before
+    assert list(place.iterdir()) == []
     with pytest.raises(SharingError, match=r"is gone: .*Keep the handle as long as"):
         twin.open()
 
@@ -210,14 +212,13 @@ def test_another_process_is_told_that_it_is_gone(tmp_path, tiny_problem):
     assert "the process that shared the problem has ended" in elsewhere(tmp_path, gone, twin)
 
 
-def test_what_cannot_be_pickled():
-    before = files()
+def test_what_cannot_be_pickled(place):
     stream = (number for number in range(3))  # generators belong to their process
     problem = tiny.make_tiny(budgets={lambda network: 1.0 if stream else 2.0: 1.0})
     with pytest.raises(SharingError, match=r"cannot be pickled: .*generator.*Is a budget, a reco"):
         share(problem)
     gc.collect()
-    assert files() == before
+    assert list(place.iterdir()) == []
 
 
 def test_parameters_stay_what_they_are():

@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import tiny
+import torch
 from safetensors.torch import load_file, save_file
 
 import prune_gym
@@ -355,7 +356,8 @@ def test_absurd_arguments_of_a_registered_network_cost_no_memory(tmp_path, defau
     prune_gym.save_pruned(tmp_path, network, default_problem, masks, "small")
     changed(tmp_path / "plan.json", ["input_shape"], ...)
     changed(tmp_path / "plan.json", ["arguments", "in_channels"], 2**31)  # 1.2 TB of weights
-    load_pruned(tmp_path)
+    loaded = load_pruned(tmp_path).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in network.state_dict().items())
 
 
 def test_a_run_of_an_earlier_version_is_read(copy, tiny_problem):

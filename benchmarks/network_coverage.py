@@ -1,6 +1,6 @@
 """Which networks can be pruned: all classifiers of torchvision, and families of timm.
 
-    python benchmarks/coverage.py
+    python benchmarks/network_coverage.py
 
 Each network is made with random weights and lively BatchNorm statistics, and goes through all that
 `make_problem` asks of one: its channels are followed, it takes the same way on other inputs, it can
