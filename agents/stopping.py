@@ -35,7 +35,14 @@ from typing import Any, NoReturn, Protocol
 EXIT_CODE = 130  # after Ctrl-C and SIGTERM, as shells give it after Ctrl-C
 SAME_SIGNAL_S = 0.1  # `timeout`, and programs that pass signals on, send one twice
 WORDS = "stopping after the step in hand; Ctrl-C again stops at once"
-_COMMANDS = ("prune-gym", "prune_gym", "agents.train", "agents.enjoy", "agents.compare")
+_COMMANDS = (
+    "prune-gym",
+    "prune_gym",
+    "agents.train",
+    "agents.enjoy",
+    "agents.compare",
+    "prune_gym.tables",
+)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

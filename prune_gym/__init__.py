@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         CriterionError,
         ExportError,
         InfeasibleLimitError,
+        TableError,
         TrustError,
         UnsupportedNetworkError,
     )
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
     from prune_gym.pruning.groups import FilterGroup
     from prune_gym.searches.result import PrunedNetwork, SearchResult
     from prune_gym.searches.search import search
+    from prune_gym.tables.files import load_table, save_table, shipped_tables
+    from prune_gym.tables.make import make_table
+    from prune_gym.tables.problem import TabularProblem
+    from prune_gym.tables.table import PruneTable
     from prune_gym.tasks.metrics import Metric
     from prune_gym.training.recovery import RECOVERIES
     from prune_gym.wrappers import (
@@ -86,6 +91,7 @@ _PUBLIC = {
     "Outcome": ".problem.outcome",
     "ProjectionWrapper": ".wrappers",
     "PruneGymError": ".errors",
+    "PruneTable": ".tables.table",
     "PrunedNetwork": ".searches.result",
     "PruningProblem": ".problem.problem",
     "RECOVERIES": ".training.recovery",
@@ -96,6 +102,8 @@ _PUBLIC = {
     "SearchResult": ".searches.result",
     "SharedProblem": ".problem.sharing",
     "Split": ".datasets",
+    "TableError": ".errors",
+    "TabularProblem": ".tables.problem",
     "TrustError": ".errors",
     "TrainerError": ".errors",
     "UnsupportedNetworkError": ".errors",
@@ -104,11 +112,15 @@ _PUBLIC = {
     "export_network": ".networks.formats",
     "latency_ms": ".budgets",
     "load_pruned": ".problem.saving",
+    "load_table": ".tables.files",
     "make_problem": ".problem.make",
+    "make_table": ".tables.make",
     "onnx_latency_ms": ".budgets",
     "save_pruned": ".problem.saving",
+    "save_table": ".tables.files",
     "search": ".searches.search",
     "share": ".problem.sharing",
+    "shipped_tables": ".tables.files",
 }
 
 __all__ = [
@@ -136,6 +148,7 @@ __all__ = [
     "Outcome",
     "ProjectionWrapper",
     "PruneGymError",
+    "PruneTable",
     "PrunedNetwork",
     "PruningProblem",
     "RecordBest",
@@ -145,6 +158,8 @@ __all__ = [
     "SearchResult",
     "SharedProblem",
     "Split",
+    "TableError",
+    "TabularProblem",
     "TrainerError",
     "TrustError",
     "UnsupportedNetworkError",
@@ -153,12 +168,16 @@ __all__ = [
     "export_network",
     "latency_ms",
     "load_pruned",
+    "load_table",
     "make_problem",
+    "make_table",
     "onnx_latency_ms",
     "register_envs",
     "save_pruned",
+    "save_table",
     "search",
     "share",
+    "shipped_tables",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -125,6 +125,10 @@ class RunFolderError(InvalidValueError):
     """A run folder that is missing, damaged, or taken already."""
 
 
+class TableError(InvalidValueError):
+    """A table of judged networks that is missing, damaged, or of another network."""
+
+
 class SharingError(PruneGymError, RuntimeError):
     """A shared problem that is gone, or one that cannot be shared."""
 

@@ -8,6 +8,7 @@ from prune_gym.datasets.digits import digits
 from prune_gym.datasets.folders import folder
 from prune_gym.datasets.load import absolute_name, file_name, load_dataset
 from prune_gym.datasets.own import as_split, own_dataset
+from prune_gym.datasets.shapes import shapes
 from prune_gym.datasets.vision import TORCHVISION
 from prune_gym.errors import DatasetError
 
@@ -26,4 +27,5 @@ __all__ = [
     "folder",
     "load_dataset",
     "own_dataset",
+    "shapes",
 ]

@@ -67,6 +67,7 @@ class Observer:
 
     Attributes:
         size: number of features.
+        layer_facts: (n_groups, 5) float64 in [0, 1], features 1 to 5 before each group.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Observer:
     ) -> None:
         self.problem, self.limit_range = problem, limit_range
         self.size = len(feature_names(problem.names, limit_range))
-        self._facts = _layer_facts(problem)  # (n_groups, 5) float64 in [0, 1]
+        self.layer_facts = _layer_facts(problem)
 
     def __call__(self, episode: Episode) -> NDArray[np.float32]:
         """The observation before the next group is decided, or after the last one.
@@ -93,7 +94,7 @@ class Observer:
         n_groups, n_decided = len(self.problem.groups), episode.n_decided
         features = np.empty(len(LAYER_FEATURES))  # (9,) float64
         features[0] = n_decided / n_groups
-        features[1:6] = self._facts[min(n_decided, n_groups - 1)]
+        features[1:6] = self.layer_facts[min(n_decided, n_groups - 1)]
         features[6:9] = 0.0, 1.0, 0.0
         if n_decided:
             last = n_decided - 1

@@ -131,6 +131,12 @@ def resnet44(*, in_channels: int = 3, n_classes: int = 10) -> ResNet:
 
 
 @NETWORKS.register
+def tiny_resnet(*, in_channels: int = 1, n_classes: int = 10) -> ResNet:
+    """A residual network of 7 convolutions, 8 to 32 wide, 20 k parameters, for 16x16 images."""
+    return ResNet((8, 16, 32), (1, 1, 1), in_channels=in_channels, n_classes=n_classes)
+
+
+@NETWORKS.register
 def resnet56(*, in_channels: int = 3, n_classes: int = 10) -> ResNet:
     """The CIFAR residual network of 3 stages of 9 blocks, 16 to 64 wide, 0.86 M parameters."""
     return ResNet((16, 32, 64), (9, 9, 9), in_channels=in_channels, n_classes=n_classes)

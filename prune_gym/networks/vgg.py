@@ -64,6 +64,13 @@ def small(*, in_channels: int = 1, n_classes: int = 10) -> VGG:
 
 
 @NETWORKS.register
+def tiny_vgg(*, in_channels: int = 1, n_classes: int = 10) -> VGG:
+    """A VGG of 6 convolutions, 16 to 64 wide, 108 k parameters, for 16x16 images."""
+    widths = (16, "M", 32, "M", 32, 64, "M", 64, 64)
+    return VGG(widths, in_channels=in_channels, n_classes=n_classes)
+
+
+@NETWORKS.register
 def vgg11(*, in_channels: int = 3, n_classes: int = 10) -> VGG:
     """VGG-A with BatchNorm, 8 convolutions, 9.2 M parameters, for 32x32 images."""
     return VGG(_widths(1, 1, 2, 2, 2), in_channels=in_channels, n_classes=n_classes)

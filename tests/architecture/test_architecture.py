@@ -35,7 +35,7 @@ LEVELS = {
         {"budgets"},
         {"problem"},
         {"envs"},
-        {"", "wrappers", "adapters"},
+        {"", "wrappers", "adapters", "tables"},
         {"searches"},
         {"cli"},
         {"__main__"},
@@ -79,8 +79,13 @@ def short(path: Path) -> str:
 
 
 def room(module: str) -> tuple[str, str]:
-    """Top package and the room in it: ("prune_gym", "envs") of "prune_gym.envs.base"."""
+    """Top package and the room in it: ("prune_gym", "envs") of "prune_gym.envs.base".
+
+    What ``python -m`` runs is a door to a command, wherever it lies.
+    """
     parts = module.split(".")
+    if parts[-1] == "__main__":
+        return parts[0], parts[-1]
     return parts[0], parts[1] if len(parts) > 1 else ""
 
 
