@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_gym.errors import UnknownNameError, UnsupportedNetworkError
+from prune_gym.pruning.copying import without_wrappers
 from prune_gym.utils.trees import call, clone
 from prune_gym.utils.words import shortened
 
@@ -19,7 +20,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def unwrapped(network: Any) -> nn.Module:
-    """The module inside wrappers of torch: compiled ones, and those of several devices.
+    """The module inside wrappers of torch: see `without_wrappers`.
 
     Args:
         network: what the user calls a network.
@@ -29,10 +30,8 @@ def unwrapped(network: Any) -> nn.Module:
             network without weights.
         UnknownNameError: no module at all.
     """
+    network = without_wrappers(network)
     kind = type(network).__name__
-    while kind in ("OptimizedModule", "DataParallel", "DistributedDataParallel"):
-        network = network._orig_mod if kind == "OptimizedModule" else network.module
-        kind = type(network).__name__
     if kind == "ExportedProgram":
         raise UnsupportedNetworkError(
             "network: an ExportedProgram has no layers that could be pruned; give the nn.Module "

@@ -260,3 +260,18 @@ def _deepcopy(value: Any, memo: dict[int, Any], network: nn.Module) -> Any:
             f"{type(network).__name__} cannot be copied ({error}). Does a module keep a tensor "
             "that it computed? Set it to None first."
         ) from error
+
+
+def without_wrappers(network: Any) -> Any:
+    """What is inside of torch's wrappers: compiled, of several devices, averaged over a training.
+
+    Args:
+        network: a module in any of them, or anything else, which comes back as it is.
+    """
+    held = {
+        "OptimizedModule": "_orig_mod",
+        **dict.fromkeys(("DataParallel", "DistributedDataParallel", "AveragedModel"), "module"),
+    }
+    while type(network).__name__ in held:
+        network = getattr(network, held[type(network).__name__])
+    return network

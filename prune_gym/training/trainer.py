@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from prune_gym.datasets import Examples
 from prune_gym.errors import TrainerError
+from prune_gym.pruning.copying import without_wrappers
 from prune_gym.tasks.task import Trainer
 from prune_gym.utils.trees import in_words
 from prune_gym.utils.user_code import user_code
@@ -175,8 +176,7 @@ def _take_over(network: nn.Module, found: Any, before: dict[str, torch.Tensor]) 
         found: what the training gave back.
         before: the state of ``network`` when it began.
     """
-    if found is None or found is network:
-        found = network
+    found = network if found is None else without_wrappers(found)
     if not isinstance(found, nn.Module):
         raise TrainerError(
             f"fine_tune gave {type(found).__name__}; expected the trained network, or nothing "

@@ -363,6 +363,28 @@ def by_discs(network, steps, first_rate=3e-3):
         optimizer.param_groups[0]["lr"] = 3e-3
 
 
+WRAPPERS = {
+    "compiled": lambda network: torch.compile(network, backend="eager"),
+    "of several devices": nn.DataParallel,
+    "averaged": torch.optim.swa_utils.AveragedModel,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_trainer_may_give_back_the_network_in_a_wrapper(wrapper):
+    def function(network, steps):
+        by_discs(network, steps)
+        return WRAPPERS[wrapper](network)
+
+    problem = problem_trained_by(function)
+    network, before = Segmenter(), Segmenter()
+    network.load_state_dict(before.state_dict())
+    trainer.train_by(function, network, problem.data.train, steps=2, seed=0)
+    after = network.state_dict()
+    assert list(after) == list(before.state_dict())
+    assert any(not torch.equal(after[n], held) for n, held in before.state_dict().items())
+
+
 def by_discs_for_hours(network):
     by_discs(network, 10_000_000)
 
