@@ -15,7 +15,7 @@ from agents.benchmark.ledger import Judged, Ledger
 from agents.benchmark.networks import choice_of, costs_of
 from agents.benchmark.suite import Task
 from agents.costs import read_cost, read_cost_limit
-from agents.errors import InvalidValueError
+from agents.errors import BenchmarkError, InvalidValueError
 
 Env = gym.Env[Any, Any]
 # names that Gymnasium gives them; its version 1.0 knows the first one only
@@ -233,11 +233,21 @@ class Problems:
         """Arguments of ``gym.make`` for one of the task's problems."""
         given = self.task.problems[which]
         if which not in self._made:
-            env: Any = gym.make(self.task.environment, **given, **self.task.kwargs).unwrapped
+            env: Any = self._first(given).unwrapped
             self._made[which] = getattr(env, "problem", None)
             self.check(self._made[which])
         problem = self._made[which]
         return dict(given if problem is None else {"problem": problem}, **self.task.kwargs)
+
+    def _first(self, given: Mapping[str, Any]) -> Env:
+        task = self.task
+        try:
+            made: Env = gym.make(task.environment, **given, **task.kwargs)
+        except (ValueError, TypeError, OSError, ImportError, gym.error.Error) as error:
+            raise BenchmarkError(
+                f"task {task.name!r}: {task.environment} cannot be made ({error})"
+            ) from error
+        return made
 
     def make(self, which: int) -> Env:
         """One environment."""
