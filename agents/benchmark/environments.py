@@ -130,7 +130,7 @@ class CountedVectorEnv(VectorWrapper):
     def reset(
         self,
         *,
-        seed: int | list[int | None] | None = None,
+        seed: Any = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Begin episodes; those that were begun and not ended count as evaluations."""
@@ -349,7 +349,8 @@ class MakeEnv:
         return env
 
     def _vector(self, number: int, mode: str) -> VectorEnv:
-        training, how = self.task.training, {} if mode == "NextStep" else {"autoreset_mode": mode}
+        training = self.task.training
+        how: dict[str, Any] = {} if mode == "NextStep" else {"autoreset_mode": mode}
         if len(training) > 1:
             envs = [self._single() for _ in range(number)]
             return SyncVectorEnv([lambda env=env: env for env in envs], **how)  # type: ignore[misc]

@@ -24,6 +24,8 @@ Row = dict[str, Any]
 # (make_env, seed, budget) -> policy, (policy, wrap) or None
 Train = Callable[[MakeEnv, int, int], Any]
 
+_Shown = tuple[Judged, bool, float | None]  # whether it is within the limits, test accuracy
+
 _PACKAGES = ("prune-gym", "numpy", "torch", "gymnasium", "stable-baselines3", "sb3-contrib")
 _POLICY_SEED = 100_000  # policies are judged by other random numbers than they were trained by
 
@@ -129,7 +131,8 @@ class Runner:
 
     def _policy(self, policy: Policy, seed: int) -> dict[str, Any]:
         """Play the final policy on every judged part; with the best networks of its episodes."""
-        fixed, drawn = [], []  # networks of each part, with the part's problem
+        fixed: list[_Shown] = []
+        drawn: list[_Shown] = []
         best = [Best(limits) for limits in self.task.limits]
         for one, place in zip(best, self._where, strict=True):
             ledger = Ledger(None)
@@ -196,7 +199,7 @@ def _no_policy(task: Task, ended_by_spending: bool) -> str:
     )
 
 
-def _means(networks: list[tuple[Judged, bool, float | None]]) -> dict[str, float | None]:
+def _means(networks: list[_Shown]) -> dict[str, float | None]:
     tests = [test for _, _, test in networks if test is not None]
     return {
         "accuracy": float(np.mean([one.accuracy for one, _, _ in networks])),

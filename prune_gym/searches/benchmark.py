@@ -135,7 +135,7 @@ def evolution(make_env: MakeEnv, seed: int, budget: int) -> Plan | None:
                 children = []
                 for _ in range(OFFSPRING):
                     steps = STEP * generator.standard_normal(counts.size)
-                    child = fit(counts * np.exp(steps))
+                    child = fit((counts * np.exp(steps)).astype(np.float64))
                     children.append((rank(plans.judge_counts(child, options)), child))
                 top, child = max(children, key=lambda one: one[0])
                 if top >= best:
