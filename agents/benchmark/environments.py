@@ -354,12 +354,10 @@ class MakeEnv:
         if len(training) > 1:
             envs = [self._single() for _ in range(number)]
             return SyncVectorEnv([lambda env=env: env for env in envs], **how)  # type: ignore[misc]
-        made = gym.make_vec(
-            self.task.environment,
-            num_envs=number,
-            **self._problems.arguments(training[0]),
-            **how,
-        )
+        if gym.spec(self.task.environment.rpartition(":")[2]).vector_entry_point is None and how:
+            how = {"vector_kwargs": how}
+        arguments = {**self._problems.arguments(training[0]), **how}
+        made = gym.make_vec(self.task.environment, num_envs=number, **arguments)
         made.action_space.seed(self._seed())
         return made
 
