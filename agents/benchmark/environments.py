@@ -222,10 +222,12 @@ class Problems:
 
     Args:
         task: The task.
-        check: Called with the problem of every environment when it is made.
+        check: Called with arguments of the task and the problem that they gave, when one is made.
     """
 
-    def __init__(self, task: Task, check: Callable[[Any], None] = lambda problem: None) -> None:
+    def __init__(
+        self, task: Task, check: Callable[[Mapping[str, Any], Any], None] = lambda given, made: None
+    ) -> None:
         self.task, self.check = task, check
         self._made: dict[int, Any] = {}  # by place among all of the task's problems
 
@@ -235,7 +237,7 @@ class Problems:
         if which not in self._made:
             env: Any = self._first(given).unwrapped
             self._made[which] = getattr(env, "problem", None)
-            self.check(self._made[which])
+            self.check(given, self._made[which])
         problem = self._made[which]
         return dict(given if problem is None else {"problem": problem}, **self.task.kwargs)
 

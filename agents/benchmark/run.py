@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -168,13 +168,14 @@ class Runner:
 
     # -- checks --------------------------------------------------------------------------------
 
-    def _check_table(self, problem: Any) -> None:
-        found = table_digest(problem)
-        if found is not None and self.suite.tables and found not in self.suite.tables.values():
+    def _check_table(self, given: Mapping[str, Any], problem: Any) -> None:
+        name = given.get("table")
+        found, wanted = table_digest(problem), self.suite.tables.get(str(name))
+        if found is not None and wanted is not None and found != wanted:
             raise BenchmarkError(
-                f"task {self.task.name!r}: its table holds other numbers ({found}) than "
-                f"{self.suite.protocol} has ({', '.join(self.suite.tables)}): scores would not "
-                "compare. Install the version of this package that the suite came with."
+                f"task {self.task.name!r}: table {name!r} holds other numbers ({found}) than those "
+                f"of {self.suite.protocol} ({wanted}): scores would not compare. Install the "
+                "version of this package that the suite came with."
             )
 
 
