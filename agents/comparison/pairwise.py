@@ -70,7 +70,8 @@ class PairTests:
     """Tests every pair of algorithms on any of the tasks, and corrects for the number of pairs.
 
     >>> rng = np.random.default_rng(0)
-    >>> scores = {name: rng.normal(mean, size=20) for name, mean in {"a": 0, "b": 0, "c": 5}.items()}
+    >>> means = {"a": 0, "b": 0, "c": 5}
+    >>> scores = {name: rng.normal(mean, size=20) for name, mean in means.items()}
     >>> [pair.better for pair in PairTests({"task": scores}).compare(["a", "b", "c"], ["task"])]
     [None, 'c', 'c']
 
@@ -198,6 +199,7 @@ class _Part:
             not; None where there is a single run.
         freedom: Degrees of freedom of the two.
         n_pairs: Pairs of runs.
+        log_orders: Logarithm of how many orders of the two algorithms' runs there are.
     """
 
     probability: float
@@ -205,6 +207,7 @@ class _Part:
     variances: tuple[float, float] | None
     freedom: tuple[int, int]
     n_pairs: int
+    log_orders: float
 
 
 def _one_task(one: FloatArray, other: FloatArray) -> _Part:
@@ -218,7 +221,8 @@ def _one_task(one: FloatArray, other: FloatArray) -> _Part:
         of_one = float(wins.mean(axis=1).var(ddof=1)) / n
         variances = (of_one, float(wins.mean(axis=0).var(ddof=1)) / m)
     exchangeable = (total + 1) / (12 * n * m) * untied
-    return _Part(float(wins.mean()), exchangeable, variances, (n - 1, m - 1), n * m)
+    orders = math.lgamma(total + 1) - math.lgamma(n + 1) - math.lgamma(m + 1)
+    return _Part(float(wins.mean()), exchangeable, variances, (n - 1, m - 1), n * m, orders)
 
 
 def _test(parts: Sequence[_Part]) -> tuple[Estimate, float]:
@@ -228,7 +232,9 @@ def _test(parts: Sequence[_Part]) -> tuple[Estimate, float]:
     off = max(0.0, abs(value - 0.5) - step)
     mann_whitney = 2.0 * NormalDist().cdf(-off / spread) if spread > 0.0 else 1.0
     brunner_munzel, probability = _brunner_munzel(value, parts)
-    return probability, min(1.0, max(mann_whitney, brunner_munzel))
+    # that one of all orders of so few runs comes about, at either end
+    least = 2.0 * math.exp(-sum(part.log_orders for part in parts))
+    return probability, min(1.0, max(mann_whitney, brunner_munzel, least))
 
 
 def _brunner_munzel(value: float, parts: Sequence[_Part]) -> tuple[float, Estimate]:
@@ -244,5 +250,5 @@ def _brunner_munzel(value: float, parts: Sequence[_Part]) -> tuple[float, Estima
     student = import_module("scipy.special")
     freedom, spread = total * total / weighted, math.sqrt(total) / len(parts)
     p_value = 2.0 * student.stdtr(freedom, -abs(value - 0.5) / spread)
-    width = student.stdtrit(freedom, 1.0 - ALPHA / 2.0) * spread
+    width = float(student.stdtrit(freedom, 1.0 - ALPHA / 2.0)) * spread
     return float(p_value), Estimate(value, max(0.0, value - width), min(1.0, value + width))
