@@ -19,9 +19,10 @@ from typing import Any
 from agents.benchmark.leaderboard_rows import AGAIN, ScoredRun, check_row, regret_of
 from agents.benchmark.suite import DATA, Suite
 from agents.errors import BenchmarkError, MissingFileError
-from agents.files import read_json, replacing, user_path
+from agents.files import is_partial, read_json, replacing, user_path
 
 PACKED = ".jsonl.gz"
+LEADERBOARD = "leaderboard.json"  # what `agents.benchmark.leaderboard_report.save` wrote: no row
 DIGITS = 7  # of numbers in a packed file
 _MOST_BYTES = 256 * 2**20  # of a packed file, unpacked
 _FIELDS = (
@@ -128,7 +129,13 @@ def _files(place: Path) -> list[Path]:
     if not place.is_dir():
         raise MissingFileError(f"{place} is not there. Pass the folder that the benchmark wrote.")
     names = (path for path in place.rglob("*") if path.is_file())
-    files = sorted(path for path in names if path.name.endswith((".json", PACKED)))
+    files = sorted(
+        path
+        for path in names
+        if path.name.endswith((".json", PACKED))
+        and path.name != LEADERBOARD
+        and not is_partial(path.name)
+    )
     if not files:
         raise MissingFileError(
             f"{place} holds no rows, which are files ALGORITHM/TASK/SEED.json. Pass the folder "

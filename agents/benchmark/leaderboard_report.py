@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.benchmark.leaderboard import Leaderboard, Ranking, Standing, leaderboard
-from agents.benchmark.suite import DATA, DEFAULT_SUITE
+from agents.benchmark.suite import DATA, DEFAULT_SUITE, Suite
 from agents.comparison.pairwise import POWER, Pair
 from agents.comparison.report import duration, grid, interval, number
 from agents.errors import BenchmarkError
@@ -29,7 +29,7 @@ together."""
 def show_leaderboard(
     add: Sequence[str | os.PathLike[str]] = (),
     *,
-    suite: str | os.PathLike[str] = DEFAULT_SUITE,
+    suite: str | Path | Suite = DEFAULT_SUITE,
     tasks: Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     published: bool = True,
@@ -53,9 +53,7 @@ def show_leaderboard(
         The leaderboard.
     """
     folder = None if out is None else _checked(out)
-    board = leaderboard(
-        add, suite=user_path(suite), tasks=tasks, published=published, reps=reps, seed=seed
-    )
+    board = leaderboard(add, suite=suite, tasks=tasks, published=published, reps=reps, seed=seed)
     say(text(board, with_tasks=tasks is not None))
     if folder is not None:
         for path in save(board, folder):
