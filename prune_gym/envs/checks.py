@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prune_gym.envs.episode import Schedule
 from prune_gym.errors import InvalidValueError
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.registry import suggest, unknown_name
 
 EXAMPLE_RANGE = (0.05, 0.4)  # the limit_range that messages suggest
@@ -21,6 +22,13 @@ def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise unknown_name(name, value, [str(choice) for choice in allowed])
+
+
+def check_max_episode_steps(steps: Any) -> int | None:
+    """Steps after which an episode is truncated; None where it never is, which -1 says, too."""
+    if steps is None or steps == -1:
+        return None
+    return whole_number("max_episode_steps", steps, 1)
 
 
 def check_structure(problem: PruningProblem, granularity: str, structures: Sequence[str]) -> None:

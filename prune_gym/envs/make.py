@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
+
 from prune_gym.envs.arguments import EnvArguments, ProblemArguments, shows_keywords_of
 from prune_gym.envs.base import PruneEnv
+from prune_gym.envs.checks import check_max_episode_steps
 from prune_gym.envs.filter import FilterPruneEnv
 from prune_gym.envs.layer import LayerPruneEnv, NetworkPruneEnv
+from prune_gym.envs.registration import MAX_EPISODE_STEPS
 from prune_gym.envs.vector import PruneVectorEnv
 from prune_gym.errors import InvalidValueError
 from prune_gym.utils.arguments import MOST_ENVS, MOST_THREADS, whole_number
@@ -37,7 +41,8 @@ def make_env(
         arguments: of the environment; see `PruneEnv` and `prune_gym.make_problem`.
 
     Raises:
-        ValueError: an unknown granularity, or nothing to prune with ``needs_network``.
+        ValueError: an unknown granularity, nothing to prune with ``needs_network``, or more steps
+            than an episode of the registered ids may have.
     """
     if granularity not in GRANULARITIES:
         raise unknown_name("granularity", granularity, list(GRANULARITIES))
@@ -46,7 +51,14 @@ def make_env(
             "Prune-v0 prunes what you bring: gym.make('Prune-v0', problem=prune_gym.make_problem("
             "network=..., train=..., validation=...)), or network='vgg11', dataset='cifar10'."
         )
-    return GRANULARITIES[granularity](**arguments)
+    env = GRANULARITIES[granularity](**arguments)
+    if env.steps_left > MAX_EPISODE_STEPS:
+        name = type(env).__name__
+        raise InvalidValueError(
+            f"an episode has {env.steps_left:,} steps, but gym.make truncates it after "
+            f"{MAX_EPISODE_STEPS:,}; say prune_gym.envs.{name}(problem), or granularity='network'."
+        )
+    return env
 
 
 @shows_keywords_of(make_env)
@@ -55,6 +67,7 @@ def make_vector_env(
     threads: int | None = None,
     granularity: str = "layer",
     needs_network: bool = False,
+    max_episode_steps: int | None = None,
     **arguments: Unpack[EnvArguments],
 ) -> PruneVectorEnv:
     """Many environments around one problem: ``gym.make_vec("PruneVGG-v0", num_envs=8)``.
@@ -64,14 +77,19 @@ def make_vector_env(
         threads: see `PruneVectorEnv`.
         granularity: see `make_env`.
         needs_network: see `make_env`.
+        max_episode_steps: of Gymnasium's `TimeLimit` around each; None = none.
         arguments: of each environment; see `PruneEnv` and `prune_gym.make_problem`.
     """
     whole_number("num_envs", num_envs, 1, MOST_ENVS)
     if threads is not None:
         whole_number("threads", threads, 1, MOST_THREADS)
+    steps = check_max_episode_steps(max_episode_steps)
     first = make_env(granularity, needs_network, **arguments)
     of_problem = ProblemArguments.__optional_keys__
     alike: Any = {name: value for name, value in arguments.items() if name not in of_problem}
     alike["problem"] = first.problem
-    others = [make_env(granularity, **alike) for _ in range(num_envs - 1)]
-    return PruneVectorEnv([first, *others], threads)
+    envs: list[gym.Env[Any, Any]] = [first]
+    envs += [make_env(granularity, **alike) for _ in range(num_envs - 1)]
+    if steps is not None:
+        envs = [gym.wrappers.TimeLimit(env, steps) for env in envs]
+    return PruneVectorEnv(envs, threads)

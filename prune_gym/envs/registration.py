@@ -9,6 +9,10 @@ import gymnasium as gym
 ENTRY_POINT = "prune_gym.envs:make_env"
 VECTOR_ENTRY_POINT = "prune_gym.envs:make_vector_env"
 
+# A bound that no episode reaches: it has one step per filter group (or one at all), and how many
+# groups there are depends on the arguments, which are not known yet.
+MAX_EPISODE_STEPS = 1000
+
 # id -> default arguments of both entry points
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "PruneVGG-v0": {"granularity": "layer"},
@@ -48,6 +52,7 @@ def register_envs() -> None:
                 entry_point=ENTRY_POINT,
                 vector_entry_point=VECTOR_ENTRY_POINT,
                 kwargs=dict(defaults),
+                max_episode_steps=MAX_EPISODE_STEPS,
                 nondeterministic=env_id in NONDETERMINISTIC,
             )
     for env_id, (entry_point, vector_entry_point, defaults) in TABLE_ENVIRONMENTS.items():
@@ -57,4 +62,5 @@ def register_envs() -> None:
                 entry_point=entry_point,
                 vector_entry_point=vector_entry_point,
                 kwargs=dict(defaults),
+                max_episode_steps=MAX_EPISODE_STEPS,
             )

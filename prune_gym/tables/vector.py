@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from prune_gym.envs.checks import check_action
+from prune_gym.envs.checks import check_action, check_max_episode_steps
 from prune_gym.envs.episode import Schedule, draw_limit
 from prune_gym.errors import InvalidTypeError, InvalidValueError, UsageError
 from prune_gym.tables.dynamics import N_FACTS, N_LAYER, Dynamics
@@ -38,6 +38,8 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
             (its last observation and info are in ``infos["final_obs"]`` and
             ``infos["final_info"]``) or ``"Disabled"`` (at ``reset(options={"reset_mask": ...})``),
             or Gymnasium's `AutoresetMode`.
+        max_episode_steps: after which an episode is truncated, as by Gymnasium's `TimeLimit`; None
+            = never.
         arguments: of `TablePruneEnv`: ``problem``, ``budgets``, ``cost_mode``, ``max_ratio``,
             ``limit_range``.
 
@@ -65,6 +67,7 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
         max_ratio: float = 1.0,
         limit_range: Sequence[float] | None = None,
         render_mode: None = None,
+        max_episode_steps: int | None = None,
     ) -> None:
         whole_number("num_envs", num_envs, 1, MOST_ENVS)
         mode = getattr(autoreset_mode, "value", autoreset_mode)
@@ -88,6 +91,8 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
         self._mode = mode
         self._generators: dict[int, np.random.Generator] = {}  # of rows that draw limits
         self._state = _State(self.num_envs, self.single)
+        # steps after which an episode is truncated; no episode has so many where there is no limit
+        self._most_steps = check_max_episode_steps(max_episode_steps) or self._state.n_groups + 1
 
     @property
     def cost_limit(self) -> float:
@@ -122,17 +127,18 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
         """Decide the next group of every environment; as `SyncVectorEnv` does."""
         state = self._state
         values = _checked_actions(actions, (self.num_envs, 1))
-        over = state.is_over()
+        over = self._is_done()
         if over.any() and self._mode != "NextStep":
             raise UsageError(
                 f"step() after the end of {int(over.sum())} episodes: reset those first, "
-                'reset(options={"reset_mask": terminations}).'
+                'reset(options={"reset_mask": terminations | truncations}).'
             )
         if over.any():
             self._begin(np.flatnonzero(over), self.single.schedule)
         going = np.flatnonzero(~over)
         state.decide(going, values[going])
-        ended = state.is_over()
+        ended, truncations = state.is_over(), state.position >= self._most_steps
+        done = ended | truncations
         if self.single.cost_mode == "dense":
             state.charge(np.flatnonzero(~over & ~ended))
         state.judge(np.flatnonzero(ended))
@@ -140,13 +146,19 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
         every = np.ones(self.num_envs, dtype=np.bool_)
         if self.single.limit_range is not None:
             self._draw_as_live(np.flatnonzero(ended))
-        if ended.any() and self._mode == "SameStep":
-            infos = state.final(ended)
-            self._begin(np.flatnonzero(ended), self.single.schedule)
+        if done.any() and self._mode == "SameStep":
+            infos = state.final(done)
+            self._begin(np.flatnonzero(done), self.single.schedule)
         infos.update(state.infos(every))
-        return state.observations(), rewards, ended, np.zeros_like(ended), infos
+        return state.observations(), rewards, ended, truncations, infos
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _is_done(self) -> NDArray[np.bool_]:
+        """Which episodes were terminated or truncated."""
+        state = self._state
+        found: NDArray[np.bool_] = state.is_over() | (state.position >= self._most_steps)
+        return found
 
     def _begin(self, rows: Rows, schedule: Schedule) -> None:
         limit_range, limit = self.single.limit_range, schedule["limit"]

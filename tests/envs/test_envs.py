@@ -20,6 +20,7 @@ from prune_gym.budgets import as_budget
 from prune_gym.budgets.latency import Stopwatch
 from prune_gym.envs import GRANULARITIES
 from prune_gym.envs.base import COST_MODES, RENDER_MODES
+from prune_gym.errors import InvalidValueError
 
 # those that work at once: with trained weights in the package
 IDS = ["PruneVGG-v0", "PruneVGGFilters-v0"]
@@ -514,8 +515,39 @@ def test_registration_is_idempotent():
         prune_gym.register_envs()
     assert [str(warning.message) for warning in caught] == []
     assert all(gym.registry[env_id] is before[env_id] for env_id in IDS)
-    assert all(gym.spec(env_id).max_episode_steps is None for env_id in IDS)
     assert gym.make("prune_gym:PruneVGG-v0").spec.id == "PruneVGG-v0"
+
+
+@pytest.mark.parametrize("env_id", ["PruneVGG-v0", "Prune-v0", "PruneTable-v1"])
+def test_max_episode_steps_is_registered_and_never_reached(env_id, tiny_problem):
+    assert gym.spec(env_id).max_episode_steps == 1000
+    arguments = {"table": "tiny_vgg-shapes-taylor"}
+    if env_id != "PruneTable-v1":
+        arguments = {"problem": tiny_problem}
+    env = gym.wrappers.TimeAwareObservation(gym.make(env_id, **arguments))
+    env.reset(seed=0)
+    n_steps, ended = env.unwrapped.steps_left, (False, False)
+    while not any(ended):
+        ended, n_steps = env.step(env.action_space.sample())[2:4], n_steps - 1
+    assert (ended, n_steps) == ((True, False), 0)
+    short = gym.make(env_id, max_episode_steps=2, **arguments)
+    many = gym.make_vec(env_id, num_envs=2, max_episode_steps=2, **arguments)
+    short.reset(), many.reset()
+    actions = many.action_space.sample()
+    for truncated in (False, True):
+        assert short.step(actions[0])[2:4] == (False, truncated)
+        assert many.step(actions)[3].tolist() == [truncated] * 2
+    many.close()
+    gym.make_vec(env_id, num_envs=2, max_episode_steps=-1, **arguments).close()
+    with pytest.raises(InvalidValueError, match=r"max_episode_steps=0 must be a whole number"):
+        gym.make_vec(env_id, num_envs=2, max_episode_steps=0, **arguments)
+
+
+def test_episodes_that_gymnasium_would_truncate_are_refused(tiny_problem, monkeypatch):
+    monkeypatch.setattr("prune_gym.envs.make.MAX_EPISODE_STEPS", 2)
+    with pytest.raises(InvalidValueError, match=r"3 steps, .* after 2; say .*LayerPruneEnv\("):
+        gym.make("PruneVGG-v0", problem=tiny_problem)
+    assert gym.make("PruneVGG-v0", problem=tiny_problem, granularity="network")
 
 
 def test_compact_network_is_that_of_the_last_finished_episode(env):

@@ -10,6 +10,7 @@ import pytest
 import tiny
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
@@ -158,6 +159,33 @@ def test_many_at_once_are_a_vector_of_single_ones(problems, mode, kind):
         first, second = one.step(actions), many.step(actions)
     one.close()
     many.close()
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("steps", [2, 3])
+def test_many_at_once_are_truncated_as_single_ones(problems, mode, steps):
+    problem, n = problems({"params": 0.5}), 4
+
+    def one_of_them():
+        return TimeLimit(TablePruneEnv(problem=problem, cost_mode="dense"), steps)
+
+    one = SyncVectorEnv([one_of_them] * n, autoreset_mode=mode)
+    many = TableVectorEnv(
+        n, problem=problem, cost_mode="dense", autoreset_mode=mode, max_episode_steps=steps
+    )
+    first, second = one.reset(seed=5), many.reset(seed=5)
+    for _ in range(9):
+        actions = np.random.default_rng(0).uniform(-1, 1, (n, 1)).astype(np.float32)
+        first, second = one.step(actions), many.step(actions)
+        for a, b in zip(first[:4], second[:4], strict=True):
+            np.testing.assert_array_equal(a, b)
+        same_infos(first[-1], second[-1])
+        done = first[2] | first[3]
+        if mode == AutoresetMode.DISABLED and done.any():
+            with pytest.raises(UsageError, match=r"step\(\) after the end of 4 episodes"):
+                many.step(actions)
+            one.reset(options={"reset_mask": done.copy()})
+            many.reset(options={"reset_mask": done.copy()})
 
 
 def test_bad_calls_are_named(problems, default_problem):
