@@ -35,6 +35,7 @@ from agents.comparison.strata import (
     resampled_weights,
 )
 from agents.errors import BenchmarkError
+from agents.files import in_words
 
 BUT_POLICY = "all tasks but those of a policy"  # what algorithms without one can be ranked on
 CURVE_REPS = 200  # bootstrap samples behind the band of a curve, which is drawn only
@@ -162,10 +163,14 @@ class Leaderboard:
         bare = [name for name in chosen if not suite.tasks[name].references]
         if bare:
             raise BenchmarkError(
-                f"{suite.protocol} has no reference values for {', '.join(bare)}, so that there is "
+                f"{suite.protocol} has no reference values for {in_words(bare)}, so that there is "
                 "no score; choose other tasks."
             )
         kept = [row for row in rows if row.task in chosen]
+        if not kept:
+            raise BenchmarkError(
+                f"there are no rows of {in_words(chosen)}; run an algorithm, and add what it wrote."
+            )
         rankings = _Ranker(kept, suite, reps, seed).all(chosen)
         settings = {"reps": reps, "seed": seed}
         return cls(suite, rankings, tuple(kept), tuple(added), settings)

@@ -101,4 +101,5 @@ def curve_of(values: FloatArray, weights: FloatArray) -> FloatArray:
         (3, n_points): the means, and the ends of their intervals, point by point.
     """
     points = [interquartile_mean_of(column, weights) for column in values.T]
-    return np.array(points, dtype=np.float64).T.copy()
+    found: FloatArray = np.array(points).T
+    return found

@@ -148,7 +148,10 @@ def test_a_run_that_found_nothing_counts(suite):
         ({"cumulative_violation": -1.0}, r"cumulative_violation is -1.0; .* at least 0"),
         ({"curve": [[20, 0.7], [3, 0.7]]}, r"curve is .*\[3, 0.7\] does not follow \[20, 0.7\]"),
         ({"curve": [[3, 0.7], [600, 0.7]]}, r"curve is .*\[600, 0.7\] does not follow"),
-        ({"curve": [[3, 0.4]]}, r"curve is \[\[3, 0.4\]\]; .* ends at the accuracy of 'parts', 0.7"),
+        (
+            {"curve": [[3, 0.4]]},
+            r"curve is \[\[3, 0.4\]\]; .* ends at the accuracy of 'parts', 0.7",
+        ),
         ({"best": None}, r"best is None; it must be null where a part has no network"),
         ({"parts": []}, r"parts is \[\]; it must be a list of 1, one for each part of table-a"),
         ({"policy": {"deterministic": {}}}, r"policy.sampled is missing; every row has it"),
@@ -370,6 +373,11 @@ def test_tasks_without_reference_values_have_no_scores(suite):
     without = Suite("bench-v1", {"bare": bare}, {}, {}, {}, (), 20, "0ff")
     with pytest.raises(ValueError, match="bench-v1 has no reference values for bare"):
         Leaderboard.of([], without)
+
+
+def test_without_rows_there_is_no_leaderboard(suite):
+    with pytest.raises(ValueError, match="there are no rows of table-a, table-b, limits and 1 mo"):
+        leaderboard(suite=suite)
 
 
 def test_published_algorithms_are_never_replaced(suite, write, monkeypatch):
