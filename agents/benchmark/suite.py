@@ -23,8 +23,8 @@ from agents.files import read_json, user_path
 DATA = Path(__file__).parent / "data"
 DEFAULT_SUITE = "prunebench-v1"
 LOWEST_SCORE = -1.0  # of a run that finds nothing, say
-# what is measured or said of a task, but does not define it
-_NOT_DEFINING = ("title", "about", "references", "facts")
+# what is measured or said of a task, but does not define it; tables are looked at when one is used
+_NOT_DEFINING = ("title", "about", "known", "references", "facts", "tables", "entries")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ FOUR_LEVELS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 RECIPES: dict[str, Recipe] = {
     "small-digits-l1": Recipe("small", "digits", "l1", SIX_LEVELS),
     "tiny_vgg-digits-l1": Recipe("tiny_vgg", "digits", "l1", FOUR_LEVELS),
+    "tiny_vgg-digits-l1-measured": Recipe("tiny_vgg", "digits", "l1", SIX_OF_NARROW),
     "tiny_vgg-digits-taylor": Recipe("tiny_vgg", "digits", "taylor", FOUR_LEVELS),
     "tiny_vgg-shapes-taylor": Recipe("tiny_vgg", "shapes", "taylor", FOUR_LEVELS),
     "tiny_resnet-digits-taylor": Recipe("tiny_resnet", "digits", "taylor", FOUR_LEVELS),
