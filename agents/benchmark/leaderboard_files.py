@@ -19,7 +19,7 @@ from typing import Any
 from agents.benchmark.leaderboard_rows import AGAIN, ScoredRun, check_row, regret_of
 from agents.benchmark.suite import DATA, Suite
 from agents.errors import BenchmarkError, MissingFileError
-from agents.files import is_partial, read_json, replacing, user_path
+from agents.files import check_place, is_partial, read_json, replacing, user_path
 
 PACKED = ".jsonl.gz"
 LEADERBOARD = "leaderboard.json"  # what `agents.benchmark.leaderboard_report.save` wrote: no row
@@ -89,27 +89,27 @@ def read_rows(places: Iterable[str | os.PathLike[str]], suite: Suite) -> list[Sc
     return list(rows.values())
 
 
-def pack(contents: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
-    """Write rows into one packed file.
+def pack(
+    places: Iterable[str | os.PathLike[str]], path: str | os.PathLike[str], suite: Suite
+) -> Path:
+    """Check rows, and write them into one packed file: a submission.
 
     Args:
-        contents: What is in the files of the runs.
+        places: As for `read_rows`.
         path: The file to make, ``NAME.jsonl.gz``; one that is there is not replaced.
+        suite: The version of the benchmark.
 
     Raises:
-        BenchmarkError: If the rows are of several protocols or suites, there are none, or the
-            file is there.
+        BenchmarkError: If a row is not possible, or the file is there.
+        MissingFileError: If a place is not there, or holds no rows.
     """
-    path = user_path(path)
-    if not path.name.endswith(PACKED) or os.path.lexists(path):
-        why = "there already" if path.name.endswith(PACKED) else "no name of a packed file"
-        raise BenchmarkError(f"{path} is {why}; give a new one, NAME{PACKED}.")
-    found = sorted(contents, key=lambda one: (one["algorithm"], one["task"], one["seed"]))
-    heads = {(one["protocol"], one["suite_hash"]) for one in found}
-    if len(heads) != 1:
-        raise BenchmarkError(f"rows are of {len(heads)} suites; they must be of one.")
-    ((protocol, digest),) = heads
-    lines: list[dict[str, Any]] = [{"protocol": protocol, "suite_hash": digest}]
+    path, places = check_packed(path), list(places)
+    wanted = {(row.algorithm, row.task, row.seed) for row in read_rows(places, suite)}
+    files = [one for place in places for one in _files(user_path(place))]
+    found = [content for one in files for _, content in _contents(one, suite)]
+    found = [one for one in found if _key(one) in wanted]
+    found.sort(key=_key)
+    lines: list[dict[str, Any]] = [{"protocol": suite.protocol, "suite_hash": suite.hash}]
     for (algorithm, task), group in groupby(found, key=lambda one: (one["algorithm"], one["task"])):
         rows = list(group)
         named = {"algorithm": algorithm, "task": task, "versions": rows[0]["versions"]}
@@ -118,6 +118,21 @@ def pack(contents: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) ->
     with replacing(path) as partial:
         partial.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
     return path
+
+
+def check_packed(path: str | os.PathLike[str]) -> Path:
+    """Return where a packed file is to be made, after a check that nothing is there."""
+    path = user_path(path)
+    if not path.name.endswith(PACKED):
+        raise BenchmarkError(f"{path} is no name of a packed file; give NAME{PACKED}.")
+    if os.path.lexists(path):
+        raise BenchmarkError(f"{path} is there already; rows are never overwritten: give another.")
+    check_place(path)
+    return path
+
+
+def _key(content: Mapping[str, Any]) -> tuple[str, str, int]:
+    return content["algorithm"], content["task"], content["seed"]
 
 
 # -- files -----------------------------------------------------------------------------------------

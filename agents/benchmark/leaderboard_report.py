@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from agents.benchmark.leaderboard import Leaderboard, Ranking, Standing, leaderboard
-from agents.benchmark.suite import DATA, DEFAULT_SUITE, Suite
+from agents.benchmark.leaderboard_files import check_packed, pack
+from agents.benchmark.suite import DATA, DEFAULT_SUITE, Suite, load_suite
 from agents.comparison.pairwise import POWER, Pair
 from agents.comparison.report import duration, grid, interval, number
 from agents.errors import BenchmarkError
@@ -32,6 +33,7 @@ def show_leaderboard(
     suite: str | Path | Suite = DEFAULT_SUITE,
     tasks: Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
+    packed: str | os.PathLike[str] | None = None,
     published: bool = True,
     reps: int = 2000,
     seed: int = 0,
@@ -44,6 +46,7 @@ def show_leaderboard(
         suite: As there.
         tasks: As there.
         out: Folder for tables, numbers and figures; none if left out.
+        packed: File to make of the added rows, ``NAME.jsonl.gz``: a submission; none if left out.
         published: As there.
         reps: As there.
         seed: As there.
@@ -53,11 +56,17 @@ def show_leaderboard(
         The leaderboard.
     """
     folder = None if out is None else _checked(out)
+    suite = load_suite(suite)
+    file = None if packed is None else check_packed(packed)
+    if file is not None and not add:
+        raise BenchmarkError(f"{file} would hold no rows; add some: --add FOLDER.")
     board = leaderboard(add, suite=suite, tasks=tasks, published=published, reps=reps, seed=seed)
     say(text(board, with_tasks=tasks is not None))
     if folder is not None:
         for path in save(board, folder):
             say(f"wrote {path}")
+    if file is not None:
+        say(f"wrote {pack(add, file, suite)}")
     return board
 
 

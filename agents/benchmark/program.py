@@ -66,6 +66,12 @@ def main(
             metavar="FOLDER", help="Rows that the leaderboard shows, too; may be repeated."
         ),
     ] = None,
+    packed: Annotated[
+        Path | None,
+        typer.Option(
+            "--pack", metavar="FILE", help="Of the added rows, NAME.jsonl.gz: a submission."
+        ),
+    ] = None,
     published: Annotated[
         bool, typer.Option(help="Whether the leaderboard has the rows of the package.")
     ] = True,
@@ -83,8 +89,10 @@ def main(
                 f"--leaderboard runs nothing, but {algorithm!r} was given; run it first, then show "
                 "its rows: --leaderboard --add FOLDER."
             )
-        if add and not show:
-            raise BenchmarkError("--add is for the leaderboard; say --leaderboard, too.")
+        if (add or packed is not None) and not show:
+            raise BenchmarkError(
+                "--add and --pack are for the leaderboard: say --leaderboard, too."
+            )
         names = None if not tasks else [part for one in tasks for part in one.split(",")]
         numbers = None if not seeds else parse_seeds(seeds)
         loaded = load_suite(suite)
@@ -96,6 +104,7 @@ def main(
                 suite=loaded,
                 tasks=names,
                 out=out,
+                packed=packed,
                 published=published,
                 reps=reps,
                 say=say,

@@ -197,7 +197,10 @@ def test_folders_and_packed_files_hold_the_same(suite, write, tmp_path):
     rows = make_rows(suite, {"one": 0.3, "two": 0.7})
     rows[0].update(best=None, parts=[None], score=-1.0, regret=0.9, curve=[], policy=None)
     folder = write(rows)
-    packed = pack(rows, tmp_path / "rows.jsonl.gz")
+    write([make_row(suite, "tune")])
+    packed = pack([folder], tmp_path / "rows.jsonl.gz", suite)
+    again = pack([packed], tmp_path / "again.jsonl.gz", suite)
+    assert packed.read_bytes() == again.read_bytes()
 
     def values(found):
         return {
@@ -213,10 +216,13 @@ def test_folders_and_packed_files_hold_the_same(suite, write, tmp_path):
     assert packed.stat().st_size < 100 * len(rows)
 
 
-def test_packed_files_are_not_replaced(suite, tmp_path):
-    path = pack(make_rows(suite, {"one": 0.5}), tmp_path / "rows.jsonl.gz")
-    with pytest.raises(ValueError, match=r"rows.jsonl.gz is there already; give a new one"):
-        pack(make_rows(suite, {"one": 0.5}), path)
+def test_packed_files_are_not_replaced(suite, write, tmp_path):
+    folder = write([make_row(suite)])
+    path = pack([folder], tmp_path / "rows.jsonl.gz", suite)
+    with pytest.raises(ValueError, match=r"rows.jsonl.gz is there already; rows are never overwr"):
+        pack([folder], path, suite)
+    with pytest.raises(ValueError, match=r"rows.json is no name of a packed file; give NAME.jso"):
+        pack([folder], tmp_path / "rows.json", suite)
 
 
 def test_a_seed_counts_once(suite, write):
@@ -255,7 +261,7 @@ def test_bad_files_are_named(suite, tmp_path, content, message):
 
 
 def test_bad_places_are_named(suite, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is not there. Pass the folder"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere is not there. Pass the folder"):
         read_rows([tmp_path / "nowhere"], suite)
     with pytest.raises(ValueError, match=r"it must be a list of folders: \['runs'\]"):
         read_rows("runs", suite)
@@ -401,7 +407,10 @@ def test_everything_is_written(suite, write, tmp_path):
     said = []
     folder = write(make_rows(suite, {"a": 0.2, "b": 0.9, "c": 0.5}))
     out = tmp_path / "board"
-    board = show_leaderboard([folder], suite=suite, reps=50, out=out, say=said.append)
+    packed = tmp_path / "mine.jsonl.gz"
+    given = {"suite": suite, "reps": 50, "out": out, "packed": packed, "say": said.append}
+    board = show_leaderboard([folder], **given)
+    assert len(read_rows([packed], suite)) == len(board.rows)
     files = list(out.iterdir())
     assert board["all tasks"].ranked == ("b", "c", "a")
     assert {path.name for path in files if path.suffix == ".png"} == {
