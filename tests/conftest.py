@@ -92,12 +92,15 @@ def known_options() -> set[str]:
     from typer.main import get_command
 
     from agents import compare, enjoy, train
+    from agents.benchmark import program
     from prune_gym.cli.main import app
 
     command = get_command(app)
-    of_agents = [get_command(module.app) for module in (train, enjoy, compare)]
+    of_agents = [get_command(module.app) for module in (train, enjoy, compare, program)]
     commands = [command, *command.commands.values(), *of_agents]
-    known = {"--help"} | {o for c in commands for p in c.params for o in p.opts}
+    known = {"--help"} | {
+        o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts)
+    }
     for script in (ROOT / "benchmarks").glob("*.py"):
         text = script.read_text(encoding="utf-8")
         known |= set(re.findall(r'(?:add|add_argument)\(\s*"(--[a-z-]+)"', text))
