@@ -202,11 +202,13 @@ def in_words(ranking: Ranking) -> str:
     """Say which pairs of a ranking cannot be ranked, each under the better of the two."""
     total, unranked = len(ranking.pairs), ranking.unranked_pairs
     if not unranked:
-        return f"All {total} pairs are told apart."
+        return "The pair is told apart." if total == 1 else f"All {total} pairs are told apart."
     others: dict[str, list[str]] = {}
     for one, other in unranked:
         others.setdefault(one, []).append(other)
     pairs = "; ".join(f"{one} and {', '.join(names)}" for one, names in others.items())
+    if total == 1:
+        return f"The pair cannot be ranked: {pairs}."
     if len(unranked) == total:
         return f"None of the {total} pairs can be ranked: {pairs}."
     return f"{len(unranked)} of {total} pairs cannot be ranked: {pairs}."
@@ -215,11 +217,12 @@ def in_words(ranking: Ranking) -> str:
 def detectable_in_words(ranking: Ranking) -> str:
     """Say which difference the tests of a ranking would find."""
     found, total = ranking.detectable, len(ranking.pairs)
+    among = "1 pair" if total == 1 else f"{total} pairs"
     if found.probability is None or found.deviations is None:
-        return f"Detectable: none; for {total} pairs there are too few runs."
+        return f"Detectable: none; for {among} there are too few runs."
     score = "" if found.score is None else f", here about {found.score:.3f} of score"
     return (
-        f"Detectable, {100 * POWER:.0f} times of 100 among {total} pairs: a probability of "
+        f"Detectable, {100 * POWER:.0f} times of 100 among {among}: a probability of "
         f"{found.probability:.2f} that a run of the one scores higher than a run of the other "
         f"(normal scores {found.deviations:.2f} standard deviations of a run apart{score})."
     )
