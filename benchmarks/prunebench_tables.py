@@ -1,6 +1,6 @@
 """The table of PruneBench whose budgets are measured: recorded latency, and a black box.
 
-    python benchmarks/prunebench_tables.py --out prune_gym/tables/data/tiny_vgg-digits-l1-measured.npz
+    python benchmarks/prunebench_tables.py --out prune_gym/tables/data/NAME.npz
 
 Takes the table ``tiny_vgg-digits-l1`` and adds two budgets to it. ``latency_ms`` is the sum over
 the layers of what each takes on this machine with so many input and output channels (one image, one

@@ -88,16 +88,18 @@ def residual_problem() -> prune_gym.PruningProblem:
 
 @pytest.fixture(scope="session")
 def known_options() -> set[str]:
-    """Every long option of the commands, the benchmarks and `python -m agents.*`."""
+    """Every long option of the commands, the benchmarks, `python -m agents.*` and the tables."""
     from typer.main import get_command
 
     from agents import compare, enjoy, train
     from agents.benchmark import program
+    from prune_gym.cli import tables
     from prune_gym.cli.main import app
 
-    command = get_command(app)
+    groups = [get_command(app), get_command(tables.app)]
+    of_groups = [command for group in groups for command in group.commands.values()]
     of_agents = [get_command(module.app) for module in (train, enjoy, compare, program)]
-    commands = [command, *command.commands.values(), *of_agents]
+    commands = [*groups, *of_groups, *of_agents]
     known = {"--help"} | {
         o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts)
     }

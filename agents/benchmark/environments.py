@@ -15,7 +15,7 @@ from agents.benchmark.ledger import Judged, Ledger
 from agents.benchmark.networks import choice_of, costs_of
 from agents.benchmark.suite import Task
 from agents.costs import read_cost, read_cost_limit
-from agents.errors import InvalidValueError
+from agents.errors import BenchmarkError, InvalidValueError
 
 Env = gym.Env[Any, Any]
 # names that Gymnasium gives them; its version 1.0 knows the first one only
@@ -130,7 +130,7 @@ class CountedVectorEnv(VectorWrapper):
     def reset(
         self,
         *,
-        seed: int | list[int | None] | None = None,
+        seed: Any = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Begin episodes; those that were begun and not ended count as evaluations."""
@@ -222,10 +222,12 @@ class Problems:
 
     Args:
         task: The task.
-        check: Called with the problem of every environment when it is made.
+        check: Called with arguments of the task and the problem that they gave, when one is made.
     """
 
-    def __init__(self, task: Task, check: Callable[[Any], None] = lambda problem: None) -> None:
+    def __init__(
+        self, task: Task, check: Callable[[Mapping[str, Any], Any], None] = lambda given, made: None
+    ) -> None:
         self.task, self.check = task, check
         self._made: dict[int, Any] = {}  # by place among all of the task's problems
 
@@ -233,11 +235,21 @@ class Problems:
         """Arguments of ``gym.make`` for one of the task's problems."""
         given = self.task.problems[which]
         if which not in self._made:
-            env: Any = gym.make(self.task.environment, **given, **self.task.kwargs).unwrapped
+            env: Any = self._first(given).unwrapped
             self._made[which] = getattr(env, "problem", None)
-            self.check(self._made[which])
+            self.check(given, self._made[which])
         problem = self._made[which]
         return dict(given if problem is None else {"problem": problem}, **self.task.kwargs)
+
+    def _first(self, given: Mapping[str, Any]) -> Env:
+        task = self.task
+        try:
+            made: Env = gym.make(task.environment, **given, **task.kwargs)
+        except (ValueError, TypeError, OSError, ImportError, gym.error.Error) as error:
+            raise BenchmarkError(
+                f"task {task.name!r}: {task.environment} cannot be made ({error})"
+            ) from error
+        return made
 
     def make(self, which: int) -> Env:
         """One environment."""
@@ -339,16 +351,15 @@ class MakeEnv:
         return env
 
     def _vector(self, number: int, mode: str) -> VectorEnv:
-        training, how = self.task.training, {} if mode == "NextStep" else {"autoreset_mode": mode}
+        training = self.task.training
+        how: dict[str, Any] = {} if mode == "NextStep" else {"autoreset_mode": mode}
         if len(training) > 1:
             envs = [self._single() for _ in range(number)]
             return SyncVectorEnv([lambda env=env: env for env in envs], **how)  # type: ignore[misc]
-        made = gym.make_vec(
-            self.task.environment,
-            num_envs=number,
-            **self._problems.arguments(training[0]),
-            **how,
-        )
+        if gym.spec(self.task.environment.rpartition(":")[2]).vector_entry_point is None and how:
+            how = {"vector_kwargs": how}
+        arguments = {**self._problems.arguments(training[0]), **how}
+        made = gym.make_vec(self.task.environment, num_envs=number, **arguments)
         made.action_space.seed(self._seed())
         return made
 

@@ -113,10 +113,9 @@ def check_row(content: Mapping[str, Any], suite: Suite, source: str) -> ScoredRu
     accuracies = [0.0 if part is None else part for part in parts]
     best = _best(fields, parts)
     curve = _curve(fields, task, sum(accuracies) / len(parts), spent)
-    score = task.score(accuracies)
-    fields.near("score", score, "what 'parts' score")
-    regret = regret_of(task, accuracies)
-    fields.near("regret", regret, "what 'parts' lack of the optimum")
+    for computed in ("score", "regret"):  # relative to references that may have risen since
+        fields.optional(computed, -math.inf, math.inf)
+    score, regret = task.score(accuracies), regret_of(task, accuracies)
     fields.mapping("versions")
     return ScoredRun(
         algorithm=algorithm,

@@ -120,7 +120,8 @@ def complaint(row: Row, suite: Suite) -> str | None:
     task = every.get(str(row.get("task")))
     if task is None:
         return f"task {shown(row.get('task'))} is none of {suite.protocol}."
-    seed, spent = row.get("seed"), row.get("evaluations")
+    seed: Any = row.get("seed")
+    spent: Any = row.get("evaluations")
     if not _whole(seed) or seed not in task.seeds:
         span = f"{task.seeds.start} to {task.seeds.stop - 1}"
         return f"seed {shown(seed)} is none of task {task.name!r}, which has {span}."
@@ -166,7 +167,8 @@ def _wrong_best(row: Row, suite: Suite, spent: int) -> str | None:
                 f"of {reference.best:g}."
             )
     known = [part for part in parts if part is not None]
-    best, wanted = row.get("best"), len(known) == len(parts)
+    best: Any = row.get("best")
+    wanted = len(known) == len(parts)
     if (best is not None) != wanted or (wanted and not isinstance(best, dict)):
         return "best does not follow from parts."
     if wanted:
@@ -180,7 +182,7 @@ def _wrong_rest(row: Row, spent: int) -> str | None:
     curve = row.get("curve")
     if not isinstance(curve, list):
         return "curve is no list."
-    before = (0, -1.0)
+    before: tuple[int, float] = (0, -1.0)
     for point in curve:
         fits = isinstance(point, list) and len(point) == 2 and _whole(point[0])
         if not fits or not _share(point[1]) or not before[0] < point[0] <= spent:
@@ -191,7 +193,7 @@ def _wrong_rest(row: Row, spent: int) -> str | None:
     for name in ("infeasible_evaluations", "given_up_episodes"):
         if not _whole(row.get(name)) or not 0 <= row[name] <= spent:
             return f"{name} {shown(row.get(name))}: expected 0 to {spent}."
-    violation = row.get("cumulative_violation")
+    violation: Any = row.get("cumulative_violation")
     if not _number(violation) or violation < 0.0:
         return f"cumulative_violation {shown(violation)}: expected a number of at least 0."
     if row.get("policy") is not None and not isinstance(row["policy"], dict):

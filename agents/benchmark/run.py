@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -23,6 +23,8 @@ from agents.stopping import check_stop
 Row = dict[str, Any]
 # (make_env, seed, budget) -> policy, (policy, wrap) or None
 Train = Callable[[MakeEnv, int, int], Any]
+
+_Shown = tuple[Judged, bool, float | None]  # whether it is within the limits, test accuracy
 
 _PACKAGES = ("prune-gym", "numpy", "torch", "gymnasium", "stable-baselines3", "sb3-contrib")
 _POLICY_SEED = 100_000  # policies are judged by other random numbers than they were trained by
@@ -129,7 +131,8 @@ class Runner:
 
     def _policy(self, policy: Policy, seed: int) -> dict[str, Any]:
         """Play the final policy on every judged part; with the best networks of its episodes."""
-        fixed, drawn = [], []  # networks of each part, with the part's problem
+        fixed: list[_Shown] = []
+        drawn: list[_Shown] = []
         best = [Best(limits) for limits in self.task.limits]
         for one, place in zip(best, self._where, strict=True):
             ledger = Ledger(None)
@@ -165,13 +168,14 @@ class Runner:
 
     # -- checks --------------------------------------------------------------------------------
 
-    def _check_table(self, problem: Any) -> None:
-        found = table_digest(problem)
-        if found is not None and self.suite.tables and found not in self.suite.tables.values():
+    def _check_table(self, given: Mapping[str, Any], problem: Any) -> None:
+        name = given.get("table")
+        found, wanted = table_digest(problem), self.suite.tables.get(str(name))
+        if found is not None and wanted is not None and found != wanted:
             raise BenchmarkError(
-                f"task {self.task.name!r}: its table holds other numbers ({found}) than "
-                f"{self.suite.protocol} has ({', '.join(self.suite.tables)}): scores would not "
-                "compare. Install the version of this package that the suite came with."
+                f"task {self.task.name!r}: table {name!r} holds other numbers ({found}) than those "
+                f"of {self.suite.protocol} ({wanted}): scores would not compare. Install the "
+                "version of this package that the suite came with."
             )
 
 
@@ -196,7 +200,7 @@ def _no_policy(task: Task, ended_by_spending: bool) -> str:
     )
 
 
-def _means(networks: list[tuple[Judged, bool, float | None]]) -> dict[str, float | None]:
+def _means(networks: list[_Shown]) -> dict[str, float | None]:
     tests = [test for _, _, test in networks if test is not None]
     return {
         "accuracy": float(np.mean([one.accuracy for one, _, _ in networks])),

@@ -61,7 +61,7 @@ def save_gif(episode: Episode, path: Path) -> None:
 
 def page(family: families.Family, episode: Episode) -> str:
     """The text of a family's page."""
-    env_class = getattr(importlib.import_module("prune_gym.envs"), family.env_class)
+    env_class = getattr(importlib.import_module(family.module), family.env_class)
     accuracy, within = episode.info["accuracy"], episode.info["feasible"]
     verdict = "within the limit" if within else "over the limit"
     ids = "".join(f"- `{env_id}`\n" for env_id in family.ids)
@@ -83,7 +83,7 @@ def page(family: families.Family, episode: Episode) -> str:
 
 *{caption.strip()}*
 
-What follows is the docstring of `prune_gym.envs.{family.env_class}`.
+What follows is the docstring of `{family.module}.{family.env_class}`.
 
 {inspect.cleandoc(env_class.__doc__ or "")}
 """

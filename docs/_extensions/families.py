@@ -13,10 +13,11 @@ class Family:
         name: of the page's file.
         title: of the page.
         ids: registered ids.
-        env_class: in `prune_gym.envs`, whose docstring is the page.
+        env_class: whose docstring is the page.
         words: what is particular to the family, Markdown.
         code: makes ``env``, with ``render_mode="rgb_array"``; shown, and run for the picture.
         caption: what else must be said under the picture.
+        module: in which ``env_class`` is.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Family:
     words: str
     code: str
     caption: str = ""
+    module: str = "prune_gym.envs"
 
 
 FAMILIES = (
@@ -123,6 +125,24 @@ import gymnasium as gym
 import prune_gym
 
 env = gym.make("PruneVGGAnyLimit-v0", limit_range=(0.05, 0.4), render_mode="rgb_array")
+env = prune_gym.ProjectionWrapper(env)
+""",
+    ),
+    Family(
+        name="PruneTable",
+        title="PruneTable: every network judged already",
+        ids=("PruneTable-v1",),
+        env_class="TablePruneEnv",
+        module="prune_gym.tables.env",
+        words="""
+Networks are looked up in an exact table, so that an episode takes microseconds and the best network
+within a limit is known. The spaces are those of `PruneVGG-v0`; see [exact tables](../../tables.md).
+""",
+        code="""
+import gymnasium as gym
+import prune_gym
+
+env = gym.make("PruneTable-v1", budgets={"params": 0.25}, render_mode="rgb_array")
 env = prune_gym.ProjectionWrapper(env)
 """,
     ),

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from prune_gym import BUDGETS, CRITERIA, DATASETS, ENVIRONMENTS, NETWORKS, RECOVERIES
 from prune_gym.envs import GRANULARITIES
+from prune_gym.envs.registration import TABLE_ENVIRONMENTS
 from prune_gym.searches.algorithms import algorithms
 from prune_gym.tasks.losses import LOSSES
 from prune_gym.tasks.named_metrics import METRICS
@@ -46,7 +47,8 @@ def _environments() -> dict[str, str]:
             words += f" Limit {name}={limit}."
         return f"{words} A limit per episode." if "limit_range" in defaults else words
 
-    return {env_id: summary(env_id) for env_id in ENVIRONMENTS}
+    tables = dict.fromkeys(TABLE_ENVIRONMENTS, "Decide groups; networks are looked up in a table.")
+    return {**{env_id: summary(env_id) for env_id in ENVIRONMENTS}, **tables}
 
 
 def _budgets() -> dict[str, str]:

@@ -63,7 +63,7 @@ class Plans:
 
     def judge_counts(self, counts: Counts, options: Any = None) -> Judged:
         """Judge the network with so many filters per group, (n_groups,)."""
-        return self.judge(1.0 - counts / self.problem.sizes, options)
+        return self.judge((1.0 - counts / self.problem.sizes).astype(np.float64), options)
 
 
 def rank(judged: Judged) -> tuple[bool, float]:
@@ -109,7 +109,7 @@ def optimum(make_env: MakeEnv, seed: int, budget: int) -> Plan | None:
             "optimum could be looked up."
         )
     for limits, options in plans.targets:
-        plans.judge_counts(np.array(table.optimum(limits).counts), options)
+        plans.judge_counts(np.array(table.optimum(limits).counts, dtype=np.int64), options)
     return plans.best
 
 
@@ -128,14 +128,14 @@ def evolution(make_env: MakeEnv, seed: int, budget: int) -> Plan | None:
     with suppress(EvaluationsSpent):
         for number, (limits, options) in enumerate(plans.targets, 1):
             fit = fitting(plans.problem, limits, generator)
-            counts = fit(plans.problem.sizes * 1.0)
+            counts = fit(plans.problem.sizes.astype(np.float64))
             best = rank(plans.judge_counts(counts, options))
             until = budget * (len(plans.targets) - number) // len(plans.targets)
             while make_env.evaluations_left > until:
                 children = []
                 for _ in range(OFFSPRING):
                     steps = STEP * generator.standard_normal(counts.size)
-                    child = fit(counts * np.exp(steps))
+                    child = fit((counts * np.exp(steps)).astype(np.float64))
                     children.append((rank(plans.judge_counts(child, options)), child))
                 top, child = max(children, key=lambda one: one[0])
                 if top >= best:

@@ -99,12 +99,10 @@ class TablePruneEnv(LayerPruneEnv):
             self._running_episode, self._ended = None, episode
             if self.limit_range is not None:  # as the live environment, for a recovery's seed
                 self.np_random.integers(2**31)
-            episode.judge()
-        elif self.cost_mode == "dense":
-            episode.charge()
         if self.render_mode == "human":
             self.render()
-        return episode.observation(), episode.accuracy, terminated, False, episode.info()
+        info = episode.info()
+        return episode.observation(), info["accuracy"], terminated, False, info
 
     def close(self) -> None:
         """Close the window, and forget the last network."""
@@ -136,7 +134,7 @@ class TablePruneEnv(LayerPruneEnv):
     @property
     def cost_limits(self) -> NDArray[np.float64]:
         """Limit of each cost, (n_budgets,) float64; with ``limit_range``, of this episode."""
-        return np.array(self._latest_episode.limits, dtype=np.float64)
+        return np.array(self._latest_episode.constraint.limits, dtype=np.float64)
 
     @property
     def cost_limit(self) -> float:
@@ -147,7 +145,7 @@ class TablePruneEnv(LayerPruneEnv):
     def steps_left(self) -> int:
         """Steps to the end of the episode, the last of which looks the network up; 0 after it."""
         episode = self._running_episode
-        return 0 if episode is None else episode.lists.n_groups - len(episode.levels)
+        return 0 if episode is None else episode.lists.n_groups - episode.node.depth
 
     def _running(self, complaint: str) -> Episode:
         if self._running_episode is None:
@@ -182,7 +180,9 @@ class TablePruneEnv(LayerPruneEnv):
     def _start(self, schedule: Schedule, limit: float | None) -> TableEpisode:
         ratio = float(schedule["max_ratio"])
         if ratio not in self._lists:
-            self._lists[ratio] = Lists(self.tabular, self.dynamics(ratio), self.limit_range)
+            is_dense = self.cost_mode == "dense"
+            dynamics = self.dynamics(ratio)
+            self._lists[ratio] = Lists(self.tabular, dynamics, self.limit_range, is_dense)
         return TableEpisode(self._lists[ratio], schedule, limit)
 
     def _replayed(self, episode: TableEpisode) -> Episode:

@@ -22,6 +22,7 @@ class Lists:
         problem: whose networks are looked up.
         dynamics: of it.
         limit_range: of the environment.
+        is_dense: whether each step is charged, or the last one alone.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class Lists:
         problem: TabularProblem,
         dynamics: Dynamics,
         limit_range: tuple[float, float] | None,
+        is_dense: bool,
     ) -> None:
-        self.problem, self.limit_range = problem, limit_range
+        self.problem, self.limit_range, self.is_dense = problem, limit_range, is_dense
         self.n_nodes = 0
         self.n_groups, self.rows = dynamics.n_groups, dynamics.rows
         self.sizes = problem.sizes.tolist()
@@ -59,12 +61,27 @@ class Lists:
         self.unpruned = problem.unpruned_values.tolist()
         self.measured = [problem.table.measured.get(name) for name in problem.names]
         self.n_examples = problem.table.n_examples[0]
-        self.limits, self.nothing = problem.limits, [0.0] * dynamics.n_budgets
+        self.constraint, self.nothing = problem.constraint, [0.0] * dynamics.n_budgets
+        self.limits = problem.limits
         # by groups decided: of the floor's levels of all others, what they add to its number
         steps = [a * b for a, b in zip(self.smallest, self.stride, strict=True)]
         self.rest = [sum(steps[group:]) for group in range(self.n_groups + 1)]
         self.cost_names = [f"cost_{name}" for name in problem.names]
+        self.info = self._info()
         self.root = Node(self)
+
+    def _info(self) -> dict[str, Any]:
+        """An info before anything is charged, in the order of keys of `PruneEnv.step`."""
+        limit = [] if self.limit_range is None else ["limit"]
+        budgets = [key for pair in zip(self.cost_names, self.names, strict=True) for key in pair]
+        return {
+            "cost": 0.0,
+            "costs": np.array(self.nothing, dtype=np.float32),
+            "accuracy": 0.0,
+            "feasible": False,
+            "kept": None,  # each node's own
+            **dict.fromkeys([*limit, *budgets], 0.0),
+        }
 
 
 class Node:
@@ -77,21 +94,22 @@ class Node:
         row: (n_features,) float32: the observation, but for the prune ratios and a drawn limit.
         kept: (n_groups,) float32, fraction of filters kept.
         floors: costs of the floor, by budget; in the end those of the network.
-        values: the same in the budgets' units.
-        n_right: validation examples that the network gets right; 0 before the end.
+        charged: what of them was charged in the steps before.
+        info: as `PruneEnv.step` gives it, but for a drawn limit and what follows from it.
     """
 
     __slots__ = (
         *("lists", "depth", "number", "row", "kept", "floor", "ceiling", "floor_linear", "linear"),
-        *("floors", "values", "n_right", "children"),
+        *("floors", "charged", "info", "children"),
     )
 
     def __init__(self, lists: Lists) -> None:
-        self.lists, self.depth, self.number, self.n_right = lists, 0, 0, 0
+        self.lists, self.depth, self.number = lists, 0, 0
         self.kept = np.ones(lists.n_groups, dtype=np.float32)
         self.floor, self.ceiling = lists.floor, lists.ceiling
         self.floor_linear, self.linear = lists.floor_linear, lists.linear
         self.row = lists.rows[0].copy()
+        self.charged = lists.nothing
         self._fill()
 
     def child(self, level: int) -> Node:
@@ -107,7 +125,8 @@ class Node:
     def _decided(self, level: int) -> Node:
         lists, group = self.lists, self.depth
         new = Node.__new__(Node)
-        new.lists, new.depth, new.n_right = lists, group + 1, 0
+        new.lists, new.depth = lists, group + 1
+        new.charged = self.floors if lists.is_dense and group else lists.nothing
         new.number = self.number + level * lists.stride[group]
         share = lists.kept[group][level]
         new.kept = self.kept.copy()
@@ -147,13 +166,30 @@ class Node:
             self.row[place : place + 5] = floor, share, top, top - floor, weight
             place += 5
         smallest = self.number + lists.rest[group]
-        self.values = [
+        values = [
             floor if own is None else float(own.flat[smallest])
             for floor, own in zip(self.floor, lists.measured, strict=True)
         ]
-        self.floors = [value / of for value, of in zip(self.values, lists.unpruned, strict=True)]
+        self.floors = [value / of for value, of in zip(values, lists.unpruned, strict=True)]
+        self.info = lists.info
+        if is_end or (lists.is_dense and group):
+            self.info = self._charge()
         if is_end:
-            self.n_right = int(lists.right(self.number))
+            self.info.update(zip(lists.names, values, strict=True))
+            self.info["accuracy"] = int(lists.right(self.number)) / lists.n_examples
+            self.info["feasible"] = lists.constraint.is_met(np.array(self.floors))
+
+    def _charge(self) -> dict[str, Any]:
+        """An info with what is owed since the reset, less what was charged."""
+        lists, rule = self.lists, self.lists.constraint
+        owed, charged = np.array(self.floors), np.array(self.charged)
+        costs = owed - charged
+        return {
+            **lists.info,
+            "cost": rule.cost(owed) - rule.cost(charged),
+            "costs": costs.astype(np.float32),
+            **dict(zip(lists.cost_names, costs.tolist(), strict=True)),
+        }
 
 
 class TableEpisode:
@@ -166,28 +202,20 @@ class TableEpisode:
 
     Attributes:
         node: where it is.
-        levels: of the groups decided so far.
-        ratios: their prune ratios.
-        accuracy: 0.0 until it is judged.
+        ratios: prune ratios of the groups decided so far.
     """
 
     __slots__ = (
-        *("lists", "schedule", "limit", "limits", "max_ratio", "is_relative", "node", "levels"),
-        *("ratios", "sum_ratios", "accuracy", "feasible", "cost", "costs", "total_cost"),
-        *("total_costs", "shown_limit"),
+        *("lists", "schedule", "limit", "max_ratio", "node", "ratios", "sum_ratios"),
+        "shown_limit",
     )
 
     def __init__(self, lists: Lists, schedule: Schedule, limit: float | None) -> None:
         self.lists, self.schedule, self.limit = lists, schedule, limit
-        self.limits = lists.limits if limit is None else (limit,)
-        self.is_relative = limit is not None or len(self.limits) > 1
         self.max_ratio = schedule["max_ratio"]
         self.node: Node = lists.root
-        self.levels: list[int] = []
         self.ratios: list[float] = []
-        self.sum_ratios, self.accuracy, self.feasible = 0.0, 0.0, False
-        self.cost, self.total_cost = 0.0, 0.0
-        self.costs = self.total_costs = lists.nothing
+        self.sum_ratios = 0.0
         if lists.limit_range is not None and limit is not None:
             low, high = lists.limit_range
             self.shown_limit = min(1.0, max(0.0, float(np.log(limit / low) / np.log(high / low))))
@@ -195,42 +223,34 @@ class TableEpisode:
     @property
     def constraint(self) -> Constraint:
         """The limits, and the rule that makes one cost of all."""
-        return Constraint(self.limits, is_relative=self.limit is not None)
+        if self.limit is None:
+            return self.lists.constraint
+        return Constraint((self.limit,), is_relative=True)
+
+    @property
+    def levels(self) -> list[int]:
+        """Levels of the groups decided so far."""
+        lists, number = self.lists, self.node.number
+        decided = range(self.node.depth)
+        return [number // lists.stride[k] % len(lists.dropped[k]) for k in decided]
 
     def decide(self, value: float) -> bool:
         """Decide the next group by a number of an action, in [-1, 1]; whether it was the last."""
-        lists, group = self.lists, self.node.depth
+        lists, node = self.lists, self.node
+        group = node.depth
         ratio = 0.5 * (value + 1.0) * self.max_ratio
         level = lists.level[group][round((1.0 - ratio) * lists.sizes[group])]
-        self.levels.append(level)
         self.ratios.append(ratio)
         self.sum_ratios += ratio
-        self.node = self.node.children[level] or self.node.child(level)
+        self.node = node.children[level] or node.child(level)
         return group + 1 == lists.n_groups
-
-    def charge(self) -> None:
-        """Charge what the episode owes since its reset, less what was charged."""
-        owed = self.node.floors
-        cost = owed[0]
-        if self.is_relative:
-            cost = max(one / limit for one, limit in zip(owed, self.limits, strict=True))
-        self.cost, self.total_cost = cost - self.total_cost, cost
-        self.costs = [one - before for one, before in zip(owed, self.total_costs, strict=True)]
-        self.total_costs = owed
-
-    def judge(self) -> None:
-        """Look the finished network up, and charge it."""
-        self.charge()
-        self.accuracy = self.node.n_right / self.lists.n_examples
-        pairs = zip(self.total_costs, self.limits, strict=True)
-        self.feasible = all(cost <= limit for cost, limit in pairs)
 
     def observation(self) -> NDArray[np.float32]:
         """(n_features,) float32; see `prune_gym.envs.observation`."""
-        lists = self.lists
+        lists, ratios = self.lists, self.ratios
         row: NDArray[np.float32] = self.node.row.copy()
-        if self.ratios:
-            row[N_FACTS] = self.ratios[-1]
+        if ratios:
+            row[N_FACTS] = ratios[-1]
             row[N_FACTS + 2] = self.sum_ratios / lists.n_groups
         if self.limit is not None:
             row[N_LAYER + 1] = min(1.0, self.node.floor[0] / lists.scale[0] / self.limit)
@@ -239,18 +259,15 @@ class TableEpisode:
 
     def info(self) -> dict[str, Any]:
         """The same keys and types as those of `PruneEnv.step`."""
-        lists, node, costs = self.lists, self.node, self.costs
-        info: dict[str, Any] = {
-            "cost": self.cost,
-            "costs": np.array(costs, dtype=np.float32),
-            "accuracy": self.accuracy,
-            "feasible": self.feasible,
-            "kept": node.kept.copy(),
-        }
-        if self.limit is not None:
-            info["limit"] = self.limit
-        is_end = node.depth == lists.n_groups
-        for budget in lists.budgets:
-            info[lists.cost_names[budget]] = costs[budget]
-            info[lists.names[budget]] = node.values[budget] if is_end else 0.0
+        node = self.node
+        info = node.info.copy()
+        info["costs"] = info["costs"].copy()
+        info["kept"] = node.kept.copy()
+        limit = self.limit
+        if limit is not None:  # of the one budget, and of this episode
+            info["limit"] = limit
+            if node.info is not node.lists.info:  # something is charged
+                info["cost"] = node.floors[0] / limit - node.charged[0] / limit
+            if node.depth == node.lists.n_groups:
+                info["feasible"] = node.floors[0] <= limit
         return info

@@ -167,7 +167,7 @@ def test_list():
     for registry in ("NETWORKS", "DATASETS", "CRITERIA", "BUDGETS", "RECOVERIES"):
         for name in getattr(prune_gym, registry):
             assert re.search(rf"^\s+{name}\s", said, re.MULTILINE)
-    assert all(env_id in said for env_id in prune_gym.ENVIRONMENTS)
+    assert all(env_id in said for env_id in (*prune_gym.ENVIRONMENTS, "PruneTable-v1"))
     assert all(name in said for name in ("ppo_lag", "ppo_pid", "cem", "random", "uniform"))
     only = call("list", "budgets")
     assert "size_bytes" in only

@@ -34,6 +34,12 @@ def search(**arguments: Any) -> str:
     return str(len(prune_gym.search(prune_gym.make_problem(evaluation_samples=20), **given)))
 
 
+def table(table: str) -> str:
+    made = gym.make("PruneTable-v1", table=table)
+    made.reset(seed=0)
+    return str(made.step(made.action_space.sample())[1])
+
+
 def images(dataset: str) -> str:
     data = load_dataset(dataset)
     return f"{len(data.train)} images of {data.n_classes} classes"
@@ -43,7 +49,7 @@ def pruned(folder: str) -> str:
     return str(sum(p.numel() for p in prune_gym.load_pruned(folder).parameters()))
 
 
-KINDS = {f.__name__: f for f in (problem, env, search, images, pruned)}
+KINDS = {f.__name__: f for f in (problem, env, search, table, images, pruned)}
 
 if __name__ == "__main__":
     keywords = ast.literal_eval(sys.argv[2])

@@ -33,6 +33,7 @@ from scene import (
     check_goes_on,
     rows_of,
 )
+from table_faults import table_faults
 
 Happen = Callable[[Scene], None]
 INT, TERM, KILL = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGKILL)
@@ -489,6 +490,12 @@ def arguments(draw: random.Random) -> Iterator[Fault]:
         yield Fault("arguments", f"{kind}({str(call)[:60]})", _words(words, ""))
 
 
+def tables(draw: random.Random) -> Iterator[Fault]:
+    """Damaged tables, and makes that are stopped."""
+    for name, happen in table_faults(draw):
+        yield Fault("tables", name, happen)
+
+
 def all_faults(seed: int) -> list[Fault]:
     """Every fault of the campaign."""
     makers: list[Callable[[random.Random], Iterator[Fault]]] = [
@@ -499,6 +506,7 @@ def all_faults(seed: int) -> list[Fault]:
         budgets,
         images,
         arguments,
+        tables,
     ]
     return [fault for maker in makers for fault in maker(random.Random(f"{maker.__name__}{seed}"))]
 

@@ -100,7 +100,7 @@ def damage_file(how: str, seed: float) -> Spoil:
     return spoil
 
 
-_VALUES: tuple[Any, ...] = (
+VALUES: tuple[Any, ...] = (
     None,
     -1,
     0,
@@ -123,12 +123,12 @@ _VALUES: tuple[Any, ...] = (
 )
 
 
-def _places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     found = [path] if path else []
     if isinstance(content, dict | list):
         items = content.items() if isinstance(content, dict) else enumerate(content)
         for key, value in items:
-            found += _places(value, (*path, key))
+            found += places(value, (*path, key))
     return found
 
 
@@ -139,11 +139,11 @@ def damage_json(seed: float) -> Spoil:
         draw = random.Random(seed)
         file = draw.choice([file for file in _files(run) if file.suffix == ".json"])
         content = json.loads(file.read_text())
-        *path, key = draw.choice(_places(content) or [("new",)])
+        *path, key = draw.choice(places(content) or [("new",)])
         owner = content
         for step in path:
             owner = owner[step]
-        value = draw.choice(_VALUES)
+        value = draw.choice(VALUES)
         if isinstance(owner, dict) and draw.random() < 0.2:
             owner[f"{key} "] = owner.pop(key)
         else:

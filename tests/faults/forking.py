@@ -32,6 +32,8 @@ READY = (
     "prune_gym.cli.pick",
     "prune_gym.cli.export",
     "prune_gym.cli.pretrain",
+    "prune_gym.cli.tables",
+    "prune_gym.tables.env",
     "agents.runs.training",
     "agents.comparison.report",
     "agents.zoo.table",
@@ -169,12 +171,19 @@ def _forward(happen: Callable[[], None]) -> None:
     )
 
 
+def _piece(happen: Callable[[], None]) -> None:
+    from prune_gym.tables.make import _Log
+
+    _before(_Log, "append")(happen)
+
+
 MOMENTS: dict[str, Callable[[Callable[[], None]], None]] = {
     "replacing a file": _before(pathlib.Path, "replace"),
     "opening a file for writing": _open,
     "a step of training": _step,
     "drawing a picture": _picture,
     "a forward": _forward,
+    "a piece of a table": _piece,
 }
 DOT = bytes.fromhex(  # a picture of one pixel
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"

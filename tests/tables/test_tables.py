@@ -55,7 +55,7 @@ def test_shipped_tables_hold_what_live_judgement_gives(name):
     problem = make_problem(**table.arguments, batch_size=200)
     assert all(np.array_equal(a, b) for a, b in zip(table.scores, problem.scores, strict=True))
     different = 0
-    for counts in networks_of(table, 12):
+    for counts in networks_of(table, 6):
         outcome = problem.evaluate(problem.masks_of(counts))
         entry = table.entry(table.number(counts))
         test = problem.accuracy(outcome.network, problem.data.test)
@@ -72,6 +72,24 @@ def test_shipped_tables_are_those_of_the_recipes():
         table, recipe = load_table(name), RECIPES[name]
         assert table.levels == levels_of(table.sizes.tolist(), recipe.levels)
         assert recipe.arguments.items() <= table.arguments.items()
+
+
+# optimum within 10, 5 and 3 % of the parameters: validation accuracies
+OPTIMA = {
+    "small-digits-l1": (0.9, 0.63, 0.455),
+    "tiny_vgg-digits-l1": (0.495, 0.295, 0.27),
+    "tiny_vgg-shapes-taylor": (0.3675, 0.2825, 0.2275),
+    "tiny_resnet-digits-taylor": (0.255, 0.2175, 0.2125),
+    "tiny_resnet-shapes-l1": (0.235, 0.22, 0.1775),
+}
+
+
+def test_optima_of_the_shipped_tables():
+    assert set(OPTIMA) == set(prune_gym.shipped_tables())
+    for name, accuracies in OPTIMA.items():
+        table = load_table(name)
+        found = [table.optimum({"params": limit}).accuracy for limit in (0.1, 0.05, 0.03)]
+        assert found == list(accuracies)
 
 
 def test_walk_takes_prefixes_apart(live, table):
