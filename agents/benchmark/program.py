@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from agents.arguments import MOST_REPS
 from agents.console import say, user_errors
 from agents.errors import AgentsError, BenchmarkError
 from agents.options import Command, Version, whole_option
@@ -24,12 +25,12 @@ app = typer.Typer(
 @app.command(cls=Command, no_args_is_help=True)
 def main(
     algorithm: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="module:function of a train(make_env, seed, budget), or the name of an agent of "
             "the zoo or of an entry of the suite.",
         ),
-    ],
+    ] = None,
     suite: Annotated[
         str, typer.Option(metavar="NAME", help="Name of a suite, or the file of one.")
     ] = "prunebench-v1",
@@ -41,7 +42,14 @@ def main(
         list[str] | None,
         typer.Option(metavar="SEEDS", help="Such as 0-9 or 0,3; all of the task if left out."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Of the rows.")] = Path("prunebench"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="For the rows, 'prunebench' if left out; or for tables and figures of the "
+            "leaderboard.",
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of the algorithm in its rows.")
     ] = None,
@@ -49,35 +57,84 @@ def main(
     list_tasks: Annotated[
         bool, typer.Option("--list", help="List the tasks that would be run, and end.")
     ] = False,
+    show: Annotated[
+        bool, typer.Option("--leaderboard", help="Show the leaderboard in place of a run.")
+    ] = False,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER", help="Rows that the leaderboard shows, too; may be repeated."
+        ),
+    ] = None,
+    packed: Annotated[
+        Path | None,
+        typer.Option(
+            "--pack", metavar="FILE", help="Of the added rows, NAME.jsonl.gz: a submission."
+        ),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option(help="Whether the leaderboard has the rows of the package.")
+    ] = True,
+    reps: Annotated[
+        int, whole_option(least=20, most=MOST_REPS, help="Bootstrap samples of the leaderboard.")
+    ] = 2000,
     version: Version = False,
 ) -> None:
-    """Run an algorithm on the benchmark."""
+    """Run an algorithm on the benchmark, or show the leaderboard."""
     with user_errors(AgentsError, stopped="stopped; the same command goes on."):
         from agents.benchmark.suite import load_suite
 
+        if show and algorithm is not None:
+            raise BenchmarkError(
+                f"--leaderboard runs nothing, but {algorithm!r} was given; run it first, then show "
+                "its rows: --leaderboard --add FOLDER."
+            )
+        if (add or packed is not None) and not show:
+            raise BenchmarkError(
+                "--add and --pack are for the leaderboard: say --leaderboard, too."
+            )
         names = None if not tasks else [part for one in tasks for part in one.split(",")]
         numbers = None if not seeds else parse_seeds(seeds)
         loaded = load_suite(suite)
+        if show:
+            from agents.benchmark.leaderboard_report import show_leaderboard
+
+            show_leaderboard(
+                add or [],
+                suite=loaded,
+                tasks=names,
+                out=out,
+                packed=packed,
+                published=published,
+                reps=reps,
+                say=say,
+            )
+            return
         chosen = loaded.choose(names)
         if list_tasks:
             for task in chosen:
                 say(f"{task.name}: {task.title} ({task.evaluations} evaluations)")
             return
-        from agents.benchmark.whole import benchmark
+        from agents.benchmark.whole import DEFAULT_OUT, benchmark
 
+        if algorithm is None:
+            raise BenchmarkError(
+                "no algorithm was given; say module:function or a name, or --leaderboard."
+            )
+        folder = Path(DEFAULT_OUT) if out is None else out
         rows = benchmark(
             algorithm,
             suite=loaded,
             tasks=names,
             seeds=numbers,
-            out=out,
+            out=folder,
             name=name,
             jobs=jobs,
             report=say,
         )
         if not rows:
             raise BenchmarkError(f"algorithm {algorithm!r} fits none of these tasks.")
-        say(f"{len(rows)} rows in {out}")
+        say(f"{len(rows)} rows in {folder}")
 
 
 def parse_seeds(given: Sequence[str]) -> list[int]:
