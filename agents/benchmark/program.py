@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from agents.arguments import MOST_REPS
 from agents.console import say, user_errors
 from agents.errors import AgentsError, BenchmarkError
 from agents.options import Command, Version, whole_option
+
+if TYPE_CHECKING:
+    from agents.benchmark.suite import Suite
 
 app = typer.Typer(
     add_completion=False,
@@ -22,37 +25,54 @@ app = typer.Typer(
 )
 
 
+Algorithm = Annotated[
+    str | None,
+    typer.Argument(
+        help="module:function of a train(make_env, seed, budget), or the name of an agent of "
+        "the zoo or of an entry of the suite.",
+    ),
+]
+SuiteName = Annotated[
+    str, typer.Option(metavar="NAME", help="Name of a suite, or the file of one.")
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TASK", help="By name or pattern, 'table-*'; may be repeated."),
+]
+Seeds = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SEEDS", help="Such as 0-9 or 0,3; all of the task if left out."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="For the rows, 'prunebench' if left out; or for tables and figures of the "
+        "leaderboard.",
+    ),
+]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="Of the algorithm in its rows.")]
+Add = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FOLDER", help="Rows that the leaderboard shows, too; may be repeated."),
+]
+Packed = Annotated[
+    Path | None,
+    typer.Option("--pack", metavar="FILE", help="Of the added rows, NAME.jsonl.gz: a submission."),
+]
+Published = Annotated[
+    bool, typer.Option(help="Whether the leaderboard has the rows of the package.")
+]
+
+
 @app.command(cls=Command, no_args_is_help=True)
 def main(
-    algorithm: Annotated[
-        str | None,
-        typer.Argument(
-            help="module:function of a train(make_env, seed, budget), or the name of an agent of "
-            "the zoo or of an entry of the suite.",
-        ),
-    ] = None,
-    suite: Annotated[
-        str, typer.Option(metavar="NAME", help="Name of a suite, or the file of one.")
-    ] = "prunebench-v1",
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TASK", help="By name or pattern, 'table-*'; may be repeated."),
-    ] = None,
-    seeds: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SEEDS", help="Such as 0-9 or 0,3; all of the task if left out."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="For the rows, 'prunebench' if left out; or for tables and figures of the "
-            "leaderboard.",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the algorithm in its rows.")
-    ] = None,
+    algorithm: Algorithm = None,
+    suite: SuiteName = "prunebench-v1",
+    tasks: Tasks = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    name: Name = None,
     jobs: Annotated[int, whole_option(least=1, most=1024, help="Processes side by side.")] = 1,
     list_tasks: Annotated[
         bool, typer.Option("--list", help="List the tasks that would be run, and end.")
@@ -60,21 +80,9 @@ def main(
     show: Annotated[
         bool, typer.Option("--leaderboard", help="Show the leaderboard in place of a run.")
     ] = False,
-    add: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FOLDER", help="Rows that the leaderboard shows, too; may be repeated."
-        ),
-    ] = None,
-    packed: Annotated[
-        Path | None,
-        typer.Option(
-            "--pack", metavar="FILE", help="Of the added rows, NAME.jsonl.gz: a submission."
-        ),
-    ] = None,
-    published: Annotated[
-        bool, typer.Option(help="Whether the leaderboard has the rows of the package.")
-    ] = True,
+    add: Add = None,
+    packed: Packed = None,
+    published: Published = True,
     reps: Annotated[
         int, whole_option(least=20, most=MOST_REPS, help="Bootstrap samples of the leaderboard.")
     ] = 2000,
@@ -84,17 +92,8 @@ def main(
     with user_errors(AgentsError, stopped="stopped; the same command goes on."):
         from agents.benchmark.suite import load_suite
 
-        if show and algorithm is not None:
-            raise BenchmarkError(
-                f"--leaderboard runs nothing, but {algorithm!r} was given; run it first, then show "
-                "its rows: --leaderboard --add FOLDER."
-            )
-        if (add or packed is not None) and not show:
-            raise BenchmarkError(
-                "--add and --pack are for the leaderboard: say --leaderboard, too."
-            )
+        _check_together(algorithm, show, bool(add) or packed is not None)
         names = None if not tasks else [part for one in tasks for part in one.split(",")]
-        numbers = None if not seeds else parse_seeds(seeds)
         loaded = load_suite(suite)
         if show:
             from agents.benchmark.leaderboard_report import show_leaderboard
@@ -109,32 +108,53 @@ def main(
                 reps=reps,
                 say=say,
             )
-            return
-        chosen = loaded.choose(names)
-        if list_tasks:
-            for task in chosen:
+        elif list_tasks:
+            for task in loaded.choose(names):
                 say(f"{task.name}: {task.title} ({task.evaluations} evaluations)")
-            return
-        from agents.benchmark.whole import DEFAULT_OUT, benchmark
+        else:
+            _run(algorithm, loaded, names, seeds or [], out, name, jobs)
 
-        if algorithm is None:
-            raise BenchmarkError(
-                "no algorithm was given; say module:function or a name, or --leaderboard."
-            )
-        folder = Path(DEFAULT_OUT) if out is None else out
-        rows = benchmark(
-            algorithm,
-            suite=loaded,
-            tasks=names,
-            seeds=numbers,
-            out=folder,
-            name=name,
-            jobs=jobs,
-            report=say,
+
+def _check_together(algorithm: str | None, show: bool, adds: bool) -> None:
+    """Raise a BenchmarkError for options that do not go together."""
+    if show and algorithm is not None:
+        raise BenchmarkError(
+            f"--leaderboard runs nothing, but {algorithm!r} was given; run it first, then show "
+            "its rows: --leaderboard --add FOLDER."
         )
-        if not rows:
-            raise BenchmarkError(f"algorithm {algorithm!r} fits none of these tasks.")
-        say(f"{len(rows)} rows in {folder}")
+    if adds and not show:
+        raise BenchmarkError("--add and --pack are for the leaderboard: say --leaderboard, too.")
+
+
+def _run(
+    algorithm: str | None,
+    suite: Suite,
+    tasks: list[str] | None,
+    seeds: Sequence[str],
+    out: Path | None,
+    name: str | None,
+    jobs: int,
+) -> None:
+    from agents.benchmark.whole import DEFAULT_OUT, benchmark
+
+    if algorithm is None:
+        raise BenchmarkError(
+            "no algorithm was given; say module:function or a name, or --leaderboard."
+        )
+    folder = Path(DEFAULT_OUT) if out is None else out
+    rows = benchmark(
+        algorithm,
+        suite=suite,
+        tasks=tasks,
+        seeds=parse_seeds(seeds) or None,
+        out=folder,
+        name=name,
+        jobs=jobs,
+        report=say,
+    )
+    if not rows:
+        raise BenchmarkError(f"algorithm {algorithm!r} fits none of these tasks.")
+    say(f"{len(rows)} rows in {folder}")
 
 
 def parse_seeds(given: Sequence[str]) -> list[int]:
