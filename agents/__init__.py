@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agents.algorithms.replay_buffer import CostReplayBuffer
     from agents.algorithms.trust_region import CPO, TRPOLagrangian
     from agents.algorithms.two_critics import A2CLagrangian, PPOLagrangian, TwoCritics
+    from agents.benchmark.leaderboard import Leaderboard, leaderboard
     from agents.costs import read_cost_limit, read_costs
     from agents.errors import AgentsError
     from agents.evaluation import Evaluation, evaluate
@@ -62,6 +63,7 @@ __all__ = [
     "FixedMultiplier",
     "FixedPenalty",
     "GradientMultiplier",
+    "Leaderboard",
     "Multiplier",
     "PIDMultiplier",
     "PPOLagrangian",
@@ -75,6 +77,7 @@ __all__ = [
     "constrain",
     "constrained",
     "evaluate",
+    "leaderboard",
     "make_agent",
     "read_cost_limit",
     "read_costs",
@@ -84,6 +87,7 @@ _MODULES = {
     "runs.eval_callback": ("ConstrainedEvalCallback",),
     "algorithms.constrained": ("Constrained",),
     "algorithms.cost_critic": ("CostCriticPolicy",),
+    "benchmark.leaderboard": ("Leaderboard", "leaderboard"),
     "costs": ("read_cost_limit", "read_costs"),
     "errors": ("AgentsError",),
     "evaluation": ("Evaluation", "evaluate"),
@@ -113,6 +117,8 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
+    if name == "benchmark":  # a package that can be called
+        return import_module("agents.benchmark")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

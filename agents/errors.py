@@ -52,6 +52,10 @@ class RunFolderError(InvalidValueError):
     """A run folder that is missing, damaged, or taken already."""
 
 
+class BenchmarkError(InvalidValueError):
+    """A suite, an entry or a row of the benchmark that breaks its protocol."""
+
+
 class FileError(AgentsError, OSError):
     """A file or folder that cannot be read or written; the message names it.
 

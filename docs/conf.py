@@ -26,6 +26,7 @@ extensions = [
     "api_pages",
     "command_pages",
     "environment_pages",
+    "prunebench_pages",
 ]
 exclude_patterns = ["_build", "_extensions"]
 

@@ -92,14 +92,17 @@ def known_options() -> set[str]:
     from typer.main import get_command
 
     from agents import compare, enjoy, train
+    from agents.benchmark import program
     from prune_gym.cli import tables
     from prune_gym.cli.main import app
 
     groups = [get_command(app), get_command(tables.app)]
     of_groups = [command for group in groups for command in group.commands.values()]
-    of_agents = [get_command(module.app) for module in (train, enjoy, compare)]
+    of_agents = [get_command(module.app) for module in (train, enjoy, compare, program)]
     commands = [*groups, *of_groups, *of_agents]
-    known = {"--help"} | {o for c in commands for p in c.params for o in p.opts}
+    known = {"--help"} | {
+        o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts)
+    }
     for script in (ROOT / "benchmarks").glob("*.py"):
         text = script.read_text(encoding="utf-8")
         known |= set(re.findall(r'(?:add|add_argument)\(\s*"(--[a-z-]+)"', text))

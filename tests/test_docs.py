@@ -81,12 +81,14 @@ def commands_of(block: Block) -> list[list[str]]:
 def apps() -> dict[tuple[str, ...], typer.Typer]:
     """The commands that can be run in this process, by their first words."""
     from agents import enjoy, train
+    from agents.benchmark import program
     from prune_gym.cli import main
 
     return {
         ("prune-gym",): main.app,
         ("python", "-m", "agents.train"): train.app,
         ("python", "-m", "agents.enjoy"): enjoy.app,
+        ("python", "-m", "agents.benchmark"): program.app,
     }
 
 

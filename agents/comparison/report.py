@@ -35,8 +35,8 @@ def table(comparison: Comparison) -> str:
         "task": [row.task for row in rows],
         "algorithm": [row.algorithm for row in rows],
         "seeds": [str(row.seeds) for row in rows],
-        "IQM (95 % interval)": [_interval(row.score, _few(row.seeds)) for row in rows],
-        "median": [_number(row.median) for row in rows],
+        "IQM (95 % interval)": [interval(row.score, _few(row.seeds)) for row in rows],
+        "median": [number(row.median) for row in rows],
     }
     if len(comparison.scores) < 2:
         del columns["task"]
@@ -45,10 +45,10 @@ def table(comparison: Comparison) -> str:
         columns["feasible runs"] = [
             f"{row.feasible_runs} of {n}" for row, n in zip(rows, runs, strict=True)
         ]
-        columns["final violation rate"] = [_number(row.violation_rate) for row in rows]
+        columns["final violation rate"] = [number(row.violation_rate) for row in rows]
         columns["episodes to feasible"] = [_wait(row.episodes_to_feasible) for row in rows]
-        columns["mean wall time"] = [_duration(row.wall_s) for row in rows]
-    parts = [_grid(columns)]
+        columns["mean wall time"] = [duration(row.wall_s) for row in rows]
+    parts = [grid(columns)]
     if any(_few(row.seeds) for row in rows):
         parts.append(f"\\* fewer than {FEW} seeds: the interval says nothing about another seed.")
     missing = _missing(comparison)
@@ -110,7 +110,8 @@ def save(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
 # -- text --------------------------------------------------------------------------------------
 
 
-def _grid(columns: dict[str, list[str]]) -> str:
+def grid(columns: dict[str, list[str]]) -> str:
+    """Return columns, by their names, as a table in Markdown."""
     widths = [max(map(len, [name, *cells])) for name, cells in columns.items()]
     lines = [list(columns), ["-" * width for width in widths], *zip(*columns.values(), strict=True)]
     return "\n".join(
@@ -129,7 +130,7 @@ def _wins(comparison: Comparison) -> str:
         for one in comparison.improvements:
             if one.task == task and one.algorithm == best:
                 few = _few(seeds[best], seeds[one.other])
-                chance = _interval(one.probability, few, digits=2)
+                chance = interval(one.probability, few, digits=2)
                 lines.append(f"- {one.other}: with probability {chance}")
         if lines:
             where = f"On {task}, a" if len(comparison.scores) > 1 else "A"
@@ -152,12 +153,14 @@ def _few(*seeds: int) -> bool:
     return min(seeds) < FEW
 
 
-def _interval(estimate: Estimate, few: bool = False, digits: int | None = None) -> str:
-    value, low, high = (_number(number, digits) for number in estimate)
+def interval(estimate: Estimate, few: bool = False, digits: int | None = None) -> str:
+    """Return a number with its interval; a star marks one of few seeds."""
+    value, low, high = (number(one, digits) for one in estimate)
     return f"{value} [{low}, {high}]{' *' if few else ''}"
 
 
-def _number(value: float | None, digits: int | None = None) -> str:
+def number(value: float | None, digits: int | None = None) -> str:
+    """Return a number with few digits; a hyphen where there is none."""
     if value is None:
         return "-"
     if digits is None:
@@ -171,7 +174,8 @@ def _wait(episodes: float | None) -> str:
     return "never" if math.isinf(episodes) else f"{episodes:g}"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Return a duration in a unit that suits it; a hyphen where there is none."""
     if seconds is None:
         return "-"
     if seconds < 120.0:
@@ -198,7 +202,7 @@ def _style(comparison: Comparison) -> dict[str, tuple[str, str]]:
     }
 
 
-def _panels(
+def panels_of(
     tasks: Iterable[str], width: float, height: float, **kwargs: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Return a figure and one panel for every task, at most PER_LINE side by side."""
@@ -230,7 +234,7 @@ def plot_intervals(comparison: Comparison) -> Any:
     for row in comparison.rows:
         means[row.algorithm].append(row.score.value)
     order = sorted(style, key=lambda name: float(np.mean(means[name])))  # the best on top
-    figure, panels = _panels(comparison.scores, 3.6, 0.8 + 0.4 * len(order), sharey=True)
+    figure, panels = panels_of(comparison.scores, 3.6, 0.8 + 0.4 * len(order), sharey=True)
     for task, panel in panels.items():
         for row in (row for row in comparison.rows if row.task == task):
             height, (colour, _) = order.index(row.algorithm), style[row.algorithm]
@@ -260,7 +264,7 @@ def plot_return_cost(comparison: Comparison) -> Any:
     from matplotlib.lines import Line2D
 
     style = _style(comparison)
-    figure, panels = _panels(comparison.scores, 3.8, 3.3)
+    figure, panels = panels_of(comparison.scores, 3.8, 3.3)
     for task, panel in panels.items():
         runs = [r for r, t in zip(comparison.runs, comparison.tasks, strict=True) if t == task]
         for run in runs:

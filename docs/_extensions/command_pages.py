@@ -22,6 +22,7 @@ def reference(app: typer.Typer, name: str) -> str:
 def write_pages(app: Sphinx) -> None:
     """Write one page a command, to be included."""
     from agents import compare, enjoy, train
+    from agents.benchmark import program
     from prune_gym.cli import main
 
     commands = {
@@ -29,6 +30,7 @@ def write_pages(app: Sphinx) -> None:
         "python -m agents.train": train.app,
         "python -m agents.enjoy": enjoy.app,
         "python -m agents.compare": compare.app,
+        "python -m agents.benchmark": program.app,
     }
     for name, command in commands.items():
         text = reference(command, name).partition("\n")[2]  # the page has a title of its own

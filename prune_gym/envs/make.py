@@ -68,6 +68,7 @@ def make_vector_env(
     granularity: str = "layer",
     needs_network: bool = False,
     max_episode_steps: int | None = None,
+    autoreset_mode: Any = "NextStep",
     **arguments: Unpack[EnvArguments],
 ) -> PruneVectorEnv:
     """Many environments around one problem: ``gym.make_vec("PruneVGG-v0", num_envs=8)``.
@@ -78,6 +79,7 @@ def make_vector_env(
         granularity: see `make_env`.
         needs_network: see `make_env`.
         max_episode_steps: of Gymnasium's `TimeLimit` around each; None = none.
+        autoreset_mode: see `PruneVectorEnv`.
         arguments: of each environment; see `PruneEnv` and `prune_gym.make_problem`.
     """
     whole_number("num_envs", num_envs, 1, MOST_ENVS)
@@ -92,4 +94,4 @@ def make_vector_env(
     envs += [make_env(granularity, **alike) for _ in range(num_envs - 1)]
     if steps is not None:
         envs = [gym.wrappers.TimeLimit(env, steps) for env in envs]
-    return PruneVectorEnv(envs, threads)
+    return PruneVectorEnv(envs, threads, autoreset_mode)

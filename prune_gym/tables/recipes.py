@@ -41,6 +41,7 @@ SIX_OF_NARROW = (1 / 16, 1 / 8, 3 / 8, 1 / 2, 3 / 4, 1.0)
 RECIPES: dict[str, Recipe] = {
     "small-digits-l1": Recipe("small", "digits", "l1", SIX_LEVELS),
     "tiny_vgg-digits-l1": Recipe("tiny_vgg", "digits", "l1", SIX_OF_NARROW),
+    "tiny_vgg-digits-l1-measured": Recipe("tiny_vgg", "digits", "l1", SIX_OF_NARROW),
     "tiny_vgg-digits-taylor": Recipe("tiny_vgg", "digits", "taylor", SIX_OF_NARROW),
     "tiny_vgg-shapes-taylor": Recipe("tiny_vgg", "shapes", "taylor", SIX_OF_NARROW),
     "tiny_resnet-digits-taylor": Recipe("tiny_resnet", "digits", "taylor", SIX_OF_NARROW),

@@ -51,7 +51,8 @@ LEVELS = {
         {"zoo"},
         {"runs"},
         {"comparison"},
-        {"train", "enjoy", "compare"},
+        {"train", "enjoy", "compare", "benchmark"},
+        {"__main__"},
     ],
 }
 APPLICATION = ("searches", "cli")  # what may build on agents

@@ -41,7 +41,7 @@ def test_rows_are_kept_and_must_be_equal(benchmark, tmp_path):
 
 
 def test_runs(benchmark, monkeypatch):
-    row = benchmark.searched("bn_scale", "uniform", 0, 4, None)
+    row = benchmark.searched("bn_scale", "uniform", 0, 4)
     assert (row["criterion"], row["algo"], row["asked"], row["evaluations"]) == (
         *("bn_scale", "uniform"),
         *(4, 4),

@@ -1,0 +1,372 @@
+"""Environments that the benchmark owns: they count, record, and stop when all is spent."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
+
+from agents.arguments import MOST_ENVS, shown, whole_number
+from agents.benchmark.ledger import Judged, Ledger
+from agents.benchmark.networks import choice_of, costs_of
+from agents.benchmark.suite import Task
+from agents.costs import read_cost, read_cost_limit
+from agents.errors import BenchmarkError, InvalidValueError
+
+Env = gym.Env[Any, Any]
+# names that Gymnasium gives them; its version 1.0 knows the first one only
+AUTORESET_MODES = ("NextStep", "SameStep", "Disabled")
+
+
+class CountedEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """One environment whose networks are counted.
+
+    Args:
+        env: The environment.
+        ledger: Where they are counted.
+        seed: Of the first reset, where whoever resets gives none.
+    """
+
+    def __init__(self, env: Env, ledger: Ledger, seed: int | None = None) -> None:
+        super().__init__(env)
+        self._ledger, self._first_seed = ledger, seed
+        self._steps, self._return, self._cost = 0, 0.0, 0.0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; one that was begun and not ended counts as an evaluation."""
+        if self._steps:
+            self._ledger.give_up()
+        self._steps, self._return = 0, 0.0
+        seed, self._first_seed = (self._first_seed if seed is None else seed), None
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._cost = read_cost(info) if "cost" in info else 0.0
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step.
+
+        Raises:
+            EvaluationsSpent: All evaluations are spent.
+            InvalidValueError: An action with NaN or infinity in it.
+        """
+        self._ledger.check()
+        check_action(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._steps += 1
+        self._return += float(reward)
+        self._cost += read_cost(info)
+        if terminated or truncated:
+            self._steps = 0
+            limit = read_cost_limit(self.env)
+            inner = self.env.unwrapped
+            self._ledger.add(judged(self._return, self._cost, limit, inner, info))
+        return observation, reward, terminated, truncated, info
+
+
+def judged(accuracy: float, cost: float, limit: float, env: Any, info: Mapping[str, Any]) -> Judged:
+    """The network of an episode that has ended.
+
+    Args:
+        accuracy: Its return.
+        cost: Its summed cost.
+        limit: Of that.
+        env: The unwrapped environment.
+        info: Of the last step.
+    """
+    return Judged(
+        accuracy=accuracy,
+        cost=cost,
+        cost_limit=limit,
+        feasible=bool(info.get("feasible", cost <= limit)),
+        costs=costs_of(env, info),
+        choice=choice_of(env, info),
+    )
+
+
+def check_action(action: Any) -> None:
+    """Raise an InvalidValueError unless all numbers of an action are finite."""
+    is_short = isinstance(action, np.ndarray) and action.size == 1
+    if is_short and -1e9 < action.item() < 1e9:  # most actions need no further look
+        return
+    try:
+        finite = bool(np.isfinite(np.asarray(action, dtype=np.float64)).all())
+    except (TypeError, ValueError):
+        finite = False
+    if not finite:
+        raise InvalidValueError(
+            f"action is {shown(action)}; it must be finite numbers. A policy whose weights are "
+            "NaN has diverged: lower its learning rate."
+        )
+
+
+class CountedVectorEnv(VectorWrapper):
+    """A vector of environments whose networks are counted.
+
+    Where a step judges more networks than evaluations are left, those that are left count, in the
+    order of the environments, and `EvaluationsSpent` takes the place of what the step would
+    return.
+
+    Args:
+        env: The vector, in any autoreset mode.
+        ledger: Where networks are counted.
+        seed: Of the first reset, where whoever resets gives none.
+    """
+
+    def __init__(self, env: VectorEnv, ledger: Ledger, seed: int) -> None:
+        super().__init__(env)
+        self._ledger, self._first_seed = ledger, seed
+        self._steps = np.zeros(env.num_envs, dtype=np.int64)
+        self._returns, self._costs = np.zeros(env.num_envs), np.zeros(env.num_envs)
+        self._ended = np.zeros(env.num_envs, dtype=np.bool_)
+        mode = env.metadata.get("autoreset_mode", AUTORESET_MODES[0])
+        self._mode = getattr(mode, "value", mode)
+
+    def reset(
+        self,
+        *,
+        seed: Any = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin episodes; those that were begun and not ended count as evaluations."""
+        mask = np.ones(self.num_envs, dtype=np.bool_)
+        if options is not None and "reset_mask" in options:
+            mask = np.asarray(options["reset_mask"], dtype=np.bool_)
+        for _ in range(int((self._steps[mask] > 0).sum())):
+            self._ledger.give_up()
+        self._forget(mask)
+        if seed is None and self._first_seed is not None:
+            seed = self._first_seed
+        self._first_seed = None  # type: ignore[assignment]
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return observations, infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Take a step in every environment; see `CountedEnv.step`."""
+        self._ledger.check()
+        check_action(actions)
+        begun_anew = self._ended & (self._mode == "NextStep")
+        self._forget(begun_anew)
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        ended = np.asarray(terminations | truncations)
+        final = infos.get("final_info", infos)  # of those that were reset in this very step
+        costs = np.where(ended, final["cost"], infos["cost"])
+        self._returns += np.where(begun_anew, 0.0, rewards)
+        self._costs += np.where(begun_anew, 0.0, costs)
+        self._steps += ~begun_anew
+        self._ended = ended
+        limits = self._limits(final)
+        for index in np.flatnonzero(ended).tolist():
+            self._add(index, final, limits[index])
+        self._steps[ended] = 0
+        if self._mode == "SameStep":
+            self._forget(ended)
+        return observations, rewards, terminations, truncations, infos
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _forget(self, mask: np.ndarray[Any, Any]) -> None:
+        self._steps[mask], self._returns[mask], self._costs[mask] = 0, 0.0, 0.0
+        self._ended = self._ended & ~mask
+
+    def _limits(self, infos: Mapping[str, Any]) -> list[float]:
+        """Of every environment; drawn limits are part of the cost, so that they all are one."""
+        inner: Any = self.env.unwrapped
+        if hasattr(inner, "cost_limit"):
+            return [float(inner.cost_limit)] * self.num_envs
+        return [read_cost_limit(env) for env in inner.envs]
+
+    def _add(self, index: int, infos: Mapping[str, Any], limit: float) -> None:
+        own = {
+            key: value[index]
+            for key, value in infos.items()
+            if isinstance(value, np.ndarray) and not key.startswith("_")
+        }
+        inner: Any = self.env.unwrapped
+        one = inner.envs[index].unwrapped if hasattr(inner, "envs") else inner
+        cost, accuracy = float(self._costs[index]), float(self._returns[index])
+        self._ledger.add(judged(accuracy, cost, limit, one, own))
+
+
+class Rotation(gym.Wrapper[Any, Any, Any, Any]):
+    """Several environments of equal spaces in turn: each reset goes on to the next one.
+
+    Args:
+        envs: The environments.
+        first: Which of them comes first.
+    """
+
+    def __init__(self, envs: Sequence[Env], first: int = 0) -> None:
+        start = first % len(envs)
+        self._order: Iterator[Env] = itertools.cycle([*envs[start:], *envs[:start]])
+        self._is_new = True
+        super().__init__(next(self._order))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode of the next environment."""
+        if not self._is_new:
+            self.env = next(self._order)
+        self._is_new = False
+        return self.env.reset(seed=seed, options=options)
+
+
+class Problems:
+    """Environments of a task; what they prune is made once and shared.
+
+    Args:
+        task: The task.
+        check: Called with arguments of the task and the problem that they gave, when one is made.
+    """
+
+    def __init__(
+        self, task: Task, check: Callable[[Mapping[str, Any], Any], None] = lambda given, made: None
+    ) -> None:
+        self.task, self.check = task, check
+        self._made: dict[int, Any] = {}  # by place among all of the task's problems
+
+    def arguments(self, which: int) -> dict[str, Any]:
+        """Arguments of ``gym.make`` for one of the task's problems."""
+        given = self.task.problems[which]
+        if which not in self._made:
+            env: Any = self._first(given).unwrapped
+            self._made[which] = getattr(env, "problem", None)
+            self.check(given, self._made[which])
+        problem = self._made[which]
+        return dict(given if problem is None else {"problem": problem}, **self.task.kwargs)
+
+    def _first(self, given: Mapping[str, Any]) -> Env:
+        task = self.task
+        try:
+            made: Env = gym.make(task.environment, **given, **task.kwargs)
+        except (ValueError, TypeError, OSError, ImportError, gym.error.Error) as error:
+            raise BenchmarkError(
+                f"task {task.name!r}: {task.environment} cannot be made ({error})"
+            ) from error
+        return made
+
+    def make(self, which: int) -> Env:
+        """One environment."""
+        made: Env = gym.make(self.task.environment, **self.arguments(which))
+        return made
+
+
+class MakeEnv:
+    """Makes the environments of a run; the first argument of every ``train``.
+
+    ``make_env()`` gives one environment, ``make_env(num_envs=8)`` a vector of Gymnasium. All of
+    them share the evaluations of the run.
+
+    Args:
+        problems: Of the task.
+        seed: Of the run.
+        ledger: Where networks are counted.
+
+    Attributes:
+        task: The task.
+    """
+
+    def __init__(self, problems: Problems, seed: int, ledger: Ledger) -> None:
+        self.task = problems.task
+        self._problems, self._ledger = problems, ledger
+        self._seeds = np.random.default_rng([seed, 17])
+        self._n_made = 0
+        self._judging: CountedEnv | None = None
+
+    @property
+    def evaluations_left(self) -> int:
+        """How many networks can still be judged."""
+        return int(self._ledger.left)
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of an episode."""
+        return self.task.steps
+
+    def __call__(self, num_envs: int | None = None, *, autoreset_mode: Any = None) -> Any:
+        """Make an environment, or a vector of them.
+
+        Args:
+            num_envs: Size of the vector; None = one environment.
+            autoreset_mode: Of the vector: ``"NextStep"`` (as Gymnasium's default), ``"SameStep"``,
+                ``"Disabled"``, or an `AutoresetMode`.
+
+        Raises:
+            InvalidValueError: A number or mode that is not allowed.
+        """
+        if num_envs is None:
+            if autoreset_mode is not None:
+                raise InvalidValueError(
+                    f"autoreset_mode is {autoreset_mode!r} without num_envs; it is for vectors: "
+                    "make_env(num_envs=8, autoreset_mode=...)."
+                )
+            return CountedEnv(self._single(), self._ledger, self._seed())
+        number = whole_number("num_envs", num_envs, 1, MOST_ENVS)
+        mode = _mode("NextStep" if autoreset_mode is None else autoreset_mode)
+        return CountedVectorEnv(self._vector(number, mode), self._ledger, self._seed())
+
+    def judge(self, plan: Any, *, options: dict[str, Any] | None = None) -> Judged:
+        """Judge the network of a plan: play one episode of these actions, whatever is observed.
+
+        Args:
+            plan: An action for every step, (n_steps, ...).
+            options: Of the episode's reset.
+
+        Raises:
+            EvaluationsSpent: All evaluations are spent.
+            InvalidValueError: Too many or too few actions.
+        """
+        if len(plan) != self.n_steps:
+            raise InvalidValueError(
+                f"plan holds {len(plan)} actions; it must hold {self.n_steps}, one for each step."
+            )
+        if self._judging is None:
+            self._judging = self()
+        env, space = self._judging, self._judging.action_space
+        env.reset(options=options)
+        for action in plan:
+            env.step(np.asarray(action, dtype=space.dtype).reshape(space.shape or ()))
+        if self._ledger.last is None:
+            raise InvalidValueError(
+                f"plan holds {len(plan)} actions, after which the episode goes on."
+            )
+        return self._ledger.last
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _seed(self) -> int:
+        return int(self._seeds.integers(2**31))
+
+    def _single(self) -> Env:
+        number, self._n_made = self._n_made, self._n_made + 1
+        made = [self._problems.make(which) for which in self.task.training]
+        env = made[0] if len(made) == 1 else Rotation(made, number)
+        env.action_space.seed(self._seed())
+        return env
+
+    def _vector(self, number: int, mode: str) -> VectorEnv:
+        training = self.task.training
+        how: dict[str, Any] = {} if mode == "NextStep" else {"autoreset_mode": mode}
+        if len(training) > 1:
+            envs = [self._single() for _ in range(number)]
+            return SyncVectorEnv([lambda env=env: env for env in envs], **how)  # type: ignore[misc]
+        if gym.spec(self.task.environment.rpartition(":")[2]).vector_entry_point is None and how:
+            how = {"vector_kwargs": how}
+        arguments = {**self._problems.arguments(training[0]), **how}
+        made = gym.make_vec(self.task.environment, num_envs=number, **arguments)
+        made.action_space.seed(self._seed())
+        return made
+
+
+def _mode(given: Any) -> str:
+    mode = getattr(given, "value", given)
+    if mode not in AUTORESET_MODES:
+        names = ", ".join(map(repr, AUTORESET_MODES))
+        raise InvalidValueError(f"autoreset_mode is {shown(given)}; it must be one of {names}.")
+    return str(mode)

@@ -1,0 +1,179 @@
+"""``python -m agents.benchmark``: run an algorithm on the benchmark, show the leaderboard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agents.arguments import MOST_REPS
+from agents.console import say, user_errors
+from agents.errors import AgentsError, BenchmarkError
+from agents.options import Command, Version, whole_option
+
+if TYPE_CHECKING:
+    from agents.benchmark.suite import Suite
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+Algorithm = Annotated[
+    str | None,
+    typer.Argument(
+        help="module:function of a train(make_env, seed, budget), or the name of an agent of "
+        "the zoo or of an entry of the suite.",
+    ),
+]
+SuiteName = Annotated[
+    str, typer.Option(metavar="NAME", help="Name of a suite, or the file of one.")
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TASK", help="By name or pattern, 'table-*'; may be repeated."),
+]
+Seeds = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SEEDS", help="Such as 0-9 or 0,3; all of the task if left out."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="For the rows, 'prunebench' if left out; or for tables and figures of the "
+        "leaderboard.",
+    ),
+]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="Of the algorithm in its rows.")]
+Add = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FOLDER", help="Rows that the leaderboard shows, too; may be repeated."),
+]
+Packed = Annotated[
+    Path | None,
+    typer.Option("--pack", metavar="FILE", help="Of the added rows, NAME.jsonl.gz: a submission."),
+]
+Published = Annotated[
+    bool, typer.Option(help="Whether the leaderboard has the rows of the package.")
+]
+
+
+@app.command(cls=Command, no_args_is_help=True)
+def main(
+    algorithm: Algorithm = None,
+    suite: SuiteName = "prunebench-v1",
+    tasks: Tasks = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    name: Name = None,
+    jobs: Annotated[int, whole_option(least=1, most=1024, help="Processes side by side.")] = 1,
+    list_tasks: Annotated[
+        bool, typer.Option("--list", help="List the tasks that would be run, and end.")
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--leaderboard", help="Show the leaderboard in place of a run.")
+    ] = False,
+    add: Add = None,
+    packed: Packed = None,
+    published: Published = True,
+    reps: Annotated[
+        int, whole_option(least=20, most=MOST_REPS, help="Bootstrap samples of the leaderboard.")
+    ] = 2000,
+    version: Version = False,
+) -> None:
+    """Run an algorithm on the benchmark, or show the leaderboard."""
+    with user_errors(AgentsError, stopped="stopped; the same command goes on."):
+        from agents.benchmark.suite import load_suite
+
+        _check_together(algorithm, show, bool(add) or packed is not None)
+        names = None if not tasks else [part for one in tasks for part in one.split(",")]
+        loaded = load_suite(suite)
+        if show:
+            from agents.benchmark.leaderboard_report import show_leaderboard
+
+            show_leaderboard(
+                add or [],
+                suite=loaded,
+                tasks=names,
+                out=out,
+                packed=packed,
+                published=published,
+                reps=reps,
+                say=say,
+            )
+        elif list_tasks:
+            for task in loaded.choose(names):
+                say(f"{task.name}: {task.title} ({task.evaluations} evaluations)")
+        else:
+            _run(algorithm, loaded, names, seeds or [], out, name, jobs)
+
+
+def _check_together(algorithm: str | None, show: bool, adds: bool) -> None:
+    """Raise a BenchmarkError for options that do not go together."""
+    if show and algorithm is not None:
+        raise BenchmarkError(
+            f"--leaderboard runs nothing, but {algorithm!r} was given; run it first, then show "
+            "its rows: --leaderboard --add FOLDER."
+        )
+    if adds and not show:
+        raise BenchmarkError("--add and --pack are for the leaderboard: say --leaderboard, too.")
+
+
+def _run(
+    algorithm: str | None,
+    suite: Suite,
+    tasks: list[str] | None,
+    seeds: Sequence[str],
+    out: Path | None,
+    name: str | None,
+    jobs: int,
+) -> None:
+    from agents.benchmark.whole import DEFAULT_OUT, benchmark
+
+    if algorithm is None:
+        raise BenchmarkError(
+            "no algorithm was given; say module:function or a name, or --leaderboard."
+        )
+    folder = Path(DEFAULT_OUT) if out is None else out
+    rows = benchmark(
+        algorithm,
+        suite=suite,
+        tasks=tasks,
+        seeds=parse_seeds(seeds) or None,
+        out=folder,
+        name=name,
+        jobs=jobs,
+        report=say,
+    )
+    if not rows:
+        raise BenchmarkError(f"algorithm {algorithm!r} fits none of these tasks.")
+    say(f"{len(rows)} rows in {folder}")
+
+
+def parse_seeds(given: Sequence[str]) -> list[int]:
+    """Seeds of texts such as ``0-9`` or ``0,3``.
+
+    Raises:
+        BenchmarkError: One that is no such text.
+
+    >>> parse_seeds(["0-2,7", "9"])
+    [0, 1, 2, 7, 9]
+    """
+    seeds: list[int] = []
+    for text in (part.strip() for one in given for part in one.split(",")):
+        found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", text)
+        if not found:
+            raise BenchmarkError(f"--seeds {text!r}: expected numbers, such as 0-9 or 0,3.")
+        first = int(found[1])
+        last = first if found[2] is None else int(found[2])
+        if not first <= last < first + 100_000:
+            raise BenchmarkError(f"--seeds {text!r}: expected the lower number first, as in 0-9.")
+        seeds.extend(range(first, last + 1))
+    return seeds

@@ -1,0 +1,173 @@
+"""The whole benchmark: runs of an algorithm on tasks and seeds, each kept as a row in a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from agents.arguments import shown, whole_number
+from agents.benchmark.entries import check_train, find_entry, name_of
+from agents.benchmark.rows import check_out, read_row, row_path, write_row
+from agents.benchmark.run import Row, Runner, Train
+from agents.benchmark.suite import DATA, DEFAULT_SUITE, Suite, Task, load_suite
+from agents.errors import BenchmarkError, UnfitEnvError
+from agents.files import check_folder, user_path
+from agents.stopping import check_stop
+
+DEFAULT_OUT = "prunebench"
+MOST_JOBS = 1024
+_RUNNERS: dict[tuple[str, str], Runner] = {}  # of the suite and task that were run last
+
+Seeds = int | Iterable[int] | None
+
+
+def benchmark(
+    train: Train | str,
+    *,
+    suite: str | Path | Suite = DEFAULT_SUITE,
+    tasks: str | Iterable[str] | None = None,
+    seeds: Seeds = None,
+    out: str | os.PathLike[str] = DEFAULT_OUT,
+    name: str | None = None,
+    jobs: int = 1,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Row]:
+    """Run an algorithm on the benchmark; rows that are there already are not run again.
+
+    ``train(make_env, seed, budget)`` trains as it likes in environments that it gets from
+    ``make_env()`` (`agents.benchmark.MakeEnv`) and may judge ``budget`` networks; more raise
+    `EvaluationsSpent`. It returns its policy: an object with the ``predict`` of
+    Stable-Baselines3, a function observation -> action, a pair of one of these and a ``wrap``
+    that gives an environment as the policy takes it, or None.
+
+    Args:
+        train: The algorithm: such a function, the name of an agent of the zoo or of an entry of the
+            suite, or ``"module:function"``.
+        suite: Name of a suite, or the file of one.
+        tasks: By name or pattern, ``"table-*"``; all judged ones if left out.
+        seeds: Of the tasks' seeds; all of them if left out.
+        out: Folder of the rows, ``OUT/ALGORITHM/TASK/SEED.json``.
+        name: Of the algorithm in its rows.
+        jobs: Processes that run side by side; a function has to be importable then.
+        report: Called with a line about every run.
+
+    Returns:
+        The rows of these tasks and seeds, those that were there among them.
+
+    Raises:
+        BenchmarkError: Something that the protocol does not allow, such as rows of another one in
+            ``out``.
+    """
+    suite = load_suite(suite)
+    if isinstance(train, str):
+        algorithm, function = find_entry(train, suite, name)
+    else:
+        algorithm, function = name_of(train, None, name), check_train(train)
+    chosen = suite.choose(tasks)
+    wanted = [(task, seed) for task in chosen for seed in seeds_of(task, seeds)]
+    whole_number("jobs", jobs, 1, MOST_JOBS)
+    folder = checked_folder(out, suite)
+    ahead = [one for one in wanted if not row_path(folder, algorithm, one[0].name, one[1]).exists()]
+    work = _side_by_side if jobs > 1 else _one_by_one
+    given = train if isinstance(train, str) else function
+    done = len(wanted) - len(ahead)
+    if done:
+        report(f"{done} of {len(wanted)} runs are there already.")
+    for number, (task, seed, row) in enumerate(
+        work(suite, given, algorithm, ahead, jobs), done + 1
+    ):
+        said = f"{number}/{len(wanted)} {algorithm} {task.name} seed {seed}"
+        if isinstance(row, str):
+            report(f"{said}: left out: {row}")
+            continue
+        write_row(folder, row)
+        report(f"{said}: {in_words(row)}")
+    paths = [row_path(folder, algorithm, task.name, seed) for task, seed in wanted]
+    return [read_row(path, suite) for path in paths if path.exists()]
+
+
+def in_words(row: Row) -> str:
+    """What a run found, in a line."""
+    best, score = row["best"], row["score"]
+    found = "nothing within the limits" if best is None else f"accuracy {best['accuracy']:.4f}"
+    scored = "" if score is None else f", score {score:.3f}"
+    return f"{found}{scored}, {row['evaluations']} evaluations, {row['wall_s']:.1f} s"
+
+
+def seeds_of(task: Task, seeds: Seeds) -> list[int]:
+    """The seeds to run of a task.
+
+    Raises:
+        BenchmarkError: One that the task does not have.
+    """
+    if seeds is None:
+        return list(task.seeds)
+    given = [seeds] if isinstance(seeds, int) else list(seeds)
+    for seed in given:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed not in task.seeds:
+            raise BenchmarkError(
+                f"seeds: {shown(seed)} is none of task {task.name!r}, which has "
+                f"{task.seeds.start} to {task.seeds.stop - 1}."
+            )
+    return list(dict.fromkeys(given))
+
+
+def checked_folder(out: str | os.PathLike[str], suite: Suite) -> Path:
+    """A folder for rows, in which no others lie.
+
+    Raises:
+        BenchmarkError: It is the package's own, or holds rows of another protocol.
+        FileError: It cannot be written.
+    """
+    folder = user_path(out)
+    if DATA.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise BenchmarkError(
+            f"out={str(folder)!r} holds what is published, which is never overwritten; choose "
+            "another folder."
+        )
+    check_folder(folder)
+    check_out(folder, suite)
+    return folder
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+Ahead = list[tuple[Task, int]]
+Done = Iterator[tuple[Task, int, Row | str]]  # a word in place of a row: why there is none
+
+
+def _one_by_one(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: int) -> Done:
+    for task, seed in ahead:
+        check_stop()
+        yield task, seed, _run(suite, train, algorithm, task, seed)
+
+
+def _side_by_side(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: int) -> Done:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        try:
+            futures = {
+                pool.submit(_run, suite, train, algorithm, task, seed): (task, seed)
+                for task, seed in ahead
+            }
+            for future in as_completed(futures):
+                check_stop()
+                task, seed = futures[future]
+                yield task, seed, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _run(suite: Suite, train: Any, algorithm: str, task: Task, seed: int) -> Row | str:
+    function = find_entry(train, suite)[1] if isinstance(train, str) else train
+    key = (suite.hash, task.name)
+    if key not in _RUNNERS:
+        _RUNNERS.clear()  # networks and data of one task at a time
+        _RUNNERS[key] = Runner(suite, task)
+    try:
+        return _RUNNERS[key].run(function, algorithm, seed)
+    except UnfitEnvError as error:
+        return str(error)

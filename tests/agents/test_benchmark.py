@@ -1,0 +1,384 @@
+"""The benchmark's harness, on a toy; its own suite is looked at in tests/tables."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+import agents
+from agents.benchmark import EvaluationsSpent, Plan, Suite, load_suite, read_row
+from agents.benchmark.entries import find_entry, imported
+from agents.benchmark.program import app, parse_seeds
+from agents.benchmark.suite import Reference, hash_of
+from agents.errors import BenchmarkError, InvalidValueError, UnknownNameError
+
+BUDGET, STEPS = 20, 8
+TASK = {
+    "name": "toy-10",
+    "title": "a toy",
+    "category": "toy",
+    "difficulty": "easy",
+    "environment": "agents.toy:BudgetToy-v0",
+    "kwargs": {"cost_limit": 0.5},
+    "problems": [{}],
+    "steps": STEPS,
+    "evaluations": BUDGET,
+    "seeds": {"first": 0, "count": 3},
+    "references": [{"random": 0.2, "best": 0.8, "optimum": False}],
+}
+CONTENT = {
+    "protocol": "toy-v1",
+    "policy_episodes": 3,
+    "discrete_wrappers": [],
+    "entries": {},
+    "tables": {},
+    "tasks": [TASK, {**TASK, "name": "toy-policy", "by_policy": True}],
+    "tuning_tasks": [{**TASK, "name": "tune-toy", "seeds": {"first": 100, "count": 2}}],
+}
+
+
+@pytest.fixture
+def suite(tmp_path) -> Suite:
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps(CONTENT), encoding="utf-8")
+    return load_suite(path)
+
+
+@pytest.fixture
+def bench(suite, tmp_path):
+    """Runs a training on the toy with one seed; gives its row."""
+
+    def run(train, task="toy-10", **arguments):
+        arguments = {"seeds": 0, "name": "mine", "out": tmp_path / "rows", **arguments}
+        return agents.benchmark(train, suite=suite, tasks=task, **arguments)[0]
+
+    return run
+
+
+def forever(make_env, seed, budget):
+    """A plain infinite loop."""
+    env = make_env()
+    while True:
+        env.reset()
+        ended = False
+        while not ended:
+            *_, ended, _, _ = env.step(env.action_space.sample())
+
+
+# -- evaluations -----------------------------------------------------------------------------------
+
+
+def test_an_infinite_loop_ends_when_all_is_spent(bench):
+    row = bench(forever)
+    assert (row["evaluations"], row["budget"], row["policy"]) == (BUDGET, BUDGET, None)
+    assert row["score"] == pytest.approx((row["best"]["accuracy"] - 0.2) / 0.6)
+    assert row["curve"][-1] == [row["best"]["evaluation"], row["best"]["accuracy"]]
+
+
+def test_equal_seeds_give_equal_rows(bench, tmp_path):
+    one, other = (bench(forever, out=tmp_path / name) for name in "ab")
+    assert {**one, "wall_s": 0} == {**other, "wall_s": 0}
+
+
+def test_a_broad_except_does_not_keep_a_loop_going(bench):
+    def stubborn(make_env, seed, budget):
+        while True:
+            try:
+                forever(make_env, seed, budget)
+            except Exception:
+                continue
+
+    assert bench(stubborn)["evaluations"] == BUDGET
+
+
+def test_nothing_is_lost_at_the_end(bench):
+    """The last network is seen by whoever trains; only the step after it raises."""
+    seen = []
+
+    def train(make_env, seed, budget):
+        with suppress(EvaluationsSpent):
+            while True:
+                seen.append(make_env.judge(np.zeros((STEPS, 1))))
+        assert make_env.evaluations_left == 0
+        make_env().reset()
+        with pytest.raises(EvaluationsSpent, match="all 20 evaluations are spent"):
+            make_env().step(np.zeros(1, dtype=np.float32))
+
+    bench(train)
+    assert len(seen) == BUDGET
+
+
+def test_episodes_that_are_given_up_count(bench):
+    def train(make_env, seed, budget):
+        env = make_env()
+        while True:
+            env.reset()
+            env.step(env.action_space.sample())
+
+    row = bench(train)
+    assert (row["evaluations"], row["given_up_episodes"], row["best"]) == (BUDGET, BUDGET, None)
+    assert row["score"] == pytest.approx(-0.2 / 0.6)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_vectors_count_like_single_environments(bench, mode):
+    def train(make_env, seed, budget):
+        envs = make_env(num_envs=3, autoreset_mode=mode)
+        envs.reset()
+        while True:
+            ended = envs.step(np.full((3, 1), -0.5, dtype=np.float32))[2]
+            if mode == "Disabled" and ended.any():
+                envs.reset(options={"reset_mask": ended})
+
+    def alone(make_env, seed, budget):
+        while True:
+            make_env.judge(np.full((STEPS, 1), -0.5))
+
+    many, one = bench(train), bench(alone, name="alone")
+    for name in ("evaluations", "curve", "infeasible_evaluations", "given_up_episodes"):
+        assert many[name] == one[name]
+    assert many["cumulative_violation"] == pytest.approx(one["cumulative_violation"])
+
+
+def test_environments_stay_in_their_process(bench):
+    def train(make_env, seed, budget):
+        pickle.dumps(make_env())
+
+    with pytest.raises(BenchmarkError, match=r"counted in one process .* use make_env\(num_envs"):
+        bench(train)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_envs": 0}, "num_envs is 0; it must be at least 1"),
+        ({"autoreset_mode": "SameStep"}, "autoreset_mode is 'SameStep' without num_envs"),
+        ({"num_envs": 2, "autoreset_mode": "x"}, "autoreset_mode is 'x'; it must be one of"),
+    ],
+)
+def test_environments_that_cannot_be_made(bench, arguments, words):
+    with pytest.raises(InvalidValueError, match=words):
+        bench(lambda make_env, seed, budget: make_env(**arguments))
+
+
+# -- policies --------------------------------------------------------------------------------------
+
+
+class Half:
+    """With the predict of Stable-Baselines3."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.array([0.0 if deterministic else -1.0]), state
+
+
+POLICIES = [Half(), lambda observation: [0.0], Plan([[0.0]] * STEPS)]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_final_policies_are_judged(bench, policy):
+    shows = bench(lambda make_env, seed, budget: policy)["policy"]
+    assert shows["deterministic"]["accuracy"] == pytest.approx(0.5**0.5, abs=0.01)
+    assert shows["sampled"]["episodes"] == 3
+    assert 0.0 <= shows["sampled"]["violation_rate"] <= 1.0
+
+
+def test_a_policy_comes_with_its_wrapper(bench):
+    from gymnasium.wrappers import TransformAction
+
+    def wrap(env):
+        return TransformAction(env, lambda action: action - 10.0, env.action_space)
+
+    row = bench(lambda make_env, seed, budget: (lambda observation: [10.0], wrap))
+    assert row["policy"]["deterministic"]["accuracy"] == pytest.approx(0.5**0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (7, "train returned 7; it must return None, an object with predict"),
+        (Half, "train returned <class .*Half'>; it must return None"),
+        (lambda observation: [np.nan], r"action is array\(\[nan\].*must be finite numbers"),
+        (lambda observation: "left", "the policy gave the action 'left'; it must be one of Box"),
+        (lambda observation: [0.0, 0.0], "the policy gave the action"),
+    ],
+)
+def test_what_is_no_policy_is_named(bench, returned, words):
+    with pytest.raises(InvalidValueError, match=words):
+        bench(lambda make_env, seed, budget: returned)
+
+
+def test_a_predict_of_another_form_is_named(bench):
+    class Odd:
+        def predict(self, observation, **_):
+            return 0.5
+
+    with pytest.raises(BenchmarkError, match=r"predict gave 0.5; it must give a pair"):
+        bench(lambda make_env, seed, budget: Odd())
+
+
+def test_tasks_that_score_the_policy(bench):
+    row = bench(lambda make_env, seed, budget: POLICIES[1], "toy-policy")
+    assert (row["curve"], row["evaluations"]) == ([], 0)
+    with pytest.raises(BenchmarkError, match=r"scores the final policy.*ended by EvaluationsSpent"):
+        bench(forever, "toy-policy", name="forever")
+    with pytest.raises(BenchmarkError, match=r"train returned None\. Return a policy"):
+        bench(lambda make_env, seed, budget: None, "toy-policy", name="none")
+
+
+def test_agents_of_the_zoo_are_entries(bench):
+    row = bench("ppo_lag", name=None)
+    assert (row["algorithm"], row["evaluations"]) == ("ppo_lag", BUDGET)
+    assert row["policy"]["sampled"]["episodes"] == 3
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def test_finished_rows_are_not_run_again(bench, suite, tmp_path):
+    first = bench(forever)
+    said: list[str] = []
+
+    def never(make_env, seed, budget):
+        raise AssertionError
+
+    assert bench(never, report=said.append) == first
+    assert said == ["1 of 1 runs are there already."]
+    rows = agents.benchmark(
+        forever, suite=suite, tasks="toy-10", out=tmp_path / "rows", name="mine", jobs=2
+    )
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+
+
+CHANGES = [
+    ({"protocol": "toy-v2"}, "protocol is 'toy-v2'; it must be 'toy-v1'"),
+    ({"suite_hash": "00"}, "suite_hash is '00'; it must be .*Its tasks are others"),
+    ({"budget": 100_000}, "budget is 100000"),
+    ({"evaluations": 100_000}, "evaluations is 100000; it must be .* at most 20"),
+    ({"seed": 77}, "seed is 77; it must be one of toy-10, 0 to 2"),
+    ({"best": None}, "best is None"),
+    ({"algorithm": "other"}, "holds the row of other/toy-10/0.json"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGES)
+def test_rows_that_break_the_protocol_are_refused(bench, suite, tmp_path, change, words):
+    bench(forever)
+    path = tmp_path / "rows/mine/toy-10/0.json"
+    assert read_row(path, suite)["algorithm"] == "mine"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(BenchmarkError, match=words):
+        read_row(path, suite)
+
+
+def test_a_folder_with_rows_of_another_suite_is_refused(bench, tmp_path):
+    bench(forever)
+    path = tmp_path / "rows/mine/toy-10/0.json"
+    path.write_text(path.read_text().replace("toy-v1", "toy-v2"))
+    with pytest.raises(BenchmarkError, match=r"out: .*another protocol, 'toy-v2'.*another --out"):
+        bench(forever, seeds=1)
+
+
+def test_what_is_published_is_never_overwritten(bench):
+    from agents.benchmark.suite import DATA
+
+    with pytest.raises(BenchmarkError, match="which is never overwritten; choose another folder"):
+        bench(forever, out=DATA / "rows")
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"tasks": "toy-1"}, "tasks: 'toy-1' is no task of toy-v1. Did you mean 'toy-10'"),
+        ({"seeds": 3}, "seeds: 3 is none of task 'toy-10', which has 0 to 2"),
+        ({"name": "../x"}, "name is '../x'; it must be letters"),
+        ({"jobs": 0}, "jobs is 0; it must be at least 1"),
+        ({"suite": "prunebench-v9"}, "suite is 'prunebench-v9'; it must be one of prunebench-v1"),
+        ({"train": "ppo_lga"}, "algorithm is 'ppo_lga'; .* Did you mean 'ppo_lag'"),
+        ({"train": "nothing_here:train"}, "module 'nothing_here' cannot be imported"),
+        ({"train": "json:dmps"}, "'json' has no 'dmps'. Did you mean json:dumps"),
+        ({"train": "json:decoder"}, r"it must be a function train\(make_env, seed, budget\)"),
+        ({"train": lambda env: None}, r"train takes \(env\); it must be a function"),
+    ],
+)
+def test_what_there_is_not_is_named(suite, tmp_path, arguments, words):
+    given = {"suite": suite, "tasks": "toy-10", "out": tmp_path / "rows", **arguments}
+    train = given.pop("train", forever)
+    with pytest.raises((BenchmarkError, InvalidValueError, UnknownNameError), match=words):
+        agents.benchmark(train, **given)
+
+
+def test_a_module_that_raises_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "broken_entry.py").write_text("raise RuntimeError('no\\nway')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BenchmarkError, match=r"cannot be imported \(RuntimeError: no\)") as caught:
+        imported("broken_entry:train")
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_are_named_after_the_module_of_a_train(suite, tmp_path, monkeypatch):
+    (tmp_path / "my_method.py").write_text("def train(make_env, seed, budget): ...\nother = train")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_entry("my_method:train", suite)[0] == "my_method"
+    assert find_entry("my_method:other", suite)[0] == "other"
+    assert find_entry("my_method:other", suite, "x")[0] == "x"
+
+
+@pytest.mark.parametrize("text", ["a", "5-2", "-1", "1.5", ""])
+def test_seeds_that_are_none(text):
+    with pytest.raises(BenchmarkError, match=f"--seeds '{text}': expected"):
+        parse_seeds([text])
+
+
+# -- suites ----------------------------------------------------------------------------------------
+
+
+def test_scores_have_a_lower_end():
+    reference = Reference(random=0.7, best=0.9, optimum=True)
+    assert [reference.score(x) for x in (0.0, 0.7, 0.8, 0.9)] == [-1.0, 0.0, 0.5, 1.0]
+
+
+def test_the_hash_is_of_what_defines_the_tasks():
+    same = {**CONTENT, "tasks": [{**TASK, "title": "x", "references": []}, CONTENT["tasks"][1]]}
+    other = {**CONTENT, "tasks": [{**TASK, "evaluations": 21}, CONTENT["tasks"][1]]}
+    assert hash_of(same) == hash_of(CONTENT) != hash_of(other)
+
+
+def test_a_file_that_is_no_suite(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("{}")
+    with pytest.raises(BenchmarkError, match=r"x.json is no suite of tasks \(KeyError 'protocol'"):
+        load_suite(path)
+
+
+def test_the_command_runs_and_says_so(suite, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def train(make_env, seed, budget):\n    make_env.judge([[0.0]] * 8)\n"
+    )
+    words = ["mine:train", "--suite", "toy.json", "--tasks", "toy-10", "--seeds", "0-1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "agents.benchmark", *words, "--out", "rows"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2/2 mine toy-10 seed 1: " in done.stdout
+    assert "2 rows in rows" in done.stdout
+
+
+def test_the_command_shows_errors_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        app(["ppo_lag", "--tasks", "nothing"], prog_name="x")
+    error = capsys.readouterr().err
+    assert error.startswith("error: tasks: 'nothing' is no task of prunebench-v1.")
+    assert error.count("\n") == 1
