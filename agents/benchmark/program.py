@@ -22,77 +22,78 @@ app = typer.Typer(
 )
 
 
+Algorithm = Annotated[
+    str | None,
+    typer.Argument(
+        help="module:function of a train(make_env, seed, budget), or the name of an agent of the "
+        "zoo or of an entry of the suite.",
+    ),
+]
+SuiteName = Annotated[
+    str, typer.Option("--suite", metavar="NAME", help="Name of a suite, or the file of one.")
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TASK", help="By name or pattern, 'table-*'; may be repeated."),
+]
+Seeds = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SEEDS", help="Such as 0-9 or 0,3; all of the task if left out."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="For the rows, 'prunebench' if left out; or for tables and figures of the "
+        "leaderboard.",
+    ),
+]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="Of the algorithm in its rows.")]
+Jobs = Annotated[int, whole_option(least=1, most=1024, help="Processes side by side.")]
+ListTasks = Annotated[
+    bool, typer.Option("--list", help="List the tasks that would be run, and end.")
+]
+Show = Annotated[
+    bool, typer.Option("--leaderboard", help="Show the leaderboard in place of a run.")
+]
+Add = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FOLDER", help="Rows that the leaderboard shows, too; may be repeated."),
+]
+Packed = Annotated[
+    Path | None,
+    typer.Option("--pack", metavar="FILE", help="Of the added rows, NAME.jsonl.gz: a submission."),
+]
+Published = Annotated[
+    bool, typer.Option(help="Whether the leaderboard has the rows of the package.")
+]
+Reps = Annotated[
+    int, whole_option(least=20, most=MOST_REPS, help="Bootstrap samples of the leaderboard.")
+]
+
+
 @app.command(cls=Command, no_args_is_help=True)
 def main(
-    algorithm: Annotated[
-        str | None,
-        typer.Argument(
-            help="module:function of a train(make_env, seed, budget), or the name of an agent of "
-            "the zoo or of an entry of the suite.",
-        ),
-    ] = None,
-    suite: Annotated[
-        str, typer.Option(metavar="NAME", help="Name of a suite, or the file of one.")
-    ] = "prunebench-v1",
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TASK", help="By name or pattern, 'table-*'; may be repeated."),
-    ] = None,
-    seeds: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SEEDS", help="Such as 0-9 or 0,3; all of the task if left out."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="For the rows, 'prunebench' if left out; or for tables and figures of the "
-            "leaderboard.",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the algorithm in its rows.")
-    ] = None,
-    jobs: Annotated[int, whole_option(least=1, most=1024, help="Processes side by side.")] = 1,
-    list_tasks: Annotated[
-        bool, typer.Option("--list", help="List the tasks that would be run, and end.")
-    ] = False,
-    show: Annotated[
-        bool, typer.Option("--leaderboard", help="Show the leaderboard in place of a run.")
-    ] = False,
-    add: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FOLDER", help="Rows that the leaderboard shows, too; may be repeated."
-        ),
-    ] = None,
-    packed: Annotated[
-        Path | None,
-        typer.Option(
-            "--pack", metavar="FILE", help="Of the added rows, NAME.jsonl.gz: a submission."
-        ),
-    ] = None,
-    published: Annotated[
-        bool, typer.Option(help="Whether the leaderboard has the rows of the package.")
-    ] = True,
-    reps: Annotated[
-        int, whole_option(least=20, most=MOST_REPS, help="Bootstrap samples of the leaderboard.")
-    ] = 2000,
+    algorithm: Algorithm = None,
+    suite: SuiteName = "prunebench-v1",
+    tasks: Tasks = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    name: Name = None,
+    jobs: Jobs = 1,
+    list_tasks: ListTasks = False,
+    show: Show = False,
+    add: Add = None,
+    packed: Packed = None,
+    published: Published = True,
+    reps: Reps = 2000,
     version: Version = False,
 ) -> None:
     """Run an algorithm on the benchmark, or show the leaderboard."""
     with user_errors(AgentsError, stopped="stopped; the same command goes on."):
         from agents.benchmark.suite import load_suite
 
-        if show and algorithm is not None:
-            raise BenchmarkError(
-                f"--leaderboard runs nothing, but {algorithm!r} was given; run it first, then show "
-                "its rows: --leaderboard --add FOLDER."
-            )
-        if (add or packed is not None) and not show:
-            raise BenchmarkError(
-                "--add and --pack are for the leaderboard: say --leaderboard, too."
-            )
+        _check_options(show, list_tasks, algorithm, add, packed)
         names = None if not tasks else [part for one in tasks for part in one.split(",")]
         numbers = None if not seeds else parse_seeds(seeds)
         loaded = load_suite(suite)
@@ -102,7 +103,7 @@ def main(
             show_leaderboard(
                 add or [],
                 suite=loaded,
-                tasks=names,
+                tasks=tasks,
                 out=out,
                 packed=packed,
                 published=published,
@@ -117,13 +118,9 @@ def main(
             return
         from agents.benchmark.whole import DEFAULT_OUT, benchmark
 
-        if algorithm is None:
-            raise BenchmarkError(
-                "no algorithm was given; say module:function or a name, or --leaderboard."
-            )
         folder = Path(DEFAULT_OUT) if out is None else out
         rows = benchmark(
-            algorithm,
+            str(algorithm),
             suite=loaded,
             tasks=names,
             seeds=numbers,
@@ -135,6 +132,26 @@ def main(
         if not rows:
             raise BenchmarkError(f"algorithm {algorithm!r} fits none of these tasks.")
         say(f"{len(rows)} rows in {folder}")
+
+
+def _check_options(
+    show: bool,
+    lists: bool,
+    algorithm: str | None,
+    add: Sequence[Path] | None,
+    packed: Path | None,
+) -> None:
+    if show and algorithm is not None:
+        raise BenchmarkError(
+            f"--leaderboard runs nothing, but {algorithm!r} was given; run it first, then show "
+            "its rows: --leaderboard --add FOLDER."
+        )
+    if (add or packed is not None) and not show:
+        raise BenchmarkError("--add and --pack are for the leaderboard: say --leaderboard, too.")
+    if not show and algorithm is None and not lists:
+        raise BenchmarkError(
+            "no algorithm was given; say module:function or a name, or --leaderboard."
+        )
 
 
 def parse_seeds(given: Sequence[str]) -> list[int]:
