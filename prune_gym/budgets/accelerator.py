@@ -1,9 +1,9 @@
 """A made-up accelerator whose cycles are no simple function of widths: a black box for benchmarks.
 
-Weights are loaded in tiles of 4 x 4 channels. Where the number of output channels is a multiple of
-8, all rows of a tile lie in one memory bank, and the load takes 1.75 times as long: of such widths
-one filter *fewer* can cost less, and one filter fewer elsewhere can cost more. Real devices do so,
-too; searches that take costs for monotone are told by this one.
+Weights are loaded in tiles of 4 x 4 channels. Where a number of channels is a multiple of 16, the
+rows of a tile lie in one memory bank, and the load takes 1.75 times as long, for input and output
+channels alike: a layer of 24 filters costs less than one of 16. Real devices do so, too; searches
+that take costs for monotone are told by this one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from prune_gym.budgets.base import Budget
 
 TILE = 4
-BANKS = 8
+BANKS = 16
 CONFLICT = 1.75
 
 
@@ -28,11 +28,13 @@ def layer_cycles(inputs: Any, outputs: Any, taps: int) -> Any:
         outputs: channels, likewise.
         taps: positions of the kernel.
 
-    >>> layer_cycles(16, 15, 1), layer_cycles(16, 16, 1)
-    (16.0, 28.0)
+    >>> layer_cycles(3, 16, 9), layer_cycles(3, 24, 9)
+    (63.0, 54.0)
     """
-    tiles = -(-np.asarray(inputs) // TILE) * -(-np.asarray(outputs) // TILE) * taps
-    cycles = tiles * np.where(np.asarray(outputs) % BANKS == 0, CONFLICT, 1.0)
+    cycles = np.asarray(taps * 1.0)
+    for channels in map(np.asarray, (inputs, outputs)):
+        tiles = -(-channels // TILE)
+        cycles = cycles * np.where(channels % BANKS == 0, CONFLICT * tiles, tiles)
     return cycles if np.ndim(cycles) else float(cycles)
 
 

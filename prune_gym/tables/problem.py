@@ -85,7 +85,7 @@ class TabularProblem(PruningProblem):
         True
         """
         if not isinstance(table, PruneTable):
-            return _loaded(str(find_table(table).resolve()), _written(budgets))
+            return _loaded(find_table(table).absolute(), _written(budgets))
         if table.arguments is None:
             raise TableError(
                 f"{table!r} takes objects to be made: TabularProblem.of(make_problem(...), table)."
@@ -189,17 +189,20 @@ def _written(budgets: Mapping[Any, float | str] | None) -> str | Mapping[Any, fl
     return json.dumps(budgets) if plain and budgets is not None else budgets
 
 
-def _loaded(path: str, budgets: Any) -> TabularProblem:
+def _loaded(path: Path, budgets: Any) -> TabularProblem:
     is_known_again = budgets is None or isinstance(budgets, str)
-    return _kept(path, budgets) if is_known_again else _read(path, budgets)
+    if not is_known_again or not path.is_file():  # what is wrong with it, load_table() says
+        return _read(path, budgets)
+    facts = path.stat()  # a table that was made anew is read anew
+    return _kept(path, facts.st_mtime_ns, facts.st_size, budgets)
 
 
 @lru_cache(maxsize=8)
-def _kept(path: str, budgets: str | None) -> TabularProblem:
+def _kept(path: Path, changed_ns: int, size: int, budgets: str | None) -> TabularProblem:
     return _read(path, None if budgets is None else json.loads(budgets))
 
 
-def _read(path: str, budgets: Any) -> TabularProblem:
+def _read(path: Path, budgets: Any) -> TabularProblem:
     return TabularProblem.load(load_table(path), budgets=budgets)
 
 

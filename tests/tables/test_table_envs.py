@@ -280,6 +280,16 @@ def test_rendering_and_the_last_network(problems):
         env.compact_network()
 
 
+def test_a_table_that_was_made_anew_is_read_anew(tmp_path):
+    shipped = prune_gym.load_table("tiny_resnet-shapes-l1")
+    prune_gym.save_table(shipped, tmp_path / "t.npz")
+    first = gym.make("PruneTable-v1", table=tmp_path / "t.npz").unwrapped.problem
+    assert gym.make("PruneTable-v1", table=tmp_path / "t.npz").unwrapped.problem is first
+    prune_gym.save_table(prune_gym.load_table("tiny_vgg-digits-l1"), tmp_path / "t.npz")
+    second = gym.make("PruneTable-v1", table=tmp_path / "t.npz").unwrapped.problem
+    assert len(second.table) == 46_656 != len(first.table)
+
+
 def test_registered_ids():
     arguments = {"table": "tiny_vgg-shapes-taylor", "budgets": {"params": 0.2}}
     env = gym.make("PruneTable-v1", **arguments)
