@@ -259,13 +259,13 @@ def choose_tasks(tasks: str | Iterable[str] | None, suite: Suite) -> list[str]:
     """Return the names of the judged tasks that are meant, in the order of the suite."""
     if tasks is None:
         return list(suite.tasks)
-    given = tasks.split(",") if isinstance(tasks, str) else list(tasks)
+    given = [tasks] if isinstance(tasks, str) else list(tasks)
     categories: dict[str, list[str]] = {}
     for name, task in suite.tasks.items():
         categories.setdefault(task.category, []).append(name)
     meant: set[str] = set()
     for name in given:
-        meant.update(categories.get(name) or [task.name for task in suite.choose([name])])
+        meant.update(categories.get(name) or [task.name for task in suite.choose(str(name))])
     chosen = [name for name in suite.tasks if name in meant]
     if not chosen:
         raise BenchmarkError(

@@ -28,12 +28,12 @@ app = typer.Typer(
 Algorithm = Annotated[
     str | None,
     typer.Argument(
-        help="module:function of a train(make_env, seed, budget), or the name of an agent of "
-        "the zoo or of an entry of the suite.",
+        help="module:function of a train(make_env, seed, budget), or the name of an agent of the "
+        "zoo or of an entry of the suite.",
     ),
 ]
 SuiteName = Annotated[
-    str, typer.Option(metavar="NAME", help="Name of a suite, or the file of one.")
+    str, typer.Option("--suite", metavar="NAME", help="Name of a suite, or the file of one.")
 ]
 Tasks = Annotated[
     list[str] | None,
@@ -52,6 +52,13 @@ Out = Annotated[
     ),
 ]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="Of the algorithm in its rows.")]
+Jobs = Annotated[int, whole_option(least=1, most=1024, help="Processes side by side.")]
+ListTasks = Annotated[
+    bool, typer.Option("--list", help="List the tasks that would be run, and end.")
+]
+Show = Annotated[
+    bool, typer.Option("--leaderboard", help="Show the leaderboard in place of a run.")
+]
 Add = Annotated[
     list[Path] | None,
     typer.Option(metavar="FOLDER", help="Rows that the leaderboard shows, too; may be repeated."),
@@ -63,6 +70,9 @@ Packed = Annotated[
 Published = Annotated[
     bool, typer.Option(help="Whether the leaderboard has the rows of the package.")
 ]
+Reps = Annotated[
+    int, whole_option(least=20, most=MOST_REPS, help="Bootstrap samples of the leaderboard.")
+]
 
 
 @app.command(cls=Command, no_args_is_help=True)
@@ -73,19 +83,13 @@ def main(
     seeds: Seeds = None,
     out: Out = None,
     name: Name = None,
-    jobs: Annotated[int, whole_option(least=1, most=1024, help="Processes side by side.")] = 1,
-    list_tasks: Annotated[
-        bool, typer.Option("--list", help="List the tasks that would be run, and end.")
-    ] = False,
-    show: Annotated[
-        bool, typer.Option("--leaderboard", help="Show the leaderboard in place of a run.")
-    ] = False,
+    jobs: Jobs = 1,
+    list_tasks: ListTasks = False,
+    show: Show = False,
     add: Add = None,
     packed: Packed = None,
     published: Published = True,
-    reps: Annotated[
-        int, whole_option(least=20, most=MOST_REPS, help="Bootstrap samples of the leaderboard.")
-    ] = 2000,
+    reps: Reps = 2000,
     version: Version = False,
 ) -> None:
     """Run an algorithm on the benchmark, or show the leaderboard."""
@@ -101,7 +105,7 @@ def main(
             show_leaderboard(
                 add or [],
                 suite=loaded,
-                tasks=names,
+                tasks=tasks,
                 out=out,
                 packed=packed,
                 published=published,

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import agents.benchmark.leaderboard as module
 from agents.benchmark.leaderboard import BUT_POLICY, Leaderboard, leaderboard
@@ -11,6 +12,7 @@ from agents.benchmark.leaderboard_figures import FIGURES
 from agents.benchmark.leaderboard_files import pack, published_file, published_rows, read_rows
 from agents.benchmark.leaderboard_report import record, show_leaderboard, text
 from agents.benchmark.leaderboard_rows import check_row
+from agents.benchmark.program import app
 from agents.benchmark.suite import DATA, Reference, Suite, Task, load_suite
 from agents.files import write_json
 
@@ -364,6 +366,7 @@ def test_tasks_are_chosen_by_name_category_and_pattern(suite):
 
     assert names(["table"]) == ["table", "table-a", "table-b"]
     assert names("limits") == ["any limit", "limits"]
+    assert names("table-a,limits")[1:] == ["table", "any limit", "table-a", "limits"]
     assert names(["table-*"]) == ["table", "table-a", "table-b"]
     with pytest.raises(ValueError, match="'tabel' is no task of bench-v1"):
         names(["tabel"])
@@ -436,6 +439,25 @@ def test_the_folder_of_the_package_is_not_written(suite, write):
     folder = write(make_rows(suite, {"a": 0.2}))
     with pytest.raises(ValueError, match="holds what is published, which is never overwritten"):
         show_leaderboard([folder], suite=suite, out=DATA / "x", say=lambda words: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--leaderboard", "random"], "--leaderboard runs nothing, but 'random' was given; run it"),
+        (["--add", "rows", "random"], "--add and --pack are for the leaderboard: say --leaderboa"),
+        (["--tasks", "table-*"], "no algorithm was given; say module:function or a name, or --le"),
+        (["--leaderboard", "--pack", "x.jsonl.gz"], "x.jsonl.gz would hold no rows; add some"),
+        (["--leaderboard", "--tasks", "nothing"], "'nothing' is no task of prunebench-v1."),
+        (["--leaderboard", "--add", "nowhere"], "nowhere is not there. Pass the folder that the"),
+    ],
+)
+def test_the_command_says_what_cannot_be(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_many_algorithms_still_fit_and_added_ones_have_a_colour(suite):
