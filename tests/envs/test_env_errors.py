@@ -18,7 +18,7 @@ IDS = ["PruneVGG-v0", "PruneVGGFilters-v0"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"network": "smal"}, r"unknown network 'smal'. Did you mean 'small'\? Known: resnet18"),
+        ({"network": "smal"}, r"unknown network 'smal'. Did you mean 'small'\? Known: resnet110"),
         ({"dataset": "digit"}, r"unknown dataset 'digit'. Did you mean 'digits'\?"),
         (
             {"criterion": "l3"},
