@@ -269,11 +269,17 @@ class MakeEnv:
         ledger: Where networks are counted.
 
     Attributes:
-        task: The task.
+        name: Of the task.
+        known: What may be known on it, in words.
+        judged: Parts of the score: ``limits`` by budget and ``options`` of a reset, where they are
+            not the environment's own.
+        by_policy: Whether networks of the final policy are scored.
     """
 
     def __init__(self, problems: Problems, seed: int, ledger: Ledger) -> None:
-        self.task = problems.task
+        self._task = task = problems.task  # the optimum is in it
+        self.name, self.known, self.by_policy = task.name, task.known, task.by_policy
+        self.judged = task.judged
         self._problems, self._ledger = problems, ledger
         self._seeds = np.random.default_rng([seed, 17])
         self._n_made = 0
@@ -287,7 +293,7 @@ class MakeEnv:
     @property
     def n_steps(self) -> int:
         """Steps of an episode."""
-        return self.task.steps
+        return self._task.steps
 
     def __call__(self, num_envs: int | None = None, *, autoreset_mode: Any = None) -> Any:
         """Make an environment, or a vector of them.
@@ -345,21 +351,21 @@ class MakeEnv:
 
     def _single(self) -> Env:
         number, self._n_made = self._n_made, self._n_made + 1
-        made = [self._problems.make(which) for which in self.task.training]
+        made = [self._problems.make(which) for which in self._task.training]
         env = made[0] if len(made) == 1 else Rotation(made, number)
         env.action_space.seed(self._seed())
         return env
 
     def _vector(self, number: int, mode: str) -> VectorEnv:
-        training = self.task.training
+        training = self._task.training
         how: dict[str, Any] = {} if mode == "NextStep" else {"autoreset_mode": mode}
         if len(training) > 1:
             envs = [self._single() for _ in range(number)]
             return SyncVectorEnv([lambda env=env: env for env in envs], **how)  # type: ignore[misc]
-        if gym.spec(self.task.environment.rpartition(":")[2]).vector_entry_point is None and how:
+        if gym.spec(self._task.environment.rpartition(":")[2]).vector_entry_point is None and how:
             how = {"vector_kwargs": how}
         arguments = {**self._problems.arguments(training[0]), **how}
-        made = gym.make_vec(self.task.environment, num_envs=number, **arguments)
+        made = gym.make_vec(self._task.environment, num_envs=number, **arguments)
         made.action_space.seed(self._seed())
         return made
 

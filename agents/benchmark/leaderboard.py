@@ -137,6 +137,7 @@ class Leaderboard:
         rows: The runs.
         added: Algorithms that are not of the package.
         settings: ``reps`` and ``seed`` of the bootstrap.
+        without_score: Tasks that were asked for, but have no reference values yet.
     """
 
     suite: Suite
@@ -144,6 +145,7 @@ class Leaderboard:
     rows: tuple[ScoredRun, ...] = field(repr=False)
     added: tuple[str, ...]
     settings: Mapping[str, int]
+    without_score: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -159,11 +161,11 @@ class Leaderboard:
         """Rank what rows say; the arguments are those of `leaderboard`."""
         whole_number("reps", reps, 20, MOST_REPS)
         whole_number("seed", seed, 0, MOST_SEED)
-        chosen = choose_tasks(tasks, suite)
-        bare = [name for name in chosen if not suite.tasks[name].references]
-        if bare:
+        asked = choose_tasks(tasks, suite)
+        chosen = [name for name in asked if suite.tasks[name].references]
+        if not chosen:
             raise BenchmarkError(
-                f"{suite.protocol} has no reference values for {in_words(bare)}, so that there is "
+                f"{suite.protocol} has no reference values for {in_words(asked)}, so that there is "
                 "no score; choose other tasks."
             )
         kept = [row for row in rows if row.task in chosen]
@@ -173,7 +175,8 @@ class Leaderboard:
             )
         rankings = _Ranker(kept, suite, reps, seed).all(chosen)
         settings = {"reps": reps, "seed": seed}
-        return cls(suite, rankings, tuple(kept), tuple(added), settings)
+        bare = tuple(name for name in asked if name not in chosen)
+        return cls(suite, rankings, tuple(kept), tuple(added), settings, bare)
 
     def __getitem__(self, name: str) -> Ranking:
         """Return the ranking of a name; see `Ranking`."""

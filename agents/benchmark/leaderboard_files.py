@@ -11,7 +11,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,10 @@ def read_rows(places: Iterable[str | os.PathLike[str]], suite: Suite) -> list[Sc
 
 
 def pack(
-    places: Iterable[str | os.PathLike[str]], path: str | os.PathLike[str], suite: Suite
+    places: Iterable[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    suite: Suite,
+    tasks: Collection[str] | None = None,
 ) -> Path:
     """Check rows, and write them into one packed file: a submission.
 
@@ -98,13 +101,18 @@ def pack(
         places: As for `read_rows`.
         path: The file to make, ``NAME.jsonl.gz``; one that is there is not replaced.
         suite: The version of the benchmark.
+        tasks: Names of those whose rows are packed; all if left out.
 
     Raises:
         BenchmarkError: If a row is not possible, or the file is there.
         MissingFileError: If a place is not there, or holds no rows.
     """
     path, places = check_packed(path), list(places)
-    wanted = {(row.algorithm, row.task, row.seed) for row in read_rows(places, suite)}
+    wanted = {
+        (row.algorithm, row.task, row.seed)
+        for row in read_rows(places, suite)
+        if tasks is None or row.task in tasks
+    }
     files = [one for place in places for one in _files(user_path(place))]
     found = [content for one in files for _, content in _contents(one, suite)]
     found = [one for one in found if _key(one) in wanted]

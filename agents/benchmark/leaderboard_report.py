@@ -9,7 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agents.benchmark.leaderboard import Leaderboard, Ranking, Standing, leaderboard
+from agents.benchmark.leaderboard import (
+    BUT_POLICY,
+    Leaderboard,
+    Ranking,
+    Standing,
+    choose_tasks,
+    leaderboard,
+)
 from agents.benchmark.leaderboard_files import check_packed, pack
 from agents.benchmark.suite import DATA, DEFAULT_SUITE, Suite, load_suite
 from agents.comparison.pairwise import POWER, Pair
@@ -46,7 +53,8 @@ def show_leaderboard(
         suite: As there.
         tasks: As there.
         out: Folder for tables, numbers and figures; none if left out.
-        packed: File to make of the added rows, ``NAME.jsonl.gz``: a submission; none if left out.
+        packed: File to make of the added rows of these tasks, ``NAME.jsonl.gz``: a submission; none
+            if left out.
         published: As there.
         reps: As there.
         seed: As there.
@@ -66,7 +74,9 @@ def show_leaderboard(
         for path in save(board, folder):
             say(f"wrote {path}")
     if file is not None:
-        say(f"wrote {pack(add, file, suite)}")
+        names = sorted({row.algorithm for row in board.rows if row.algorithm in board.added})
+        made = pack(add, file, suite, choose_tasks(tasks, suite))
+        say(f"wrote {made}, rows of {', '.join(names)}")
     return board
 
 
@@ -83,7 +93,11 @@ def text(board: Leaderboard, *, with_tasks: bool = True) -> str:
         for ranking in board.rankings
         if with_tasks or ranking.name not in board.suite.tasks or len(board.rankings) == 1
     ]
-    return "\n\n".join([head, *(_section(board, ranking) for ranking in shown)])
+    sections = [_section(board, ranking) for ranking in shown]
+    bare = ", ".join(board.without_score)
+    if bare:
+        sections.append(f"Without reference values yet, and therefore not here: {bare}.")
+    return "\n\n".join([head, *sections])
 
 
 def save(board: Leaderboard, folder: str | os.PathLike[str]) -> list[Path]:
@@ -162,7 +176,7 @@ def _checked(folder: str | os.PathLike[str]) -> Path:
 
 
 def _section(board: Leaderboard, ranking: Ranking) -> str:
-    tasks = f"{len(ranking.tasks)} tasks" if len(ranking.tasks) > 1 else "1 task"
+    tasks = _how_many(board, ranking)
     name = board.suite.tasks[ranking.name].title if ranking.name in board.suite.tasks else ""
     title = f"## {ranking.name}" + (f": {name}" if name else f" ({tasks})")
     parts = [title, _table(ranking)]
@@ -173,6 +187,14 @@ def _section(board: Leaderboard, ranking: Ranking) -> str:
         words = ", ".join(f"{one.algorithm} ({one.missing} runs missing)" for one in missing)
         parts.append(f"Incomplete, and therefore not ranked: {words}.")
     return "\n\n".join(parts)
+
+
+def _how_many(board: Leaderboard, ranking: Ranking) -> str:
+    """Say how many tasks a ranking is of, and of how many where it is of some only."""
+    n, every = len(ranking.tasks), board.suite.tasks.values()
+    own = [one for one in every if one.category == ranking.name] or every
+    of_all = "" if n == len(own) or ranking.name == BUT_POLICY else f" of {len(own)}"
+    return f"{n}{of_all} task" + ("" if len(own) == 1 else "s")
 
 
 def _table(ranking: Ranking) -> str:

@@ -113,8 +113,11 @@ def main(
                 say=say,
             )
         elif list_tasks:
-            for task in loaded.choose(names):
-                say(f"{task.name}: {task.title} ({task.evaluations} evaluations)")
+            tuning = [] if names else list(loaded.tuning_tasks.values())
+            for task in [*loaded.choose(names), *tuning]:
+                seeds_of = f"seeds {task.seeds[0]} to {task.seeds[-1]}"
+                kind = ", for tuning" if task.tuning else ""
+                say(f"{task.name}: {task.title} ({task.evaluations} evaluations, {seeds_of}{kind})")
         else:
             _run(algorithm, loaded, names, seeds or [], out, name, jobs)
 

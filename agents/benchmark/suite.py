@@ -163,7 +163,7 @@ class Suite:
         return f"Suite({self.protocol}, {len(self.tasks)} tasks, {self.hash})"
 
     def choose(self, tasks: str | Iterable[str] | None = None) -> list[Task]:
-        """Tasks by name, or by a pattern such as ``table-*``; all judged ones if left out.
+        """Tasks by name, category or pattern, ``table-*``; all judged ones if left out.
 
         Raises:
             BenchmarkError: No task answers to a name; it says which there are.
@@ -174,13 +174,18 @@ class Suite:
         given = tasks.split(",") if isinstance(tasks, str) else list(tasks)
         chosen: dict[str, Task] = {}
         for name in given:
-            found = [task for key, task in every.items() if fnmatchcase(key, str(name).strip())]
+            name = str(name).strip()
+            found = [
+                task
+                for key, task in every.items()
+                if fnmatchcase(key, name) or (task.category == name and not task.tuning)
+            ]
             if not found:
-                near = difflib.get_close_matches(str(name), every, n=1, cutoff=0.4)
+                near = difflib.get_close_matches(name, every, n=1, cutoff=0.6)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise BenchmarkError(
                     f"tasks: {shown(name)} is no task of {self.protocol}.{hint} Those are "
-                    f"{', '.join(every)}; patterns such as 'table-*' name several."
+                    f"{', '.join(every)}; categories and patterns such as 'table-*' name several."
                 )
             chosen.update({task.name: task for task in found})
         return list(chosen.values())

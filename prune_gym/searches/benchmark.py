@@ -42,7 +42,7 @@ class Plans:
         self.problem: PruningProblem = env.problem
         self._make_env, self._by_filter = make_env, env.granularity == "filter"
         own = dict(zip(self.problem.names, self.problem.limits, strict=True))
-        parts = [{}] if make_env.task.by_policy else make_env.task.judged
+        parts = [{}] if make_env.by_policy else make_env.judged
         self.targets: list[tuple[Limits, Any]] = [
             (part.get("limits") or own, part.get("options")) for part in parts
         ]
@@ -103,9 +103,9 @@ def optimum(make_env: MakeEnv, seed: int, budget: int) -> Plan | None:
     """The exact optimum, looked up in the table: the upper end of the scale, no algorithm."""
     plans = Plans(make_env)
     table = getattr(plans.problem, "table", None)
-    if table is None or make_env.task.by_policy:
+    if table is None or make_env.by_policy:
         raise UnfitEnvError(
-            f"optimum: task {make_env.task.name!r} has no table of what it scores, in which the "
+            f"optimum: task {make_env.name!r} has no table of what it scores, in which the "
             "optimum could be looked up."
         )
     for limits, options in plans.targets:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from contextlib import suppress
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import agents
 from agents.benchmark import EvaluationsSpent, Plan, Suite, load_suite, read_row
@@ -373,6 +375,26 @@ def test_the_command_runs_and_says_so(suite, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2/2 mine toy-10 seed 1: " in done.stdout
     assert "2 rows in rows" in done.stdout
+
+
+def test_the_command_lists_tasks_with_their_seeds():
+    said = CliRunner().invoke(app, ["--list"]).stdout
+    assert "table-small-digits-10: VGG on digits" in said
+    assert "(512 evaluations, seeds 0 to 49)" in said
+    assert re.search(r"tune-table-10: .*seeds 10000 to 10019, for tuning\)", said)
+    chosen = CliRunner().invoke(app, ["--list", "--tasks", "exact table"]).stdout.splitlines()
+    assert len(chosen) == 9
+    assert all(line.startswith("table-") for line in chosen)
+
+
+def test_the_optimum_is_not_handed_to_an_algorithm(bench):
+    def look(make_env, seed, budget):
+        assert make_env.name == "toy-10"
+        shown = {name: getattr(make_env, name) for name in dir(make_env) if name[0] != "_"}
+        assert "optimum" not in repr(shown)
+        assert not any(hasattr(value, "references") for value in shown.values())
+
+    bench(look, seeds=0)
 
 
 def test_the_command_shows_errors_in_one_line(tmp_path, monkeypatch, capsys):

@@ -388,6 +388,33 @@ def test_tasks_without_reference_values_have_no_scores(suite):
         Leaderboard.of([], without)
 
 
+def test_tasks_without_reference_values_are_left_out_and_named(suite):
+    tasks = {**suite.tasks, "bare": make_task("bare", "live", references=())}
+    wider = Suite("bench-v1", tasks, {}, {}, {}, (), 20, "0ff")
+    rows = [check_row(row, wider, "x") for row in make_rows(suite, {"one": 0.5})]
+    board = Leaderboard.of(rows, wider, reps=20)
+    assert board.without_score == ("bare",)
+    assert "Without reference values yet, and therefore not here: bare." in text(board)
+    assert "## all tasks (4 of 5 tasks)" in text(board)
+
+
+def test_a_part_of_a_category_says_of_how_many(suite):
+    rows = [check_row(row, suite, "x") for row in make_rows(suite, {"one": 0.5})]
+    part = text(Leaderboard.of(rows, suite, tasks="table-a", reps=20))
+    assert "## table (1 of 2 tasks)" in part
+    assert "## table (2 tasks)" in text(Leaderboard.of(rows, suite, reps=20))
+
+
+def test_a_submission_holds_rows_of_the_tasks_that_were_named(suite, write, tmp_path):
+    folder, said = write(make_rows(suite, {"a": 0.2, "b": 0.9})), []
+    packed = tmp_path / "mine.jsonl.gz"
+    given = {"suite": suite, "tasks": ["limits"], "reps": 20, "packed": packed}
+    show_leaderboard([folder], **given, say=said.append)
+    rows = read_rows([packed], suite)
+    assert {(row.algorithm, row.task) for row in rows} == {("a", "limits"), ("b", "limits")}
+    assert said[-1] == f"wrote {packed}, rows of a, b"
+
+
 def test_without_rows_there_is_no_leaderboard(suite):
     with pytest.raises(ValueError, match="there are no rows of table-a, table-b, limits and 1 mo"):
         leaderboard(suite=suite)
