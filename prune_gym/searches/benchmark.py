@@ -6,6 +6,7 @@ observed) until the evaluations are spent. What they return plays the best plan.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -34,7 +35,7 @@ class Plans:
     Attributes:
         problem: What is pruned; of several the first.
         targets: Limits by budget, and the options of a reset under which they hold.
-        best: Plays the best plan so far; None as long as nothing was within the limits.
+        best: Plays the best plan so far, by `rank`; None as long as nothing was judged.
     """
 
     def __init__(self, make_env: MakeEnv) -> None:
@@ -47,7 +48,7 @@ class Plans:
             (part.get("limits") or own, part.get("options")) for part in parts
         ]
         self.best: Plan | None = None
-        self._accuracy = -1.0
+        self._rank = False, -math.inf
 
     def judge(self, ratios: Ratios, options: Any = None) -> Judged:
         """Judge the network without these shares of its groups' filters."""
@@ -57,8 +58,8 @@ class Plans:
             width = int(self.problem.sizes.max())
             actions = [np.pad(2.0 * mask - 1.0, (0, width - mask.size)) for mask in masks]
         judged = self._make_env.judge(actions, options=options)
-        if judged.feasible and judged.accuracy > self._accuracy:
-            self._accuracy, self.best = judged.accuracy, Plan(actions)
+        if rank(judged) > self._rank:
+            self._rank, self.best = rank(judged), Plan(actions)
         return judged
 
     def judge_counts(self, counts: Counts, options: Any = None) -> Judged:

@@ -107,6 +107,13 @@ def test_searches_spend_all_and_play_their_best_plan(runner, name):
     assert {**row, "wall_s": 0} == {**repeated, "wall_s": 0}
 
 
+def test_a_search_that_finds_nothing_within_the_limits_plays_the_cheapest():
+    task = replace(SUITE.tasks["transfer-3"], evaluations=4)
+    row = Runner(SUITE, task).run(find_entry("random", SUITE)[1], "random", 4)
+    assert row["policy"] is not None
+    assert row["evaluations"] == 4
+
+
 def test_the_optimum_has_a_score_of_one(runner):
     row = runner.run(find_entry("optimum", SUITE)[1], "optimum", 10_000)
     assert (row["score"], row["regret"], row["evaluations"]) == (1.0, 0.0, 1)
