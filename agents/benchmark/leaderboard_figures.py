@@ -44,6 +44,7 @@ def draw_ranks(board: Leaderboard) -> Any:
     for value in (0.0, 1.0):
         left.axvline(value, color=GREY, lw=0.9, ls=":")
     left.set_yticks(range(len(names)), names)
+    left.set_ylim(-0.6, len(names) - 0.4)
     left.set_xlabel(f"interquartile mean and 95 % interval\n{SCORE}")
     right.set_xlabel("ranks that the tests leave possible\n(all at once, 95 %)")
     right.set_xlim(0.5, len(names) + 0.5)
@@ -114,8 +115,8 @@ def draw_improvement(board: Leaderboard) -> Any:
         )
     panel.set_xticks(range(len(names)), names, rotation=90)
     panel.set_yticks(range(len(names)), names)
-    label = "% of pairs of runs in which the row scores higher than the column"
-    panel.set_xlabel(f"{label}\nbold: told apart (Holm-corrected)")
+    label = "% of pairs of runs in which the row\nscores higher than the column"
+    panel.set_xlabel(f"{label}\nbold: told apart (Holm-corrected)", fontsize=9)
     figure.suptitle(_title(board, ranking), fontsize=11)
     return figure
 
@@ -228,8 +229,10 @@ def _keys(style: dict[str, tuple[str, str]]) -> list[Any]:
 
 
 def _title(board: Leaderboard, ranking: Ranking) -> str:
-    many = f" ({len(ranking.tasks)})" if len(ranking.tasks) > 1 else ""
-    return f"{board.suite.protocol}: {ranking.name}{many}"
+    if ranking.name in board.suite.tasks:
+        return f"{board.suite.protocol}: {ranking.name}"
+    many = board.suite.how_many(ranking.tasks, ranking.name)
+    return f"{board.suite.protocol}: {ranking.name} ({many})"
 
 
 def _clean(panel: Any) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from agents.benchmark.leaderboard import (
-    BUT_POLICY,
     Leaderboard,
     Ranking,
     Standing,
@@ -176,7 +175,7 @@ def _checked(folder: str | os.PathLike[str]) -> Path:
 
 
 def _section(board: Leaderboard, ranking: Ranking) -> str:
-    tasks = _how_many(board, ranking)
+    tasks = board.suite.how_many(ranking.tasks, ranking.name)
     name = board.suite.tasks[ranking.name].title if ranking.name in board.suite.tasks else ""
     title = f"## {ranking.name}" + (f": {name}" if name else f" ({tasks})")
     parts = [title, _table(ranking)]
@@ -187,14 +186,6 @@ def _section(board: Leaderboard, ranking: Ranking) -> str:
         words = ", ".join(f"{one.algorithm} ({one.missing} runs missing)" for one in missing)
         parts.append(f"Incomplete, and therefore not ranked: {words}.")
     return "\n\n".join(parts)
-
-
-def _how_many(board: Leaderboard, ranking: Ranking) -> str:
-    """Say how many tasks a ranking is of, and of how many where it is of some only."""
-    n, every = len(ranking.tasks), board.suite.tasks.values()
-    own = [one for one in every if one.category == ranking.name] or every
-    of_all = "" if n == len(own) or ranking.name == BUT_POLICY else f" of {len(own)}"
-    return f"{n}{of_all} task" + ("" if len(own) == 1 else "s")
 
 
 def _table(ranking: Ranking) -> str:

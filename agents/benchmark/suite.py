@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -161,6 +161,17 @@ class Suite:
     def __repr__(self) -> str:
         """Short."""
         return f"Suite({self.protocol}, {len(self.tasks)} tasks, {self.hash})"
+
+    def how_many(self, tasks: Collection[str], category: str | None = None) -> str:
+        """Say how many tasks there are, ``"6 of 9 tasks"`` where it is not all of a category.
+
+        Args:
+            tasks: Their names.
+            category: Whose they are; None, or the name of none: of all.
+        """
+        own = [one for one in self.tasks.values() if one.category == category]
+        n, every = len(tasks), len(own or self.tasks)
+        return f"{n}{'' if n == every else f' of {every}'} task{'' if every == 1 else 's'}"
 
     def choose(self, tasks: str | Iterable[str] | None = None) -> list[Task]:
         """Tasks by name, category or pattern, ``table-*``; all judged ones if left out.
