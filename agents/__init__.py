@@ -10,6 +10,7 @@ from agents import search_path as search_path  # isort: split
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from agents.lazy import lazy_names
 from agents.stopping import is_command, take_over
 
 if is_command():  # before imports that take a while
@@ -112,19 +113,12 @@ _MODULES = {
     "wrappers": ("AddCost", "FixedPenalty", "SauteBudget"),
     "zoo.make": ("make_agent",),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_HOME = {name: f".{module}" for module, names in _MODULES.items() for name in names}
+_get, __dir__ = lazy_names(__name__, _HOME)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
     if name == "benchmark":  # a package that can be called
         return import_module("agents.benchmark")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return _get(name)

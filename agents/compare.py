@@ -38,7 +38,7 @@ from agents.comparison.statistics import ALL_TASKS, Comparison, FloatArray, comp
 from agents.console import errors, plain_warnings, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
 from agents.files import check_folder, user_path
-from agents.options import Command, Version, name_option, number_option, whole_option
+from agents.options import Command, Version, command_app, name_option, number_option, whole_option
 
 SCORES = ("best_feasible", "final")
 
@@ -181,12 +181,7 @@ def _median(values: Sequence[float]) -> float:
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2.0
 
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_app(add_completion=False)
 
 
 @app.command(cls=Command, no_args_is_help=True)

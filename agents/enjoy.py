@@ -11,18 +11,13 @@ from agents.arguments import MOST_EPISODES, MOST_SEED
 from agents.console import plain_warnings, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
 from agents.files import user_path
-from agents.options import Command, Version, whole_option
+from agents.options import Command, Version, command_app, whole_option
 from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder
 
 if TYPE_CHECKING:
     from agents.evaluation import Evaluation
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_app(add_completion=False)
 
 
 @app.command(cls=Command, no_args_is_help=True)

@@ -86,6 +86,20 @@ def name_option(names: Names, *flags: str, help: str, metavar: str = "NAME") -> 
 _NAMES: dict[str, Names] = {}  # by the help that is to show them
 
 
+def command_app(**settings: bool) -> typer.Typer:
+    """A command without decoration: plain help with ``-h``, and errors that are ours.
+
+    Args:
+        **settings: of `typer.Typer`, such as ``no_args_is_help``.
+    """
+    return typer.Typer(
+        rich_markup_mode=None,  # plain help: more room for words, and flags without a type
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **settings,  # type: ignore[arg-type]
+    )
+
+
 class Command(TyperCommand):
     """A command whose help shows what its options take."""
 

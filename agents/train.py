@@ -20,7 +20,7 @@ from agents.console import console, fail, parse_values, plain_warnings, say, use
 from agents.errors import AgentsError, InvalidValueError
 from agents.files import user_path
 from agents.locking import locked_folder
-from agents.options import Command, Version, name_option, number_option, whole_option
+from agents.options import Command, Version, command_app, name_option, number_option, whole_option
 from agents.runs.folder import RunConfig, RunFolder
 from agents.runs.trust import named_code
 from agents.stopping import EXIT_CODE, stopping
@@ -123,12 +123,7 @@ ShowList = Annotated[
 
 # -- the command -----------------------------------------------------------------------------------
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_app(add_completion=False)
 
 
 @app.command(cls=Command, no_args_is_help=True)

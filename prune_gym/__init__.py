@@ -9,11 +9,11 @@ from agents import search_path as search_path  # isort: split
 
 from typing import TYPE_CHECKING
 
+from agents.lazy import lazy_names
 from agents.stopping import Stopped as Stopped  # first: a command is stopped while it imports, too
 from prune_gym.envs.registration import ENVIRONMENTS as ENVIRONMENTS
 from prune_gym.envs.registration import NONDETERMINISTIC as NONDETERMINISTIC
 from prune_gym.envs.registration import register_envs
-from prune_gym.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from prune_gym.budgets import (

@@ -7,9 +7,10 @@ Python: this package can be called, and is then `agents.benchmark.whole.benchmar
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from agents.lazy import lazy_names
 
 if TYPE_CHECKING:
     from agents.benchmark.environments import MakeEnv
@@ -48,17 +49,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, {name: f".{home}" for name, home in _HOME.items()})
 
 
 class _Callable(ModuleType):

@@ -17,11 +17,11 @@ from agents.benchmark.leaderboard import (
     leaderboard,
 )
 from agents.benchmark.leaderboard_files import check_packed, pack
-from agents.benchmark.suite import DATA, DEFAULT_SUITE, Suite, load_suite
+from agents.benchmark.suite import DEFAULT_SUITE, Suite, load_suite, own_folder
 from agents.comparison.pairwise import POWER, Pair
 from agents.comparison.report import duration, grid, interval, number
 from agents.errors import BenchmarkError
-from agents.files import check_folder, make_folder, replacing, user_path, write_json
+from agents.files import make_folder, replacing, write_json
 
 NAME = "leaderboard"  # of the files
 HEAD = """\
@@ -62,7 +62,7 @@ def show_leaderboard(
     Returns:
         The leaderboard.
     """
-    folder = None if out is None else _checked(out)
+    folder = None if out is None else own_folder(out)
     suite = load_suite(suite)
     file = None if packed is None else check_packed(packed)
     if file is not None and not add:
@@ -115,7 +115,7 @@ def save(board: Leaderboard, folder: str | os.PathLike[str]) -> list[Path]:
     """
     from agents.benchmark.leaderboard_figures import FIGURES
 
-    folder = make_folder(_checked(folder))
+    folder = make_folder(own_folder(folder))
     files = [folder / f"{NAME}.{kind}" for kind in ("md", "csv", "json")]
     with replacing(files[0]) as partial:
         partial.write_text(text(board) + "\n", encoding="utf-8")
@@ -158,17 +158,6 @@ def record(board: Leaderboard) -> dict[str, Any]:
             for ranking in board.rankings
         ],
     }
-
-
-def _checked(folder: str | os.PathLike[str]) -> Path:
-    path = user_path(folder)
-    if DATA.resolve() in (path.resolve(), *path.resolve().parents):
-        raise BenchmarkError(
-            f"out={str(path)!r} holds what is published, which is never overwritten; choose "
-            "another folder."
-        )
-    check_folder(path)
-    return path
 
 
 # -- text ------------------------------------------------------------------------------------------

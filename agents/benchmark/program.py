@@ -12,17 +12,12 @@ import typer
 from agents.arguments import MOST_REPS
 from agents.console import say, user_errors
 from agents.errors import AgentsError, BenchmarkError
-from agents.options import Command, Version, whole_option
+from agents.options import Command, Version, command_app, whole_option
 
 if TYPE_CHECKING:
     from agents.benchmark.suite import Suite
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_app(add_completion=False)
 
 
 Algorithm = Annotated[

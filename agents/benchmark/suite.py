@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -18,7 +19,7 @@ from typing import Any
 
 from agents.arguments import shown
 from agents.errors import BenchmarkError
-from agents.files import read_json, user_path
+from agents.files import check_folder, read_json, user_path
 
 DATA = Path(__file__).parent / "data"
 DEFAULT_SUITE = "prunebench-v1"
@@ -233,6 +234,23 @@ def load_suite(suite: str | Path | Suite = DEFAULT_SUITE) -> Suite:
             raise
         words = f"{type(error).__name__} {error}"
         raise BenchmarkError(f"{path} is no suite of tasks ({words}).") from error
+
+
+def own_folder(out: str | os.PathLike[str]) -> Path:
+    """A folder of the user's to write to.
+
+    Raises:
+        BenchmarkError: It is the package's own.
+        FileError: It cannot be written.
+    """
+    folder = user_path(out)
+    if DATA.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise BenchmarkError(
+            f"out={str(folder)!r} holds what is published, which is never overwritten; choose "
+            "another folder."
+        )
+    check_folder(folder)
+    return folder
 
 
 def hash_of(content: Mapping[str, Any]) -> str:

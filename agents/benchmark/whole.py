@@ -13,9 +13,8 @@ from agents.arguments import shown, whole_number
 from agents.benchmark.entries import check_train, find_entry, name_of
 from agents.benchmark.rows import check_out, read_row, row_path, write_row
 from agents.benchmark.run import Row, Runner, Train
-from agents.benchmark.suite import DATA, DEFAULT_SUITE, Suite, Task, load_suite
+from agents.benchmark.suite import DEFAULT_SUITE, Suite, Task, load_suite, own_folder
 from agents.errors import BenchmarkError, UnfitEnvError
-from agents.files import check_folder, user_path
 from agents.stopping import check_stop
 
 DEFAULT_OUT = "prunebench"
@@ -123,13 +122,7 @@ def checked_folder(out: str | os.PathLike[str], suite: Suite) -> Path:
         BenchmarkError: It is the package's own, or holds rows of another protocol.
         FileError: It cannot be written.
     """
-    folder = user_path(out)
-    if DATA.resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise BenchmarkError(
-            f"out={str(folder)!r} holds what is published, which is never overwritten; choose "
-            "another folder."
-        )
-    check_folder(folder)
+    folder = own_folder(out)
     check_out(folder, suite)
     return folder
 

@@ -13,7 +13,7 @@ from agents.benchmark.ledger import EvaluationsSpent
 from agents.benchmark.policies import Wrap
 from agents.errors import AgentsError, UnfitEnvError
 from agents.zoo.make import find_agent, make_agent
-from agents.zoo.table import AgentSpec, import_object
+from agents.zoo.table import import_object
 
 
 class ZooEntry:
@@ -61,8 +61,3 @@ class ZooEntry:
             f"{self.name} takes an action space of {' or '.join(self.spec.action_spaces)}, not "
             f"{env.action_space}."
         )
-
-
-def zoo_spec(name: str) -> AgentSpec:
-    """The row of an agent (raises UnknownNameError)."""
-    return find_agent(name)

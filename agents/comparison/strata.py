@@ -59,11 +59,6 @@ def interquartile_mean_of(values: FloatArray, weights: FloatArray) -> Estimate:
     return as_estimate(interquartile_means(values, weights))
 
 
-def mean_of(values: FloatArray, weights: FloatArray) -> Estimate:
-    """Return the mean and its interval; the arguments are those of `interquartile_means`."""
-    return as_estimate(weights @ values)
-
-
 def as_estimate(numbers: FloatArray) -> Estimate:
     """Return the first number with the percentile interval of the others, its bootstrap samples."""
     tail = (1.0 - CONFIDENCE) / 2.0

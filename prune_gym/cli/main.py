@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from agents.console import plain_warnings
-from agents.options import Command
+from agents.options import Command, command_app
 from agents.stopping import take_over
 from prune_gym.cli import options
 from prune_gym.cli.console import user_errors
@@ -22,12 +22,7 @@ from prune_gym.utils.files import user_path
 if TYPE_CHECKING:
     from prune_gym.budgets import BudgetKey
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,  # plain help: more room for words, and flags without a type
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_app(no_args_is_help=True)
 console = Console(soft_wrap=True, emoji=False)
 
 

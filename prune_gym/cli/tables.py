@@ -11,18 +11,13 @@ from rich.console import Console
 
 from agents.console import plain_warnings, say
 from agents.files import user_path
-from agents.options import Command
+from agents.options import Command, command_app
 from agents.stopping import take_over
 from prune_gym.cli import options
 from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, time_left, user_errors
 from prune_gym.errors import InvalidValueError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = command_app(no_args_is_help=True)
 console = Console(soft_wrap=True, emoji=False)
 
 Name = Annotated[

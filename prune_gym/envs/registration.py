@@ -45,22 +45,14 @@ NONDETERMINISTIC = ("PruneVGGLatency-v0",)
 
 def register_envs() -> None:
     """Register every environment id with Gymnasium; calling it again changes nothing."""
-    for env_id, defaults in ENVIRONMENTS.items():
+    live = {env_id: (ENTRY_POINT, VECTOR_ENTRY_POINT, own) for env_id, own in ENVIRONMENTS.items()}
+    for env_id, (single, vector, defaults) in {**live, **TABLE_ENVIRONMENTS}.items():
         if env_id not in gym.registry:
             gym.register(
                 env_id,
-                entry_point=ENTRY_POINT,
-                vector_entry_point=VECTOR_ENTRY_POINT,
+                entry_point=single,
+                vector_entry_point=vector,
                 kwargs=dict(defaults),
                 max_episode_steps=MAX_EPISODE_STEPS,
                 nondeterministic=env_id in NONDETERMINISTIC,
-            )
-    for env_id, (entry_point, vector_entry_point, defaults) in TABLE_ENVIRONMENTS.items():
-        if env_id not in gym.registry:
-            gym.register(
-                env_id,
-                entry_point=entry_point,
-                vector_entry_point=vector_entry_point,
-                kwargs=dict(defaults),
-                max_episode_steps=MAX_EPISODE_STEPS,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prune_gym.utils.lazy import lazy_names
+from agents.lazy import lazy_names
 
 if TYPE_CHECKING:
     from prune_gym.wrappers.actions import BinaryFilters, BinaryToBox, DiscreteRatios

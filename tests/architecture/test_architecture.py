@@ -41,7 +41,7 @@ LEVELS = {
         {"__main__"},
     ],
     "agents": [
-        {"stopping", "search_path"},
+        {"stopping", "search_path", "lazy"},
         {"", "errors"},
         {"files", "costs", "toy", "arguments", "archive"},
         {"locking", "logs", "console"},
@@ -58,7 +58,7 @@ LEVELS = {
 APPLICATION = ("searches", "cli")  # what may build on agents
 # how files are written, work is stopped and modules are looked up, which all may use; they load the
 # standard library only
-SHARED = ("agents.files", "agents.stopping", "agents.search_path")
+SHARED = ("agents.files", "agents.lazy", "agents.stopping", "agents.search_path")
 
 
 def modules() -> dict[str, Path]:

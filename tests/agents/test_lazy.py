@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from prune_gym.utils.lazy import lazy_names
+from agents.lazy import lazy_names
 
 HEAVY = {"torch", "matplotlib", "stable_baselines3", "sklearn", "torchvision", "torch_pruning"}
 
