@@ -164,9 +164,16 @@ FIGURES: dict[str, Callable[[Leaderboard], Any]] = {
 
 
 def main_ranking(board: Leaderboard) -> Ranking | None:
-    """Return the ranking of the most algorithms on the most tasks; None where nobody is ranked."""
-    ranked = [one for one in board.rankings if one.ranked]
-    return max(ranked, key=lambda one: (len(one.ranked), len(one.tasks)), default=None)
+    """Return the ranking of the most tasks that has the added ones; None where nobody is ranked.
+
+    One of several algorithms goes before one of a single one.
+    """
+
+    def key(one: Ranking) -> tuple[int, bool, int, int]:
+        added = len({*board.added} & {*one.ranked})
+        return added, len(one.ranked) > 1, len(one.tasks), len(one.ranked)
+
+    return max((one for one in board.rankings if one.ranked), key=key, default=None)
 
 
 def _lines(

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import agents.benchmark.leaderboard as module
 from agents.benchmark.leaderboard import BUT_POLICY, Leaderboard, leaderboard
-from agents.benchmark.leaderboard_figures import FIGURES
+from agents.benchmark.leaderboard_figures import FIGURES, main_ranking
 from agents.benchmark.leaderboard_files import pack, published_file, published_rows, read_rows
 from agents.benchmark.leaderboard_report import record, show_leaderboard, text
 from agents.benchmark.leaderboard_rows import check_row
@@ -460,6 +460,17 @@ def test_everything_is_written(suite, write, tmp_path):
     assert "## table-a" not in said[0]
     assert "## table-a: Table-A" in (out / "leaderboard.md").read_text()
     assert f"wrote {out / 'leaderboard_curves.png'}" in said
+
+
+def test_figures_are_of_the_most_tasks_that_an_added_algorithm_is_ranked_on(suite):
+    rows = [
+        *make_rows(suite, {"one": 0.5, "other": 0.2}),
+        *make_rows(suite, {"mine": 0.9}, ["table-a", "table-b"]),
+    ]
+    scored = [check_row(row, suite, "x") for row in rows]
+    assert main_ranking(Leaderboard.of(scored, suite, reps=20)).name == "all tasks"
+    board = Leaderboard.of(scored, suite, added=("mine",), reps=20)
+    assert main_ranking(board).name == "table"
 
 
 def test_the_folder_of_the_package_is_not_written(suite, write):
