@@ -16,10 +16,10 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a package (or module) whose names live elsewhere.
 
-    >>> get, names = lazy_names("prune_gym.utils", {"Registry": ".registry"})
-    >>> get("Registry").__module__
-    'prune_gym.utils.registry'
-    >>> "Registry" in names()
+    >>> get, names = lazy_names("agents", {"read_json": ".files"})
+    >>> get("read_json").__module__
+    'agents.files'
+    >>> "read_json" in names()
     True
 
     Args:
