@@ -129,25 +129,26 @@ def cost_gae(
 def mix_advantages(
     reward_advantages: FloatArray,
     cost_advantages: FloatArray,
-    prices: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
     *,
     normalize: bool,
 ) -> FloatArray:
-    """Return ``(A_r - sum(prices * A_c)) / (1 + sum(prices))``.
+    """Return ``(A_r - sum(weights * A_c)) / (1 + sum(weights))``.
 
-    Cost advantages are centred but never rescaled, which would take the unit from the multipliers.
+    Cost advantages are centred but not divided by their spread: it shrinks as the policy settles,
+    and the multipliers would have no fixed optimum.
 
     Args:
         reward_advantages: A_r, shape (n_steps, n_envs).
         cost_advantages: A_c, shape (n_steps, n_envs, n_costs).
-        prices: The multipliers, shape (n_costs,).
+        weights: The multipliers, shape (n_costs,).
         normalize: Whether to standardise A_r first.
     """
     if normalize:
         reward_advantages = reward_advantages - reward_advantages.mean()
         reward_advantages = reward_advantages / (reward_advantages.std() + 1e-8)
     cost_advantages = cost_advantages - cost_advantages.mean(axis=(0, 1))
-    mixed: FloatArray = (reward_advantages - cost_advantages @ prices) / (1.0 + prices.sum())
+    mixed: FloatArray = (reward_advantages - cost_advantages @ weights) / (1.0 + weights.sum())
     return mixed.astype(np.float32, copy=False)
 
 
