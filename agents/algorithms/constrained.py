@@ -50,8 +50,8 @@ class Constrained(StoredAlgorithm):
     - ``pi``: the policy;
     - ``J_r``, ``J_c``: the expected undiscounted sums of reward and of cost in an episode;
     - ``d``: the limit, held at ``d - cost_margin * |d|``;
-    - ``u_r``, ``u_c``: the units of reward, the spread of the returns of all episodes so far, and
-      of cost, the limit; see `Units` for the formula and for limits of zero. They change only where
+    - ``u_r``, ``u_c``: the units of reward, the root mean square of all returns so far, and of
+      cost, the limit; see `Units` for the formula and for limits of zero. They change only where
       the multiplier moves, and stay in between;
     - ``lambda``: the multiplier. It moves by the violation, the mean cost of the episodes that
       finished since it last moved minus what it is held at, over ``u_c``; how, is the business of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -36,10 +36,16 @@ class CostCriticPolicy(ActorCriticPolicy):
         *args: Arguments of ``ActorCriticPolicy``.
         n_costs: Number of costs; the critic has one output for each.
         **kwargs: Arguments of ``ActorCriticPolicy``.
+
+    Attributes:
+        bonus: While an algorithm with another loss trains: called with the log-probabilities and
+            the entropies of a minibatch's actions, each of shape (n,) (entropies None where they
+            have no formula), it returns what takes the entropies' place, which PPO rewards.
     """
 
     def __init__(self, *args: Any, n_costs: int = 1, **kwargs: Any) -> None:
         self.n_costs = n_costs  # before the parent's constructor, which builds the networks
+        self.bonus: Callable[[th.Tensor, th.Tensor | None], th.Tensor] | None = None
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -65,6 +71,15 @@ class CostCriticPolicy(ActorCriticPolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        """Return values, log-probabilities and entropies of actions, or what takes their place."""
+        values, log_prob, entropy = super().evaluate_actions(obs, actions)
+        if self.bonus is not None:
+            entropy = self.bonus(log_prob, entropy)
+        return values, log_prob, entropy
 
     def cost_parameters(self) -> Iterator[nn.Parameter]:
         """Return the parameters of the cost critic."""

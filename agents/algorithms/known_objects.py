@@ -116,10 +116,12 @@ def _record(kind: Any) -> Form:
         return {field.name: getattr(thing, field.name) for field in fields(kind)}
 
     def make(**values: Any) -> Any:
-        thing = kind(**{name: values.pop(name) for name in arguments})
+        # Earlier versions did not have every argument and memory: those have their defaults.
+        thing = kind(**{name: values.pop(name) for name in arguments if name in values})
         for name in {field.name for field in fields(kind)} - arguments:
-            check_alike(name, values[name], getattr(thing, name))
-            setattr(thing, name, values.pop(name))
+            if name in values:
+                check_alike(name, values[name], getattr(thing, name))
+                setattr(thing, name, values.pop(name))
         if values:
             raise ValueError(f"{next(iter(values))!r} is no field of it")
         return thing

@@ -292,7 +292,7 @@ def constrain(
     """Make a model of any algorithm that keeps the mean episodic cost at or below a limit.
 
     One critic learns the penalised reward ``(r / u_r - multiplier * c / u_c) / (1 + multiplier)``,
-    with ``u_r`` the spread of returns and ``u_c`` the limit, see `Constrained`; the division keeps
+    with ``u_r`` the size of returns and ``u_c`` the limit, see `Constrained`; the division keeps
     the size of a policy step bounded however large the multiplier grows. On-policy algorithms move
     the multiplier once per rollout, off-policy ones once per ``episodes_per_update`` finished
     episodes. For two critics see `PPOLagrangian`, `A2CLagrangian` and `TRPOLagrangian`.
