@@ -60,6 +60,7 @@ _CLASSES = {
     "stable_baselines3.common.buffers": "DictRolloutBuffer RolloutBuffer",
     "sb3_contrib.common.maskable.buffers": "MaskableDictRolloutBuffer MaskableRolloutBuffer",
     "sb3_contrib.common.recurrent.buffers": "RecurrentDictRolloutBuffer RecurrentRolloutBuffer",
+    "agents.algorithms.penalty_loss": "BatchDictRolloutBuffer BatchRolloutBuffer",
     "agents.algorithms.replay_buffer": (
         "CostDictReplayBuffer CostNStepReplayBuffer CostReplayBuffer"
     ),
