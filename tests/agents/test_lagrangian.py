@@ -132,9 +132,9 @@ def assert_same_networks(one, other):
 
 @each
 def test_learns_saves_loads_and_goes_on(algorithm, tmp_path):
-    model = make(algorithm, multiplier=PIDMultiplier()).learn(64)
+    model = make(algorithm, multiplier=PIDMultiplier(initial=5.0)).learn(64)
     assert isinstance(model, algorithm)
-    assert model.multiplier != PIDMultiplier()
+    assert model.multiplier != PIDMultiplier(initial=5.0)
     assert model.episodes == 8
     model.save(tmp_path / "model")
     loaded = constrained(algorithm).load(tmp_path / "model", device="cpu")

@@ -208,7 +208,7 @@ MODELS = {
     "three steps": lambda: make(BudgetToyEnv(), n_steps=3),
     "dict": lambda: make(AsDict(BudgetToyEnv())),
     "three environments": lambda: make(make_vec_env(BudgetToyEnv, n_envs=3), n_steps=2),
-    "values": lambda: make(BudgetToyEnv(n_actions=5), DQN, n_steps=2),
+    "values": lambda: make(BudgetToyEnv(0.05, n_actions=5), DQN, n_steps=2),
     "shared observations": lambda: make(
         BudgetToyEnv(),
         optimize_memory_usage=True,
