@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agents.algorithms.cost_critic import CostCriticPolicy
     from agents.algorithms.focops import FOCOPS
     from agents.algorithms.lagrangian import constrain, constrained
+    from agents.algorithms.penalty_loss import IPO, P3O
     from agents.algorithms.replay_buffer import CostReplayBuffer
     from agents.algorithms.trust_region import CPO, TRPOLagrangian
     from agents.algorithms.two_critics import A2CLagrangian, PPOLagrangian, TwoCritics
@@ -49,6 +50,8 @@ __all__ = [
     "AGENTS",
     "CPO",
     "FOCOPS",
+    "IPO",
+    "P3O",
     "A2CLagrangian",
     "AdamMultiplier",
     "AddCost",
@@ -94,6 +97,7 @@ _MODULES = {
     "evaluation": ("Evaluation", "evaluate"),
     "algorithms.focops": ("FOCOPS",),
     "algorithms.lagrangian": ("constrain", "constrained"),
+    "algorithms.penalty_loss": ("IPO", "P3O"),
     "multipliers.rules": (
         "AdamMultiplier",
         "FixedMultiplier",

@@ -11,7 +11,6 @@ from typing import Any
 from agents.algorithms.constrained import Constrained
 from agents.algorithms.lagrangian import constrained
 from agents.errors import MissingLibraryError
-from agents.multipliers.penalties import BarrierMultiplier, PenaltyMultiplier
 from agents.multipliers.rules import AdamMultiplier, GradientMultiplier, Multiplier, PIDMultiplier
 from agents.zoo import values
 
@@ -86,12 +85,11 @@ class AgentSpec:
         return replace(self, **changes)
 
 
-_PRICE = MappingProxyType({"learning_rate": 2.0, "initial": 2.0})
-_PRICE_SLOW = MappingProxyType({"learning_rate": 2.0, "initial": 1.0})
-_PRICE_OFF = MappingProxyType({"learning_rate": 5.0, "initial": 2.0})
-_PRICE_SAC = MappingProxyType({"learning_rate": 10.0, "initial": 6.0})
-_PRICE_DDPG = MappingProxyType({"learning_rate": 5.0, "initial": 1.0})
-_PID = MappingProxyType({"kp": 2.0, "ki": 2.0, "kd": 0.0, "initial": 2.0, "ema": 0.8})
+# Multipliers have no unit (see `Constrained`): an optimal one is the elasticity of the best return
+# at the limit, between 0.1 and 1 on pruning problems.
+_PRICE = MappingProxyType({"learning_rate": 0.02, "initial": 0.5})
+_PRICE_OFF = MappingProxyType({"learning_rate": 0.1, "initial": 0.5})
+_PID = MappingProxyType({"kp": 0.1, "ki": 0.02, "kd": 0.0, "initial": 0.5, "ema": 0.8})
 
 _ROWS: dict[str, AgentSpec] = {
     "ppo_lag": AgentSpec(
@@ -105,13 +103,13 @@ _ROWS: dict[str, AgentSpec] = {
         algorithm="agents.algorithms.two_critics:PPOLagrangian",
         multiplier=PIDMultiplier,
         multiplier_kwargs=_PID,
-        kwargs=values.PPO_PID,
+        kwargs=values.PPO_TWO_CRITICS,
     ),
     "ppo_adam": AgentSpec(
         description="PPO with two critics, multiplier by Adam on a softplus: the paper's",
         algorithm="agents.algorithms.two_critics:PPOLagrangian",
         multiplier=AdamMultiplier,
-        multiplier_kwargs=MappingProxyType({"learning_rate": 0.2, "initial": 3.0}),
+        multiplier_kwargs=MappingProxyType({"learning_rate": 0.05, "initial": 0.5}),
         kwargs=values.PPO_TWO_CRITICS,
     ),
     "ppo_penalised": AgentSpec(
@@ -128,18 +126,16 @@ _ROWS: dict[str, AgentSpec] = {
         wrapper="agents.wrappers:SauteBudget",
     ),
     "p3o": AgentSpec(
-        description="PPO with two critics, exact penalty while the limit is broken",
-        algorithm="agents.algorithms.two_critics:PPOLagrangian",
-        multiplier=PenaltyMultiplier,
-        multiplier_kwargs=MappingProxyType({"kappa": 5.0}),
+        description="PPO with two critics, an exact penalty of cost in its loss",
+        algorithm="agents.algorithms.penalty_loss:P3O",
+        multiplier=None,
         kwargs=values.P3O,
     ),
     "ipo": AgentSpec(
-        description="PPO with two critics, logarithmic barrier in front of the limit",
-        algorithm="agents.algorithms.two_critics:PPOLagrangian",
-        multiplier=BarrierMultiplier,
-        multiplier_kwargs=MappingProxyType({"t": 50.0, "upper_bound": 10.0}),
-        kwargs=values.PPO_TWO_CRITICS,
+        description="PPO with two critics, a logarithmic barrier at the limit in its loss",
+        algorithm="agents.algorithms.penalty_loss:IPO",
+        multiplier=None,
+        kwargs=values.IPO,
     ),
     "focops": AgentSpec(
         description="first-order constrained optimisation in policy space",
@@ -163,7 +159,7 @@ _ROWS: dict[str, AgentSpec] = {
     "a2c_lag": AgentSpec(
         description="A2C with two critics",
         algorithm="agents.algorithms.two_critics:A2CLagrangian",
-        multiplier_kwargs=_PRICE_SLOW,
+        multiplier_kwargs=_PRICE,
         kwargs=values.A2C,
         rollout_size=64,
     ),
@@ -183,7 +179,7 @@ _ROWS: dict[str, AgentSpec] = {
         description="SAC, replayed rewards penalised at today's price",
         algorithm="stable_baselines3:SAC",
         action_spaces=("Box",),
-        multiplier_kwargs=_PRICE_SAC,
+        multiplier_kwargs=_PRICE_OFF,
         kwargs=values.SAC,
         rollout_size=None,
     ),
@@ -216,7 +212,7 @@ _ROWS: dict[str, AgentSpec] = {
         description="DDPG, replayed rewards penalised at today's price",
         algorithm="stable_baselines3:DDPG",
         action_spaces=("Box",),
-        multiplier_kwargs=_PRICE_DDPG,
+        multiplier_kwargs=_PRICE_OFF,
         kwargs=values.DDPG,
         rollout_size=None,
         noise=0.4,
