@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from agents.runs.training import Training
     from agents.toy import BudgetToyEnv
     from agents.wrappers import AddCost, FixedPenalty, SauteBudget
-    from agents.zoo.make import make_agent
+    from agents.zoo.make import load_pretrained, make_agent
     from agents.zoo.table import AGENTS, AgentSpec
 
 __all__ = [
@@ -82,6 +82,7 @@ __all__ = [
     "constrained",
     "evaluate",
     "leaderboard",
+    "load_pretrained",
     "make_agent",
     "read_cost_limit",
     "read_costs",
@@ -115,7 +116,7 @@ _MODULES = {
     "algorithms.trust_region": ("CPO", "TRPOLagrangian"),
     "algorithms.two_critics": ("A2CLagrangian", "PPOLagrangian", "TwoCritics"),
     "wrappers": ("AddCost", "FixedPenalty", "SauteBudget"),
-    "zoo.make": ("make_agent",),
+    "zoo.make": ("load_pretrained", "make_agent"),
 }
 _HOME = {name: f".{module}" for module, names in _MODULES.items() for name in names}
 _get, __dir__ = lazy_names(__name__, _HOME)

@@ -27,8 +27,10 @@ from safetensors.torch import save_file
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import prune_gym
-from agents import make_agent
+from agents import FixedMultiplier, make_agent
+from agents.algorithms.schedules import LinearSchedule
 from agents.files import write_json
+from agents.zoo.values import PPO_BESIDE_PRIOR
 from prune_gym.datasets import load_dataset
 from prune_gym.envs.family import FamilyPruneEnv
 from prune_gym.networks.residual import ResNet
@@ -40,6 +42,14 @@ POLICY = HERE.parent / "agents" / "zoo" / "data" / "pretrained.safetensors"
 RESULTS = HERE / "results" / "pretrained_policy.json"
 STEPS = 400  # of the training of a network
 LIMITS = (0.03, 0.3)
+# of PPO on a family: longer rollouts, and smaller steps, than on one network
+VALUES = {
+    **PPO_BESIDE_PRIOR,
+    "multiplier": FixedMultiplier(0.0),
+    "n_steps": 128,
+    "batch_size": 256,
+    "learning_rate": LinearSchedule(2e-3, 2e-4),
+}
 
 
 def vgg(*widths: int | str) -> Callable[..., Any]:
@@ -104,7 +114,7 @@ def train(asked: argparse.Namespace) -> None:
         DummyVecEnv([functools.partial(FamilyPruneEnv, problems, limit_range=LIMITS)] * 8)
     )
     steps = int(asked.episodes * np.mean([len(problem.groups) for problem in problems]))
-    model = make_agent("pretrained", venv, seed=asked.seed, device="cpu", **values(steps))
+    model = make_agent("ppo_lag", venv, seed=asked.seed, device="cpu", **VALUES)
     began, rewards = time.monotonic(), []
 
     def report(local: dict[str, Any], _: Any) -> bool:
@@ -118,11 +128,6 @@ def train(asked: argparse.Namespace) -> None:
     asked.policy.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in model.policy.state_dict().items()}
     save_file(state, asked.policy, metadata={"episodes": str(len(rewards)), "agent": "ppo_lag"})
-
-
-def values(steps: int) -> dict[str, Any]:
-    """Of PPO on a family: longer rollouts, and smaller steps, than on one network."""
-    return {"n_steps": 128, "batch_size": 256, "learning_rate": 1e-3, "weights": None}
 
 
 def judge(asked: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -51,7 +52,8 @@ class AgentSpec:
         noise: Spread of the exploration noise in units of the action, for deterministic policies.
         wrapper: A wrapper that each environment needs, ``"module:Class"``.
         timesteps: How long it was trained.
-        tuned: Other values by environment id: these fields by name, ``kwargs`` key by key.
+        tuned: Other values by environment id, or by a pattern of ids (``"PruneVGG*-v1"``): these
+            fields by name, ``kwargs`` key by key.
     """
 
     description: str
@@ -80,7 +82,8 @@ class AgentSpec:
 
     def tuned_for(self, env_id: str) -> AgentSpec:
         """Return the row with the values for an environment id; as it is where it has none."""
-        changes = dict(self.tuned.get(env_id, {}))
+        fitting = [own for pattern, own in self.tuned.items() if fnmatchcase(env_id, pattern)]
+        changes = dict(fitting[0]) if fitting else {}
         changes["kwargs"] = {**self.kwargs, **changes.get("kwargs", {})}
         return replace(self, **changes)
 
@@ -236,5 +239,8 @@ _ROWS: dict[str, AgentSpec] = {
 }
 
 AGENTS: Mapping[str, AgentSpec] = MappingProxyType(
-    {name: replace(row, tuned={"BudgetToy-v0": values.TOY[name]}) for name, row in _ROWS.items()}
+    {
+        name: replace(row, tuned={"BudgetToy-v0": values.TOY[name], **values.PRIOR.get(name, {})})
+        for name, row in _ROWS.items()
+    }
 )

@@ -94,6 +94,23 @@ DQN = _frozen(
     exploration_final_eps=0.02,
 )
 
+# Environments that decide beside a prior: short of evaluations, and near a good network from the
+# first one on.
+PPO_BESIDE_PRIOR = _frozen(
+    PPO_TWO_CRITICS,
+    n_epochs=10,
+    learning_rate=LinearSchedule(1e-2, 1e-3),
+    target_kl=None,
+    policy_kwargs={"net_arch": [32, 32], "log_std_init": -1.6, "optimizer_kwargs": _ADAM},
+)
+_BESIDE_PRIOR = ("Prune-v1", "PruneVGG*-v1", "PruneResNet*-v1", "PruneFamily-v1")
+PRIOR: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        name: {pattern: {"kwargs": PPO_BESIDE_PRIOR} for pattern in _BESIDE_PRIOR}
+        for name in ("ppo_lag", "ppo_pid", "ppo_adam")
+    }
+)
+
 # The toy with a known optimum, agents.toy:BudgetToy-v0. Fields of a row, see `AgentSpec.tuned`.
 _TOY_NETWORK: Values = {"net_arch": [32], "log_std_init": -1.0}
 _TOY_ON = _frozen(learning_rate=5e-3, policy_kwargs=_TOY_NETWORK)

@@ -30,7 +30,13 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import masks_of_plan, save_pruned
 from prune_gym.problem.sensitivity import Judged
 from prune_gym.pruning.masks import Masks
-from prune_gym.searches.algorithms import check_algorithm, check_config, make_config_env
+from prune_gym.searches.algorithms import (
+    PRETRAINED,
+    agent_of,
+    check_algorithm,
+    check_config,
+    make_config_env,
+)
 from prune_gym.searches.baselines import BASELINES, baseline, masks_within, prior
 from prune_gym.searches.front_files import FrontFiles
 from prune_gym.searches.progress import OnProgress, Progress
@@ -404,21 +410,24 @@ class Search:
             venv.close()
 
     def _agent(self, venv: ThreadVecEnv) -> Constrained:
-        from agents import AGENTS, FixedMultiplier, make_agent
+        from agents import AGENTS, FixedMultiplier, load_pretrained, make_agent
 
         config = self.config
         if self.folder is not None and self.folder.agent.is_file():
-            model = load_agent(self.folder, config.algo, venv)
+            model = load_agent(self.folder, str(agent_of(config.algo)), venv)
             model.set_random_seed(config.seed + len(self.archive.trials))
         else:
             free: dict[str, Any] = {}
             is_kept = config.hard or (
                 config.decision == "prior" and self.problem.allocation.is_known
             )
-            if is_kept and AGENTS[config.algo].multiplier is not None:
+            name = str(agent_of(config.algo))
+            if is_kept and AGENTS[name].multiplier is not None:
                 # limits are kept anyway: no price on cost
                 free["multiplier"] = FixedMultiplier(0.0)
-            model = make_agent(config.algo, venv, seed=config.seed, device="cpu", **free)
+            free = {**free, "seed": config.seed, "device": "cpu"}
+            is_new = config.algo != PRETRAINED
+            model = make_agent(name, venv, **free) if is_new else load_pretrained(venv, **free)
         self.multiplier = float(model.multiplier.value)
         return model
 
