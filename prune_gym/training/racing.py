@@ -1,0 +1,90 @@
+"""Racing: a network that is far below another one is judged on a part of the images only.
+
+The images come in one order, drawn once, every class in turn. At some places of it a network's
+score so far is held against a bar, the accuracy of another network: if one that would do better
+than that on all images would hardly ever have so few of them right by then, this network is judged
+no further. How often that is wrong is bounded: by `ERROR_RATE` for a network in all its looks
+together, over the draw of the order. The test is exact, as the split is finite: of ``n`` images
+with ``k`` right ones among them, the right ones among the first ``m`` are hypergeometric (and
+spread less where classes take turns); the looks share the error rate (Bonferroni). What cannot
+reach the bar even if all other images were right is an error rate of 0, and part of the same test.
+Cf. Maron and Moore, "The racing algorithm" (1997).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import hypergeom
+
+ERROR_RATE = 0.01  # of wrongly dropped networks, at most
+LOOKS = (0.125, 0.25, 0.5, 0.75)  # shares of the images after which the score is looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Race:
+    """The order in which examples are judged, and when a network is dropped.
+
+    Attributes:
+        order: rows of the split, (n,) int64.
+        error_rate: of a network, in all looks together.
+    """
+
+    order: torch.Tensor
+    error_rate: float = ERROR_RATE
+
+    @classmethod
+    def over(cls, classes: NDArray[np.int64], device: torch.device) -> Race:
+        """A race over the examples of a split.
+
+        Args:
+            classes: of each example, (n,).
+            device: of the split.
+        """
+        return cls(balanced_order(classes).to(device))
+
+    @property
+    def stages(self) -> list[slice]:
+        """Places of the order that are judged before each look, and at last the rest."""
+        n = len(self.order)
+        ends = sorted({int(n * share) for share in LOOKS} - {0}) + [n]
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def is_lost(self, right: int, judged: int, bar: float) -> bool:
+        """Whether a network is dropped.
+
+        Args:
+            right: examples of the first ``judged`` that it has right.
+            judged: how many were judged.
+            bar: the accuracy, in [0, 1], that it would have to exceed on all examples.
+        """
+        n = len(self.order)
+        least = round(bar * n) + 1  # right ones of a network that is better
+        if least > n:
+            return True
+        return _chance(right, n, least, judged) <= self.error_rate / len(LOOKS)
+
+
+@lru_cache(maxsize=2**14)
+def _chance(right: int, n: int, n_right: int, judged: int) -> float:
+    """Of at most so many right ones among those judged, if ``n_right`` of ``n`` are right."""
+    return float(hypergeom.cdf(right, n, n_right, judged))
+
+
+def balanced_order(classes: NDArray[np.int64], seed: int = 0) -> torch.Tensor:
+    """All rows in random order, (n,) int64, but every part of it holds each class by its share.
+
+    >>> balanced_order(np.array([0, 0, 0, 1, 1, 1]))[:2].div(3, rounding_mode="floor").sum().item()
+    1
+    """
+    generator = np.random.default_rng(seed)
+    turns = np.empty(len(classes))
+    for one in np.unique(classes):
+        rows = np.flatnonzero(classes == one)
+        places = generator.permutation(len(rows)) + generator.random(len(rows))
+        turns[rows] = places / len(rows)
+    return torch.from_numpy(np.argsort(turns, kind="stable"))
