@@ -1,13 +1,15 @@
 """Racing: a network that is far below another one is judged on a part of the images only.
 
-The images come in one order, drawn once, every class in turn. At some places of it a network's
-score so far is held against a bar, the accuracy of another network: if one that would do better
-than that on all images would hardly ever have so few of them right by then, this network is judged
-no further. How often that is wrong is bounded: by `ERROR_RATE` for a network in all its looks
-together, over the draw of the order. The test is exact, as the split is finite: of ``n`` images
-with ``k`` right ones among them, the right ones among the first ``m`` are hypergeometric (and
-spread less where classes take turns); the looks share the error rate (Bonferroni). What cannot
-reach the bar even if all other images were right is an error rate of 0, and part of the same test.
+The images come in one order, drawn once, every class in turn. After a half of them, an eighth, a
+32nd and so on (`FEWEST` at least) a network's score so far is held against a bar, the accuracy of
+another network: if one that does better than that on all images would hardly ever have so few of
+them right by then, this network is judged no further.
+
+How often that is wrong is bounded: by `ERROR_RATE` for a network in all its looks together, over
+the draw of the order. The test is exact, as the split is finite: of ``n`` images with ``k`` right
+ones among them, the right ones among the first ``m`` are hypergeometric (and spread less where
+classes take turns); the looks share the error rate (Bonferroni). What cannot pass the bar even if
+all other images were right is dropped by the same test, and never wrongly.
 Cf. Maron and Moore, "The racing algorithm" (1997).
 """
 
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 ERROR_RATE = 0.01  # of wrongly dropped networks, at most
-LOOKS = (0.125, 0.25, 0.5, 0.75)  # shares of the images after which the score is looked at
+FEWEST = 50  # images before the first look
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +33,12 @@ class Race:
 
     Attributes:
         order: rows of the split, (n,) int64.
+        looks: after how many of them a score is looked at, rising.
         error_rate: of a network, in all looks together.
     """
 
     order: torch.Tensor
+    looks: tuple[int, ...]
     error_rate: float = ERROR_RATE
 
     @classmethod
@@ -45,14 +49,17 @@ class Race:
             classes: of each example, (n,).
             device: of the split.
         """
-        return cls(balanced_order(classes).to(device))
+        looks, share = [], len(classes) // 2
+        while share >= FEWEST:  # each look costs a forward of its own: few of them
+            looks.append(share)
+            share //= 4
+        return cls(balanced_order(classes).to(device), tuple(reversed(looks)))
 
     @property
     def stages(self) -> list[slice]:
         """Places of the order that are judged before each look, and at last the rest."""
-        n = len(self.order)
-        ends = sorted({int(n * share) for share in LOOKS} - {0}) + [n]
-        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        ends = [*self.looks, len(self.order)]
+        return [slice(start, end) for start, end in zip([0, *self.looks], ends, strict=True)]
 
     def is_lost(self, right: int, judged: int, bar: float) -> bool:
         """Whether a network is dropped.
@@ -66,7 +73,7 @@ class Race:
         least = round(bar * n) + 1  # right ones of a network that is better
         if least > n:
             return True
-        return _chance(right, n, least, judged) <= self.error_rate / len(LOOKS)
+        return _chance(right, n, least, judged) <= self.error_rate / len(self.looks)
 
 
 @lru_cache(maxsize=2**14)
