@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,37 +33,33 @@ def dropped_at(race, right, bar):
 
 
 @pytest.mark.parametrize("places", ["anywhere", "by class"])
-@pytest.mark.parametrize(("n", "bar"), [(400, 0.9), (1000, 0.5), (6400, 0.7)])
+@pytest.mark.parametrize(("n", "bar"), [(400, 0.9), (1000, 0.5), (3200, 0.7)])
 def test_networks_above_the_bar_are_dropped_as_rarely_as_stated(n, bar, places):
     generator = np.random.default_rng(n)
     classes = generator.integers(10, size=n)
-    race, draws = Race.over(classes, torch.device("cpu")), 1500
+    race, draws = Race.over(classes, torch.device("cpu")), 400
     right = np.zeros(n, dtype=bool)
     right[: round(bar * n) + 1] = True  # the hardest: one more than the bar
+    of_classes = right[np.argsort(classes, kind="stable").argsort()]  # some all right, some never
     wrong = 0
     for seed in range(draws):
-        if places == "anywhere":
-            drawn = generator.permutation(right)
-        else:
-            drawn = right[np.argsort(classes, kind="stable").argsort()]
-            drawn = drawn[balanced_order(classes, seed).numpy()]
+        drawn = generator.permutation(right)
+        if places == "by class":
+            drawn = of_classes[balanced_order(classes, seed).numpy()]
         wrong += dropped_at(race, drawn, bar) is not None
     spread = np.sqrt(draws * ERROR_RATE * (1 - ERROR_RATE))
     assert wrong <= draws * ERROR_RATE + 3 * spread
 
 
-@given(st.integers(60, 2000), st.floats(0.0, 1.0), st.integers(0, 2**32 - 1))
-@settings(max_examples=50, deadline=None)
-def test_nothing_is_dropped_by_luck_alone_where_it_cannot_be(n, bar, seed):
+@given(st.integers(60, 1000), st.floats(0.0, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_what_is_certain_is_certain(n, bar):
     race = Race.over(np.arange(n) % 5, torch.device("cpu"))
-    everything, nothing = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
-    assert dropped_at(race, everything, bar) is None or round(bar * n) == n
-    if bar > 0.5 and race.looks:
-        assert dropped_at(race, nothing, bar) is not None
-    for stop in race.looks:  # it cannot pass the bar any more
-        assert race.is_lost(max(0, round(bar * n) - (n - stop)), stop, bar) or round(bar * n) < (
-            n - stop
-        )
+    best = round(bar * n)
+    for stop in race.looks:
+        assert race.is_lost(stop, stop, bar) == (best == n)  # all right so far
+        if best - (n - stop) >= 0:  # it could not pass the bar with all others right
+            assert race.is_lost(best - (n - stop), stop, bar)
 
 
 def test_stages_cover_every_example_once():
@@ -107,8 +104,8 @@ def test_a_dropped_network_has_the_score_of_its_part_and_is_not_remembered(probl
 
 
 def test_other_metrics_are_judged_whole():
-    problem = make_problem(budgets={"params": 0.25}, recovery="none", metric="f1")
-    masks = problem.masks_of(problem.kept_counts(np.full(len(problem.groups), 0.9)))
+    problem = tiny.make_tiny(metric="f1")
+    masks = tiny.random_masks(problem, 0)
     assert problem.evaluator.validation.race is None
     assert problem.racing(lambda masks, values: 0.95).evaluate(masks).judged == 1.0
 
@@ -132,11 +129,11 @@ def test_rivals_are_those_that_cost_no_more_in_anything(problem):
 
 
 def test_a_race_finds_the_same_best_and_front_and_says_who_was_dropped(problem, tmp_path):
-    plain = search(problem, "random", evaluations=48, seed=5)
+    plain = search(problem, "random", evaluations=80, seed=5)
     problem.evaluator.memory.__init__()
-    raced = search(problem, "random", evaluations=48, seed=5, racing=True, out=tmp_path / "run")
+    raced = search(problem, "random", evaluations=80, seed=5, racing=True, out=tmp_path / "run")
     dropped = raced.networks["judged"] < 1.0
-    assert dropped.sum() > 5
+    assert dropped.sum() > 2
     assert (plain.networks["judged"] == 1.0).all()
     np.testing.assert_array_equal(raced.networks["cost"], plain.networks["cost"])
     whole = raced.networks["accuracy"] == plain.networks["accuracy"]
@@ -149,10 +146,10 @@ def test_a_race_finds_the_same_best_and_front_and_says_who_was_dropped(problem, 
     rows = folder.read_episodes()
     assert [float(row["judged"]) < 1.0 for row in rows] == dropped.tolist()
     problem.evaluator.memory.__init__()
-    longer = search(problem, evaluations=64, out=tmp_path / "run", resume=True)
-    np.testing.assert_allclose(longer.networks["judged"][:48], raced.networks["judged"])
+    longer = search(problem, evaluations=120, out=tmp_path / "run", resume=True)
+    np.testing.assert_allclose(longer.networks["judged"][:80], raced.networks["judged"])
     assert not any(longer.networks["judged"][c.number - 1] < 1.0 for c in longer.front)
-    assert (longer.networks["judged"][48:] < 1.0).any()
+    assert (longer.networks["judged"][80:] < 1.0).any()
 
 
 def test_without_a_race_rows_have_no_share(problem, tmp_path):
@@ -174,9 +171,11 @@ def test_a_share_that_cannot_be_is_refused(problem, tmp_path):
         RunFolder.open(tmp_path / "run")[0].read_episodes()
 
 
-def test_an_agent_races_too_and_a_partial_score_is_never_the_best(problem):
-    found = search(problem, "ppo_lag", evaluations=40, seed=1, racing=True)
-    rows = found.networks
-    assert found.archive.best is None or not found.archive.best.is_partial
-    again = search(problem, "ppo_lag", evaluations=40, seed=1, racing=True)
-    assert rows["cost"][0] == again.networks["cost"][0]
+def test_an_agent_races_too_the_same_way_each_time(problem):
+    found = []
+    for _ in range(2):
+        problem.evaluator.memory.__init__()
+        result = search(problem, "ppo_lag", evaluations=24, seed=1, racing=True)
+        assert result.archive.best is None or not result.archive.best.is_partial
+        found.append(result.networks)
+    np.testing.assert_array_equal(*found)
