@@ -52,7 +52,7 @@ from prune_gym.utils.trees import call, clone, leaves, mapped, repeated
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 WORTH = 0.05  # of the time, that a multiple has to save against a smaller one
 COARSEST = 1.2  # times the multiply-adds that a multiple may leave where half of all are wanted
-FREE = 0.5  # of a limit: the smallest network of a multiple has to cost less
+FREE = 0.25  # of a limit: the smallest network of a multiple costs that at most
 LONGEST_S = 1.5  # of timing
 MOST_BATCH = 32
 FORWARD_S = 0.02  # smaller batches are timed where a forward takes longer
