@@ -79,7 +79,9 @@ class PriorObserver:
 
     def _group_facts(self) -> NDArray[np.float64]:
         problem, sensitivity = self.problem, self.problem.sensitivity
-        at_stake = max([abs(sensitivity.unpruned), *(own.max() for own in sensitivity.drops if own.size)])
+        at_stake = max(
+            [abs(sensitivity.unpruned), *(own.max() for own in sensitivity.drops if own.size)]
+        )
         rows = []
         for index, group in enumerate(problem.groups):
             layer = problem.network.get_submodule(group.producers[0])

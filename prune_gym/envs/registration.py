@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -50,7 +51,12 @@ NONDETERMINISTIC = ("PruneVGGLatency-v0", "PruneVGGLatency-v1")
 
 
 def register_envs() -> None:
-    """Register every environment id with Gymnasium; calling it again changes nothing."""
+    """Register every environment id with Gymnasium; calling it again changes nothing.
+
+    Gymnasium calls an id out of date as soon as there is a later version. Here v0 is the paper's
+    decision, which stays beside v1, so that this one warning is left out.
+    """
+    warnings.filterwarnings("ignore", r"(?s).*\bPrune[\w-]*-v0 is out of date", DeprecationWarning)
     live = {env_id: (ENTRY_POINT, VECTOR_ENTRY_POINT, own) for env_id, own in ENVIRONMENTS.items()}
     for env_id, (single, vector, defaults) in {**live, **TABLE_ENVIRONMENTS}.items():
         if env_id not in gym.registry:

@@ -81,7 +81,9 @@ def baseline(name: str, make_env: MakeEnv, budget: int, seed: int) -> Plan | Non
                 batch = next(proposer)
                 while True:
                     judged = [plans.judge_masks(masks, options) for masks in batch]
-                    batch = proposer.send([(one.accuracy, one.cost, one.feasible) for one in judged])
+                    batch = proposer.send(
+                        [(one.accuracy, one.cost, one.feasible) for one in judged]
+                    )
     return plans.best
 
 
