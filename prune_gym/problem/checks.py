@@ -140,7 +140,7 @@ def check_structure(structure: str, round_to: int | str, depth: bool = False) ->
 def check_round_to(round_to: int | str, groups: Sequence[FilterGroup]) -> None:
     """Raise where multiples are so large that no group can lose a filter."""
     widest = max(group.n_filters for group in groups)
-    if not isinstance(round_to, str) and 1 < round_to and round_to >= widest:
+    if not isinstance(round_to, str) and round_to > 1 and round_to >= widest:
         raise InvalidValueError(
             f"round_to={round_to} leaves every filter group whole: the widest has {widest} "
             f"filters; give at most {widest - 1}."

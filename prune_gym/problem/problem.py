@@ -309,7 +309,8 @@ class PruningProblem:
 
         Args:
             bar: gives the accuracy that a network has to exceed, of its keep masks and its budgets
-                (n_budgets,) in their units; None = it is judged whole. See `prune_gym.problem.rivals`.
+                (n_budgets,) in their units; None = it is judged whole. `prune_gym.problem.rivals`
+                has one.
         """
         _ = self.evaluator  # made here: there is one for both
         raced = copy.copy(self)

@@ -128,6 +128,7 @@ class _Metrics(Record):
     remembered_evaluations: Whole = 0
     feasible_evaluations: Whole = 0
     infeasible_evaluations: Whole = 0
+    partial_evaluations: Whole = 0
     hard: bool = False
     algo: Text
     timesteps: Whole

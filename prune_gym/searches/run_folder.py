@@ -247,7 +247,7 @@ class RunFolder:
         problem: PruningProblem,
         racing: bool = False,
     ) -> None:
-        """Add one row to the log of episodes; of a race with the share of images it was judged on."""
+        """Add one row to the log of episodes; of a race with its share of the images."""
         row: dict[str, Any] = {
             "episode": number,
             **_judged(trial, problem.task.metric),
