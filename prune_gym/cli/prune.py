@@ -29,6 +29,8 @@ from prune_gym.errors import (
     TrainerError,
     UnknownNameError,
 )
+from prune_gym.problem.checks import AUTO
+from prune_gym.problem.fast_widths import multiples_in_words
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import load_with_masks
@@ -77,6 +79,8 @@ def start(
     check_config(config, problem)
     check_fine_tuning(problem, config.finetune_steps, config.distillation)
     _say_unpruned(problem, console)
+    if arguments.get("round_to") == AUTO:
+        say(f"filters per group: {multiples_in_words(problem)}", console)
     check_stop()
     with lock_run(path):
         _run(begin(problem, config, path), began, console)

@@ -27,6 +27,7 @@ from prune_gym.problem.archive import Archive, Trial, further_costs
 from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.rivals import Rivals
 from prune_gym.problem.saving import masks_of_plan, save_pruned
 from prune_gym.problem.sensitivity import Judged
 from prune_gym.pruning.masks import Masks
@@ -75,6 +76,7 @@ def search(
     seed: int = 0,
     granularity: str = "layer",
     hard: bool = False,
+    racing: bool = False,
     out: Path | str | None = None,
     resume: bool = False,
     finetune_steps: int = 300,
@@ -94,6 +96,8 @@ def search(
         seed: of the search.
         granularity: ``"layer"``, a prune ratio per group, or ``"filter"``, each filter by itself.
         hard: whether every judged network is kept within the limits; for monotone budgets.
+        racing: judge networks that are far behind on a part of the validation images only; their
+            reward is the accuracy on it (`prune_gym.training.racing`).
         out: folder in which everything is saved as it comes, as ``prune-gym prune`` does, which
             can go on with it (``--resume``); None = nothing is written.
         resume: go on with the search in ``out``, until ``evaluations`` networks are judged; its
@@ -145,6 +149,7 @@ def search(
         problem={},
         distillation=check_share("distillation", distillation),
         hard=bool(hard),
+        racing=bool(racing),
     )
     with lock_run(out):
         search = begin(problem, config, out, on_progress)
@@ -220,6 +225,7 @@ class Search:
         check_algorithm(config.algo)  # a folder may name anything
         self.problem, self.config, self.folder = problem, config, folder
         self.archive = Archive(further=further_costs(problem))
+        self._rivals = Rivals(problem, self.archive.further)
         self.best_outcome: Outcome | None = None
         self.multiplier = float("nan")
         self.stop = False
@@ -324,10 +330,15 @@ class Search:
             if improved:
                 path, name = self.folder.path, self.config.network_name
                 save_pruned(path, outcome.network, self.problem, masks, name)
-            self.folder.append(trial, len(self.archive.trials), self.multiplier, self.problem)
+            number, racing = len(self.archive.trials), self.config.racing
+            self.folder.append(trial, number, self.multiplier, self.problem, racing)
             self._front_files.save(self.archive.front, now=False)
         if self.on_progress is not None:
             self.on_progress(self.progress)
+
+    def _judging(self) -> PruningProblem:
+        """The problem by which networks are judged: a race, where one was asked for."""
+        return self.problem.racing(self._rivals.bar) if self.config.racing else self.problem
 
     # -- baselines ---------------------------------------------------------------------------
 
@@ -361,7 +372,8 @@ class Search:
                 fresh = batch[len(judged) :][: self.evaluations - len(self.archive.trials)]
                 if costs is not None:
                     fresh = [masks_within(self.problem, masks, costs) for masks in fresh]
-                outcomes = workers.map(self.problem.evaluate, fresh)
+                self._rivals.take(self.archive.front)
+                outcomes = workers.map(self._judging().evaluate, fresh)
                 for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
                     self.archive.add(masks, outcome)
                     judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
@@ -384,7 +396,7 @@ class Search:
                 return
             self.problem.know(sensitivity)
         venv = ThreadVecEnv(
-            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)],
+            [lambda: make_config_env(config, self._judging()) for _ in range(N_ENVS)],
             workers,
             self._add_episode,
         )
@@ -448,6 +460,7 @@ class Search:
 
             def _on_step(self) -> bool:
                 self._read_multiplier()
+                searching._rivals.take(searching.archive.front)
                 return not searching.stop and len(searching.archive.trials) < searching.evaluations
 
             def _read_multiplier(self) -> None:
