@@ -8,8 +8,8 @@ Every search of every problem is run with so many networks, the sensitivity scan
 each seed; nothing is trained. A row holds the best accuracy within the limit after each network
 (validation), and the accuracy of the last best network on the test split, which is looked at once,
 at the end. ``--show`` prints interquartile means over seeds with bootstrap intervals, of all rows
-that are there. Rows that are there are not run again. ``resnet20-macs`` needs the images of CIFAR-10
-in folders, as they are, and the weights that stand in ``benchmarks/weights``. Writes
+that are there. Rows that are there are not run again. ``resnet20-macs`` needs the images of
+CIFAR-10 in folders, and the weights that stand in ``benchmarks/weights``. Writes
 ``benchmarks/results/decision.json``.
 """
 

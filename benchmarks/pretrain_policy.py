@@ -4,8 +4,8 @@
     python benchmarks/pretrain_policy.py judge --data folder:DIR
 
 ``train`` trains some VGG- and ResNet-like networks of several widths and depths on digits and drawn
-shapes, then a policy on `prune_gym.envs.FamilyPruneEnv` of them all, with limits drawn anew in every
-episode, and writes ``agents/zoo/data/pretrained.safetensors``. ``judge`` compares, on networks that
+shapes, then a policy on `prune_gym.envs.FamilyPruneEnv` of them all, with limits drawn anew in
+every episode, and writes ``agents/zoo/data/pretrained.safetensors``. ``judge`` compares, on networks that
 no training saw, the first network that the policy gives with that of the sensitivity scan, and
 searches from both on. Writes ``benchmarks/results/pretrained_policy.json``.
 """
@@ -121,7 +121,9 @@ def train(asked: argparse.Namespace) -> None:
         rewards.extend(info["episode"]["r"] for info in local["infos"] if "episode" in info)
         if len(rewards) % 400 < 8 and len(rewards) > 400:
             mean = np.mean(rewards[-400:])
-            print(f"{len(rewards)} episodes, {mean:.4f}, {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"{len(rewards)} episodes, {mean:.4f}, {time.monotonic() - began:.0f} s", flush=True
+            )
         return True
 
     model.learn(steps, callback=report)
@@ -135,7 +137,9 @@ def judge(asked: argparse.Namespace) -> None:
     rows = []
     for problem_name, problem in unseen(asked.data):
         for limit in (0.1, 0.05) if problem_name != "resnet20" else (0.5,):
-            rows.append({"problem": problem_name, "limit": limit, **compared(problem(limit), asked)})
+            rows.append(
+                {"problem": problem_name, "limit": limit, **compared(problem(limit), asked)}
+            )
             print(json.dumps(rows[-1]), flush=True)
             write_json(RESULTS, {**origin(), "rows": rows}, indent=1)
 

@@ -58,7 +58,9 @@ def register_envs() -> None:
     decision, which stays beside v1, so that this one warning is left out.
     """
     warnings.filterwarnings("ignore", r"(?s).*\bPrune[\w-]*-v0 is out of date", DeprecationWarning)
-    live: dict[str, tuple[str, str | None, dict[str, Any]]] = {env_id: (ENTRY_POINT, VECTOR_ENTRY_POINT, own) for env_id, own in ENVIRONMENTS.items()}
+    live: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+        env_id: (ENTRY_POINT, VECTOR_ENTRY_POINT, own) for env_id, own in ENVIRONMENTS.items()
+    }
     for env_id, (single, vector, defaults) in {**live, **TABLE_ENVIRONMENTS}.items():
         if env_id not in gym.registry:
             gym.register(

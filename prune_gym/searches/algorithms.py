@@ -14,7 +14,6 @@ from prune_gym.searches.run_folder import SearchConfig
 from prune_gym.utils.registry import unknown_name
 from prune_gym.wrappers.projection import ProjectionWrapper
 
-
 PRETRAINED = "pretrained"
 
 
