@@ -5,9 +5,9 @@
 
 ``train`` trains some VGG- and ResNet-like networks of several widths and depths on digits and drawn
 shapes, then a policy on `prune_gym.envs.FamilyPruneEnv` of them all, with limits drawn anew in
-every episode, and writes ``agents/zoo/data/pretrained.safetensors``. ``judge`` compares, on networks that
-no training saw, the first network that the policy gives with that of the sensitivity scan, and
-searches from both on. Writes ``benchmarks/results/pretrained_policy.json``.
+every episode, and writes ``agents/zoo/data/pretrained.safetensors``. ``judge`` compares, on
+networks that no training saw, the first network that the policy gives with that of the sensitivity
+scan, and searches from both on. Writes ``benchmarks/results/pretrained_policy.json``.
 """
 
 from __future__ import annotations

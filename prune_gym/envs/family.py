@@ -10,8 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from prune_gym.envs.base import Info
-from prune_gym.envs.checks import check_choice
+from prune_gym.envs.base import Info, PruneEnv
 from prune_gym.envs.prior import PriorLayerPruneEnv
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.problem.problem import PruningProblem
@@ -52,13 +51,14 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     ## Arguments
     ``problems``: `PruningProblem`, or functions that make one (called when it is first drawn), with
     one budget of the same name each. ``limit_range``, ``cost_mode``: as of `PruneEnv`.
-    ``relative``: see the reward. ``reset(options={"problem": 2, "limit": 0.1})`` chooses.
+    ``relative``: see the reward. ``render_mode``: as of `PruneEnv`.
+    ``reset(options={"problem": 2, "limit": 0.1})`` chooses.
 
     ## Version history
     * v1: first version.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium declares it so
+    metadata = PruneEnv.metadata
     cost_limit = 1.0
 
     def __init__(
@@ -68,7 +68,7 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         limit_range: Sequence[float] = (0.03, 0.4),
         cost_mode: str = "terminal",
         relative: bool = True,
-        render_mode: None = None,
+        render_mode: str | None = None,
     ) -> None:
         if isinstance(problems, str | PruningProblem) or not isinstance(problems, Sequence):
             raise InvalidTypeError(
@@ -76,15 +76,14 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             )
         if not problems:
             raise InvalidValueError("problems is empty; give one at least.")
-        check_choice("render_mode", render_mode, (None,))
         self.limit_range, self.cost_mode, self.relative = limit_range, cost_mode, bool(relative)
+        self.render_mode = render_mode
         self._members = list(problems)
         self._envs: dict[int, PriorLayerPruneEnv] = {}
         self._env = self._of(0)
         self._number = 0
         self.observation_space: spaces.Box = self._env.observation_space  # type: ignore[assignment]
         self.action_space: spaces.Box = self._env.action_space  # type: ignore[assignment]
-        self.render_mode = None
 
     @property
     def problem(self) -> PruningProblem:
@@ -130,6 +129,10 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             reward /= self.problem.sensitivity.unpruned or 1.0
         return observation, reward, terminated, truncated, {**info, "problem": self._number}
 
+    def render(self) -> Any:
+        """A picture (or text) of what each layer keeps so far; see `PruneEnv.render`."""
+        return self._env.render()
+
     def close(self) -> None:
         """Free the networks."""
         for env in self._envs.values():
@@ -140,7 +143,10 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             member = self._members[number]
             problem = member if isinstance(member, PruningProblem | SharedProblem) else member()
             env = PriorLayerPruneEnv(
-                problem, limit_range=self.limit_range, cost_mode=self.cost_mode
+                problem,
+                limit_range=self.limit_range,
+                cost_mode=self.cost_mode,
+                render_mode=self.render_mode,
             )
             first = self._envs.get(0, env)
             if env.cost_names != first.cost_names:

@@ -19,9 +19,9 @@ def make_family(problems: Sequence[Any] | None = None, **arguments: Any) -> Fami
             budget ``params``. None = all tables that come with the package.
         arguments: of `FamilyPruneEnv`.
     """
-    members = list(shipped_tables()) if problems is None else problems
-    if isinstance(members, Sequence) and not isinstance(members, str):
-        members = [
-            partial(TabularProblem.load, one) if isinstance(one, str) else one for one in members
+    named: Any = list(shipped_tables()) if problems is None else problems
+    if isinstance(named, Sequence) and not isinstance(named, str):
+        named = [
+            partial(TabularProblem.load, one) if isinstance(one, str) else one for one in named
         ]
-    return FamilyPruneEnv(members, **arguments)
+    return FamilyPruneEnv(named, **arguments)
