@@ -49,7 +49,14 @@ _KINDS: dict[str, Any] = {
     "units": Units,
     "violation": np.ndarray,
 }
-_NEVER_NONE = ("action_space", "ent_coef", "learning_rate", "multiplier", "observation_space", "units")
+_NEVER_NONE = (
+    "action_space",
+    "ent_coef",
+    "learning_rate",
+    "multiplier",
+    "observation_space",
+    "units",
+)
 _FREE = 2**24  # elements that any model may take
 _PER_ELEMENT = 64  # that are made while networks are: targets, copies, what their beginning takes
 _FACTORIES = (th.empty, th.zeros, th.ones, th.full, th.rand, th.randn)

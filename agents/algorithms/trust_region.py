@@ -25,7 +25,6 @@ from agents.errors import InvalidTypeError
 from agents.multipliers.rules import VectorMultiplier
 from agents.multipliers.solved import SolvedMultiplier
 
-
 PARALLEL = 1e-6  # share of g across b, squared, that is taken for rounding
 
 
@@ -313,7 +312,6 @@ class CPO(StepConstraint, TRPO):
         with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             natural_g, natural_b = natural(g), natural(b)  # TRPO's random numbers stay its own
         return float(g @ natural_g), float(g @ natural_b), float(b @ natural_b)
-
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_step"]

@@ -81,7 +81,7 @@ TRPO = _frozen(
     n_critic_updates=15,
     policy_kwargs=_NETWORK,
 )
-SAC = _frozen(_OFF_POLICY, learning_rate=2e-3, ent_coef=0.003, n_steps=3)
+SAC = _frozen(_OFF_POLICY, learning_rate=2e-3, ent_coef=0.01, n_steps=3)
 TQC = _frozen(SAC, top_quantiles_to_drop_per_net=0)
 CROSSQ = _frozen(SAC, learning_rate=1e-3)
 TD3 = _frozen(_OFF_POLICY, learning_rate=5e-4, n_steps=3)

@@ -181,9 +181,11 @@ def test_actions_whose_entropy_has_no_formula(kind):
 
 @each
 def test_bad_arguments_are_named(kind, tmp_path):
-    with pytest.raises(TypeError, match=f"not an argument of {kind.__name__}, whose loss has a pen"):
+    with pytest.raises(
+        TypeError, match=f"not an argument of {kind.__name__}, whose loss has a pen"
+    ):
         make(kind, BudgetToyEnv(), multiplier=FixedMultiplier(1.0))
-    with pytest.raises(TypeError, match="RolloutBuffer, which does not say .*BatchRolloutBuffer"):
+    with pytest.raises(TypeError, match=r"RolloutBuffer, which does not say .*BatchRolloutBuffer"):
         make(kind, BudgetToyEnv(), rollout_buffer_class=RolloutBuffer)
     with pytest.raises(ValueError, match=r"(kappa|t) is -1.0; it must be a finite number > 0"):
         make(kind, BudgetToyEnv(), **{"kappa" if kind is P3O else "t": -1.0})
