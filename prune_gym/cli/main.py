@@ -41,12 +41,13 @@ def common(version: options.Version = False) -> None:
 @app.command(cls=Command, short_help="Search for the best network within a budget, and finish it.")
 def prune(
     context: typer.Context,
-    env: options.Env = "PruneVGG-v0",
+    env: options.Env = None,
     network: options.EnvNetwork = None,
     dataset: options.EnvDataset = None,
     weights: options.Weights = None,
     budget: options.Budget = None,
     algo: options.Algo = "ppo_lag",
+    evaluations: options.Evaluations = None,
     timesteps: options.Timesteps = None,
     seed: options.Seed = 0,
     out: options.RunOut = None,
@@ -56,7 +57,7 @@ def prune(
     loss: options.Loss = None,
     output: options.Output = None,
     fine_tune: options.FineTune = None,
-    criterion: options.Criterion = "l1",
+    criterion: options.Criterion = "auto",
     recovery: options.Recovery = "bn",
     structure: options.Structure = "filter",
     round_to: options.RoundTo = 1,
@@ -78,21 +79,28 @@ def prune(
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         if resume is not None:
             _refuse_beside_resume(context)
-            if finish and timesteps is not None:
+            if finish and (evaluations or timesteps) is not None:
+                name = "--timesteps" if evaluations is None else "--evaluations"
                 raise InvalidValueError(
-                    "--finish ends a run as it stands, and --timesteps makes it longer; give one."
+                    f"--finish ends a run as it stands, and {name} makes it longer; give one."
                 )
-            command.resume(user_path(resume), timesteps, finish, console, trust=trust)
+            command.resume(
+                user_path(resume), timesteps, finish, console, trust=trust, evaluations=evaluations
+            )
             return
         if finish or trust:
             name = "--finish" if finish else "--trust"
             raise InvalidValueError(f"{name} goes with --resume RUN only.")
+        if evaluations is not None and timesteps is not None:
+            raise InvalidValueError(
+                "--evaluations and --timesteps both say how long the search is; give one of them."
+            )
         config = SearchConfig(
-            env, algo, timesteps or 12_000, seed, finetune_steps, {}, distillation, hard
+            env or "", algo, timesteps or 0, seed, finetune_steps, {}, distillation, hard
         )
-        problem = _problem_arguments(context.params, command.environment(env))
+        problem = _problem_arguments(context.params, command.environment(env or "PruneVGG-v1"))
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
-        command.start(config, problem, folder, console)
+        command.start(config, problem, folder, console, evaluations)
 
 
 def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,8 +280,8 @@ def _refuse_beside_resume(context: typer.Context) -> None:
     for name in context.params:
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in ("resume", "timesteps", "finish", "trust"):
+        if given and name not in ("resume", "timesteps", "evaluations", "finish", "trust"):
             raise InvalidValueError(
                 f"--{name.replace('_', '-')} cannot go with --resume, which keeps the settings of "
-                "the run; only --timesteps may change. Start a new run with --out."
+                "the run; only --evaluations may change. Start a new run with --out."
             )

@@ -14,6 +14,7 @@ from prune_gym.utils.arguments import (
     LEARNING_RATES,
     MOST_BATCH,
     MOST_EPOCHS,
+    MOST_EVALUATIONS,
     MOST_FILTERS,
     MOST_IMAGES,
     MOST_SEED,
@@ -24,7 +25,14 @@ from prune_gym.utils.arguments import (
 _NETWORK = "A registered network ({names}), or module:function"
 _DATASET = "A registered dataset ({names}), module:function, or folder:PATH"
 
-Env = Annotated[str, name_option(names.environments, help="Environment: {names}.")]
+Env = Annotated[
+    str | None,
+    name_option(
+        names.environments,
+        help="Environment: {names}; default: PruneVGG-v1 (PruneVGG-v0 for single weights, and for "
+        "--hard with a budget that is measured).",
+    ),
+]
 Dataset = Annotated[str, name_option(names.datasets, help=f"{_DATASET}.")]
 EnvNetwork = Annotated[str | None, name_option(names.networks, help=f"{_NETWORK}; default: env's.")]
 EnvDataset = Annotated[str | None, name_option(names.datasets, help=f"{_DATASET}; default: env's.")]
@@ -53,8 +61,19 @@ Algo = Annotated[
         names.algorithms, help="One of {names}; `prune-gym list algorithms` describes them."
     ),
 ]
+Evaluations = Annotated[
+    int | None,
+    whole_option(
+        least=1, most=MOST_EVALUATIONS, help="Networks to judge, the scan's included; default 300."
+    ),
+]
 Timesteps = Annotated[
-    int | None, whole_option(least=1, most=MOST_TIMESTEPS, help="Environment steps; default 12000.")
+    int | None,
+    whole_option(
+        least=1,
+        most=MOST_TIMESTEPS,
+        help="The same in steps of the environment, one for each filter group of a network.",
+    ),
 ]
 Seed = Annotated[int, whole_option(least=0, most=MOST_SEED, help="Of the search.")]
 RunOut = Annotated[
@@ -74,7 +93,9 @@ Hard = Annotated[
 ]
 Finish = Annotated[bool, typer.Option("--finish", help="With --resume: search no longer, finish.")]
 Criterion = Annotated[
-    str, name_option(names.criteria, help="Which filters go first: {names}, or module:function.")
+    str, name_option(names.criteria, help="Which filters go first: auto (bn_scale where every group has a BatchNorm, else l1), "
+        "{names}, or module:function.",
+)
 ]
 Recovery = Annotated[
     str,

@@ -33,14 +33,14 @@ from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import load_with_masks
 from prune_gym.problem.trust import check_trust, load_call, named_code
-from prune_gym.searches.algorithms import check_algorithm, make_config_env
+from prune_gym.searches.algorithms import check_algorithm, check_config
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.fine_tuning import OnStep, check_fine_tuning, words_of
 from prune_gym.searches.progress import Progress
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
-from prune_gym.searches.search import Search, begin, lock_run
+from prune_gym.searches.search import EVALUATIONS, Search, begin, env_id, lock_run
 from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import check_stop
@@ -49,14 +49,21 @@ from prune_gym.utils.words import score_in_words
 MUCH = 0.1  # of accuracy lost, from which on it is worth a warning
 
 
-def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: Console) -> None:
+def start(
+    config: SearchConfig,
+    arguments: dict[str, Any],
+    path: Path,
+    console: Console,
+    evaluations: int | None = None,
+) -> None:
     """Run a new search into a folder. Everything is checked before the folder is made.
 
     Args:
-        config: how to search.
+        config: how to search; its environment may be "", and its timesteps 0, for the defaults.
         arguments: of `make_problem`.
         path: the folder to make.
         console: where to report.
+        evaluations: networks to judge, where timesteps are 0; None = `EVALUATIONS`.
     """
     began = time.monotonic()
     RunFolder.check_free(path)
@@ -64,7 +71,10 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
     check_stop()
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)
-    make_config_env(config, problem).close()
+    steps = config.timesteps or (evaluations or EVALUATIONS) * len(problem.groups)
+    env = config.env or env_id("layer", problem, config.hard)
+    config = replace(config, env=env, timesteps=steps)
+    check_config(config, problem)
     check_fine_tuning(problem, config.finetune_steps, config.distillation)
     _say_unpruned(problem, console)
     check_stop()
@@ -74,7 +84,9 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
 
 def _say_unpruned(problem: PruningProblem, console: Console) -> None:
     score, n_classes = problem.judge(problem.network), problem.data.n_classes
-    name = str(problem.task.metric.name)
+    name, criterion = str(problem.task.metric.name), (problem.arguments or {}).get("criterion")
+    if criterion is not None:
+        console.print(f"criterion: {escape(str(criterion))}")
     console.print(f"unpruned network: validation {escape(name)} {score_in_words(score)}")
     if name == "accuracy" and n_classes and score < _guessing(n_classes):
         warn(
@@ -141,7 +153,13 @@ def environment(env_id: str) -> dict[str, Any]:
 
 
 def resume(
-    path: Path, timesteps: int | None, finish_now: bool, console: Console, *, trust: bool = False
+    path: Path,
+    timesteps: int | None,
+    finish_now: bool,
+    console: Console,
+    *,
+    trust: bool = False,
+    evaluations: int | None = None,
 ) -> None:
     """Continue a run.
 
@@ -151,9 +169,12 @@ def resume(
         finish_now: search no longer; fine-tune and test what was found.
         console: where to report.
         trust: whether code that the folder names may run.
+        evaluations: the same in networks.
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
+    if evaluations is not None:
+        timesteps = evaluations * max(1, len(config.groups))
     if timesteps is not None:
         config = config.lengthened(timesteps)
     if "picked_from" in folder.read_json("metrics.json"):
@@ -276,7 +297,7 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
         ) from error
     except NothingFeasibleError as error:
         raise NothingFeasibleError(
-            f"{error}\nGo on: {folder.resume_command} --timesteps {2 * config.timesteps}"
+            f"{error}\nGo on: {folder.resume_command} --evaluations {2 * search.evaluations}"
         ) from error
     finally:
         state = {"wall_s": wall_s(), "remembered": search.remembered}

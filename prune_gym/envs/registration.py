@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -13,15 +14,15 @@ VECTOR_ENTRY_POINT = "prune_gym.envs:make_vector_env"
 # groups there are depends on the arguments, which are not known yet.
 MAX_EPISODE_STEPS = 1000
 
-# id -> default arguments of both entry points
-ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "PruneVGG-v0": {"granularity": "layer"},
-    "PruneVGGFilters-v0": {"granularity": "filter"},
-    "PruneVGGLatency-v0": {"granularity": "layer", "budgets": {"latency_ms": 0.5}},
-    "PruneVGGAnyLimit-v0": {"granularity": "layer", "limit_range": (0.05, 0.4)},
-    "Prune-v0": {"granularity": "layer", "needs_network": True},
+# name -> default arguments of both entry points, of both versions
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "PruneVGG": {"granularity": "layer"},
+    "PruneVGGFilters": {"granularity": "filter"},
+    "PruneVGGLatency": {"granularity": "layer", "budgets": {"latency_ms": 0.5}},
+    "PruneVGGAnyLimit": {"granularity": "layer", "limit_range": (0.05, 0.4)},
+    "Prune": {"granularity": "layer", "needs_network": True},
     **{
-        f"Prune{title}-CIFAR10-v0": {
+        f"Prune{title}-CIFAR10": {
             "granularity": "layer",
             "network": title.lower(),
             "dataset": "cifar10",
@@ -30,8 +31,15 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# v0 decides prune ratios, as the paper does; v1 decides beside the sensitivity scan's network
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    **{f"{name}-v0": own for name, own in _FAMILIES.items()},
+    **{f"{name}-v1": {"decision": "prior", **own} for name, own in _FAMILIES.items()},
+}
+
 # id -> entry points of one environment and of many, and their default arguments
-TABLE_ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+TABLE_ENVIRONMENTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "PruneFamily-v1": ("prune_gym.tables.family:make_family", None, {}),
     "PruneTable-v1": (
         "prune_gym.tables.env:TablePruneEnv",
         "prune_gym.tables.vector:TableVectorEnv",
@@ -40,12 +48,17 @@ TABLE_ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 # those whose budgets are measured: equal actions do not give equal costs in another process
-NONDETERMINISTIC = ("PruneVGGLatency-v0",)
+NONDETERMINISTIC = ("PruneVGGLatency-v0", "PruneVGGLatency-v1")
 
 
 def register_envs() -> None:
-    """Register every environment id with Gymnasium; calling it again changes nothing."""
-    live = {env_id: (ENTRY_POINT, VECTOR_ENTRY_POINT, own) for env_id, own in ENVIRONMENTS.items()}
+    """Register every environment id with Gymnasium; calling it again changes nothing.
+
+    Gymnasium calls an id out of date as soon as there is a later version. Here v0 is the paper's
+    decision, which stays beside v1, so that this one warning is left out.
+    """
+    warnings.filterwarnings("ignore", r"(?s).*\bPrune[\w-]*-v0 is out of date", DeprecationWarning)
+    live: dict[str, tuple[str, str | None, dict[str, Any]]] = {env_id: (ENTRY_POINT, VECTOR_ENTRY_POINT, own) for env_id, own in ENVIRONMENTS.items()}
     for env_id, (single, vector, defaults) in {**live, **TABLE_ENVIRONMENTS}.items():
         if env_id not in gym.registry:
             gym.register(

@@ -16,6 +16,7 @@ from torch import nn
 
 from prune_gym.budgets import Budget, BudgetKey, CommandSpec, Limit, budget_key, fractions
 from prune_gym.criteria import CRITERIA, score_groups
+from prune_gym.criteria.weights import has_norm_scales
 from prune_gym.datasets import DATASETS, Dataset, load_dataset, own_dataset
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.networks import NETWORKS
@@ -95,7 +96,8 @@ def make_problem(
             ``"500KB"`` (1000 bytes each; KiB has 1024), ``"10M"``, ``"20%"``. A key is a registered
             name, a ``"module:function"``, a ``"command:./measure.sh {onnx}"`` (``command[ms]:`` if
             it prints ms; see `command_budget`), a callable ``(network) -> number``, or a `Budget`.
-        criterion: scores filters, higher = more important: a registered name, a
+        criterion: scores filters, higher = more important: a registered name, ``"auto"``
+            (``"bn_scale"`` where every filter runs through a BatchNorm, else ``"l1"``), a
             ``"module:function"``, or a callable ``(evidence) -> scores`` that gets an `Evidence`
             and gives one array (n_filters,) per filter group; see `prune_gym.criteria.base`.
         recovery: repairs a network before it is judged: a name or a callable.
@@ -155,7 +157,7 @@ def make_problem(
     arguments = written_down(given := dict(locals()))
     chosen = _chosen(given)
     check_precision(precision, place := resolve_device(device))
-    score = _function("criterion", CRITERIA, criterion)
+    score = None if criterion == "auto" else _function("criterion", CRITERIA, criterion)
     repair = _function("recovery", RECOVERIES, recovery)
     weights = _early_weights(weights, network, dataset, train)
     data = _dataset(dataset, (train, validation, test), metric, collate, evaluation_samples, place)
@@ -163,6 +165,12 @@ def make_problem(
     task = find_task(module, data, metric, loss, output, fine_tune)
     data, layout = _laid_out(module, data, precision)
     groups = _groups(module, data, given)
+    if score is None:
+        name = "bn_scale" if has_norm_scales(module, groups) else "l1"
+        score, arguments = (
+            CRITERIA.get(name),
+            {**arguments, "criterion": name} if arguments else None,
+        )
     scores = score_groups(module, groups, score, data.train, seed, task)
     unpruned = measure_unpruned(tuple(chosen), module, data.train.example, unpruned_values)
     problem = PruningProblem(

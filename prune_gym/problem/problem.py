@@ -26,9 +26,11 @@ from torch import nn
 from prune_gym.budgets import Budget, over_limits
 from prune_gym.datasets import Dataset, Examples
 from prune_gym.errors import InfeasibleLimitError
+from prune_gym.problem.allocation import Allocation
 from prune_gym.problem.costs import Constraint, CostModel, Counts
 from prune_gym.problem.evaluator import Evaluator
 from prune_gym.problem.outcome import Outcome
+from prune_gym.problem.sensitivity import Sensitivity, check_sensitivity, scan
 from prune_gym.pruning.compact import Compaction, CompactionPlan, WeightZeroing
 from prune_gym.pruning.groups import FilterGroup, checked_masks
 from prune_gym.pruning.inference import InferenceLayout
@@ -242,6 +244,27 @@ class PruningProblem:
         most = sorted(held.items(), key=lambda row: -row[1])[:3]
         named = ", ".join(f"{layer!r} ({share:.0%})" for layer, share in most if share >= 0.1)
         return f"Most of its parameters lie in {named}. " if named else ""
+
+    # -- what a search can start from --------------------------------------------------------
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """What is lost where one filter group alone is cut; judged at first use (`scan`)."""
+        return scan(self)
+
+    @cached_property
+    def allocation(self) -> Allocation:
+        """How many filters each group keeps within limits, by the sensitivity."""
+        return Allocation(self, self.sensitivity)
+
+    def know(self, sensitivity: Sensitivity) -> None:
+        """Take a sensitivity that was found before, so that no network is judged for it.
+
+        Raises:
+            ValueError: it is of other filter groups.
+        """
+        vars(self).pop("allocation", None)
+        vars(self)["sensitivity"] = check_sensitivity(self, sensitivity)
 
     # -- judging -----------------------------------------------------------------------------
 

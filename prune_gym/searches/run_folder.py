@@ -79,6 +79,12 @@ class SearchConfig:
         return granularity
 
     @property
+    def decision(self) -> str:
+        """What an action of the environment means: a ``"ratio"``, or beside a ``"prior"``."""
+        decision: str = ENVIRONMENTS[self.env].get("decision", "ratio")
+        return decision
+
+    @property
     def by_ratio(self) -> bool:
         """Whether masks keep the most important filters, as many as a ratio leaves."""
         return self.granularity != "filter" or self.algo in BASELINES

@@ -6,10 +6,11 @@ Here `prune_gym` and `agents` meet.
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -27,9 +28,10 @@ from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import masks_of_plan, save_pruned
+from prune_gym.problem.sensitivity import Judged
 from prune_gym.pruning.masks import Masks
-from prune_gym.searches.algorithms import check_algorithm, make_config_env
-from prune_gym.searches.baselines import BASELINES, Judged, Proposer, masks_of_ratios
+from prune_gym.searches.algorithms import check_algorithm, check_config, make_config_env
+from prune_gym.searches.baselines import BASELINES, baseline, masks_within, prior
 from prune_gym.searches.front_files import FrontFiles
 from prune_gym.searches.progress import OnProgress, Progress
 from prune_gym.searches.result import SearchResult
@@ -52,15 +54,18 @@ if TYPE_CHECKING:
     from agents import Constrained
 
 N_ENVS = 8
-ENV_IDS = {"layer": "PruneVGG-v0", "filter": "PruneVGGFilters-v0"}  # by granularity
+EVALUATIONS = 300  # of a search that is not told
+ENV_NAMES = {"layer": "PruneVGG", "filter": "PruneVGGFilters"}  # by granularity
 SAVE_EVERY_S = 15.0
+
+T = TypeVar("T")
 
 
 def search(
     problem: PruningProblem,
     algo: str = "ppo_lag",
     *,
-    evaluations: int = 300,
+    evaluations: int = EVALUATIONS,
     seed: int = 0,
     granularity: str = "layer",
     hard: bool = False,
@@ -110,8 +115,8 @@ def search(
         raise InvalidTypeError(
             f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
         )
-    if granularity not in list(ENV_IDS):
-        raise unknown_name("granularity", granularity, list(ENV_IDS))
+    if granularity not in list(ENV_NAMES):
+        raise unknown_name("granularity", granularity, list(ENV_NAMES))
     if on_progress is not None and not callable(on_progress):
         raise InvalidTypeError(f"on_progress={on_progress!r}: expected a function of a Progress.")
     out = None if out is None else user_path(out)
@@ -126,7 +131,7 @@ def search(
             write_json(folder.path / "config.json", config.to_json())
             return Search(problem, config, folder, on_progress).run()
     config = SearchConfig(
-        env=ENV_IDS[granularity],
+        env=env_id(granularity, problem, hard),
         algo=algo,
         timesteps=evaluations * len(problem.groups),
         seed=whole_number("seed", seed, 0, MOST_SEED),
@@ -139,6 +144,13 @@ def search(
         search = begin(problem, config, out, on_progress)
         with how_to_go_on(search.folder):
             return search.run()
+
+
+def env_id(granularity: str, problem: PruningProblem, hard: bool) -> str:
+    """The environment of a search: its v1, where decisions beside a prior are possible."""
+    counted = all(budget.counted is not None for budget in problem.budgets)
+    version = "v1" if problem.structure == "filter" and (counted or not hard) else "v0"
+    return f"{ENV_NAMES[granularity]}-{version}"
 
 
 def lock_run(out: Path | str | None) -> AbstractContextManager[None]:
@@ -163,7 +175,7 @@ def begin(
     if out is not None:
         RunFolder.check_free(out)
     check_algorithm(config.algo)
-    make_config_env(config, problem).close()
+    check_config(config, problem)
     if problem.arguments is not None:
         # whoever goes on with the run judges in the same batches, and by the same limits
         unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
@@ -314,27 +326,57 @@ class Search:
     # -- baselines ---------------------------------------------------------------------------
 
     def _run_baseline(self, workers: Workers) -> None:
-        """Ask for ratios, judge them, tell; rows of an earlier run are told again, not judged."""
         generator = np.random.default_rng(self.config.seed)
-        costs = Costs(self.problem) if self.config.hard else None
-        known = [(row.accuracy, row.cost, row.feasible) for row in self.archive.trials]
-        proposer = BASELINES.get(self.config.algo)(
-            len(self.problem.groups), self.evaluations, generator
+        self._run(
+            baseline(self.config.algo, self.problem, self.evaluations, generator),
+            workers,
+            self._known_rows(),
         )
-        batch = next(proposer, None)
-        while batch is not None and not self.stop:
-            judged, known = known[: len(batch)], known[len(batch) :]
-            fresh = [masks_of_ratios(self.problem, r, costs) for r in batch[len(judged) :]]
-            outcomes = workers.map(self.problem.evaluate, fresh)
-            for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
-                self.archive.add(masks, outcome)
-                judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
-            batch = _tell(proposer, judged)
+
+    def _known_rows(self) -> Judged:
+        """What was judged before, as proposers are told it."""
+        return [(row.accuracy, row.cost, row.feasible) for row in self.archive.trials]
+
+    def _run(
+        self, proposer: Generator[list[Masks], Judged, T], workers: Workers, known: Judged
+    ) -> T | None:
+        """Ask for networks, judge them, tell; what it returns, or None where it was stopped.
+
+        Args:
+            proposer: yields networks.
+            workers: that judge them.
+            known: rows of an earlier run, from its first on; they are told again, not judged.
+        """
+        costs = Costs(self.problem) if self.config.hard else None
+        try:
+            batch = next(proposer)
+            while not self.stop:
+                judged, known = known[: len(batch)], known[len(batch) :]
+                fresh = batch[len(judged) :][: self.evaluations - len(self.archive.trials)]
+                if costs is not None:
+                    fresh = [masks_within(self.problem, masks, costs) for masks in fresh]
+                outcomes = workers.map(self.problem.evaluate, fresh)
+                for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
+                    self.archive.add(masks, outcome)
+                    judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
+                if len(judged) < len(batch):
+                    break
+                batch = proposer.send(judged)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        return None
 
     # -- agents ------------------------------------------------------------------------------
 
     def _run_agent(self, workers: Workers) -> None:
         config = self.config
+        if config.decision == "prior":
+            sensitivity = self._run(
+                prior(self.problem, self.evaluations), workers, self._known_rows()
+            )
+            if sensitivity is None:
+                return
+            self.problem.know(sensitivity)
         venv = ThreadVecEnv(
             [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)],
             workers,
@@ -364,15 +406,19 @@ class Search:
     def _agent(self, venv: ThreadVecEnv) -> Constrained:
         from agents import AGENTS, FixedMultiplier, make_agent
 
+        config = self.config
         if self.folder is not None and self.folder.agent.is_file():
-            model = load_agent(self.folder, self.config.algo, venv)
-            model.set_random_seed(self.config.seed + len(self.archive.trials))
+            model = load_agent(self.folder, config.algo, venv)
+            model.set_random_seed(config.seed + len(self.archive.trials))
         else:
             free: dict[str, Any] = {}
-            if self.config.hard and AGENTS[self.config.algo].multiplier is not None:
+            is_kept = config.hard or (
+                config.decision == "prior" and self.problem.allocation.is_known
+            )
+            if is_kept and AGENTS[config.algo].multiplier is not None:
                 # limits are kept anyway: no price on cost
                 free["multiplier"] = FixedMultiplier(0.0)
-            model = make_agent(self.config.algo, venv, seed=self.config.seed, device="cpu", **free)
+            model = make_agent(config.algo, venv, seed=config.seed, device="cpu", **free)
         self.multiplier = float(model.multiplier.value)
         return model
 
@@ -405,10 +451,3 @@ class Search:
                     self.saved = time.monotonic()
 
         return Record()
-
-
-def _tell(proposer: Proposer, judged: Judged) -> Any:
-    try:
-        return proposer.send(judged)
-    except StopIteration:
-        return None
