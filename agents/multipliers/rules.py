@@ -143,10 +143,10 @@ class PIDMultiplier:
             )
         check_range(self.initial, self.upper_bound)
         for name in ("ema", "derivative_ema"):
-            past = getattr(self, name)
+            past: Any = getattr(self, name)
             if past is None and name == "derivative_ema":
                 continue
-            if not isinstance(past, Real) or not 0.0 <= past < 1.0:
+            if not isinstance(past, Real) or not 0.0 <= float(past) < 1.0:
                 raise InvalidValueError(f"{name} is {past!r}; it must be in [0, 1). Try 0.5.")
         if not isinstance(self.delay, int) or self.delay < 1:
             raise InvalidValueError(f"delay is {self.delay!r}; it must be an integer >= 1. Try 1.")

@@ -183,9 +183,7 @@ def test_episodes_that_run_stand_for_those_that_have_not_finished():
 def test_rewards_that_are_no_numbers_are_named(scripted_env):
     env = scripted_env((1.0, 1.0), rewards=(float("nan"), 0.0), limit=1.0)
     model = PPOLagrangian("MlpPolicy", env, n_steps=4, batch_size=4, device="cpu")
-    with pytest.raises(
-        AgentsError, match="return of an episode is nan; rewards must be"
-    ):
+    with pytest.raises(AgentsError, match="return of an episode is nan; rewards must be"):
         model.learn(4)
 
 
