@@ -60,7 +60,7 @@ def prune(
     criterion: options.Criterion = "auto",
     recovery: options.Recovery = "bn",
     structure: options.Structure = "filter",
-    round_to: options.RoundTo = 1,
+    round_to: options.RoundToOrFast = None,
     depth: options.Depth = False,
     ignore: options.Ignore = None,
     evaluation_samples: options.EvaluationSamples = None,
@@ -68,6 +68,7 @@ def prune(
     finetune_steps: options.FinetuneSteps = 300,
     distillation: options.Distillation = 0.0,
     hard: options.Hard = False,
+    racing: options.Racing = True,
     device: options.Device = "cpu",
     trust: options.Trust = False,
     version: options.Version = False,
@@ -96,7 +97,7 @@ def prune(
                 "--evaluations and --timesteps both say how long the search is; give one of them."
             )
         config = SearchConfig(
-            env or "", algo, timesteps or 0, seed, finetune_steps, {}, distillation, hard
+            env or "", algo, timesteps or 0, seed, finetune_steps, {}, distillation, hard, racing
         )
         problem = _problem_arguments(context.params, command.environment(env or "PruneVGG-v1"))
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
@@ -106,14 +107,17 @@ def prune(
 def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `make_problem` from the options; what is not given is the environment's."""
     from prune_gym.datasets import absolute_name
+    from prune_gym.problem.fast_widths import usual_multiple
 
-    same = ("criterion", "recovery", "structure", "round_to", "depth", "evaluation_samples")
+    same = ("criterion", "recovery", "structure", "depth", "evaluation_samples")
     asked = ("metric", "loss", "output", "fine_tune")  # left out where they are as always
     budget, weights = given["budget"], given["weights"]
+    budgets = parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1})
     return {
         "network": given["network"] or named.get("network", "small"),
         "dataset": absolute_name(given["dataset"] or named.get("dataset", "digits")),
-        "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
+        "budgets": budgets,
+        "round_to": given["round_to"] or usual_multiple(budgets),
         **{name: given[name] for name in (*same, "precision", "device")},
         **{name: given[name] for name in asked if given[name] not in (None, "accuracy")},
         "ignore": given["ignore"] or [],

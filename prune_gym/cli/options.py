@@ -91,11 +91,21 @@ Hard = Annotated[
         "reach are moved until they do not.",
     ),
 ]
+Racing = Annotated[
+    bool,
+    typer.Option(
+        "--racing/--no-racing",
+        help="Judge networks that are far behind cheaper ones on a part of the images only.",
+    ),
+]
 Finish = Annotated[bool, typer.Option("--finish", help="With --resume: search no longer, finish.")]
 Criterion = Annotated[
-    str, name_option(names.criteria, help="Which filters go first: auto (bn_scale where every group has a BatchNorm, else l1), "
+    str,
+    name_option(
+        names.criteria,
+        help="Which filters go first: auto (bn_scale where every group has a BatchNorm, else l1), "
         "{names}, or module:function.",
-)
+    ),
 ]
 Recovery = Annotated[
     str,
@@ -143,12 +153,18 @@ Trust = Annotated[
         "somebody's own, a program.",
     ),
 ]
+_MULTIPLES = "Filters kept per group come in multiples of it, e.g. 8; auto: of what is fast here"
 RoundTo = Annotated[
-    int,
+    str,
+    whole_option(least=1, most=MOST_FILTERS, word="auto", help=f"{_MULTIPLES}, measured once."),
+]
+RoundToOrFast = Annotated[
+    str | None,
     whole_option(
         least=1,
         most=MOST_FILTERS,
-        help="Filters kept per group come in multiples of it, e.g. 8.",
+        word="auto",
+        help=f"{_MULTIPLES}, measured once; default: auto where a latency is limited, else 1.",
     ),
 ]
 Depth = Annotated[

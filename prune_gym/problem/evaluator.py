@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from prune_gym.utils.words import error_in_words
 
 if TYPE_CHECKING:
     from prune_gym.problem.problem import PruningProblem
+
+# accuracy that the network of some masks, of these values (n_budgets,), would have to exceed
+Bar: TypeAlias = Callable[[Masks, NDArray[np.float64]], float | None]
 
 
 class Evaluator:
@@ -79,9 +83,14 @@ class Evaluator:
         return self.validation.reward(network)
 
     def evaluate(
-        self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None
+        self,
+        masks: Sequence[Mask],
+        *,
+        seed: int = 0,
+        recovery_steps: int | None = None,
+        bar: Bar | None = None,
     ) -> Outcome:
-        """Compact, recover, judge; see `PruningProblem.evaluate`."""
+        """Compact, recover, judge; see `PruningProblem.evaluate` and `PruningProblem.racing`."""
         masks = checked_masks(self._groups, masks)
         steps = self._recovery_steps if recovery_steps is None else recovery_steps
         key = digest(masks) if is_fixed(self._recovery) else None
@@ -92,11 +101,25 @@ class Evaluator:
             return self._outcome(masks, *known, build, remembered=True)
         with _naming_the_network():
             network = self._recovered(masks, seed, steps)
-            accuracy = self.accuracy(network)
-        judged = accuracy, self.values(masks, network)
-        if key is not None:
-            self.memory.put(key, *judged)
-        return self._outcome(masks, *judged, lambda: network)
+            accuracy, values, share = self._judged(masks, network, bar)
+        if key is not None and share == 1.0:
+            self.memory.put(key, accuracy, values)
+        outcome = self._outcome(masks, accuracy, values, lambda: network)
+        return outcome if share == 1.0 else replace(outcome, judged=share)
+
+    def _judged(
+        self, masks: Masks, network: nn.Module, bar: Bar | None
+    ) -> tuple[float, NDArray[np.float64], float]:
+        """Reward and budgets of a network, and the share of the examples that it was judged on."""
+        race = None if bar is None else self.validation.race
+        if bar is None or race is None:
+            return self.accuracy(network), self.values(masks, network), 1.0
+        values = self.values(masks, network)  # first, as they say whom it races against
+        least = bar(masks, values)
+        if least is None:
+            return self.accuracy(network), values, 1.0
+        accuracy, share = self.validation.raced(race, network, least)
+        return accuracy, values, share
 
     def _recovered(self, masks: Masks, seed: int, steps: int) -> nn.Module:
         return self.recover(self.compact(masks), seed=seed, steps=steps)
