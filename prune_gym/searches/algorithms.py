@@ -14,6 +14,15 @@ from prune_gym.searches.run_folder import SearchConfig
 from prune_gym.utils.registry import unknown_name
 from prune_gym.wrappers.projection import ProjectionWrapper
 
+PRETRAINED = "pretrained"
+
+
+def agent_of(algo: str) -> str | None:
+    """The agent of `agents.AGENTS` that an algorithm is, or goes on with; None for baselines."""
+    if algo == PRETRAINED:
+        return "ppo_lag"
+    return None if algo in BASELINES else algo
+
 
 def algorithms() -> dict[str, str]:
     """Every search algorithm with its description: agents first, then baselines.
@@ -24,7 +33,8 @@ def algorithms() -> dict[str, str]:
 
     able = {n: spec for n, spec in AGENTS.items() if "Box" in spec.action_spaces}
     agents = {n: spec.description for n, spec in able.items() if spec.wrapper is None}
-    return {**agents, **BASELINES.describe()}
+    more = {PRETRAINED: "ppo_lag from a policy that was trained on other networks (-v1 ids)"}
+    return {**agents, **more, **BASELINES.describe()}
 
 
 def check_algorithm(name: str) -> None:

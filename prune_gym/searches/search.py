@@ -5,14 +5,12 @@ Here `prune_gym` and `agents` meet.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import gymnasium as gym
 import numpy as np
 
 from agents.locking import locked_folder
@@ -31,14 +29,13 @@ from prune_gym.problem.rivals import Rivals
 from prune_gym.problem.saving import masks_of_plan, save_pruned
 from prune_gym.problem.sensitivity import Judged
 from prune_gym.pruning.masks import Masks
-from prune_gym.searches.algorithms import check_algorithm, check_config, make_config_env
+from prune_gym.searches.algorithms import check_algorithm, check_config
 from prune_gym.searches.baselines import BASELINES, baseline, masks_within, prior
 from prune_gym.searches.front_files import FrontFiles
+from prune_gym.searches.learning import learn
 from prune_gym.searches.progress import OnProgress, Progress
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
-from prune_gym.searches.saved_agent import load_agent, save_agent
-from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
     MOST_SEED,
@@ -52,12 +49,10 @@ from prune_gym.utils.stopping import finishing, stopping
 from prune_gym.utils.threads import Workers, one_thread
 
 if TYPE_CHECKING:
-    from agents import Constrained
+    pass
 
-N_ENVS = 8
 EVALUATIONS = 300  # of a search that is not told
 ENV_NAMES = {"layer": "PruneVGG", "filter": "PruneVGGFilters"}  # by granularity
-SAVE_EVERY_S = 15.0
 
 T = TypeVar("T")
 
@@ -219,7 +214,7 @@ class Search:
         check_algorithm(config.algo)  # a folder may name anything
         self.problem, self.config, self.folder = problem, config, folder
         self.archive = Archive(further=further_costs(problem))
-        self._rivals = Rivals(problem, self.archive.further)
+        self.rivals = Rivals(problem, self.archive.further)
         self.best_outcome: Outcome | None = None
         self.multiplier = float("nan")
         self.stop = False
@@ -330,9 +325,9 @@ class Search:
         if self.on_progress is not None:
             self.on_progress(self.progress)
 
-    def _judging(self) -> PruningProblem:
+    def judging(self) -> PruningProblem:
         """The problem by which networks are judged: a race, where one was asked for."""
-        return self.problem.racing(self._rivals.bar) if self.config.racing else self.problem
+        return self.problem.racing(self.rivals.bar) if self.config.racing else self.problem
 
     # -- baselines ---------------------------------------------------------------------------
 
@@ -366,8 +361,8 @@ class Search:
                 fresh = batch[len(judged) :][: self.evaluations - len(self.archive.trials)]
                 if costs is not None:
                     fresh = [masks_within(self.problem, masks, costs) for masks in fresh]
-                self._rivals.take(self.archive.front)
-                outcomes = workers.map(self._judging().evaluate, fresh)
+                self.rivals.take(self.archive.front)
+                outcomes = workers.map(self.judging().evaluate, fresh)
                 for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
                     self.archive.add(masks, outcome)
                     judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
@@ -381,86 +376,11 @@ class Search:
     # -- agents ------------------------------------------------------------------------------
 
     def _run_agent(self, workers: Workers) -> None:
-        config = self.config
-        if config.decision == "prior":
+        if self.config.decision == "prior":
             sensitivity = self._run(
                 prior(self.problem, self.evaluations), workers, self._known_rows()
             )
             if sensitivity is None:
                 return
             self.problem.know(sensitivity)
-        venv = ThreadVecEnv(
-            [lambda: make_config_env(config, self._judging()) for _ in range(N_ENVS)],
-            workers,
-            self._add_episode,
-        )
-        # A resumed search goes on with other noise; the same would repeat the same networks.
-        venv.seed(config.seed + len(self.archive.trials))
-        try:
-            model = self._agent(venv)
-            if len(self.archive.trials) < self.evaluations:
-                n_groups = len(self.problem.groups)
-                # steps of episodes that were broken off have judged nothing
-                model.num_timesteps = len(self.archive.trials) * n_groups
-                # whole episodes of all environments, which begin anew: the callback ends with the
-                # last one needed
-                left = self.evaluations - len(self.archive.trials)
-                episodes = -(-left // N_ENVS) * N_ENVS
-                steps = max(config.timesteps - model.num_timesteps, episodes * n_groups)
-                try:
-                    model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
-                finally:  # a budget that raises must not cost what was learned
-                    if self.folder is not None:
-                        save_agent(model, self.folder)
-        finally:
-            venv.close()
-
-    def _agent(self, venv: ThreadVecEnv) -> Constrained:
-        from agents import AGENTS, FixedMultiplier, make_agent
-
-        config = self.config
-        if self.folder is not None and self.folder.agent.is_file():
-            model = load_agent(self.folder, config.algo, venv)
-            model.set_random_seed(config.seed + len(self.archive.trials))
-        else:
-            free: dict[str, Any] = {}
-            is_kept = config.hard or (
-                config.decision == "prior" and self.problem.allocation.is_known
-            )
-            if is_kept and AGENTS[config.algo].multiplier is not None:
-                # limits are kept anyway: no price on cost
-                free["multiplier"] = FixedMultiplier(0.0)
-            model = make_agent(config.algo, venv, seed=config.seed, device="cpu", **free)
-        self.multiplier = float(model.multiplier.value)
-        return model
-
-    def _add_episode(self, env: gym.Env[Any, Any]) -> None:
-        """Record the network that an environment has just judged, if it is still asked for."""
-        if len(self.archive.trials) < self.evaluations:
-            pruning: Any = env.unwrapped
-            self.archive.add(pruning.last_masks(), pruning.last_outcome())
-
-    def _callback(self) -> Any:
-        """An SB3 callback that ends a search, and saves its agent now and then."""
-        from stable_baselines3.common.callbacks import BaseCallback
-
-        searching = self
-
-        class Record(BaseCallback):
-            saved = time.monotonic()
-
-            def _on_step(self) -> bool:
-                self._read_multiplier()
-                searching._rivals.take(searching.archive.front)
-                return not searching.stop and len(searching.archive.trials) < searching.evaluations
-
-            def _read_multiplier(self) -> None:
-                searching.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
-
-            def _on_rollout_start(self) -> None:
-                self._read_multiplier()  # it moves between rollouts
-                if searching.folder and time.monotonic() - self.saved > SAVE_EVERY_S:
-                    save_agent(self.model, searching.folder)
-                    self.saved = time.monotonic()
-
-        return Record()
+        learn(self, workers)

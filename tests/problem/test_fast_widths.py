@@ -1,4 +1,4 @@
-"""`round_to="auto"`: the choice from times, the cache, what it leaves, and how it is written down."""
+"""`round_to="auto"`: the choice from times, the cache, what it leaves, what is written down."""
 
 from __future__ import annotations
 
