@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from prune_gym.utils.words import error_in_words
 
 if TYPE_CHECKING:
     from prune_gym.problem.problem import PruningProblem
+
+Judgement: TypeAlias = tuple[float, NDArray[np.float64], Callable[[], nn.Module]]
 
 
 class Evaluator:
@@ -90,13 +92,27 @@ class Evaluator:
             own = tuple(mask.copy() for mask in masks)
             build = partial(self._recovered, own, seed, steps)
             return self._outcome(masks, *known, build, remembered=True)
+        accuracy, values, build = self.judge(masks, seed, steps)
+        if key is not None:
+            self.memory.put(key, accuracy, values)
+        return self._outcome(masks, accuracy, values, build)
+
+    def judge(self, masks: Masks, seed: int, steps: int) -> Judgement:
+        """Judge a network that is not remembered: its accuracy, its budgets, what gives it.
+
+        Args:
+            masks: valid keep masks.
+            seed: of a recovery that draws random numbers.
+            steps: of a recovery that trains.
+        """
+        accuracy, network = self.reward_of(masks, seed, steps)
+        return accuracy, self.values(masks, network), lambda: network
+
+    def reward_of(self, masks: Masks, seed: int, steps: int) -> tuple[float, nn.Module]:
+        """Accuracy of a network, and the network; no budget is measured."""
         with _naming_the_network():
             network = self._recovered(masks, seed, steps)
-            accuracy = self.accuracy(network)
-        judged = accuracy, self.values(masks, network)
-        if key is not None:
-            self.memory.put(key, *judged)
-        return self._outcome(masks, *judged, lambda: network)
+            return self.accuracy(network), network
 
     def _recovered(self, masks: Masks, seed: int, steps: int) -> nn.Module:
         return self.recover(self.compact(masks), seed=seed, steps=steps)

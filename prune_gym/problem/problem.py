@@ -12,6 +12,7 @@ the scalar cost is the worst of costs / limits and the scalar limit is 1.0 (`Con
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -254,6 +255,12 @@ class PruningProblem:
     @cached_property
     def _evaluator(self) -> Evaluator:
         return Evaluator(self)
+
+    def judged_by(self, evaluator: Evaluator) -> PruningProblem:
+        """The same problem, whose networks another evaluator judges."""
+        other = copy.copy(self)
+        vars(other)["_evaluator"] = evaluator
+        return other
 
     def evaluate(
         self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None

@@ -6,7 +6,8 @@ Here `prune_gym` and `agents` meet.
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from agents.locking import locked_folder
+from prune_gym.cluster.workers import RayWorkers, as_workers
 from prune_gym.errors import (
     FileError,
     InvalidTypeError,
@@ -69,6 +71,7 @@ def search(
     finetune_steps: int = 300,
     distillation: float = 0.0,
     on_progress: OnProgress | None = None,
+    workers: int | RayWorkers | None = None,
 ) -> SearchResult:
     """Search for the most accurate network within a problem's limits.
 
@@ -91,11 +94,14 @@ def search(
             fine-tuned here, see `SearchResult.fine_tune`.
         distillation: likewise.
         on_progress: called after every judged network.
+        workers: processes of a Ray cluster that judge the networks: how many, or `RayWorkers`;
+            None = threads of this process. The networks found are the same.
 
     Raises:
         ValueError: an unknown algorithm, or an argument that is not allowed.
         RunFolderError: ``out`` is taken already, or another process works in it.
         BudgetError: a budget broke; with ``out`` what was judged is kept.
+        ClusterError: the cluster of ``workers`` cannot be used; likewise.
 
     >>> from prune_gym import make_problem
     >>> problem = make_problem(budgets={"params": 0.25})
@@ -114,6 +120,7 @@ def search(
         raise unknown_name("granularity", granularity, list(ENV_IDS))
     if on_progress is not None and not callable(on_progress):
         raise InvalidTypeError(f"on_progress={on_progress!r}: expected a function of a Progress.")
+    cluster = as_workers(workers)
     out = None if out is None else user_path(out)
     evaluations = whole_number("evaluations", evaluations, 1, MOST_EVALUATIONS)
     if resume:
@@ -124,7 +131,7 @@ def search(
         config = config.lengthened(evaluations * len(problem.groups))
         with lock_run(out), how_to_go_on(folder):
             write_json(folder.path / "config.json", config.to_json())
-            return Search(problem, config, folder, on_progress).run()
+            return Search(problem, config, folder, on_progress, cluster).run()
     config = SearchConfig(
         env=ENV_IDS[granularity],
         algo=algo,
@@ -136,7 +143,7 @@ def search(
         hard=bool(hard),
     )
     with lock_run(out):
-        search = begin(problem, config, out, on_progress)
+        search = begin(problem, config, out, on_progress, cluster)
         with how_to_go_on(search.folder):
             return search.run()
 
@@ -151,6 +158,7 @@ def begin(
     config: SearchConfig,
     out: Path | str | None,
     on_progress: OnProgress | None = None,
+    cluster: RayWorkers | None = None,
 ) -> Search:
     """A new search; everything is checked before its folder is made.
 
@@ -159,6 +167,7 @@ def begin(
         config: how; what it says of the problem is filled in here.
         out: the run folder to make; None = nothing is written.
         on_progress: called after every judged network.
+        cluster: what judges the networks; None = threads of this process.
     """
     if out is not None:
         RunFolder.check_free(out)
@@ -173,7 +182,7 @@ def begin(
     limits = dict(zip(problem.names, problem.limits, strict=True))
     config = replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
     folder = None if out is None else RunFolder.create(out, config)
-    return Search(problem, config, folder, on_progress)
+    return Search(problem, config, folder, on_progress, cluster)
 
 
 class Search:
@@ -184,6 +193,7 @@ class Search:
         config: what to do.
         folder: where rows, the best network and the agent are saved as they come; None = nowhere.
         on_progress: called after every evaluated network.
+        cluster: what judges the networks; None = threads of this process.
 
     Attributes:
         archive: everything evaluated so far.
@@ -198,9 +208,11 @@ class Search:
         config: SearchConfig,
         folder: RunFolder | None = None,
         on_progress: OnProgress | None = None,
+        cluster: RayWorkers | None = None,
     ) -> None:
         check_algorithm(config.algo)  # a folder may name anything
         self.problem, self.config, self.folder = problem, config, folder
+        self._cluster, self._judging = cluster, problem
         self.archive = Archive(further=further_costs(problem))
         self.best_outcome: Outcome | None = None
         self.multiplier = float("nan")
@@ -276,8 +288,6 @@ class Search:
         """
         if self.folder is not None and len(self.archive.trials) < self.evaluations:
             self.folder.drop_results()
-        black_box = any(budget.counted is None for budget in self.problem.budgets)
-        device = self.problem.device
         words = "finishing the networks in hand; Ctrl-C again stops at once"
         try:
             with (
@@ -285,7 +295,7 @@ class Search:
                 stopping(words, self),
                 finishing(),
                 one_thread(),
-                Workers(1 if black_box else None, device) as workers,
+                self._workers() as (self._judging, workers),
             ):
                 if self.config.algo in BASELINES:
                     self._run_baseline(workers)
@@ -297,6 +307,13 @@ class Search:
             if self.folder is not None:
                 self._front_files.save(self.archive.front)
         return self.result
+
+    def _workers(self) -> AbstractContextManager[tuple[PruningProblem, Workers]]:
+        """The problem as it is judged, and threads that have it judged."""
+        if self._cluster is not None:
+            return self._cluster.judging(self.problem)
+        black_box = any(budget.counted is None for budget in self.problem.budgets)
+        return threads(self.problem, 1 if black_box else None)
 
     def _record(self, trial: Trial, masks: Masks, outcome: Outcome, improved: bool) -> None:
         if improved:
@@ -325,7 +342,7 @@ class Search:
         while batch is not None and not self.stop:
             judged, known = known[: len(batch)], known[len(batch) :]
             fresh = [masks_of_ratios(self.problem, r, costs) for r in batch[len(judged) :]]
-            outcomes = workers.map(self.problem.evaluate, fresh)
+            outcomes = workers.map(self._judging.evaluate, fresh)
             for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
                 self.archive.add(masks, outcome)
                 judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
@@ -336,7 +353,7 @@ class Search:
     def _run_agent(self, workers: Workers) -> None:
         config = self.config
         venv = ThreadVecEnv(
-            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)],
+            [lambda: make_config_env(config, self._judging) for _ in range(N_ENVS)],
             workers,
             self._add_episode,
         )
@@ -405,6 +422,13 @@ class Search:
                     self.saved = time.monotonic()
 
         return Record()
+
+
+@contextmanager
+def threads(problem: PruningProblem, n: int | None) -> Iterator[tuple[PruningProblem, Workers]]:
+    """The problem, and ``n`` threads that judge its networks here; None = one per usable core."""
+    with Workers(n, problem.device) as workers:
+        yield problem, workers
 
 
 def _tell(proposer: Proposer, judged: Judged) -> Any:
