@@ -93,7 +93,7 @@ def connected(
 
 def _not_connected(address: str, failed: Exception) -> str:
     said = " ".join(str(failed).split())
-    if "Version mismatch" in said or "version" in said.lower() and "mismatch" in said.lower():
+    if "version mismatch" in said.lower():
         return (
             f"the Ray cluster at {address} runs other versions than this process (Python "
             f"{sys.version.split()[0]}): {said} Install the same on all machines."

@@ -15,6 +15,7 @@ from agents.console import plain_warnings
 from agents.options import Command, command_app
 from agents.stopping import take_over
 from prune_gym.cli import options
+from prune_gym.cli.cluster import OPTIONS, cluster_of
 from prune_gym.cli.console import user_errors
 from prune_gym.errors import InvalidValueError
 from prune_gym.utils.files import user_path
@@ -69,6 +70,11 @@ def prune(
     hard: options.Hard = False,
     device: options.Device = "cpu",
     trust: options.Trust = False,
+    workers: options.WorkersOfRay = None,
+    ray_address: options.RayAddress = None,
+    gpus_per_worker: options.GpusPerWorker = 0.0,
+    measure_on: options.MeasureOn = None,
+    evaluation_timeout: options.EvaluationTimeout = 3600.0,
     version: options.Version = False,
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
@@ -76,13 +82,16 @@ def prune(
     from prune_gym.searches.run_folder import SearchConfig
 
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
+        cluster = cluster_of(context.params, console)
         if resume is not None:
             _refuse_beside_resume(context)
             if finish and timesteps is not None:
                 raise InvalidValueError(
                     "--finish ends a run as it stands, and --timesteps makes it longer; give one."
                 )
-            command.resume(user_path(resume), timesteps, finish, console, trust=trust)
+            command.resume(
+                user_path(resume), timesteps, finish, console, trust=trust, cluster=cluster
+            )
             return
         if finish or trust:
             name = "--finish" if finish else "--trust"
@@ -92,7 +101,7 @@ def prune(
         )
         problem = _problem_arguments(context.params, command.environment(env))
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
-        command.start(config, problem, folder, console)
+        command.start(config, problem, folder, console, cluster)
 
 
 def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,7 +281,7 @@ def _refuse_beside_resume(context: typer.Context) -> None:
     for name in context.params:
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in ("resume", "timesteps", "finish", "trust"):
+        if given and name not in ("resume", "timesteps", "finish", "trust", *OPTIONS):
             raise InvalidValueError(
                 f"--{name.replace('_', '-')} cannot go with --resume, which keeps the settings of "
                 "the run; only --timesteps may change. Start a new run with --out."

@@ -19,8 +19,10 @@ from rich.table import Table
 
 from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, amount
+from prune_gym.cli.cluster import in_cluster
 from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, say_words, time_left, warn
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
+from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import (
     BudgetError,
     FileError,
@@ -49,7 +51,13 @@ from prune_gym.utils.words import score_in_words
 MUCH = 0.1  # of accuracy lost, from which on it is worth a warning
 
 
-def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: Console) -> None:
+def start(
+    config: SearchConfig,
+    arguments: dict[str, Any],
+    path: Path,
+    console: Console,
+    cluster: RayWorkers | None = None,
+) -> None:
     """Run a new search into a folder. Everything is checked before the folder is made.
 
     Args:
@@ -57,19 +65,21 @@ def start(config: SearchConfig, arguments: dict[str, Any], path: Path, console: 
         arguments: of `make_problem`.
         path: the folder to make.
         console: where to report.
+        cluster: what judges the networks; None = threads.
     """
     began = time.monotonic()
     RunFolder.check_free(path)
     check_algorithm(config.algo)
     check_stop()
-    console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
-    problem = make_problem(**arguments)
-    make_config_env(config, problem).close()
-    check_fine_tuning(problem, config.finetune_steps, config.distillation)
-    _say_unpruned(problem, console)
-    check_stop()
-    with lock_run(path):
-        _run(begin(problem, config, path), began, console)
+    with in_cluster(cluster):
+        console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
+        problem = make_problem(**arguments)
+        make_config_env(config, problem).close()
+        check_fine_tuning(problem, config.finetune_steps, config.distillation)
+        _say_unpruned(problem, console)
+        check_stop()
+        with lock_run(path):
+            _run(begin(problem, config, path, cluster=cluster), began, console)
 
 
 def _say_unpruned(problem: PruningProblem, console: Console) -> None:
@@ -141,7 +151,13 @@ def environment(env_id: str) -> dict[str, Any]:
 
 
 def resume(
-    path: Path, timesteps: int | None, finish_now: bool, console: Console, *, trust: bool = False
+    path: Path,
+    timesteps: int | None,
+    finish_now: bool,
+    console: Console,
+    *,
+    trust: bool = False,
+    cluster: RayWorkers | None = None,
 ) -> None:
     """Continue a run.
 
@@ -151,6 +167,7 @@ def resume(
         finish_now: search no longer; fine-tune and test what was found.
         console: where to report.
         trust: whether code that the folder names may run.
+        cluster: what judges the networks; None = threads.
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
@@ -160,13 +177,15 @@ def resume(
         raise RunFolderError(
             f"{path} was picked from another run, it holds no search; resume that one."
         )
-    with lock_run(path):
+    with in_cluster(cluster), lock_run(path):
         problem = problem_of(folder, config, trust=trust)
         check_stop()
         if timesteps is not None:  # for good, now that nothing is refused any more
             write_json(folder.path / "config.json", config.to_json())
         folder.note_command()
-        _run(Search(problem, config, folder), began, console, finish_now=finish_now)
+        _run(
+            Search(problem, config, folder, cluster=cluster), began, console, finish_now=finish_now
+        )
 
 
 def problem_of(

@@ -29,43 +29,23 @@ class NoPlaceError(ClusterError):
 
 
 class Hiring:
-    """Makes workers of one problem; what they share is put into the object store once.
+    """Makes processes on the machines of a cluster, and ends them.
 
     Args:
         ray: the module, connected.
-        problem: which they judge.
-        needs: options of Ray for a worker: ``num_cpus``, ``num_gpus``, ``resources``, ...
-        threads: of torch in each.
-        device: on which they judge.
+        needs: options of Ray for each: ``num_cpus``, ``num_gpus``, ``resources``, ...
         report: called with words where it takes long.
     """
 
     def __init__(
-        self,
-        ray: Any,
-        problem: PruningProblem,
-        needs: Mapping[str, Any],
-        threads: int = 1,
-        device: str = "cpu",
-        report: Callable[[str], None] | None = None,
+        self, ray: Any, needs: Mapping[str, Any], report: Callable[[str], None] | None = None
     ) -> None:
         self._ray, self._needs, self._report = ray, dict(needs), report
-        self._threads, self._device = threads, device
         self._class = _by_value(ray)
         self._lock = threading.Lock()
         self._hired: list[Any] = []
         self._ended = False
         self._told: set[str] = set()
-        rest, arrays = pack(problem)
-        try:
-            self._rest, self._arrays = ray.put(rest), ray.put(arrays)
-        except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
-            raise ClusterError(
-                f"the object store of the cluster is full: the problem's arrays take "
-                f"{arrays.nbytes / 1e6:,.0f} MB. Start Ray with more (ray start "
-                "--object-store-memory BYTES), free space where it spills to, or judge on fewer "
-                "images (evaluation_samples)."
-            ) from error
 
     def hire(self) -> Any:
         """A worker that is ready; waits for its place.
@@ -83,9 +63,7 @@ class Hiring:
             self.dismiss(actor)
         versions = self._placed(actor)
         self._check(versions)
-        missing = self._ray.get(
-            actor.open.remote(self._rest, self._arrays, self._device, self._threads)
-        )
+        missing = self._opened(actor)
         if missing:
             self.dismiss(actor)
             raise ClusterError(
@@ -94,6 +72,10 @@ class Hiring:
                 "{'pip': [...]}."
             )
         return actor
+
+    def _opened(self, actor: Any) -> str:
+        """Make it ready; gives what is missing on its machine, in words."""
+        return ""
 
     def dismiss(self, actor: Any) -> None:
         """End a worker."""
@@ -119,7 +101,8 @@ class Hiring:
             except self._ray.exceptions.GetTimeoutError:
                 waited = time.monotonic() - began
                 words = (
-                    f"a worker waits for its place ({self._asked}); the cluster has {self._lent()}"
+                    f"a worker is not up yet; it asks for {self._asked} of the cluster's "
+                    f"{self._lent()}"
                 )
                 if waited > WAIT_S:
                     self.dismiss(actor)
@@ -147,11 +130,15 @@ class Hiring:
         return "nothing"
 
     def _say(self, words: str) -> None:
-        with self._lock:
-            known = words in self._told
-            self._told.add(words)
-        if self._report is not None and not known:
+        if self._report is not None and self._is_new(words):
             self._report(words)
+
+    def _is_new(self, words: str) -> bool:
+        """Whether they were not said yet; they are now."""
+        with self._lock:
+            is_new = words not in self._told
+            self._told.add(words)
+        return is_new
 
     def _check(self, found: Mapping[str, str]) -> None:
         """Raise where a worker's machine cannot give the same numbers; warn where it may not."""
@@ -175,10 +162,51 @@ class Hiring:
             words = f"machine {node} has {name} {there}, and here it is {version}"
             if name in ("python", "prune_gym"):
                 raise ClusterError(f"{words}: install the same version on all machines.")
-            with self._lock:
-                known, _ = words in self._told, self._told.add(words)
-            if not known:
+            if self._is_new(words):
                 warnings.warn(f"{words}: numbers may differ in their last digits.", stacklevel=2)
+
+
+class HiringJudges(Hiring):
+    """Makes workers of one problem; what they share is put into the object store once.
+
+    Args:
+        ray: the module, connected.
+        needs: see `Hiring`.
+        report: see `Hiring`.
+        problem: which they judge.
+        threads: of torch in each.
+        device: on which they judge.
+
+    Raises:
+        ClusterError: the object store is full.
+        SharingError: something in the problem cannot be pickled.
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        needs: Mapping[str, Any],
+        report: Callable[[str], None] | None,
+        problem: PruningProblem,
+        threads: int,
+        device: str,
+    ) -> None:
+        super().__init__(ray, needs, report)
+        self._threads, self._device = threads, device
+        rest, arrays = pack(problem)
+        try:
+            self._rest, self._arrays = ray.put(rest), ray.put(arrays)
+        except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+            raise ClusterError(
+                f"the object store of the cluster is full: the problem's arrays take "
+                f"{arrays.nbytes / 1e6:,.0f} MB. Start Ray with more (ray start "
+                "--object-store-memory BYTES), free space where it spills to, or judge on fewer "
+                "images (evaluation_samples)."
+            ) from error
+
+    def _opened(self, actor: Any) -> str:
+        given = self._rest, self._arrays, self._device, self._threads
+        return str(self._ray.get(actor.open.remote(*given)))
 
 
 def _public(name: str, version: str) -> str:

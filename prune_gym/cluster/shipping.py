@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prune_gym.errors import PruneGymError
+from prune_gym.errors import PruneGymError, SharingError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.sharing import read_arrays, write_arrays
 from prune_gym.pruning.masks import Masks
@@ -115,8 +115,33 @@ def judged(
         values = evaluator.values(masks, network) if measures else None
     except Exception as error:  # goes on where the search is
         return Refused(_sendable(error))
-    pickled = None if is_fixed(problem.recovery) else cloudpickle.dumps(network)
-    return Judged(accuracy, values, pickled, time.perf_counter() - began)
+    sent = None if is_fixed(problem.recovery) else pickled(network)
+    return Judged(accuracy, values, sent, time.perf_counter() - began)
+
+
+def called(function: bytes, arguments: Sequence[bytes]) -> Any:
+    """What a pickled function of pickled arguments gives; a `Refused` where it raised."""
+    try:
+        run, *given = (pickle.loads(part) for part in (function, *arguments))
+        return run(*given)
+    except Exception as error:  # goes on where it was asked for
+        return Refused(_sendable(error))
+
+
+def pickled(value: Any) -> bytes:
+    """Anything, for another machine; code of the user's own goes along by value.
+
+    Raises:
+        SharingError: it cannot be pickled.
+    """
+    try:
+        with by_value(own_modules()):
+            return bytes(cloudpickle.dumps(value))
+    except Exception as error:  # of pickling anything
+        raise SharingError(
+            f"{type(value).__name__} cannot be sent to another machine, as something in it cannot "
+            f"be pickled: {error}."
+        ) from error
 
 
 def _sendable(error: BaseException) -> BaseException:
@@ -146,7 +171,9 @@ def own_modules() -> list[ModuleType]:
 
 def _installed_folders() -> tuple[str, ...]:
     paths = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
-    return tuple(str(Path(path).resolve()) + os.sep for path in {*paths, os.path.dirname(os.__file__)})
+    return tuple(
+        str(Path(path).resolve()) + os.sep for path in {*paths, os.path.dirname(os.__file__)}
+    )
 
 
 @contextmanager

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
 import platform
-import sys
-import time
 from typing import Any
 
 PACKAGES = ("prune_gym", "torch", "numpy")
@@ -68,17 +65,8 @@ class Worker:
 
         return [judged(self._problem, *decision, measures) for decision in decisions]
 
-    def call(self, function: bytes) -> bytes:
-        """What a pickled function of the problem gives, pickled."""
-        import cloudpickle
+    def call(self, function: bytes, *arguments: bytes) -> Any:
+        """What a pickled function of pickled arguments gives, or the error that it raised."""
+        from prune_gym.cluster.shipping import called
 
-        return cloudpickle.dumps(pickle.loads(function)(self._problem))  # type: ignore[no-any-return]
-
-    def wait(self, seconds: float) -> float:
-        """Sleep; for measurements of what a call costs."""
-        time.sleep(seconds)
-        return seconds
-
-    def path(self) -> list[str]:
-        """Where modules are looked for."""
-        return list(sys.path)
+        return called(function, arguments)

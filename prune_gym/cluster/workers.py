@@ -10,16 +10,17 @@ from functools import partial
 from typing import Any
 
 from agents.ray_cluster import LOCAL, connected, wanted_address
-from prune_gym.cluster.hiring import Hiring
+from prune_gym.budgets.resolve import placing
+from prune_gym.cluster.hiring import HiringJudges
+from prune_gym.cluster.measuring import BudgetElsewhere, Measurer, check_measured
 from prune_gym.cluster.pool import Pool
 from prune_gym.errors import ClusterError, InvalidTypeError, InvalidValueError, MissingLibraryError
 from prune_gym.problem.evaluator import Evaluator, Judgement
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
-from prune_gym.utils.arguments import whole_number
+from prune_gym.utils.arguments import MOST_WORKERS, whole_number
 from prune_gym.utils.threads import Workers, usable_cores
 
-MOST_WORKERS = 4096
 MOST_THREADS = 256  # of this process that wait for workers
 AT_ONCE = 4  # networks handed out per worker, so that none waits for the next
 
@@ -123,16 +124,18 @@ class RayWorkers:
             ClusterError: there is no such cluster, or the problem does not fit into it.
             SharingError: something in the problem cannot be pickled.
         """
+        check_measured(problem)
         with self.connected() as ray:
-            hiring = Hiring(
+            measures = all(not isinstance(b, BudgetElsewhere) for b in problem.budgets)
+            hiring = HiringJudges(
                 ray,
-                problem,
                 self._needs(problem),
+                self.report,
+                problem,
                 threads=max(1, int(self.cpus_per_worker)),
                 device="cuda" if self._gpus(problem) else "cpu",
-                report=self.report,
             )
-            pool = Pool(ray, hiring, self.count, self.timeout_s, self.retries, measures=True)
+            pool = Pool(ray, hiring, self.count, self.timeout_s, self.retries, measures)
             try:
                 n_threads = min(MOST_THREADS, AT_ONCE * self.count)
                 with Workers(n_threads, problem.device) as threads:
@@ -140,6 +143,30 @@ class RayWorkers:
                     yield problem.judged_by(remote), threads
             finally:
                 pool.close()
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Stay connected while the block lasts, so that searches in it share what they need.
+
+        Budgets of problems that are made in it are measured on ``measure_on``, also those of the
+        unpruned network, to which costs are relative.
+
+        Raises:
+            ClusterError: there is no such cluster, or no machine has the resource.
+            MissingLibraryError: Ray is not installed.
+        """
+        with self.connected() as ray:
+            if self.measure_on is None:
+                yield
+                return
+            measurer = Measurer(
+                ray, self.measure_on, self.timeout_s, self.retries, self.runtime_env, self.report
+            )
+            try:
+                with placing(measurer.placed):
+                    yield
+            finally:
+                measurer.close()
 
     def _gpus(self, problem: PruningProblem) -> float:
         """Of each worker; where the problem is on one, they have one each."""

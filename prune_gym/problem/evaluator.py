@@ -90,8 +90,8 @@ class Evaluator:
         known = None if key is None else self.memory.get(key)
         if known is not None:
             own = tuple(mask.copy() for mask in masks)
-            build = partial(self._recovered, own, seed, steps)
-            return self._outcome(masks, *known, build, remembered=True)
+            again = partial(self._recovered, own, seed, steps)
+            return self._outcome(masks, *known, again, remembered=True)
         accuracy, values, build = self.judge(masks, seed, steps)
         if key is not None:
             self.memory.put(key, accuracy, values)
