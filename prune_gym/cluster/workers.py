@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -111,11 +112,11 @@ class RayWorkers:
             )
 
     @contextmanager
-    def judging(self, problem: PruningProblem) -> Iterator[tuple[PruningProblem, Workers]]:
-        """The problem, whose networks workers judge while the block lasts, and threads that wait.
+    def judging(self, problem: PruningProblem) -> Iterator[Workers]:
+        """Have workers judge the networks of a problem while the block lasts.
 
-        Whatever evaluates networks of that problem, in one of these threads or in another, has them
-        judged by the workers: environments, searches, code of your own.
+        Gives threads that wait for them: whoever evaluates several networks at once, searches,
+        environments, code of your own, does so in these.
 
         Args:
             problem: what is judged.
@@ -138,9 +139,9 @@ class RayWorkers:
             pool = Pool(ray, hiring, self.count, self.timeout_s, self.retries, measures)
             try:
                 n_threads = min(MOST_THREADS, AT_ONCE * self.count)
-                with Workers(n_threads, problem.device) as threads:
-                    remote = RemoteEvaluator(problem.evaluator, pool)
-                    yield problem.judged_by(remote), threads
+                remote = RemoteEvaluator(problem.evaluator, pool)
+                with Workers(n_threads, problem.device) as threads, problem.judged_by(remote):
+                    yield threads
             finally:
                 pool.close()
 
@@ -194,7 +195,11 @@ class RemoteEvaluator(Evaluator):
 
     def __init__(self, evaluator: Evaluator, pool: Pool) -> None:
         vars(self).update(vars(evaluator))
-        self._pool = pool
+        self._plain, self._pool = evaluator, pool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is the plain one."""
+        return copy.copy, (self._plain,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RemoteEvaluator:
         """Itself: Gymnasium copies what an environment was made of, and workers cannot be."""
@@ -210,6 +215,22 @@ class RemoteEvaluator(Evaluator):
             build = partial(pickle.loads, found.network)
         values = self.values(own, build()) if found.values is None else found.values
         return found.accuracy, values, build
+
+
+def workers_of(
+    problem: PruningProblem, cluster: RayWorkers | None
+) -> AbstractContextManager[Workers]:
+    """Threads in which networks are judged: by workers of a cluster, or here.
+
+    Args:
+        problem: of the networks.
+        cluster: None = here. Black-box budgets are then called one at a time: they may count,
+            measure time, or use a device.
+    """
+    if cluster is not None:
+        return cluster.judging(problem)
+    black_box = any(budget.counted is None for budget in problem.budgets)
+    return Workers(1 if black_box else None, problem.device)
 
 
 def as_workers(workers: int | RayWorkers | None) -> RayWorkers | None:

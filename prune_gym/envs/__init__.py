@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from prune_gym.envs.filter import FilterPruneEnv
     from prune_gym.envs.layer import LayerPruneEnv, NetworkPruneEnv
     from prune_gym.envs.make import GRANULARITIES, make_env, make_vector_env
+    from prune_gym.envs.prior import (
+        PriorFilterPruneEnv,
+        PriorLayerPruneEnv,
+        PriorNetworkPruneEnv,
+    )
     from prune_gym.envs.vector import PruneVectorEnv
 
 __all__ = [
@@ -18,6 +23,9 @@ __all__ = [
     "FilterPruneEnv",
     "LayerPruneEnv",
     "NetworkPruneEnv",
+    "PriorFilterPruneEnv",
+    "PriorLayerPruneEnv",
+    "PriorNetworkPruneEnv",
     "PruneEnv",
     "PruneVectorEnv",
     "make_env",
@@ -31,6 +39,9 @@ __getattr__, __dir__ = lazy_names(
         "GRANULARITIES": ".make",
         "LayerPruneEnv": ".layer",
         "NetworkPruneEnv": ".layer",
+        "PriorFilterPruneEnv": ".prior",
+        "PriorLayerPruneEnv": ".prior",
+        "PriorNetworkPruneEnv": ".prior",
         "PruneEnv": ".base",
         "PruneVectorEnv": ".vector",
         "make_env": ".make",

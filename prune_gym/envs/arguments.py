@@ -56,6 +56,7 @@ class EnvArguments(ProblemArguments, total=False):
     cost_mode: str
     max_ratio: float
     limit_range: Sequence[float] | None
+    history: bool
     render_mode: str | None
 
 

@@ -18,6 +18,7 @@ from prune_gym.envs.checks import (
     check_action,
     check_choice,
     check_dense,
+    check_flag,
     check_limit,
     check_limit_range,
     check_schedule,
@@ -25,6 +26,7 @@ from prune_gym.envs.checks import (
 )
 from prune_gym.envs.episode import Decision, Episode, Schedule, draw_limit, smallest_counts
 from prune_gym.envs.observation import Observer
+from prune_gym.envs.prior_observation import PriorObserver
 from prune_gym.errors import InvalidTypeError, UsageError
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.outcome import Outcome
@@ -56,6 +58,8 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         limit_range: lowest and highest limit of an episode, e.g. ``(0.05, 0.4)``. The limit of the
             one budget is then drawn at each reset, evenly on a log scale, and observed, and
             ``info["cost"]`` is relative to it. None = the problem's limits, always.
+        history: observe the fractions kept of all groups so far, too: (n_groups,) numbers more,
+            without which two episodes that look alike may end differently.
         render_mode: ``"ansi"``, ``"rgb_array"``, ``"human"`` or None.
         problem_arguments: what `prune_gym.make_problem` takes (``network``, ``dataset``,
             ``budgets``, ``criterion``, ...), where no ``problem`` is given.
@@ -70,6 +74,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         "render_fps": 4,
     }
     granularity: ClassVar[str]
+    decision: ClassVar[str] = "ratio"
     structures: ClassVar[tuple[str, ...]] = ("filter", "weight")
 
     @shows_keywords_of(make_problem)
@@ -80,6 +85,7 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         cost_mode: str = "terminal",
         max_ratio: float = 1.0,
         limit_range: Sequence[float] | None = None,
+        history: bool = False,
         render_mode: str | None = None,
         **problem_arguments: Unpack[ProblemArguments],
     ) -> None:
@@ -91,7 +97,8 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.cost_mode = cost_mode
         self.render_mode = render_mode
         self.limit_range = check_limit_range(limit_range, self.problem)
-        self.observer = Observer(self.problem, self.limit_range)
+        self.history = check_flag("history", history)
+        self.observer = self._make_observer()
         self.observation_space = spaces.Box(0.0, 1.0, (self.observer.size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (self._action_size(),), np.float32)
         self._window: rendering.Window | None = None
@@ -287,6 +294,10 @@ class PruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._latest.floor_costs(masks)
 
     # -- the hooks ---------------------------------------------------------------------------
+
+    def _make_observer(self) -> Observer | PriorObserver:
+        """What makes the observations; asked for once, by the constructor."""
+        return Observer(self.problem, self.limit_range, self.history)
 
     @abstractmethod
     def _action_size(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.envs.episode import Schedule
-from prune_gym.errors import InvalidValueError
+from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.utils.arguments import whole_number
 from prune_gym.utils.registry import suggest, unknown_name
@@ -22,6 +22,13 @@ def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise unknown_name(name, value, [str(choice) for choice in allowed])
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """The value, True or False; raises for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidTypeError(f"{name}={value!r}: expected True or False.")
+    return bool(value)
 
 
 def check_max_episode_steps(steps: Any) -> int | None:

@@ -11,6 +11,7 @@ from prune_gym.envs.base import PruneEnv
 from prune_gym.envs.checks import check_max_episode_steps
 from prune_gym.envs.filter import FilterPruneEnv
 from prune_gym.envs.layer import LayerPruneEnv, NetworkPruneEnv
+from prune_gym.envs.prior import PriorFilterPruneEnv, PriorLayerPruneEnv, PriorNetworkPruneEnv
 from prune_gym.envs.registration import MAX_EPISODE_STEPS
 from prune_gym.envs.vector import PruneVectorEnv
 from prune_gym.errors import InvalidValueError
@@ -23,11 +24,18 @@ if TYPE_CHECKING:
 GRANULARITIES: dict[str, type[PruneEnv]] = {
     env.granularity: env for env in (LayerPruneEnv, FilterPruneEnv, NetworkPruneEnv)
 }
+PRIOR_GRANULARITIES: dict[str, type[PruneEnv]] = {
+    env.granularity: env for env in (PriorLayerPruneEnv, PriorFilterPruneEnv, PriorNetworkPruneEnv)
+}
+DECISIONS = {"ratio": GRANULARITIES, "prior": PRIOR_GRANULARITIES}
 
 
 @shows_keywords_of(PruneEnv)
 def make_env(
-    granularity: str = "layer", needs_network: bool = False, **arguments: Unpack[EnvArguments]
+    granularity: str = "layer",
+    needs_network: bool = False,
+    decision: str = "ratio",
+    **arguments: Unpack[EnvArguments],
 ) -> PruneEnv:
     """The environment of a granularity: ``"layer"``, ``"filter"`` or ``"network"``.
 
@@ -38,6 +46,9 @@ def make_env(
         granularity: what one step decides.
         needs_network: whether the user must say what is pruned, by ``problem`` or ``network``
             (``Prune-v0``).
+        decision: what an action means: ``"ratio"``, the share of a group that is removed (the
+            ``-v0`` ids), or ``"prior"``, by what factor it differs from the network of the
+            sensitivity scan (the ``-v1`` ids; `prune_gym.envs.PriorLayerPruneEnv`).
         arguments: of the environment; see `PruneEnv` and `prune_gym.make_problem`.
 
     Raises:
@@ -46,12 +57,14 @@ def make_env(
     """
     if granularity not in GRANULARITIES:
         raise unknown_name("granularity", granularity, list(GRANULARITIES))
+    if decision not in DECISIONS:
+        raise unknown_name("decision", decision, list(DECISIONS))
     if needs_network and not {"problem", "network"} & set(arguments):
         raise InvalidValueError(
-            "Prune-v0 prunes what you bring: gym.make('Prune-v0', problem=prune_gym.make_problem("
+            "Prune prunes what you bring: gym.make('Prune-v1', problem=prune_gym.make_problem("
             "network=..., train=..., validation=...)), or network='vgg11', dataset='cifar10'."
         )
-    env = GRANULARITIES[granularity](**arguments)
+    env = DECISIONS[decision][granularity](**arguments)
     if env.steps_left > MAX_EPISODE_STEPS:
         name = type(env).__name__
         raise InvalidValueError(
@@ -67,6 +80,7 @@ def make_vector_env(
     threads: int | None = None,
     granularity: str = "layer",
     needs_network: bool = False,
+    decision: str = "ratio",
     max_episode_steps: int | None = None,
     autoreset_mode: Any = "NextStep",
     **arguments: Unpack[EnvArguments],
@@ -78,6 +92,7 @@ def make_vector_env(
         threads: see `PruneVectorEnv`.
         granularity: see `make_env`.
         needs_network: see `make_env`.
+        decision: see `make_env`.
         max_episode_steps: of Gymnasium's `TimeLimit` around each; None = none.
         autoreset_mode: see `PruneVectorEnv`.
         arguments: of each environment; see `PruneEnv` and `prune_gym.make_problem`.
@@ -86,12 +101,12 @@ def make_vector_env(
     if threads is not None:
         whole_number("threads", threads, 1, MOST_THREADS)
     steps = check_max_episode_steps(max_episode_steps)
-    first = make_env(granularity, needs_network, **arguments)
+    first = make_env(granularity, needs_network, decision, **arguments)
     of_problem = ProblemArguments.__optional_keys__
     alike: Any = {name: value for name, value in arguments.items() if name not in of_problem}
     alike["problem"] = first.problem
     envs: list[gym.Env[Any, Any]] = [first]
-    envs += [make_env(granularity, **alike) for _ in range(num_envs - 1)]
+    envs += [make_env(granularity, decision=decision, **alike) for _ in range(num_envs - 1)]
     if steps is not None:
         envs = [gym.wrappers.TimeLimit(env, steps) for env in envs]
     return PruneVectorEnv(envs, threads, autoreset_mode)

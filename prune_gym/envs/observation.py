@@ -47,15 +47,17 @@ LIMIT_FEATURES = (("limit", "this episode's limit, log(limit / low) / log(high /
 
 
 def feature_names(
-    budget_names: tuple[str, ...], limit_range: tuple[float, float] | None = None
+    budget_names: tuple[str, ...],
+    limit_range: tuple[float, float] | None = None,
+    group_names: tuple[str, ...] = (),
 ) -> list[str]:
-    """Name of every entry of the observation; budget features repeat for each budget."""
+    """Name of every entry of the observation; group names are those of the history."""
     names = [name for name, _ in LAYER_FEATURES]
     for budget in budget_names:
         names += [f"{name}:{budget}" for name, _ in BUDGET_FEATURES]
     if limit_range is not None:
         names += [name for name, _ in LIMIT_FEATURES]
-    return names
+    return names + [f"kept:{name}" for name in group_names]
 
 
 class Observer:
@@ -64,6 +66,7 @@ class Observer:
     Args:
         problem: the pruning problem.
         limit_range: lowest and highest limit of an episode where it is drawn anew each time.
+        history: whether the shares kept so far are seen.
 
     Attributes:
         size: number of features.
@@ -71,10 +74,14 @@ class Observer:
     """
 
     def __init__(
-        self, problem: PruningProblem, limit_range: tuple[float, float] | None = None
+        self,
+        problem: PruningProblem,
+        limit_range: tuple[float, float] | None = None,
+        history: bool = False,
     ) -> None:
-        self.problem, self.limit_range = problem, limit_range
-        self.size = len(feature_names(problem.names, limit_range))
+        self.problem, self.limit_range, self.history = problem, limit_range, history
+        groups = tuple(group.name for group in problem.groups) if history else ()
+        self.size = len(feature_names(problem.names, limit_range, groups))
         self.layer_facts = _layer_facts(problem)
 
     def __call__(self, episode: Episode) -> NDArray[np.float32]:
@@ -87,6 +94,8 @@ class Observer:
         if self.limit_range is not None:
             low, high = self.limit_range
             parts.append(np.log(episode.limits / low) / np.log(high / low))  # (1,)
+        if self.history:
+            parts.append(episode.counts / self.problem.sizes)
         return np.concatenate(parts).clip(0.0, 1.0).astype(np.float32)
 
     def _layer_features(self, episode: Episode) -> NDArray[np.float64]:
@@ -126,14 +135,14 @@ def _layer_facts(problem: PruningProblem) -> NDArray[np.float64]:
     for group in problem.groups:
         layer = problem.network.get_submodule(group.producers[0])
         n_inputs = getattr(layer, "in_channels", getattr(layer, "in_features", 1))
-        shape = (_first(layer, name) for name in ("kernel_size", "stride", "padding"))
+        shape = (first_of_axes(layer, name) for name in ("kernel_size", "stride", "padding"))
         rows.append([float(group.n_filters), float(n_inputs), *shape])
     facts = np.array(rows)  # (n_groups, 5)
     scaled: NDArray[np.float64] = facts / np.maximum(facts.max(axis=0), 1.0)
     return scaled
 
 
-def _first(layer: nn.Module, name: str) -> float:
+def first_of_axes(layer: nn.Module, name: str) -> float:
     """First entry of a per-axis setting of a convolution; 0 for layers that have none."""
     value = getattr(layer, name, 0)
     value = value[0] if isinstance(value, tuple) else value

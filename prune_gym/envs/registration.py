@@ -13,21 +13,27 @@ VECTOR_ENTRY_POINT = "prune_gym.envs:make_vector_env"
 # groups there are depends on the arguments, which are not known yet.
 MAX_EPISODE_STEPS = 1000
 
-# id -> default arguments of both entry points
-ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "PruneVGG-v0": {"granularity": "layer"},
-    "PruneVGGFilters-v0": {"granularity": "filter"},
-    "PruneVGGLatency-v0": {"granularity": "layer", "budgets": {"latency_ms": 0.5}},
-    "PruneVGGAnyLimit-v0": {"granularity": "layer", "limit_range": (0.05, 0.4)},
-    "Prune-v0": {"granularity": "layer", "needs_network": True},
+# name -> default arguments of both entry points, of both versions
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "PruneVGG": {"granularity": "layer"},
+    "PruneVGGFilters": {"granularity": "filter"},
+    "PruneVGGLatency": {"granularity": "layer", "budgets": {"latency_ms": 0.5}},
+    "PruneVGGAnyLimit": {"granularity": "layer", "limit_range": (0.05, 0.4)},
+    "Prune": {"granularity": "layer", "needs_network": True},
     **{
-        f"Prune{title}-CIFAR10-v0": {
+        f"Prune{title}-CIFAR10": {
             "granularity": "layer",
             "network": title.lower(),
             "dataset": "cifar10",
         }
         for title in ("VGG11", "VGG16", "VGG19", "ResNet18", "ResNet50", "ResNet56")
     },
+}
+
+# v0 decides prune ratios, as the paper does; v1 decides beside the sensitivity scan's network
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    **{f"{name}-v0": own for name, own in _FAMILIES.items()},
+    **{f"{name}-v1": {"decision": "prior", **own} for name, own in _FAMILIES.items()},
 }
 
 # id -> entry points of one environment and of many, and their default arguments
@@ -40,7 +46,7 @@ TABLE_ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 # those whose budgets are measured: equal actions do not give equal costs in another process
-NONDETERMINISTIC = ("PruneVGGLatency-v0",)
+NONDETERMINISTIC = ("PruneVGGLatency-v0", "PruneVGGLatency-v1")
 
 
 def register_envs() -> None:

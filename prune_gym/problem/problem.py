@@ -12,9 +12,9 @@ the scalar cost is the worst of costs / limits and the scalar limit is 1.0 (`Con
 
 from __future__ import annotations
 
-import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,9 +27,11 @@ from torch import nn
 from prune_gym.budgets import Budget, over_limits
 from prune_gym.datasets import Dataset, Examples
 from prune_gym.errors import InfeasibleLimitError
+from prune_gym.problem.allocation import Allocation
 from prune_gym.problem.costs import Constraint, CostModel, Counts
 from prune_gym.problem.evaluator import Evaluator
 from prune_gym.problem.outcome import Outcome
+from prune_gym.problem.sensitivity import Sensitivity, check_sensitivity, scan
 from prune_gym.pruning.compact import Compaction, CompactionPlan, WeightZeroing
 from prune_gym.pruning.groups import FilterGroup, checked_masks
 from prune_gym.pruning.inference import InferenceLayout
@@ -244,6 +246,27 @@ class PruningProblem:
         named = ", ".join(f"{layer!r} ({share:.0%})" for layer, share in most if share >= 0.1)
         return f"Most of its parameters lie in {named}. " if named else ""
 
+    # -- what a search can start from --------------------------------------------------------
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """What is lost where one filter group alone is cut; judged at first use (`scan`)."""
+        return scan(self)
+
+    @cached_property
+    def allocation(self) -> Allocation:
+        """How many filters each group keeps within limits, by the sensitivity."""
+        return Allocation(self, self.sensitivity)
+
+    def know(self, sensitivity: Sensitivity) -> None:
+        """Take a sensitivity that was found before, so that no network is judged for it.
+
+        Raises:
+            ValueError: it is of other filter groups.
+        """
+        vars(self).pop("allocation", None)
+        vars(self)["sensitivity"] = check_sensitivity(self, sensitivity)
+
     # -- judging -----------------------------------------------------------------------------
 
     @property
@@ -256,11 +279,15 @@ class PruningProblem:
     def _evaluator(self) -> Evaluator:
         return Evaluator(self)
 
-    def judged_by(self, evaluator: Evaluator) -> PruningProblem:
-        """The same problem, whose networks another evaluator judges."""
-        other = copy.copy(self)
-        vars(other)["_evaluator"] = evaluator
-        return other
+    @contextmanager
+    def judged_by(self, evaluator: Evaluator) -> Iterator[None]:
+        """While the block lasts, another evaluator judges the networks of this problem."""
+        before = self.evaluator
+        vars(self)["_evaluator"] = evaluator
+        try:
+            yield
+        finally:
+            vars(self)["_evaluator"] = before
 
     def evaluate(
         self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None

@@ -6,17 +6,17 @@ Here `prune_gym` and `agents` meet.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
 
 from agents.locking import locked_folder
-from prune_gym.cluster.workers import RayWorkers, as_workers
+from prune_gym.cluster.workers import RayWorkers, as_workers, workers_of
 from prune_gym.errors import (
     FileError,
     InvalidTypeError,
@@ -29,9 +29,10 @@ from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import masks_of_plan, save_pruned
+from prune_gym.problem.sensitivity import Judged
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.algorithms import check_algorithm, make_config_env
-from prune_gym.searches.baselines import BASELINES, Judged, Proposer, masks_of_ratios
+from prune_gym.searches.baselines import BASELINES, baseline, masks_within
 from prune_gym.searches.front_files import FrontFiles
 from prune_gym.searches.progress import OnProgress, Progress
 from prune_gym.searches.result import SearchResult
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 N_ENVS = 8
 ENV_IDS = {"layer": "PruneVGG-v0", "filter": "PruneVGGFilters-v0"}  # by granularity
 SAVE_EVERY_S = 15.0
+
+T = TypeVar("T")
 
 
 def search(
@@ -212,7 +215,7 @@ class Search:
     ) -> None:
         check_algorithm(config.algo)  # a folder may name anything
         self.problem, self.config, self.folder = problem, config, folder
-        self._cluster, self._judging = cluster, problem
+        self._cluster = cluster
         self.archive = Archive(further=further_costs(problem))
         self.best_outcome: Outcome | None = None
         self.multiplier = float("nan")
@@ -295,7 +298,7 @@ class Search:
                 stopping(words, self),
                 finishing(),
                 one_thread(),
-                self._workers() as (self._judging, workers),
+                workers_of(self.problem, self._cluster) as workers,
             ):
                 if self.config.algo in BASELINES:
                     self._run_baseline(workers)
@@ -307,13 +310,6 @@ class Search:
             if self.folder is not None:
                 self._front_files.save(self.archive.front)
         return self.result
-
-    def _workers(self) -> AbstractContextManager[tuple[PruningProblem, Workers]]:
-        """The problem as it is judged, and threads that have it judged."""
-        if self._cluster is not None:
-            return self._cluster.judging(self.problem)
-        black_box = any(budget.counted is None for budget in self.problem.budgets)
-        return threads(self.problem, 1 if black_box else None)
 
     def _record(self, trial: Trial, masks: Masks, outcome: Outcome, improved: bool) -> None:
         if improved:
@@ -331,29 +327,48 @@ class Search:
     # -- baselines ---------------------------------------------------------------------------
 
     def _run_baseline(self, workers: Workers) -> None:
-        """Ask for ratios, judge them, tell; rows of an earlier run are told again, not judged."""
         generator = np.random.default_rng(self.config.seed)
-        costs = Costs(self.problem) if self.config.hard else None
-        known = [(row.accuracy, row.cost, row.feasible) for row in self.archive.trials]
-        proposer = BASELINES.get(self.config.algo)(
-            len(self.problem.groups), self.evaluations, generator
+        self._run(
+            baseline(self.config.algo, self.problem, self.evaluations, generator),
+            workers,
+            [(row.accuracy, row.cost, row.feasible) for row in self.archive.trials],
         )
-        batch = next(proposer, None)
-        while batch is not None and not self.stop:
-            judged, known = known[: len(batch)], known[len(batch) :]
-            fresh = [masks_of_ratios(self.problem, r, costs) for r in batch[len(judged) :]]
-            outcomes = workers.map(self._judging.evaluate, fresh)
-            for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
-                self.archive.add(masks, outcome)
-                judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
-            batch = _tell(proposer, judged)
+
+    def _run(
+        self, proposer: Generator[list[Masks], Judged, T], workers: Workers, known: Judged
+    ) -> T | None:
+        """Ask for networks, judge them, tell; what it returns, or None where it was stopped.
+
+        Args:
+            proposer: yields networks.
+            workers: that judge them.
+            known: rows of an earlier run, from its first on; they are told again, not judged.
+        """
+        costs = Costs(self.problem) if self.config.hard else None
+        try:
+            batch = next(proposer)
+            while not self.stop:
+                judged, known = known[: len(batch)], known[len(batch) :]
+                fresh = batch[len(judged) :][: self.evaluations - len(self.archive.trials)]
+                if costs is not None:
+                    fresh = [masks_within(self.problem, masks, costs) for masks in fresh]
+                outcomes = workers.map(self.problem.evaluate, fresh)
+                for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
+                    self.archive.add(masks, outcome)
+                    judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
+                if len(judged) < len(batch):
+                    break
+                batch = proposer.send(judged)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        return None
 
     # -- agents ------------------------------------------------------------------------------
 
     def _run_agent(self, workers: Workers) -> None:
         config = self.config
         venv = ThreadVecEnv(
-            [lambda: make_config_env(config, self._judging) for _ in range(N_ENVS)],
+            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)],
             workers,
             self._add_episode,
         )
@@ -422,17 +437,3 @@ class Search:
                     self.saved = time.monotonic()
 
         return Record()
-
-
-@contextmanager
-def threads(problem: PruningProblem, n: int | None) -> Iterator[tuple[PruningProblem, Workers]]:
-    """The problem, and ``n`` threads that judge its networks here; None = one per usable core."""
-    with Workers(n, problem.device) as workers:
-        yield problem, workers
-
-
-def _tell(proposer: Proposer, judged: Judged) -> Any:
-    try:
-        return proposer.send(judged)
-    except StopIteration:
-        return None

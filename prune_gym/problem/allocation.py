@@ -1,0 +1,303 @@
+"""Allocation: how many filters each group keeps, by one common threshold on what cutting it loses.
+
+With d_i(s) what the score loses where group i alone keeps the share s of its filters (the
+`Sensitivity`), a threshold t lets every group shrink as far as its loss allows,
+
+    s_i(t) = min { s : d_i(s) + tie * (log s)^2 <= t },
+
+so that one number, t, leads from the whole network (t = 0) to the smallest one. The second term
+decides where the scan saw no loss, or the same loss at several widths: scores are coarse, and a
+group is then cut by an even share. ``tie`` is `TIE` times the largest loss that was seen. The
+threshold is bisected until every limit holds, and what is left of the limits is filled up, one step
+of one group after the other. Without a scan all groups keep the same share.
+
+It is what NVIDIA's Model-Optimizer does by the name of fastnas, for any number of budgets of any
+kind: those that are counted need no network, the others are measured a few times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_gym.problem.costs import Counts
+from prune_gym.problem.sensitivity import Sensitivity, sensitivity_of
+from prune_gym.pruning.masks import Masks, kept_per_group
+
+if TYPE_CHECKING:
+    from prune_gym.problem.problem import PruningProblem
+
+TIE = 0.003
+ROWS = 65  # thresholds in the table
+FINER = 17  # between two of them
+MEASUREMENTS = 7  # of a budget that is not counted, until the threshold is found
+
+Widths = NDArray[np.float64]  # (n_groups,) filters kept, not yet rounded
+
+
+class Allocation:
+    """Networks from the smallest to the whole one, by one number: their place in [0, 1].
+
+    Args:
+        problem: whose groups are allocated.
+        sensitivity: of its groups.
+
+    Attributes:
+        keepable: per group, the numbers of filters that can stay of it, ascending.
+        known: (n_budgets,) bool, whether costs follow from numbers of filters alone, and never rise
+            where filters are removed.
+    """
+
+    def __init__(self, problem: PruningProblem, sensitivity: Sensitivity) -> None:
+        self.problem, self.sensitivity = problem, sensitivity
+        self.keepable = tuple(_keepable(problem, group) for group in range(len(problem.groups)))
+        self.known = _is_known(problem)
+        self._measured: dict[float, NDArray[np.float64]] = {}  # costs by place
+        self._found: dict[tuple[float, ...], Counts] = {}  # allocations by limits
+
+    @classmethod
+    def without_scan(cls, problem: PruningProblem) -> Allocation:
+        """That of a sensitivity without a network judged: all groups keep the same share."""
+        return cls(problem, sensitivity_of(problem, [problem.sizes], [0.0]))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the cost of every network is known without building it."""
+        return bool(self.known.all())
+
+    @cached_property
+    def table(self) -> NDArray[np.float64]:
+        """Logarithms of widths by threshold, falling: (`ROWS`, n_groups) float64, rising."""
+        sensitivity, sizes = self.sensitivity, self.problem.sizes
+        seen = max([0.0, *(float(own.max()) for own in sensitivity.drops if own.size)])
+        tie = TIE * seen or 1.0
+        losses, places = [], []
+        for group, size in enumerate(sizes.tolist()):
+            place = np.linspace(np.log(0.5 / size), 0.0, 512)
+            places.append(place + np.log(size))
+            losses.append(sensitivity.drop(group, np.exp(place)) + tie * place**2)
+        highest = max(float(own[0]) for own in losses)
+        thresholds = highest * np.linspace(1.0, 0.0, ROWS) ** 3
+        rows = [
+            np.interp(-thresholds, -loss, place) for loss, place in zip(losses, places, strict=True)
+        ]
+        return np.stack(rows, axis=-1)
+
+    def widths(self, place: float | NDArray[np.float64]) -> Widths:
+        """Filters per group, not rounded, (..., n_groups), at places (...) in [0, 1]."""
+        at = np.asarray(place, dtype=np.float64) * (ROWS - 1)
+        below = np.minimum(at.astype(np.int64), ROWS - 2)
+        part = (at - below)[..., None]
+        found: Widths = np.exp((1.0 - part) * self.table[below] + part * self.table[below + 1])
+        return found
+
+    def rounded(self, widths: Widths) -> Counts:
+        """The next smaller numbers of filters that can stay, (n_groups,) (or the fewest)."""
+        places = [
+            max(0, int(np.searchsorted(own, width + 1e-9, side="right")) - 1)
+            for own, width in zip(self.keepable, widths.tolist(), strict=True)
+        ]
+        return np.array([own[i] for own, i in zip(self.keepable, places, strict=True)])
+
+    def nearest(self, group: int, width: float) -> int:
+        """The number of filters of a group that can stay and is nearest to a width."""
+        own = self.keepable[group]
+        return int(own[np.argmin(np.abs(own - width))])
+
+    # -- what is within limits ---------------------------------------------------------------
+
+    def counts(self, limits: Sequence[float] | None = None) -> Counts:
+        """Filters kept per group, (n_groups,), of the allocation within limits.
+
+        Args:
+            limits: (n_budgets,) costs; None = the problem's.
+
+        Returns:
+            Within all limits that are counted; within those that are measured as far as a few
+            measurements tell (noise, and budgets that rise where filters go, are told by judging).
+        """
+        within = tuple(self.problem.limits if limits is None else limits)
+        if within not in self._found:
+            self._found[within] = self._allocated(np.array(within))
+        return self._found[within].copy()
+
+    def _allocated(self, limits: NDArray[np.float64]) -> Counts:
+        place = largest_within(
+            self.problem,
+            lambda place: self.problem.masks_of(self.rounded(self.widths(place))),
+            limits,
+            self._measured,
+        )
+        counts = self.rounded(self.widths(place))
+        return self.filled(counts, self.widths(place), limits) if self.is_known else counts
+
+    def _fits(self, counts: Counts, limits: NDArray[np.float64]) -> bool:
+        """Whether the limits of all known budgets hold."""
+        costs = self.problem.counted_costs(counts)
+        return bool((costs <= limits)[self.known].all())
+
+    def filled(self, counts: Counts, wanted: Widths, limits: Sequence[float]) -> Counts:
+        """Numbers of filters with what is left of the limits used up.
+
+        The group that is furthest below its wish gets its next step first, as long as one fits.
+
+        Args:
+            counts: (n_groups,) filters, within the limits.
+            wanted: (n_groups,) widths; groups grow in proportion to them.
+            limits: (n_budgets,) costs; those of known budgets are looked at.
+        """
+        within, counts = np.asarray(limits), counts.copy()
+        is_open = counts < self.problem.sizes
+        while is_open.any():
+            group = int(np.argmin(np.where(is_open, counts / wanted, np.inf)))
+            own = self.keepable[group]
+            more = counts.copy()
+            more[group] = own[np.searchsorted(own, counts[group], side="right")]
+            if self._fits(more, within):
+                counts = more
+                is_open[group] = counts[group] < self.problem.sizes[group]
+            else:
+                is_open[group] = False
+        return counts
+
+    def fitted(self, wanted: Widths, limits: Sequence[float]) -> Counts:
+        """Numbers of filters in proportion to widths, scaled until they fit, then filled up.
+
+        Args:
+            wanted: (n_groups,) above 0.
+            limits: (n_budgets,) costs; where one is not known, numbers are rounded and no more.
+        """
+        if not self.is_known:
+            return np.array([self.nearest(group, n) for group, n in enumerate(wanted.tolist())])
+        within = np.asarray(limits)
+        low, high = -12.0, 12.0  # logarithms of scales
+        for _ in range(20):
+            middle = 0.5 * (low + high)
+            fits = self._fits(self._scaled(wanted, middle), within)
+            low, high = (middle, high) if fits else (low, middle)
+        return self.filled(self._scaled(wanted, low), wanted, limits)
+
+    def _scaled(self, wanted: Widths, scale: float) -> Counts:
+        return self.rounded(np.minimum(wanted * np.exp(scale), self.problem.sizes))
+
+    def left(self, counts: Counts, n_decided: int, limits: Sequence[float]) -> Widths:
+        """Widths of the groups that are still open, so that they use up what is left.
+
+        Args:
+            counts: (n_groups,) filters; those of the first groups are decided.
+            n_decided: how many are.
+            limits: (n_budgets,) costs of known budgets.
+
+        Returns:
+            (n_groups,) widths, not rounded; of decided groups what is kept.
+        """
+        low, high = 0.0, 1.0
+        within = np.asarray(limits)
+        for n_rows in (ROWS, FINER):
+            places = np.linspace(low, high, n_rows)
+            rows = self._beside(counts, n_decided, places)
+            over = (self._costs(rows) > within).any(axis=-1)
+            first = int(np.argmax(over)) if over.any() else n_rows - 1
+            low, high = float(places[max(first - 1, 0)]), float(places[first])
+        found: Widths = self._beside(counts, n_decided, np.array(low))
+        return found
+
+    def _beside(self, counts: Counts, n_decided: int, places: NDArray[np.float64]) -> Widths:
+        """Widths at places, but for the groups that are decided."""
+        rows = self.widths(places)
+        rows[..., :n_decided] = counts[:n_decided]
+        return rows
+
+    def _costs(self, widths: Widths) -> NDArray[np.float64]:
+        """Costs of networks whose groups keep so many filters, whole numbers or not."""
+        return self.problem.counted_costs(widths)  # type: ignore[arg-type]
+
+    def bounds(
+        self, counts: Counts, group: int, minimum: Counts, limits: Sequence[float]
+    ) -> tuple[int, int]:
+        """The fewest and the most filters of a group with which limits can still be used up.
+
+        Above the most, a limit breaks even if all later groups are cut to their minimum; below the
+        fewest, something is left over even if all of them stay whole.
+
+        Args:
+            counts: (n_groups,) filters; those of earlier groups are decided.
+            group: the one that is decided next.
+            minimum: (n_groups,) fewest filters of later groups.
+            limits: (n_budgets,) costs; budgets that are not known bound nothing.
+        """
+        own = self.keepable[group]
+        own = own[own >= minimum[group]]
+        if not self.known.any():
+            return int(own[0]), int(own[-1])
+        within = np.asarray(limits)[self.known]
+        rows = np.tile(counts, (2, len(own), 1))
+        rows[:, :, group] = own
+        rows[0, :, group + 1 :] = minimum[group + 1 :]
+        rows[1, :, group + 1 :] = self.problem.sizes[group + 1 :]
+        costs = self.problem.counted_costs(rows)[..., self.known]
+        fits = (costs[0] <= within).all(axis=-1)
+        most = int(own[np.flatnonzero(fits)[-1]]) if fits.any() else int(own[0])
+        if not self.is_known:
+            return int(own[0]), most
+        uses_up = (costs[1] >= within).any(axis=-1)
+        fewest = int(own[np.argmax(uses_up)]) if uses_up.any() else int(own[-1])
+        return min(fewest, most), most
+
+
+def largest_within(
+    problem: PruningProblem,
+    family: Callable[[float], Masks],
+    limits: Sequence[float] | NDArray[np.float64],
+    measured: dict[float, NDArray[np.float64]] | None = None,
+) -> float:
+    """The largest place in [0, 1] whose network is within limits, by bisection; 0.0 if none is.
+
+    Budgets that are counted are told by numbers of filters; the others are measured, `MEASUREMENTS`
+    times at most.
+
+    Args:
+        problem: whose budgets are asked.
+        family: keep masks by place; a larger one costs more.
+        limits: (n_budgets,) costs.
+        measured: costs, (n_budgets,), of places that were measured before; more are added.
+    """
+    known, measured = _is_known(problem), {} if measured is None else measured
+    within = np.asarray(limits)
+
+    def fits(place: float) -> bool:
+        masks = family(place)
+        counted = problem.counted_costs(kept_per_group(masks))
+        if not (counted <= within)[known].all():
+            return False
+        if not known.all() and place not in measured:
+            measured[place] = problem.costs(masks)
+        return bool(known.all() or (measured[place] <= within).all())
+
+    low, high = 0.0, 1.0
+    for _ in range(24 if known.all() else MEASUREMENTS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _is_known(problem: PruningProblem) -> NDArray[np.bool_]:
+    """(n_budgets,) whether costs follow from numbers of filters, and never rise as some go."""
+    return np.array([b.counted is not None and b.monotone for b in problem.budgets])
+
+
+def _keepable(problem: PruningProblem, group: int) -> Counts:
+    """The numbers of filters that can stay of a group, ascending.
+
+    Of a residual block that can go whole, one group decides that it does; the others follow.
+    """
+    size = int(problem.sizes[group])
+    found = {problem.kept_count(group, 1.0 - n / size) for n in range(size + 1)}
+    block = problem.groups[group].block
+    if block is not None and block in [other.block for other in problem.groups[:group]]:
+        found -= {0}
+    return np.array(sorted(found), dtype=np.int64)
