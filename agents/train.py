@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from agents.arguments import MOST_ENVS, MOST_EPISODES, MOST_SEED, MOST_TIMESTEPS
+from agents.arguments import MOST_ENVS, MOST_EPISODES, MOST_SEED, MOST_TIMESTEPS, MOST_WORKERS
 from agents.console import console, fail, parse_values, plain_warnings, say, user_errors
 from agents.errors import AgentsError, InvalidValueError
 from agents.files import user_path
@@ -28,7 +28,13 @@ from agents.stopping import EXIT_CODE, stopping
 if TYPE_CHECKING:
     from agents.runs.training import Training
 
-_MAY_CHANGE = ("resume", "trust", "timesteps", "progress", "checkpoint_every")
+_MAY_CHANGE = (
+    "resume",
+    "trust",
+    "timesteps",
+    "progress",
+    "checkpoint_every",
+)
 
 MOST_COST = 1e12  # of a limit, either sign
 
@@ -116,6 +122,20 @@ Trust = Annotated[
         help="With --resume: run code that files of the folder name, such as modules of yours.",
     ),
 ]
+RayWorkersOf = Annotated[
+    int | None,
+    whole_option(
+        "--workers",
+        least=1,
+        most=MOST_WORKERS,
+        help="Step the environments in so many processes of a Ray cluster: --ray-address, "
+        "RAY_ADDRESS, or a local one that is started and stopped.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of the cluster: auto, or HOST:PORT of its head."),
+]
 Progress = Annotated[bool, typer.Option("--progress", help="Show a progress bar.")]
 ShowList = Annotated[
     bool, typer.Option("--list", help="List the agents and the action spaces they take.")
@@ -147,6 +167,8 @@ def train(
     trust: Trust = False,
     checkpoint_every: CheckpointEvery = 60.0,
     progress: Progress = False,
+    workers: RayWorkersOf = None,
+    ray_address: RayAddress = None,
     show_list: ShowList = False,
     version: Version = False,
 ) -> None:

@@ -237,6 +237,25 @@ def pretrain(
         train(config, None if out is None else user_path(out), device, resume, console)
 
 
+@app.command(cls=Command, short_help="Train a grid of agents in a Ray cluster, and compare them.")
+def sweep(
+    file: options.SweepFile,
+    out: options.SweepOut = Path("runs/sweep"),
+    workers: options.SweepWorkers = 1,
+    ray_address: options.RayAddress = None,
+    gpus_per_worker: options.GpusPerWorker = 0.0,
+    trust: options.Trust = False,
+    version: options.Version = False,
+) -> None:
+    """Train every combination of a grid; the same command goes on with what is not finished."""
+    from agents.ray_tasks import Cluster
+    from agents.sweep.report import run_sweep
+
+    with user_errors("stopped; the same command goes on."):
+        cluster = Cluster(workers, ray_address, gpus=gpus_per_worker)
+        run_sweep(user_path(file), user_path(out), cluster, trust=trust)
+
+
 def _free_folder(name: str) -> Path:
     """``runs/NAME``, or ``runs/NAME-2`` and so on where that is taken."""
     folder = Path("runs") / name

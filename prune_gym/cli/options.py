@@ -198,6 +198,18 @@ EvaluationTimeout = Annotated[
     number_option(least=0.001, most=1e9, help="Seconds that a worker may take for a network."),
 ]
 
+SweepFile = Annotated[
+    Path,
+    typer.Argument(
+        help="A JSON object of the settings of python -m agents.train; lists are choices, and "
+        "every combination is a run."
+    ),
+]
+SweepOut = Annotated[Path, typer.Option(metavar="FOLDER", help="Of the folders of the runs.")]
+SweepWorkers = Annotated[
+    int, whole_option("--workers", least=1, most=MOST_WORKERS, help="Runs at once.")
+]
+
 # -- folders of runs -------------------------------------------------------------------------------
 
 Run = Annotated[Path, typer.Argument(help="A run folder.")]

@@ -44,7 +44,7 @@ LEVELS = {
         {"stopping", "search_path", "lazy"},
         {"", "errors"},
         {"files", "costs", "toy", "arguments", "archive", "ray_cluster"},
-        {"locking", "logs", "console"},
+        {"locking", "logs", "console", "ray_tasks"},
         {"multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
         {"algorithms"},
@@ -52,7 +52,7 @@ LEVELS = {
         {"runs"},
         {"comparison"},
         {"train", "enjoy", "compare", "benchmark"},
-        {"__main__"},
+        {"sweep", "__main__"},
     ],
 }
 APPLICATION = ("searches", "cli")  # what may build on agents
