@@ -66,7 +66,8 @@ def sweep_runs(grid: Mapping[str, Any], where: str = "the sweep") -> list[SweepR
         grid: Values, or lists of values, by field.
         where: The file, for messages.
 
-    >>> runs = sweep_runs({"algo": ["ppo_lag", "cpo"], "env": "agents:BudgetToy-v0", "seed": [0, 1]})
+    >>> grid = {"algo": ["ppo_lag", "cpo"], "env": "agents:BudgetToy-v0", "seed": [0, 1]}
+    >>> runs = sweep_runs(grid)
     >>> [run.name for run in runs]
     ['algo=ppo_lag,seed=0', 'algo=ppo_lag,seed=1', 'algo=cpo,seed=0', 'algo=cpo,seed=1']
     """
@@ -211,7 +212,7 @@ def _plain(config: RunConfig) -> RunConfig:
 
 @dataclass(frozen=True)
 class _Task:
-    """A run on its way to a machine; called there, it gives words and what is to be brought back."""
+    """A run on its way; called on a machine, it gives words and what is to be brought back."""
 
     run: SweepRun
     out: str

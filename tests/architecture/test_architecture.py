@@ -44,7 +44,7 @@ LEVELS = {
         {"stopping", "search_path", "lazy"},
         {"", "errors"},
         {"files", "costs", "toy", "arguments", "archive", "ray_cluster"},
-        {"locking", "logs", "console", "ray_tasks"},
+        {"locking", "logs", "console", "ray_tasks", "ray_vec_env"},
         {"multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
         {"algorithms"},

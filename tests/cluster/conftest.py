@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[object]:
-    """A head without cores, two nodes that judge and one that measures; its address is set."""
+    """A head without cores, a node that judges and one that measures; its address is set."""
     pytest.importorskip("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # machines may be busy
     from ray.cluster_utils import Cluster
 
     path = os.environ.get("PYTHONPATH")
@@ -23,7 +24,7 @@ def cluster() -> Iterator[object]:
     small = {"object_store_memory": 150 * 2**20}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     try:
-        for resources in ({"judge": 2}, {"judge": 2}, {"stopwatch": 1}):
+        for resources in ({"judge": 2}, {"stopwatch": 1}):
             made.add_node(num_cpus=2, resources=resources, **small)
         os.environ["RAY_ADDRESS"] = made.address
         yield made

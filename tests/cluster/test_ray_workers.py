@@ -178,7 +178,7 @@ def test_a_stop_ends_the_search_and_leaves_the_cluster(cluster):
     assert not ray.is_initialized()
     assert threading.active_count() <= before + 1
     with RayWorkers(1).session():
-        assert ray.cluster_resources()["CPU"] == 6.0
+        assert ray.cluster_resources()["CPU"] == 4.0
 
 
 def test_where_there_is_no_cluster(monkeypatch):
