@@ -69,6 +69,7 @@ __all__ = [
     "PIDMultiplier",
     "PPOLagrangian",
     "PenaltyMultiplier",
+    "RayVecEnv",
     "RunConfig",
     "SauteBudget",
     "TRPOLagrangian",
@@ -110,6 +111,7 @@ _MODULES = {
     "runs.training": ("Training",),
     "algorithms.trust_region": ("CPO", "TRPOLagrangian"),
     "algorithms.two_critics": ("A2CLagrangian", "PPOLagrangian", "TwoCritics"),
+    "ray_vec_env": ("RayVecEnv",),
     "wrappers": ("AddCost", "FixedPenalty", "SauteBudget"),
     "zoo.make": ("make_agent",),
 }

@@ -31,7 +31,7 @@ def cluster_of(given: Mapping[str, Any], console: Console) -> RayWorkers | None:
     if given["workers"] is None:
         usual = {"gpus_per_worker": 0.0, "evaluation_timeout": TIMEOUT_S}
         for name in OPTIONS:
-            if given.get(name) != usual.get(name):
+            if given.get(name, usual.get(name)) != usual.get(name):
                 raise InvalidValueError(
                     f"--{name.replace('_', '-')} goes with --workers N, processes of a Ray cluster."
                 )
@@ -41,9 +41,9 @@ def cluster_of(given: Mapping[str, Any], console: Console) -> RayWorkers | None:
     return RayWorkers(
         given["workers"],
         address=given["ray_address"],
-        gpus_per_worker=given["gpus_per_worker"],
+        gpus_per_worker=given.get("gpus_per_worker", 0.0),
         measure_on=given["measure_on"],
-        timeout_s=given["evaluation_timeout"],
+        timeout_s=given.get("evaluation_timeout", TIMEOUT_S),
         report=lambda words: say_words(words, console),
     )
 

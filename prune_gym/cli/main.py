@@ -15,7 +15,7 @@ from agents.console import plain_warnings
 from agents.options import Command, command_app
 from agents.stopping import take_over
 from prune_gym.cli import options
-from prune_gym.cli.cluster import OPTIONS, cluster_of
+from prune_gym.cli.cluster import OPTIONS, cluster_of, in_cluster
 from prune_gym.cli.console import user_errors
 from prune_gym.errors import InvalidValueError
 from prune_gym.utils.files import user_path
@@ -124,11 +124,15 @@ def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> di
 
 @app.command(cls=Command, short_help="Answer for other limits out of a run, without a search.")
 def pick(
+    context: typer.Context,
     run: options.Run,
     budget: options.OtherLimits,
     finetune_steps: options.PickedSteps = None,
     out: options.PickedOut = None,
     trust: options.Trust = False,
+    workers: options.WorkersOfRay = None,
+    ray_address: options.RayAddress = None,
+    measure_on: options.MeasureOn = None,
     version: options.Version = False,
 ) -> None:
     """Answer for other limits out of a run, without a new search."""
@@ -137,7 +141,9 @@ def pick(
     with user_errors("stopped."):
         out = None if out is None else user_path(out)
         limits = parse_budgets(budget)
-        picked(user_path(run), limits, finetune_steps, out, console, trust=trust)
+        cluster = cluster_of(context.params, console)
+        with in_cluster(cluster):
+            picked(user_path(run), limits, finetune_steps, out, console, trust=trust)
 
 
 @app.command("list", cls=Command, short_help="Name networks, criteria, budgets and more.")
