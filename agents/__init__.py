@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agents.algorithms.cost_critic import CostCriticPolicy
     from agents.algorithms.focops import FOCOPS
     from agents.algorithms.lagrangian import constrain, constrained
+    from agents.algorithms.penalty_loss import IPO, P3O
     from agents.algorithms.replay_buffer import CostReplayBuffer
     from agents.algorithms.trust_region import CPO, TRPOLagrangian
     from agents.algorithms.two_critics import A2CLagrangian, PPOLagrangian, TwoCritics
@@ -42,13 +43,15 @@ if TYPE_CHECKING:
     from agents.runs.training import Training
     from agents.toy import BudgetToyEnv
     from agents.wrappers import AddCost, FixedPenalty, SauteBudget
-    from agents.zoo.make import make_agent
+    from agents.zoo.make import load_pretrained, make_agent
     from agents.zoo.table import AGENTS, AgentSpec
 
 __all__ = [
     "AGENTS",
     "CPO",
     "FOCOPS",
+    "IPO",
+    "P3O",
     "A2CLagrangian",
     "AdamMultiplier",
     "AddCost",
@@ -80,6 +83,7 @@ __all__ = [
     "constrained",
     "evaluate",
     "leaderboard",
+    "load_pretrained",
     "make_agent",
     "read_cost_limit",
     "read_costs",
@@ -95,6 +99,7 @@ _MODULES = {
     "evaluation": ("Evaluation", "evaluate"),
     "algorithms.focops": ("FOCOPS",),
     "algorithms.lagrangian": ("constrain", "constrained"),
+    "algorithms.penalty_loss": ("IPO", "P3O"),
     "multipliers.rules": (
         "AdamMultiplier",
         "FixedMultiplier",
@@ -113,7 +118,7 @@ _MODULES = {
     "algorithms.two_critics": ("A2CLagrangian", "PPOLagrangian", "TwoCritics"),
     "ray_vec_env": ("RayVecEnv",),
     "wrappers": ("AddCost", "FixedPenalty", "SauteBudget"),
-    "zoo.make": ("make_agent",),
+    "zoo.make": ("load_pretrained", "make_agent"),
 }
 _HOME = {name: f".{module}" for module, names in _MODULES.items() for name in names}
 _get, __dir__ = lazy_names(__name__, _HOME)

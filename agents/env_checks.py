@@ -12,6 +12,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 from agents.costs import read_cost
 from agents.errors import InvalidTypeError, UnfitEnvError
 
+_REWARD_WRAPPERS: tuple[type[gym.Wrapper[Any, Any, Any, Any]], ...] = (
+    gym.wrappers.NormalizeReward,
+    gym.wrappers.ClipReward,
+    gym.wrappers.TransformReward,
+    gym.RewardWrapper,
+)
+
 # -- is it an environment --------------------------------------------------------------------------
 
 
@@ -102,18 +109,25 @@ def check_truncation(gamma: float, infos: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_reward_scaling(env: VecEnv) -> None:
-    """Raise an UnfitEnvError where rewards are divided by their spread, and costs are not."""
-    scaling = "NormalizeReward" if any(env.env_is_wrapped(gym.wrappers.NormalizeReward)) else None
+    """Raise an UnfitEnvError where a wrapper changes the rewards, and costs stay as they are.
+
+    Gymnasium's ``NormalizeReward``, ``TransformReward``, ``ClipReward`` and every other
+    ``RewardWrapper``, and ``VecNormalize`` with ``norm_reward=True``.
+    """
+    found = [kind for kind in _REWARD_WRAPPERS if any(env.env_is_wrapped(kind))]
+    changing, cure = (found[0].__name__ if found else None), "Leave the wrapper out"
     layer = env
     while isinstance(layer, VecEnvWrapper):
         if isinstance(layer, VecNormalize) and layer.norm_reward:
-            scaling = "VecNormalize with norm_reward=True"
+            changing = "VecNormalize with norm_reward=True"
+            cure = "Use VecNormalize(..., norm_reward=False)"
         layer = layer.venv
-    if scaling is not None:
+    if changing is not None:
         raise UnfitEnvError(
-            f"env is in a {scaling}: rewards would be divided by a spread that drifts, costs "
-            "would not, and the multiplier, a price of cost in units of reward, would have no "
-            "unit. Use VecNormalize(..., norm_reward=False)."
+            f"env is in a {changing}: one critic learns from rewards and costs together, and where "
+            "the rewards alone are changed, the multiplier that weighs them has no unit. "
+            f"{cure} (rewards are measured in units of their own here already), or take an "
+            "algorithm with two critics, such as PPOLagrangian."
         )
 
 

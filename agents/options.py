@@ -21,7 +21,9 @@ from agents.console import console, fail
 Names = Callable[[], Iterable[str]]
 
 
-def whole_option(*flags: str, least: int, most: int, help: str = "") -> Any:
+def whole_option(
+    *flags: str, least: int, most: int, help: str = "", word: str | None = None
+) -> Any:
     """An option that takes a whole number.
 
     Args:
@@ -29,20 +31,23 @@ def whole_option(*flags: str, least: int, most: int, help: str = "") -> Any:
         least: the lowest value that is allowed.
         most: the highest.
         help: what it means.
+        word: that may stand for a number.
     """
+    allowed = f"a whole number of at least {least:,} and at most {most:,}"
 
-    def check(param: typer.CallbackParam, value: Any) -> int | None:
-        if value is None:
-            return None
+    def check(param: typer.CallbackParam, value: Any) -> int | str | None:
+        if value is None or value == word:
+            return value  # type: ignore[no-any-return]
         try:
             number = int(value)
         except ValueError:
             number = least - 1
         if not least <= number <= most:
-            _refuse(param, value, f"a whole number of at least {least:,} and at most {most:,}")
+            _refuse(param, value, allowed if word is None else f"{allowed}, or {word!r}")
         return number
 
-    return typer.Option(*flags, help=help, metavar="N", parser=str, callback=check)
+    metavar = "N" if word is None else f"N|{word}"
+    return typer.Option(*flags, help=help, metavar=metavar, parser=str, callback=check)
 
 
 def number_option(*flags: str, least: float, most: float, help: str = "") -> Any:

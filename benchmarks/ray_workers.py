@@ -182,9 +182,8 @@ def growth(given: argparse.Namespace) -> None:
     for n in given.workers:
         cluster = RayWorkers(n, cpus_per_worker=LIGHT)
         found = 8 * n / seconds(problem, cluster, 8 * n)
-        print(
-            f"growth: {n} workers, {found:.1f} networks a second, {found * 0.5 / n:.2f} of the ideal"
-        )
+        share = found * 0.5 / n
+        print(f"growth: {n} workers, {found:.1f} networks a second, {share:.2f} of the ideal")
 
 
 PARTS = {part.__name__: part for part in (start, overhead, threads, memory, kills, growth)}

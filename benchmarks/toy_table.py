@@ -3,7 +3,7 @@
     python benchmarks/toy_table.py
 
 The final deterministic policy is held against the limit and the best return at its cost, the mean
-multiplier of the last third of the training against its analytic value; one row per run goes to
+price of cost in the last third of the training against its analytic value; one row per run goes to
 ``benchmarks/results/toy_table.json``. With ``--limits 2`` the limit is slack. ``--rows FILE`` keeps
 rows as they come and does not run again those that are there.
 """
@@ -37,7 +37,7 @@ NO_PRICE = ("ppo_saute", "p3o", "ipo")  # no multiplier, or one that jumps with 
 
 @dataclass(frozen=True)
 class Row:
-    """One run; ratios to the limit, to the optimal return, to the analytic multiplier."""
+    """One run; ratios to the limit, to the optimal return, of the price to the analytic one."""
 
     algo: str
     cost_limit: float
@@ -50,7 +50,7 @@ class Row:
 
 
 class Trace(BaseCallback):
-    """The multiplier of every step."""
+    """The price of cost in units of reward, at every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Trace(BaseCallback):
 
     def _on_step(self) -> bool:
         if hasattr(self.model, "multiplier"):
-            self.values.append(float(self.model.multiplier.value))
+            self.values.append(float(self.model.prices[0]))
         return True
 
 

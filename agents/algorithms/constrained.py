@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from agents.algorithms.model_file import SavedModel, StoredAlgorithm
+from agents.algorithms.units import Units
 from agents.costs import (
     EpisodeCosts,
     FloatArray,
@@ -34,7 +35,7 @@ from agents.env_checks import (
     explain_misfit,
 )
 from agents.errors import InvalidTypeError, InvalidValueError
-from agents.multipliers.rules import VectorMultiplier, check_multiplier
+from agents.multipliers.rules import FixedMultiplier, VectorMultiplier, check_multiplier
 from agents.wrappers import FixedPenalty, SauteBudget
 
 _AS_SAVED = object()  # of an argument of load() that is not given
@@ -44,26 +45,34 @@ class Constrained(StoredAlgorithm):
     """Mixin: an algorithm that holds the mean episodic cost at or below a limit.
 
     The problem is ``max J_r(pi)`` subject to ``J_c(pi) <= d``, and its Lagrangian
-    ``min over lambda >= 0, max over pi, of J_r(pi) - lambda * (J_c(pi) - d)``, with
+    ``min over lambda >= 0, max over pi, of J_r(pi) / u_r - lambda * (J_c(pi) - d) / u_c``, with
 
     - ``pi``: the policy;
     - ``J_r``, ``J_c``: the expected undiscounted sums of reward and of cost in an episode;
     - ``d``: the limit, held at ``d - cost_margin * |d|``;
-    - ``lambda``: the multiplier, a price of cost in units of reward. It moves by the violation,
-      the mean cost of the episodes that finished since it last moved minus what it is held at;
-      how, is the business of its rule, see `agents.multipliers.rules`.
+    - ``u_r``, ``u_c``: the units of reward, the root mean square of all returns so far, and of
+      cost, the limit; see `Units` for the formula and for limits of zero. They change only where
+      the multiplier moves, and stay in between;
+    - ``lambda``: the multiplier. It moves by the violation, the mean cost of the episodes that
+      finished since it last moved minus what it is held at, over ``u_c``; how, is the business of
+      its rule, see `agents.multipliers.rules`.
 
-    With several costs there is one lambda for each, and ``lambda * J_c`` is a sum over them.
+    So lambda has no unit, and an agent does not care in which units rewards and costs come: with
+    all rewards multiplied by one positive number, and all costs and the limit by another, it learns
+    the same policies. With several costs there is one lambda and one ``u_c`` for each, and the term
+    of cost is a sum over them.
 
     | logged | meaning |
     |---|---|
     | ``lagrange/cost`` | mean cost of the episodes that the multiplier moved by |
     | ``lagrange/violation_rate`` | fraction of these episodes that cost more than a limit |
-    | ``lagrange/multiplier`` | the multiplier |
+    | ``lagrange/multiplier`` | the multiplier, lambda |
+    | ``lagrange/price`` | ``lambda * u_r / u_c``: what a cost of 1 is worth in reward |
+    | ``lagrange/reward_unit`` | ``u_r`` |
     | ``lagrange/violations`` | episodes of the training so far that cost more than a limit |
     | ``lagrange/cost_rate`` | mean cost of a step, of the training so far |
 
-    With several costs there is a cost, a multiplier and a cost rate for each, such as
+    With several costs there is a cost, a multiplier, a price and a cost rate for each, such as
     ``lagrange/cost_NAME``.
 
     Args:
@@ -77,10 +86,16 @@ class Constrained(StoredAlgorithm):
         cost_margin: Fraction of the limit kept in reserve, in [0, 1). The multiplier holds the
             mean at ``cost_limit - cost_margin * |cost_limit|``; at the limit itself, about half
             of the episodes of a policy that varies would cost more.
+        unit_free: Whether reward and costs are measured in units of their own, as above. If not,
+            ``u_r`` and ``u_c`` are 1: the multiplier is a price in the environment's units, and
+            its rule has to be chosen for them. If left out they are, unless the multiplier is a
+            `FixedMultiplier` (or several of them), which is a price that the user knows; so
+            ``FixedMultiplier(0.0)`` leaves the algorithm what it was.
         **kwargs: Further arguments of the algorithm.
 
     Attributes:
         multiplier: The multiplier.
+        units: The units, see `Units`.
         episodes: Number of finished episodes of the training.
         violations: How many of them cost more than the limit.
         violation: Mean costs minus what they are held at, of the episodes by which the multiplier
@@ -99,6 +114,7 @@ class Constrained(StoredAlgorithm):
         multiplier: Any = None,
         cost_limit: Any = None,
         cost_margin: float = 0.0,
+        unit_free: bool | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -116,6 +132,8 @@ class Constrained(StoredAlgorithm):
                 "kept in reserve. Try 0.05."
             )
         self.cost_margin = float(cost_margin)
+        self.unit_free = _checked_unit_free(unit_free, self.multiplier)
+        self.units = Units.of(self.n_costs)
         self.violation: FloatArray | None = None
         self.episodes = 0
         self.violations = 0
@@ -123,6 +141,7 @@ class Constrained(StoredAlgorithm):
         self._charged_steps = 0  # of the whole training: learn() may set num_timesteps to 0
         self._finished: list[FloatArray] = []  # costs of episodes since the multiplier moved
         self._episode_costs: EpisodeCosts | None = None
+        self._episode_returns: EpisodeCosts | None = None
         try:
             super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         except AssertionError as error:  # Stable-Baselines3 checks its action spaces so
@@ -145,9 +164,17 @@ class Constrained(StoredAlgorithm):
         return 1
 
     @property
-    def prices(self) -> FloatArray:
-        """The multipliers, float64 of shape (n_costs,)."""
+    def weights(self) -> FloatArray:
+        """The multipliers, float64 of shape (n_costs,): weights of cost against reward."""
         return np.atleast_1d(np.asarray(self.multiplier.value, dtype=np.float64))
+
+    @property
+    def prices(self) -> FloatArray:
+        """What costs of 1 are worth in reward, float64 of shape (n_costs,): ``lambda * u_r / u_c``.
+
+        The Lagrange multipliers of the problem in the environment's units.
+        """
+        return self.weights * self.units.reward / self.units.costs
 
     # -- limits and costs ----------------------------------------------------------------------
 
@@ -201,7 +228,7 @@ class Constrained(StoredAlgorithm):
         self._check_env()  # set_env may have brought another one
         reset = kwargs.get("reset_num_timesteps", args[2] if len(args) > 2 else True)
         if reset or self._last_obs is None or self._episode_costs is None:
-            self._episode_costs = EpisodeCosts(self.n_envs, self.n_costs)
+            self._begin_episodes()
         return super()._setup_learn(*args, **kwargs)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -225,15 +252,30 @@ class Constrained(StoredAlgorithm):
         check_truncation(getattr(self, "gamma", 0.0), scope["infos"])
         self.cost_sum = self.cost_sum + costs.sum(axis=0)
         self._charged_steps += len(costs)
-        if self._episode_costs is None:  # learn() makes it; only its inner loop may be called alone
-            self._episode_costs = EpisodeCosts(self.n_envs, self.n_costs)
-        finished = self._episode_costs.add(costs, scope["dones"])
+        rewards = np.asarray(scope["rewards"], dtype=np.float64)[:, None]
+        if self._episode_costs is None or self._episode_returns is None:
+            self._begin_episodes()  # learn() does; only its inner loop may be called alone
+        finished = self._episode_costs.add(costs, scope["dones"])  # type: ignore[union-attr]
+        returns = self._episode_returns.add(rewards, scope["dones"])  # type: ignore[union-attr]
         if finished:
             limits = self.limits()
             self.episodes += len(finished)
             self.violations += sum(bool((total > limits).any()) for total in finished)
             self._finished += finished
+        if self.unit_free:
+            for one, total in zip(returns, finished, strict=True):
+                self.units.see(float(one[0]), total)
         return costs
+
+    def _begin_episodes(self) -> None:
+        self._episode_costs = EpisodeCosts(self.n_envs, self.n_costs)
+        self._episode_returns = EpisodeCosts(self.n_envs)
+
+    def _settle_units(self) -> None:
+        """Measure reward and cost by the episodes so far, until this is called again."""
+        costs, returns = self._episode_costs, self._episode_returns
+        if self.unit_free and costs is not None and returns is not None:
+            self.units.settle(self.limits(), (returns.running, costs.running))
 
     def _end_rollout(self, scope: dict[str, Any]) -> None:
         """Is called after the last step of a rollout, before the policy is updated."""
@@ -241,8 +283,9 @@ class Constrained(StoredAlgorithm):
     def _move_multiplier(self) -> None:
         """Move the multiplier by the episodes that finished since it last moved, and log.
 
-        Nothing moves when none finished.
+        The units are settled first. Nothing moves when none finished.
         """
+        self._settle_units()
         names = [""]
         if isinstance(self.multiplier, VectorMultiplier) and self.env is not None:
             names = [f"_{name}" for name in read_cost_names(self.env, self.n_costs)]
@@ -251,20 +294,22 @@ class Constrained(StoredAlgorithm):
             self._finished = []
             held_at = limits - self.cost_margin * np.abs(limits)
             self.violation = costs.mean(axis=0) - held_at
-            self._update_multiplier(self.violation)
+            self._update_multiplier(self.violation / self.units.costs)
             for name, cost in zip(names, costs.mean(axis=0), strict=True):
                 self.logger.record(f"lagrange/cost{name}", float(cost))
             rate = float((costs > limits).any(axis=1).mean())
             self.logger.record("lagrange/violation_rate", rate)
-        for name, price in zip(names, self.prices, strict=True):
-            self.logger.record(f"lagrange/multiplier{name}", float(price))
+        for name, weight, price in zip(names, self.weights, self.prices, strict=True):
+            self.logger.record(f"lagrange/multiplier{name}", float(weight))
+            self.logger.record(f"lagrange/price{name}", float(price))
+        self.logger.record("lagrange/reward_unit", self.units.reward)
         self.logger.record("lagrange/violations", self.violations)
         for name, total in zip(names, self.cost_sum, strict=True):
             rate = float(total) / max(1, self._charged_steps)
             self.logger.record(f"lagrange/cost_rate{name}", rate)
 
     def _update_multiplier(self, violation: FloatArray) -> None:
-        """Move the multiplier by a violation of shape (n_costs,)."""
+        """Move the multiplier by a violation in units of cost, shape (n_costs,)."""
         if isinstance(self.multiplier, VectorMultiplier):
             self.multiplier.update(violation)
         else:
@@ -300,6 +345,18 @@ class Constrained(StoredAlgorithm):
         if limit is not _AS_SAVED:
             model.cost_limit = model._checked_limit(limit)
         return model
+
+
+def _checked_unit_free(unit_free: Any, multiplier: Any) -> bool:
+    if unit_free is None:
+        rules = getattr(multiplier, "multipliers", [multiplier])
+        return not all(isinstance(rule, FixedMultiplier) for rule in rules)
+    if not isinstance(unit_free, bool):
+        raise InvalidTypeError(
+            f"unit_free is {unit_free!r}; it must be True or False, or None for True unless every "
+            "multiplier is a FixedMultiplier."
+        )
+    return unit_free
 
 
 def _whole_signature(cls: type[Constrained]) -> inspect.Signature:

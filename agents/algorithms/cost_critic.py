@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -36,10 +36,16 @@ class CostCriticPolicy(ActorCriticPolicy):
         *args: Arguments of ``ActorCriticPolicy``.
         n_costs: Number of costs; the critic has one output for each.
         **kwargs: Arguments of ``ActorCriticPolicy``.
+
+    Attributes:
+        bonus: While an algorithm with another loss trains: called with the log-probabilities and
+            the entropies of a minibatch's actions, each of shape (n,) (entropies None where they
+            have no formula), it returns what takes the entropies' place, which PPO rewards.
     """
 
     def __init__(self, *args: Any, n_costs: int = 1, **kwargs: Any) -> None:
         self.n_costs = n_costs  # before the parent's constructor, which builds the networks
+        self.bonus: Callable[[th.Tensor, th.Tensor | None], th.Tensor] | None = None
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -65,6 +71,15 @@ class CostCriticPolicy(ActorCriticPolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        """Return values, log-probabilities and entropies of actions, or what takes their place."""
+        values, log_prob, entropy = super().evaluate_actions(obs, actions)
+        if self.bonus is not None:
+            entropy = self.bonus(log_prob, entropy)
+        return values, log_prob, entropy
 
     def cost_parameters(self) -> Iterator[nn.Parameter]:
         """Return the parameters of the cost critic."""
@@ -129,25 +144,26 @@ def cost_gae(
 def mix_advantages(
     reward_advantages: FloatArray,
     cost_advantages: FloatArray,
-    prices: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
     *,
     normalize: bool,
 ) -> FloatArray:
-    """Return ``(A_r - sum(prices * A_c)) / (1 + sum(prices))``.
+    """Return ``(A_r - sum(weights * A_c)) / (1 + sum(weights))``.
 
-    Cost advantages are centred but never rescaled, which would take the unit from the multipliers.
+    Cost advantages are centred but not divided by their spread: it shrinks as the policy settles,
+    and the multipliers would have no fixed optimum.
 
     Args:
         reward_advantages: A_r, shape (n_steps, n_envs).
         cost_advantages: A_c, shape (n_steps, n_envs, n_costs).
-        prices: The multipliers, shape (n_costs,).
+        weights: The multipliers, shape (n_costs,).
         normalize: Whether to standardise A_r first.
     """
     if normalize:
         reward_advantages = reward_advantages - reward_advantages.mean()
         reward_advantages = reward_advantages / (reward_advantages.std() + 1e-8)
     cost_advantages = cost_advantages - cost_advantages.mean(axis=(0, 1))
-    mixed: FloatArray = (reward_advantages - cost_advantages @ prices) / (1.0 + prices.sum())
+    mixed: FloatArray = (reward_advantages - cost_advantages @ weights) / (1.0 + weights.sum())
     return mixed.astype(np.float32, copy=False)
 
 

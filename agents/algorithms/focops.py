@@ -136,6 +136,7 @@ class FOCOPS(TwoCritics, PPO):
         "MultiInputPolicy": FOCOPSMultiInputPolicy,
     }
     policy: FOCOPSPolicy
+    _has_entropy_bonus = False  # PPO's is the KL divergence here
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 from stable_baselines3.common.utils import LinearSchedule as FractionSchedule
 
 from agents.algorithms.schedules import LinearSchedule
+from agents.algorithms.units import Units
 from agents.costs import EpisodeCosts
 from agents.evaluation import Evaluation
 from agents.multipliers.penalties import BarrierMultiplier, PenaltyMultiplier
@@ -59,6 +60,7 @@ _CLASSES = {
     "stable_baselines3.common.buffers": "DictRolloutBuffer RolloutBuffer",
     "sb3_contrib.common.maskable.buffers": "MaskableDictRolloutBuffer MaskableRolloutBuffer",
     "sb3_contrib.common.recurrent.buffers": "RecurrentDictRolloutBuffer RecurrentRolloutBuffer",
+    "agents.algorithms.penalty_loss": "BatchDictRolloutBuffer BatchRolloutBuffer",
     "agents.algorithms.replay_buffer": (
         "CostDictReplayBuffer CostNStepReplayBuffer CostReplayBuffer"
     ),
@@ -115,10 +117,12 @@ def _record(kind: Any) -> Form:
         return {field.name: getattr(thing, field.name) for field in fields(kind)}
 
     def make(**values: Any) -> Any:
-        thing = kind(**{name: values.pop(name) for name in arguments})
+        # Earlier versions did not have every argument and memory: those have their defaults.
+        thing = kind(**{name: values.pop(name) for name in arguments if name in values})
         for name in {field.name for field in fields(kind)} - arguments:
-            check_alike(name, values[name], getattr(thing, name))
-            setattr(thing, name, values.pop(name))
+            if name in values:
+                check_alike(name, values[name], getattr(thing, name))
+                setattr(thing, name, values.pop(name))
         if values:
             raise ValueError(f"{next(iter(values))!r} is no field of it")
         return thing
@@ -207,6 +211,18 @@ def _running_costs(running: Any) -> EpisodeCosts:
     return made
 
 
+def _units(**values: Any) -> Units:
+    example = Units.of(len(values["costs"]))
+    made = Units(**values)
+    for name in vars(example):
+        check_alike(name, getattr(made, name), getattr(example, name))
+    if not (made.reward > 0.0 and (made.costs > 0.0).all() and made.episodes >= 0):
+        raise ValueError("a unit or a number of episodes is not positive")
+    if made.return_square < 0.0 or (made.cost_square < 0.0).any():
+        raise ValueError("a sum of squares is negative")
+    return made
+
+
 def _solved(value: float, violation: float | None) -> SolvedMultiplier:
     check_alike("value", value, 1.0)
     if violation is not None:
@@ -266,6 +282,7 @@ OBJECTS: dict[str, Form] = {
     name_of(SolvedMultiplier): Form(lambda rule: dict(vars(rule)), _solved),
     name_of(VectorMultiplier): _attributes(VectorMultiplier, multipliers="multipliers"),
     name_of(EpisodeCosts): _attributes(_running_costs, running="running"),
+    name_of(Units): Form(lambda units: dict(vars(units)), _units),
     name_of(Evaluation): Form(lambda result: dict(vars(result)), _evaluation),
     name_of(RunningMeanStd): Form(lambda found: dict(vars(found)), _mean_and_variance),
     name_of(FloatSchedule): _attributes(_float_schedule, value_schedule="value_schedule"),

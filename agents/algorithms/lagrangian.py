@@ -19,7 +19,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import NStepReplayBuffer
@@ -27,84 +26,66 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import obs_as_tensor
 
 from agents.algorithms.constrained import Constrained
 from agents.algorithms.model_file import reading, writing
 from agents.algorithms.replay_buffer import CostReplayBuffer, buffer_class
+from agents.algorithms.rollouts import RewrittenRollouts
 from agents.archive import DamageError
 from agents.costs import FloatArray
 from agents.env_checks import check_env
 from agents.errors import InvalidTypeError, InvalidValueError
 
 
-class PenalisedRollouts(Constrained, OnPolicyAlgorithm):
+class PenalisedRollouts(RewrittenRollouts):
     """Mixin for on-policy algorithms: the rollout's rewards are penalised before they are learned.
 
-    The algorithm learns from the reward ``(r - lambda * c) / (1 + lambda)``, with ``r`` and ``c``
-    reward and cost of a step and ``lambda`` the multiplier, see `Constrained`; with several costs
-    ``lambda * c`` and ``lambda`` are sums over them. When a rollout is complete the multiplier
-    moves by the episodes that finished in it; then all its rewards are penalised with that one
-    multiplier, and the buffer computes returns and advantages again. The environment, ``Monitor``
-    and every logged return stay unpenalised.
+    The algorithm learns from the reward ``(r / u_r - lambda * c / u_c) / (1 + lambda)``, with ``r``
+    and ``c`` reward and cost of a step, ``u_r`` and ``u_c`` their units and ``lambda`` the
+    multiplier, see `Constrained`; with several costs ``lambda * c / u_c`` and ``lambda`` are sums
+    over them. When a rollout is complete the multiplier moves by the episodes that finished in it;
+    then all its rewards are penalised with that one multiplier, and the buffer computes returns and
+    advantages again. The environment, ``Monitor`` and every logged return stay unpenalised. An
+    entropy bonus is divided by ``1 + lambda`` too: it keeps its weight against the reward.
 
     - Paper: RCPO of Tessler et al. 2018, https://arxiv.org/abs/1805.11074: one critic of the
       penalised reward ``r - lambda * c``, and ``lambda`` moves by ``J_c - limit`` more slowly.
     - Ours: that, for any algorithm that fills a rollout buffer.
-    - Deviations: the division by ``1 + lambda``, which bounds the size of what is learned; the
-      multiplier moves by the undiscounted sum, by whichever rule is handed in.
+    - Deviations: the units; the division by ``1 + lambda``, which bounds the size of what is
+      learned; the multiplier moves by the undiscounted sum, by whichever rule is handed in.
     - Logs: what `Constrained` does, and the algorithm's own; ``train/*`` is of penalised rewards.
     """
 
-    def _begin_rollout(self) -> None:
-        self._rollout: list[tuple[Any, FloatArray]] = []  # rewards and costs of every step
-
-    def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
-        costs = super()._watch_step(scope)
-        self._rollout.append((scope["rewards"].copy(), costs))  # SB3 adds to it in place
-        return costs
-
     def _end_rollout(self, scope: dict[str, Any]) -> None:
         self._move_multiplier()
-        prices = self.prices
-        rewards = np.array([reward for reward, _ in self._rollout], dtype=np.float32)
-        costs = np.array([cost for _, cost in self._rollout])  # (n_steps, n_envs, n_costs)
-        self._rollout = []
-        total = prices.sum()
-        # The buffer's rewards hold bootstrapped values of truncated episodes too, which are in
-        # penalised units already: take away the difference between raw and penalised rewards.
-        difference = (total * rewards + costs @ prices) / (1.0 + total)
-        self.rollout_buffer.rewards -= difference.astype(np.float32)
-        self.rollout_buffer.compute_returns_and_advantage(self._last_values(), scope["dones"])
-
-    def _last_values(self) -> th.Tensor:
-        """Return the values of the states after the rollout; not every loop of SB3 shares them."""
-        policy: Any = self.policy
-        arguments: list[Any] = [obs_as_tensor(self._last_obs, self.device)]  # type: ignore[arg-type]
-        if hasattr(self, "_last_lstm_states"):  # RecurrentPPO
-            starts = th.tensor(self._last_episode_starts, dtype=th.float32, device=self.device)
-            arguments += [self._last_lstm_states.vf, starts]
-        with th.no_grad():
-            values: th.Tensor = policy.predict_values(*arguments)
-        return values
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_rollout"]
+        rewards = np.array(self._rewards, dtype=np.float32)
+        costs = np.array(self._costs)  # (n_steps, n_envs, n_costs)
+        weights = self.weights
+        worth = rewards / self.units.reward - (costs / self.units.costs) @ weights
+        self._rewrite(worth / (1.0 + weights.sum()), scope)
 
 
 class PenalisedReplay(Constrained, OffPolicyAlgorithm):
     """Mixin for off-policy algorithms: a replay buffer that mixes reward and cost when sampled.
 
-    The critics learn from the reward ``(r - lambda * c) / (1 + lambda)``, with ``r`` and ``c``
-    reward and cost of a replayed step and ``lambda`` the multiplier *of today*, however old the
-    step is; see `Constrained`, and `CostReplayBuffer` for how. The multiplier moves once per
-    ``episodes_per_update`` finished episodes, by their mean cost, not before ``learning_starts``:
-    episodes of random actions say nothing about the policy.
+    The critics learn from the reward ``(r / u_r - lambda * c / u_c) / (1 + lambda)``, with ``r``
+    and ``c`` reward and cost of a replayed step, and ``u_r`` and ``u_c``, their units, and
+    ``lambda``, the multiplier, those *of today*, however old the step is; see `Constrained`, and
+    `CostReplayBuffer` for how. The multiplier moves once per ``episodes_per_update`` finished
+    episodes, by their mean cost, not before ``learning_starts``: episodes of random actions say
+    nothing about the policy, though the units are measured on them.
+
+    Where the algorithm weighs entropy by a coefficient ``ent_coef`` that is a number (SAC, TQC,
+    CrossQ), it is trained with ``ent_coef / (1 + lambda)``. What is learned is then the objective
+    ``r / u_r - lambda * c / u_c + ent_coef * entropy``, all of it divided by ``1 + lambda``: the
+    temperature stays ``ent_coef`` in units of reward, whatever the multiplier, and what the critics
+    learn stays bounded. A coefficient that is learned (``"auto"``) follows a target entropy, which
+    no unit changes, and is left alone.
 
     - Paper: RCPO of Tessler et al. 2018, https://arxiv.org/abs/1805.11074, see `PenalisedRollouts`.
     - Ours: its penalised reward, computed when it is replayed.
     - Deviations: as in `PenalisedRollouts`; besides, the episodes that move the multiplier are
-      those of the exploring policy, noise included (``cost_margin`` makes up for it).
+      those of the exploring policy, noise included.
     - Logs: what `Constrained` does, and the algorithm's own; ``train/*`` is of penalised rewards.
 
     Args:
@@ -177,6 +158,7 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
             multiplier=self.multiplier,
             **kwargs,
         )
+        made.units = self.units
         return made
 
     def save_replay_buffer(self, path: Any) -> None:
@@ -228,11 +210,30 @@ class PenalisedReplay(Constrained, OffPolicyAlgorithm):
         costs = super()._watch_step(scope)
         if self.replay_buffer is not None:  # whatever the model was given since
             self.replay_buffer.multiplier = self.multiplier
+            self.replay_buffer.units = self.units
         if self.num_timesteps <= self.learning_starts:
             self._finished = []
+            self._settle_units()
         elif len(self._finished) >= self.episodes_per_update:
             self._move_multiplier()
         return costs
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Make gradient steps, with a coefficient of entropy that the multiplier does not weaken.
+
+        Args:
+            gradient_steps: How many.
+            batch_size: Of each.
+        """
+        given = getattr(self, "ent_coef_tensor", None)
+        if given is None:  # no entropy in it, or a coefficient that is learned
+            super().train(gradient_steps, batch_size)
+            return
+        self.ent_coef_tensor = given / (1.0 + float(self.weights.sum()))
+        try:
+            super().train(gradient_steps, batch_size)
+        finally:
+            self.ent_coef_tensor = given
 
 
 def constrained(algorithm: type[BaseAlgorithm]) -> type[Any]:
@@ -285,13 +286,15 @@ def constrain(
     multiplier: Any = None,
     cost_limit: Any = None,
     cost_margin: float = 0.0,
+    unit_free: bool | None = None,
     **kwargs: Any,
 ) -> Any:
     """Make a model of any algorithm that keeps the mean episodic cost at or below a limit.
 
-    One critic learns the penalised reward ``(r - multiplier * c) / (1 + multiplier)``; the division
-    keeps the size of a policy step bounded however large the multiplier grows. On-policy algorithms
-    move the multiplier once per rollout, off-policy ones once per ``episodes_per_update`` finished
+    One critic learns the penalised reward ``(r / u_r - multiplier * c / u_c) / (1 + multiplier)``,
+    with ``u_r`` the size of returns and ``u_c`` the limit, see `Constrained`; the division keeps
+    the size of a policy step bounded however large the multiplier grows. On-policy algorithms move
+    the multiplier once per rollout, off-policy ones once per ``episodes_per_update`` finished
     episodes. For two critics see `PPOLagrangian`, `A2CLagrangian` and `TRPOLagrangian`.
 
     Args:
@@ -304,6 +307,8 @@ def constrain(
             `GradientMultiplier` with its defaults if left out.
         cost_limit: Limit on the mean episodic cost; read from the environment if left out.
         cost_margin: Fraction of the limit kept in reserve, in [0, 1).
+        unit_free: Whether reward and cost are measured in units of their own; if left out they are,
+            unless the multiplier is a `FixedMultiplier`.
         **kwargs: All other arguments of the algorithm, and for off-policy ones
             ``episodes_per_update``, finished episodes between two moves of the multiplier.
 
@@ -320,8 +325,15 @@ def constrain(
     check_env(env)
     if policy is None:
         policy = fitting_policy(kind, env)
-    limits = {"cost_limit": cost_limit, "cost_margin": cost_margin}
-    return kind(policy, env, multiplier=multiplier, **limits, **kwargs)
+    return kind(
+        policy,
+        env,
+        multiplier=multiplier,
+        cost_limit=cost_limit,
+        cost_margin=cost_margin,
+        unit_free=unit_free,
+        **kwargs,
+    )
 
 
 def fitting_policy(algorithm: type[BaseAlgorithm], env: Any) -> str:

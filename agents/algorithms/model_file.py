@@ -31,7 +31,9 @@ from agents.archive import Archive, DamageError, Source, open_archive, write_arc
 from agents.errors import AgentsError, InvalidTypeError, ModelFileError
 from agents.files import replacing, shown
 
-FORMAT = 2  # of saved models; a larger one was written by a later version of this package
+FORMAT = 3  # of saved models; a larger one was written by a later version of this package
+_WITH_UNITS = 3  # the first whose multipliers have no unit
+_AS_DATA = 2  # the first that holds no pickles
 SavedModel: TypeAlias = str | pathlib.Path | IO[bytes]
 _MADE_ANEW = ("_last_lstm_states", "batch_norm_stats")  # by _setup_model, from what is saved
 
@@ -121,6 +123,8 @@ class StoredAlgorithm(BaseAlgorithm):
             }
             parameters = reader.read("parameters", _part(data, "parameters"))
             variables = reader.read("variables", _part(data, "variables"))
+            if data["_format"] < _WITH_UNITS:  # its multiplier is a price: it goes on as it was
+                settings["unit_free"] = False
             settings = {**settings, **given}
             try:
                 return _assemble(cls, settings, parameters, variables, env, device, force_reset)
@@ -255,7 +259,7 @@ def _checked(path: SavedModel, archive: Archive, made_by: str) -> dict[str, Any]
             f"path={str(path)!r} has format {version}; this version knows up to {FORMAT}. "
             "Upgrade the package to load it."
         )
-    if version < FORMAT:
+    if version < _AS_DATA:
         raise ModelFileError(
             f"path={str(path)!r} was saved by an earlier version, as pickles, which can run "
             "anything and are not read any more. Train it anew."

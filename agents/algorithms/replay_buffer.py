@@ -1,8 +1,9 @@
 """Replay buffers that keep reward and cost apart.
 
 An old transition that was stored with its penalised reward carries the multiplier of its day. These
-buffers store both numbers and pay ``(reward - multiplier * cost) / (1 + multiplier)`` with the
-multiplier of the moment at which they are sampled.
+buffers store both numbers and pay ``(r / u_r - multiplier * c / u_c) / (1 + multiplier)``, ``r``
+and ``c`` being reward and cost and ``u_r`` and ``u_c`` their units, with the multiplier and the
+units of the moment at which they are sampled.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from agents.algorithms.units import Units
 from agents.archive import Archive, Array, DamageError, write_archive
 from agents.costs import FloatArray, read_cost_vectors, read_costs
 from agents.multipliers.rules import AnyMultiplier, VectorMultiplier
@@ -24,9 +26,10 @@ FORMAT = 1  # of saved buffers
 class CostReplayBuffer(ReplayBuffer):
     """A replay buffer that stores costs beside rewards; also a mixin for other buffers.
 
-    ``rewards`` always holds rewards mixed with one value of the multiplier, ``mixed_at``. When the
-    multiplier has moved, the next sample rewrites the whole array first: one pass over numbers,
-    after which sampling is that of Stable-Baselines3, for single steps and for n steps.
+    ``rewards`` always holds rewards mixed with one value of the multiplier, ``mixed_at``, in one
+    pair of units. When one of them has moved, the next sample rewrites the whole array first: one
+    pass over numbers, after which sampling is that of Stable-Baselines3, for single steps and for n
+    steps.
 
     Args:
         *args: Arguments of the buffer.
@@ -34,6 +37,7 @@ class CostReplayBuffer(ReplayBuffer):
         **kwargs: Arguments of the buffer.
 
     Attributes:
+        units: The units of reward and costs, shared with the model; 1 if nobody sets them.
         raw_rewards: Unpenalised rewards, float32 of shape (size, n_envs).
         costs: Costs, float32 of shape (size, n_envs, n_costs).
     """
@@ -41,7 +45,9 @@ class CostReplayBuffer(ReplayBuffer):
     def __init__(self, *args: Any, multiplier: AnyMultiplier, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.multiplier = multiplier
-        self.mixed_at: FloatArray = self._prices()
+        self.mixed_at: FloatArray = self._weights()
+        self.units = Units.of(len(self.mixed_at))
+        self._mixed_in = self._unit_numbers()
         self.raw_rewards = np.zeros(self.rewards.shape, dtype=np.float32)
         self.costs = np.zeros((*self.rewards.shape, len(self.mixed_at)), dtype=np.float32)
 
@@ -53,18 +59,26 @@ class CostReplayBuffer(ReplayBuffer):
             costs = read_costs(infos)[:, None]
         self.raw_rewards[self.pos] = reward
         self.costs[self.pos] = costs
-        mixed = mix_rewards(self.raw_rewards[self.pos], self.costs[self.pos], self.mixed_at)
+        mixed = self._mix(self.raw_rewards[self.pos], self.costs[self.pos])
         super().add(obs, next_obs, action, mixed, done, infos)
 
     def _get_samples(self, batch_inds: Any, env: VecNormalize | None = None) -> Any:
-        prices = self._prices()
-        if not np.array_equal(prices, self.mixed_at):
-            self.mixed_at = prices
-            self.rewards[:] = mix_rewards(self.raw_rewards, self.costs, prices)
+        weights, units = self._weights(), self._unit_numbers()
+        if not (np.array_equal(weights, self.mixed_at) and np.array_equal(units, self._mixed_in)):
+            self.mixed_at, self._mixed_in = weights, units
+            self.rewards[:] = self._mix(self.raw_rewards, self.costs)
         return super()._get_samples(batch_inds, env)
 
-    def _prices(self) -> FloatArray:
+    def _weights(self) -> FloatArray:
         return np.atleast_1d(np.asarray(self.multiplier.value, dtype=np.float64))
+
+    def _unit_numbers(self) -> FloatArray:
+        """Return the units of today, of reward and then of the costs."""
+        return np.array([self.units.reward, *self.units.costs])
+
+    def _mix(self, rewards: Any, costs: Any) -> Any:
+        reward_unit, cost_units = self._mixed_in[0], self._mixed_in[1:]
+        return mix_rewards(rewards / np.float32(reward_unit), costs, self.mixed_at, cost_units)
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -94,7 +108,7 @@ class CostReplayBuffer(ReplayBuffer):
             "n_costs": len(self.mixed_at),
         }
         arrays = {name: column[:n_rows] for name, column in self.columns().items()}
-        write_archive(file, data, {**arrays, "mixed_at": self.mixed_at})
+        write_archive(file, data, arrays)
 
     def restore(self, archive: Archive) -> None:
         """Fill a buffer that was made for it with what `save` wrote.
@@ -118,10 +132,7 @@ class CostReplayBuffer(ReplayBuffer):
                 raise DamageError(f"{name} holds NaN")
             own[:n_rows] = array
         self.pos, self.full = pos, full
-        prices = archive.array("mixed_at")
-        if prices.shape != self.mixed_at.shape or not np.isfinite(prices).all():
-            raise DamageError(f"mixed_at is {prices}; it must be {len(self.mixed_at)} numbers")
-        self.mixed_at = prices
+        self.rewards[:] = self._mix(self.raw_rewards, self.costs)  # at the price of its new owner
 
 
 class CostDictReplayBuffer(CostReplayBuffer, DictReplayBuffer):
@@ -132,15 +143,19 @@ class CostNStepReplayBuffer(CostReplayBuffer, NStepReplayBuffer):
     """`CostReplayBuffer` whose samples are n-step returns."""
 
 
-def mix_rewards(rewards: Any, costs: Any, prices: FloatArray) -> Any:
-    """Return ``(reward - sum(prices * costs)) / (1 + sum(prices))``, float32.
+def mix_rewards(
+    rewards: Any, costs: Any, weights: FloatArray, cost_units: FloatArray | float = 1.0
+) -> Any:
+    """Return ``(reward - sum(weights * costs / cost_units)) / (1 + sum(weights))``, float32.
 
     Args:
-        rewards: Any shape.
+        rewards: In their unit, any shape.
         costs: The same shape and one axis more, of n_costs.
-        prices: Multipliers, shape (n_costs,).
+        weights: Multipliers, shape (n_costs,).
+        cost_units: Units of the costs, shape (n_costs,).
     """
-    mixed = (rewards - costs @ prices.astype(np.float32)) / np.float32(1.0 + prices.sum())
+    priced = costs @ (weights / cost_units).astype(np.float32)
+    mixed = (rewards - priced) / np.float32(1.0 + weights.sum())
     return mixed.astype(np.float32, copy=False)
 
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq
 from torch.overrides import TorchFunctionMode
 
+from agents.algorithms.units import Units
 from agents.archive import DamageError
 from agents.costs import EpisodeCosts
 from agents.multipliers.rules import Multiplier, VectorMultiplier
@@ -23,6 +24,7 @@ from agents.multipliers.rules import Multiplier, VectorMultiplier
 # Attributes that may be several things, or nothing: the kinds that a file may give them.
 _KINDS: dict[str, Any] = {
     "_episode_costs": EpisodeCosts,
+    "_episode_returns": EpisodeCosts,
     "_last_episode_starts": np.ndarray,
     "_last_obs": (np.ndarray, dict),
     "_last_original_obs": (np.ndarray, dict),
@@ -44,9 +46,17 @@ _KINDS: dict[str, Any] = {
     "target_kl": Real,
     "tensorboard_log": str,
     "train_freq": (int, TrainFreq),
+    "units": Units,
     "violation": np.ndarray,
 }
-_NEVER_NONE = ("action_space", "ent_coef", "learning_rate", "multiplier", "observation_space")
+_NEVER_NONE = (
+    "action_space",
+    "ent_coef",
+    "learning_rate",
+    "multiplier",
+    "observation_space",
+    "units",
+)
 _FREE = 2**24  # elements that any model may take
 _PER_ELEMENT = 64  # that are made while networks are: targets, copies, what their beginning takes
 _FACTORIES = (th.empty, th.zeros, th.ones, th.full, th.rand, th.randn)

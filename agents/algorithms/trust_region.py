@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,15 +15,17 @@ from sb3_contrib import TRPO
 from sb3_contrib.common.utils import conjugate_gradient_solver, flat_grad
 from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs
 
 from agents.algorithms.cost_critic import mix_advantages
 from agents.algorithms.model_file import SavedModel
+from agents.algorithms.step_constraint import StepConstraint
 from agents.algorithms.two_critics import CriticArray, TwoCritics
-from agents.costs import FloatArray
 from agents.errors import InvalidTypeError
 from agents.multipliers.rules import VectorMultiplier
 from agents.multipliers.solved import SolvedMultiplier
+
+PARALLEL = 1e-6  # share of g across b, squared, that is taken for rounding
 
 
 class TRPOLagrangian(TwoCritics, TRPO):
@@ -49,7 +52,7 @@ class Dual(NamedTuple):
 
     Attributes:
         multiplier: Price of the constraint on cost, nu; infinite where it cannot be kept.
-        trust: Price of the trust region, lambda.
+        trust: Price of the trust region, lambda; 0.0 where reward and cost pull along one line.
         feasible: Whether a step within the trust region keeps the constraint.
     """
 
@@ -68,7 +71,9 @@ def solve_dual(q: float, r: float, s: float, violation: float, max_kl: float) ->
     - every step of the trust region keeps it: nu = 0;
     - the best step without the constraint keeps it: nu = 0;
     - else the best step is where both meet: ``lambda^2 = (q - r^2 / s) / (2 max_kl -
-      violation^2 / s)`` and ``nu = (r + lambda * violation) / s``.
+      violation^2 / s)`` and ``nu = (r + lambda * violation) / s``. Where g and b are parallel there
+      is nothing left of g across b: lambda is 0, ``g - nu b`` too, and the best step is the one
+      along b that just meets the constraint, ``x = -violation / s * H^-1 b``.
 
     Args:
         q: ``g.H^-1.g``.
@@ -86,39 +91,73 @@ def solve_dual(q: float, r: float, s: float, violation: float, max_kl: float) ->
     trust = math.sqrt(max(q, 0.0) / (2.0 * max_kl))
     if not within_reach or r + trust * violation <= 0.0:
         return Dual(0.0, trust, feasible=True)
-    across = max(q - r * r / s, 0.0)  # of g, what is not along b
+    across = q - r * r / s  # of g, what is not along b
+    if across <= PARALLEL * q:  # but for rounding, nothing
+        return Dual(r / s, 0.0, feasible=True)
     trust = math.sqrt(across / (2.0 * max_kl - violation**2 / s))
     return Dual(max(0.0, (r + trust * violation) / s), trust, feasible=True)
 
 
-class CPO(TwoCritics, TRPO):
+@dataclass(frozen=True)
+class Step:
+    """What a step of `CPO` is judged by: the rollout, of n steps, flattened.
+
+    Attributes:
+        observations: Of n states.
+        actions: What was done in them.
+        log_probs: By the policy of the rollout, shape (n,).
+        rewards: Advantages of reward, (n,).
+        costs: Advantages of cost, centred, (n,).
+        violation: Of the rollout, per step.
+        checks_reward: Whether the surrogate of reward has to improve.
+    """
+
+    observations: PyTorchObs
+    actions: th.Tensor
+    log_probs: th.Tensor
+    rewards: th.Tensor
+    costs: th.Tensor
+    violation: float = 0.0
+    checks_reward: bool = False
+
+    def is_allowed(self, policy: ActorCriticPolicy) -> bool:
+        """Whether a policy keeps the cost, and improves the reward where it has to."""
+        log_prob = policy.get_distribution(self.observations).log_prob(self.actions)
+        change = th.exp(log_prob - self.log_probs) - 1.0
+        cost, reward = float((change * self.costs).mean()), float((change * self.rewards).mean())
+        return cost <= max(0.0, -self.violation) and (reward > 0.0 or not self.checks_reward)
+
+
+class CPO(StepConstraint, TRPO):
     """Constrained Policy Optimization with two critics: a multiplier that is solved for.
 
     - Paper: Achiam et al. 2017, https://arxiv.org/abs/1705.10528. Maximise ``g.x`` subject to
       ``J_c - limit + b.x <= 0`` and ``x.H.x / 2 <= target_kl``, with g and b the gradients of the
       surrogates of reward and cost and H the Fisher matrix. Its dual has a closed form, and the
       step is ``H^-1 (g - nu b) / lambda``; where no step keeps the constraint it is along
-      ``-H^-1 b``. A line search then checks reward, cost and KL divergence.
+      ``-H^-1 b``. A line search shortens it until the KL divergence is small, the surrogate of
+      reward has improved (where the limit holds) and that of cost has grown by no more than the
+      limit leaves: ``mean(ratio * A_c) <= max(0, -violation)``.
     - Ours: that step is the one TRPO makes with the advantages ``(A_r - nu A_c) / (1 + nu)``, or
       ``-A_c`` where no step keeps the constraint. So nu is solved for on the rollout, in closed
-      form, with products with H and conjugate gradients of TRPO; all else is TRPO's.
-    - Deviations: TRPO's line search asks the *mixed* surrogate to improve and the KL divergence to
-      be small; it does not check the cost on its own. A step after which the cost is too high is
-      answered by the next one.
+      form, with products with H and conjugate gradients of TRPO. TRPO's line search looks at the KL
+      divergence and at the surrogate of the mixture; where it ends, the line search goes on, by the
+      same factor, until reward and cost are as above, or the policy is what it was.
+    - Deviations: the surrogate of the mixture has to improve too, which is what TRPO asks. Where g
+      and b are parallel, the mixture is nothing but rounding: the step then follows ``A_r``, or
+      ``-A_c`` where the limit is broken, in a trust region that ends at the limit.
 
-    Unit: a limit is on the sum over an episode, advantages are per step. To first order
-    ``J_c(new) = J_c + T * mean(ratio * A_c)``, T the mean length of an episode, so the violation is
-    divided by T, measured as steps per finished episode. That holds for the undiscounted sum:
-    leave ``cost_gamma`` at 1.0 where episodes are short. Where no episode finished, the violation
-    and T of earlier ones are used; before the first, the step is TRPO's.
+    The violation is per step and A_c in units of cost; see `StepConstraint`. Before the first
+    episode has finished, the step is TRPO's.
 
     There is nothing to tune and nothing that moves the multiplier; ``multiplier`` is no argument.
-    ``model.multiplier.value`` is nu, a price in units of reward (as every multiplier here); while
-    no step keeps the constraint it stays as it was. One cost.
+    ``model.multiplier.value`` is nu (as every multiplier here, see `Constrained`); while no step
+    keeps the constraint it stays as it was. One cost.
 
     | logged | meaning |
     |---|---|
     | ``lagrange/recovery`` | 1 if no step keeps the constraint, so that the step lowers the cost |
+    | ``lagrange/step`` | what the search for the cost left of TRPO's step: 1 all, 0 nothing |
     | ``lagrange/multiplier`` | nu of the update before |
     | the others of ``lagrange/*``, ``train/*`` | see `TwoCritics` and TRPO |
 
@@ -148,9 +187,7 @@ class CPO(TwoCritics, TRPO):
     ) -> None:
         if "multiplier" in kwargs:
             raise InvalidTypeError(_refusal(kwargs["multiplier"]))
-        self._steps = 0  # since the violation was last measured
-        self._episode_length = 1.0  # mean, in steps
-        super().__init__(policy, env, *args, multiplier=SolvedMultiplier(), **kwargs)  # type: ignore[arg-type]
+        super().__init__(policy, env, *args, multiplier=SolvedMultiplier(), **kwargs)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -161,16 +198,17 @@ class CPO(TwoCritics, TRPO):
             raise InvalidTypeError(_refusal(kwargs["multiplier"]))
         return super().load(path, *args, **kwargs)
 
-    def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
-        costs = super()._watch_step(scope)
-        self._steps += len(costs)
-        return costs
-
-    def _end_rollout(self, scope: dict[str, Any]) -> None:
-        if self._finished:
-            self._episode_length = self._steps / len(self._finished)
-            self._steps = 0
-        super()._end_rollout(scope)
+    def train(self) -> None:
+        """Update the policy by the step that CPO solves for, then fit the cost critic."""
+        target_kl, self._step = self.target_kl, None
+        before = [parameter.detach().clone() for parameter in self._actor_parameters()]
+        try:
+            super().train()
+        finally:
+            self.target_kl = target_kl  # which a step that ends at the limit has lowered
+        if self._step is not None:
+            self.logger.record("lagrange/step", self._search_cost(before, self._step))
+            self._step = None
 
     def mix_advantages(
         self, reward_advantages: CriticArray, cost_advantages: CriticArray
@@ -187,32 +225,82 @@ class CPO(TwoCritics, TRPO):
             return alone
         centred: CriticArray = cost_advantages[..., 0] - cost_advantages.mean()
         violation = self.multiplier.violation / self._episode_length
-        dual = solve_dual(*self._curvature(alone, centred), violation, self.target_kl)
+        data = self._step_data(alone, centred)
+        q, r, s = self._curvature(data)
+        dual = solve_dual(q, r, s, violation, self.target_kl)
         self.logger.record("lagrange/recovery", float(not dual.feasible))
+        self._step = replace(data, violation=violation, checks_reward=False)
         if not dual.feasible:
             return -centred
         self.multiplier.value = dual.multiplier
+        if dual.multiplier > 0.0 and dual.trust == 0.0:  # parallel: no further than to the limit
+            self.target_kl = min(self.target_kl, violation**2 / (2.0 * s))
+            return -centred if violation > 0.0 else alone
+        if dual.multiplier > 0.0 and violation <= 0.0:
+            self._step = replace(self._step, checks_reward=True)
         return mix(np.array([dual.multiplier]))
 
-    def _curvature(self, reward: CriticArray, cost: CriticArray) -> tuple[float, float, float]:
-        """Return q, r and s of `solve_dual` for advantages of shape (n_steps, n_envs)."""
+    def _actor_parameters(self) -> list[th.nn.Parameter]:
+        """Return what TRPO's line search moves: it knows the critics by their names."""
+        return [value for name, value in self.policy.named_parameters() if "value" not in name]
+
+    def _search_cost(self, before: list[th.Tensor], step: Step) -> float:
+        """Shorten the step that was made until its cost and reward are as CPO asks.
+
+        Args:
+            before: Parameters of the actor before the step.
+            step: What it is judged by.
+
+        Returns:
+            What is left of the step, in [0, 1].
+        """
+        parameters = self._actor_parameters()
+        moves = [now.detach() - old for now, old in zip(parameters, before, strict=True)]
+        share = 1.0
+        with th.no_grad():
+            for _ in range(self.line_search_max_iter):
+                if step.is_allowed(self.policy):
+                    return share
+                share *= self.line_search_shrinking_factor
+                for now, old, move in zip(parameters, before, moves, strict=True):
+                    now.copy_(old + share * move)
+            for now, old in zip(parameters, before, strict=True):
+                now.copy_(old)
+        return 0.0
+
+    def _step_data(self, reward: CriticArray, cost: CriticArray) -> Step:
+        """Return the rollout, flattened; the advantages have shape (n_steps, n_envs)."""
         flatten = self.rollout_buffer.swap_and_flatten
-        columns = (self.rollout_buffer.actions, reward[..., None], cost[..., None])
-        actions, rewards, costs = (
-            th.as_tensor(flatten(x), dtype=th.float32, device=self.device) for x in columns
+        buffer = self.rollout_buffer
+        columns = (buffer.actions, buffer.log_probs, reward, cost)
+        actions, log_probs, rewards, costs = (
+            th.as_tensor(
+                flatten(x if x.ndim > 2 else x[..., None]), dtype=th.float32, device=self.device
+            )
+            for x in columns
         )
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()
-        observations = self._flat_observations()
+        return Step(
+            self._flat_observations(),
+            actions,
+            log_probs.flatten(),
+            rewards.flatten(),
+            costs.flatten(),
+        )
+
+    def _curvature(self, data: Step) -> tuple[float, float, float]:
+        """Return q, r and s of `solve_dual` on a rollout."""
+        observations, actions = data.observations, data.actions
         with th.no_grad():  # a copy, as the policy hands out one object that it fills anew
             old_distribution = copy.copy(self.policy.get_distribution(observations))
         distribution = self.policy.get_distribution(observations)
         log_prob = distribution.log_prob(actions)
         parameters, g, grad_kl, _ = self._compute_actor_grad(
             kl_divergence(distribution, old_distribution).mean(),
-            (rewards.flatten() * log_prob).mean(),
+            (data.rewards * log_prob).mean(),
         )
-        b = flat_grad((costs.flatten() * log_prob).mean(), parameters, retain_graph=True)
+        b = flat_grad((data.costs * log_prob).mean(), parameters, retain_graph=True)
         product = partial(self.hessian_vector_product, parameters, grad_kl)
 
         def natural(gradient: th.Tensor) -> th.Tensor:
@@ -224,6 +312,9 @@ class CPO(TwoCritics, TRPO):
         with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             natural_g, natural_b = natural(g), natural(b)  # TRPO's random numbers stay its own
         return float(g @ natural_g), float(g @ natural_b), float(b @ natural_b)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_step"]
 
 
 def _refusal(multiplier: Any) -> str:

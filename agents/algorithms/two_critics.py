@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 
-from agents.algorithms.constrained import Constrained
 from agents.algorithms.cost_critic import (
     CostCriticCnnPolicy,
     CostCriticMultiInputPolicy,
@@ -23,28 +21,31 @@ from agents.algorithms.cost_critic import (
     fit_cost_critic,
     mix_advantages,
 )
+from agents.algorithms.rollouts import RewrittenRollouts
 from agents.costs import FloatArray
 from agents.errors import InvalidTypeError, InvalidValueError
 
 CriticArray = npt.NDArray[np.float32]
 
 
-class TwoCritics(Constrained, OnPolicyAlgorithm):
+class TwoCritics(RewrittenRollouts):
     """Mixin: an on-policy algorithm whose advantages weigh reward against cost.
 
     What the algorithm follows, in place of the advantage ``A_r`` of reward, is
     ``A = (A_r - lambda * (A_c - mean(A_c))) / (1 + lambda)``, with
 
-    - ``A_r``, ``A_c``: the advantages of reward and of cost of a step, by GAE with a critic each;
+    - ``A_r``, ``A_c``: the advantages of reward and of cost of a step, each in its unit, ``u_r``
+      and ``u_c`` of `Constrained`, by GAE with a critic each, which learn in these units too;
     - ``mean``: over the rollout;
     - ``lambda``: the multiplier, see `Constrained`; with several costs ``lambda * A_c`` and
       ``lambda`` are sums over them.
 
     Everything of the algorithm stays as it is (its loop, its losses, its schedules); only the
-    advantages change. Once per rollout:
+    advantages change, and the weight of an entropy bonus, which is divided by ``1 + lambda`` too.
+    Once per rollout:
 
-    1. the multiplier moves by the mean undiscounted cost of the episodes that finished, minus the
-       limit (nothing moves when none finished);
+    1. the units are settled, and the multiplier moves by the mean undiscounted cost of the episodes
+       that finished, minus the limit (nothing moves when none finished);
     2. a critic of its own estimates the advantages of cost, A_c, by GAE;
     3. the algorithm updates the policy with ``(A_r - multiplier * A_c) / (1 + multiplier)``, A_c
        centred;
@@ -76,9 +77,8 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
         cost_n_epochs: Passes of the cost critic over a rollout; if left out as many as the
             algorithm makes itself.
         normalize_reward_advantage: Whether A_r is standardised over the rollout. Without, the
-            multiplier is a price in units of reward, which has a fixed optimum. With, it is one
-            in standard deviations of A_r, which shrink as the policy settles: for rewards of a
-            size that is unknown or far from 1.
+            multiplier has a fixed optimum. With, it weighs standard deviations of A_r, which
+            shrink as the policy settles.
         **kwargs: All other arguments of the algorithm.
     """
 
@@ -140,20 +140,20 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
     # -- the rollout -----------------------------------------------------------------------------
 
     def _begin_rollout(self) -> None:
-        self._costs: list[FloatArray] = []  # of every step, (n_envs, n_costs)
+        super()._begin_rollout()
         self._cut: list[tuple[int, int, Any]] = []  # step, env, last observation of truncated ones
 
     def _watch_step(self, scope: dict[str, Any]) -> FloatArray:
-        costs = super()._watch_step(scope)
         goes_on = self.cost_gamma < 1.0  # without a discount it would go on for ever
         for index, (info, done) in enumerate(zip(scope["infos"], scope["dones"], strict=True)):
             if goes_on and done and info.get("TimeLimit.truncated", False):
                 self._cut.append((len(self._costs), index, info["terminal_observation"]))
-        self._costs.append(costs)
-        return costs
+        return super()._watch_step(scope)
 
     def _end_rollout(self, scope: dict[str, Any]) -> None:
         self._move_multiplier()
+        if self.unit_free:
+            self._rewrite(np.array(self._rewards, dtype=np.float32) / self.units.reward, scope)
 
     # -- the update ------------------------------------------------------------------------------
 
@@ -189,13 +189,13 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
         """Return what the policy follows, (n_steps, n_envs): the hook of other methods.
 
         Args:
-            reward_advantages: Shape (n_steps, n_envs).
-            cost_advantages: Shape (n_steps, n_envs, n_costs).
+            reward_advantages: In units of reward, shape (n_steps, n_envs).
+            cost_advantages: In units of cost, shape (n_steps, n_envs, n_costs).
         """
         return mix_advantages(
             reward_advantages,
             cost_advantages,
-            self.prices,
+            self.weights,
             normalize=self.normalize_reward_advantage,
         )
 
@@ -208,8 +208,11 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
         return obs_as_tensor(flatten(observations), self.device)
 
     def _cost_advantages(self, values: CriticArray) -> tuple[CriticArray, CriticArray]:
-        """Return cost advantages and returns, (n_steps, n_envs, n_costs), given the values."""
-        costs = np.array(self._costs, dtype=np.float32)
+        """Return cost advantages and returns, (n_steps, n_envs, n_costs), given the values.
+
+        All are in units of cost.
+        """
+        costs = np.array(np.array(self._costs) / self.units.costs, dtype=np.float32)
         for step, env_index, observation in self._cut:
             terminal = self.policy.obs_to_tensor(observation)[0]
             costs[step, env_index] += self.cost_gamma * self._predict_costs(terminal)[0]
@@ -230,7 +233,7 @@ class TwoCritics(Constrained, OnPolicyAlgorithm):
             return self.policy.predict_cost_values(observations).cpu().numpy()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_costs", "_cut"]
+        return [*super()._excluded_save_params(), "_cut"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

@@ -42,6 +42,6 @@ def check_violation(violation: float) -> float:
     if not math.isfinite(violation):
         raise InvalidValueError(
             f"violation is {violation!r}; it must be a finite number: mean episodic cost minus "
-            "limit. Skip the update when no episode finished."
+            "limit, over the limit. Skip the update when no episode finished."
         )
     return float(violation)

@@ -14,11 +14,14 @@ import difflib
 import inspect
 from collections.abc import Collection
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import get_device
@@ -26,8 +29,18 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.algorithms.lagrangian import fitting_policy
 from agents.env_checks import check_env, env_id
-from agents.errors import InvalidTypeError, InvalidValueError, UnfitEnvError, UnknownNameError
+from agents.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    ModelFileError,
+    UnfitEnvError,
+    UnknownNameError,
+)
+from agents.files import shown
 from agents.zoo.table import AGENTS, AgentSpec, import_object
+from agents.zoo.values import PPO_BESIDE_PRIOR as PRETRAINED_VALUES
+
+PRETRAINED = Path(__file__).parent / "data" / "pretrained.safetensors"
 
 
 def make_agent(
@@ -74,6 +87,47 @@ def make_agent(
     if spec.rollout_size is not None and "batch_size" in set(chosen) - set(overrides):
         chosen["batch_size"] = _dividing(chosen["n_steps"] * n_envs, chosen["batch_size"])
     return constructor(env=env, seed=seed, **chosen)
+
+
+def load_policy(model: Any, file: Path | str) -> None:
+    """Give a model the weights of a policy of the same kind, critics included.
+
+    Raises:
+        UnfitEnvError: It is of other observations or actions, or another network.
+        ModelFileError: The file is missing or damaged.
+    """
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{shown(file)} holds no policy: {error}") from error
+    try:
+        model.policy.load_state_dict(tensors)
+    except RuntimeError as error:
+        space = model.observation_space
+        raise UnfitEnvError(
+            f"env: the policy of {shown(file)} is of other observations or actions than "
+            f"{space} and {model.action_space}. One that comes with the package takes environments "
+            "that decide beside a prior, layer by layer, with one budget and without history."
+        ) from error
+
+
+def load_pretrained(
+    env: gym.Env[Any, Any] | VecEnv, file: Path | str = PRETRAINED, **overrides: Any
+) -> Any:
+    """The agent ``"ppo_lag"`` whose policy was trained on many networks, and goes on learning.
+
+    Args:
+        env: An environment that decides beside a prior (ids of ``-v1``), layer by layer, with one
+            budget.
+        file: Weights of a policy; those that come with the package if left out.
+        **overrides: See `make_agent`.
+
+    Raises:
+        UnfitEnvError: The policy is of other observations or actions.
+    """
+    model = make_agent("ppo_lag", env, **{**PRETRAINED_VALUES, **overrides})
+    load_policy(model, file)
+    return model
 
 
 def _dividing(rollout_size: int, batch_size: int) -> int:

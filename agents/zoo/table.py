@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 from agents.algorithms.constrained import Constrained
 from agents.algorithms.lagrangian import constrained
 from agents.errors import MissingLibraryError
-from agents.multipliers.penalties import BarrierMultiplier, PenaltyMultiplier
 from agents.multipliers.rules import AdamMultiplier, GradientMultiplier, Multiplier, PIDMultiplier
 from agents.zoo import values
 
@@ -52,7 +52,8 @@ class AgentSpec:
         noise: Spread of the exploration noise in units of the action, for deterministic policies.
         wrapper: A wrapper that each environment needs, ``"module:Class"``.
         timesteps: How long it was trained.
-        tuned: Other values by environment id: these fields by name, ``kwargs`` key by key.
+        tuned: Other values by environment id, or by a pattern of ids (``"PruneVGG*-v1"``): these
+            fields by name, ``kwargs`` key by key.
     """
 
     description: str
@@ -81,17 +82,17 @@ class AgentSpec:
 
     def tuned_for(self, env_id: str) -> AgentSpec:
         """Return the row with the values for an environment id; as it is where it has none."""
-        changes = dict(self.tuned.get(env_id, {}))
+        fitting = [own for pattern, own in self.tuned.items() if fnmatchcase(env_id, pattern)]
+        changes = dict(fitting[0]) if fitting else {}
         changes["kwargs"] = {**self.kwargs, **changes.get("kwargs", {})}
         return replace(self, **changes)
 
 
-_PRICE = MappingProxyType({"learning_rate": 2.0, "initial": 2.0})
-_PRICE_SLOW = MappingProxyType({"learning_rate": 2.0, "initial": 1.0})
-_PRICE_OFF = MappingProxyType({"learning_rate": 5.0, "initial": 2.0})
-_PRICE_SAC = MappingProxyType({"learning_rate": 10.0, "initial": 6.0})
-_PRICE_DDPG = MappingProxyType({"learning_rate": 5.0, "initial": 1.0})
-_PID = MappingProxyType({"kp": 2.0, "ki": 2.0, "kd": 0.0, "initial": 2.0, "ema": 0.8})
+# Multipliers have no unit (see `Constrained`): an optimal one is the elasticity of the best return
+# at the limit, between 0.1 and 1 on pruning problems.
+_PRICE = MappingProxyType({"learning_rate": 0.02, "initial": 0.5})
+_PRICE_OFF = MappingProxyType({"learning_rate": 0.1, "initial": 0.5})
+_PID = MappingProxyType({"kp": 0.1, "ki": 0.02, "kd": 0.0, "initial": 0.5, "ema": 0.8})
 
 _ROWS: dict[str, AgentSpec] = {
     "ppo_lag": AgentSpec(
@@ -105,13 +106,13 @@ _ROWS: dict[str, AgentSpec] = {
         algorithm="agents.algorithms.two_critics:PPOLagrangian",
         multiplier=PIDMultiplier,
         multiplier_kwargs=_PID,
-        kwargs=values.PPO_PID,
+        kwargs=values.PPO_TWO_CRITICS,
     ),
     "ppo_adam": AgentSpec(
         description="PPO with two critics, multiplier by Adam on a softplus: the paper's",
         algorithm="agents.algorithms.two_critics:PPOLagrangian",
         multiplier=AdamMultiplier,
-        multiplier_kwargs=MappingProxyType({"learning_rate": 0.2, "initial": 3.0}),
+        multiplier_kwargs=MappingProxyType({"learning_rate": 0.05, "initial": 0.5}),
         kwargs=values.PPO_TWO_CRITICS,
     ),
     "ppo_penalised": AgentSpec(
@@ -128,18 +129,16 @@ _ROWS: dict[str, AgentSpec] = {
         wrapper="agents.wrappers:SauteBudget",
     ),
     "p3o": AgentSpec(
-        description="PPO with two critics, exact penalty while the limit is broken",
-        algorithm="agents.algorithms.two_critics:PPOLagrangian",
-        multiplier=PenaltyMultiplier,
-        multiplier_kwargs=MappingProxyType({"kappa": 5.0}),
+        description="PPO with two critics, an exact penalty of cost in its loss",
+        algorithm="agents.algorithms.penalty_loss:P3O",
+        multiplier=None,
         kwargs=values.P3O,
     ),
     "ipo": AgentSpec(
-        description="PPO with two critics, logarithmic barrier in front of the limit",
-        algorithm="agents.algorithms.two_critics:PPOLagrangian",
-        multiplier=BarrierMultiplier,
-        multiplier_kwargs=MappingProxyType({"t": 50.0, "upper_bound": 10.0}),
-        kwargs=values.PPO_TWO_CRITICS,
+        description="PPO with two critics, a logarithmic barrier at the limit in its loss",
+        algorithm="agents.algorithms.penalty_loss:IPO",
+        multiplier=None,
+        kwargs=values.IPO,
     ),
     "focops": AgentSpec(
         description="first-order constrained optimisation in policy space",
@@ -163,7 +162,7 @@ _ROWS: dict[str, AgentSpec] = {
     "a2c_lag": AgentSpec(
         description="A2C with two critics",
         algorithm="agents.algorithms.two_critics:A2CLagrangian",
-        multiplier_kwargs=_PRICE_SLOW,
+        multiplier_kwargs=_PRICE,
         kwargs=values.A2C,
         rollout_size=64,
     ),
@@ -183,7 +182,7 @@ _ROWS: dict[str, AgentSpec] = {
         description="SAC, replayed rewards penalised at today's price",
         algorithm="stable_baselines3:SAC",
         action_spaces=("Box",),
-        multiplier_kwargs=_PRICE_SAC,
+        multiplier_kwargs=_PRICE_OFF,
         kwargs=values.SAC,
         rollout_size=None,
     ),
@@ -216,7 +215,7 @@ _ROWS: dict[str, AgentSpec] = {
         description="DDPG, replayed rewards penalised at today's price",
         algorithm="stable_baselines3:DDPG",
         action_spaces=("Box",),
-        multiplier_kwargs=_PRICE_DDPG,
+        multiplier_kwargs=_PRICE_OFF,
         kwargs=values.DDPG,
         rollout_size=None,
         noise=0.4,
@@ -240,5 +239,8 @@ _ROWS: dict[str, AgentSpec] = {
 }
 
 AGENTS: Mapping[str, AgentSpec] = MappingProxyType(
-    {name: replace(row, tuned={"BudgetToy-v0": values.TOY[name]}) for name, row in _ROWS.items()}
+    {
+        name: replace(row, tuned={"BudgetToy-v0": values.TOY[name], **values.PRIOR.get(name, {})})
+        for name, row in _ROWS.items()
+    }
 )

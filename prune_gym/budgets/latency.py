@@ -185,6 +185,12 @@ class Stopwatch:
         return Budget(name, unit="ms", measure_on=self.milliseconds, compare=self.ratio)
 
 
+def stopwatch_of(budget: Budget) -> Stopwatch | None:
+    """What a latency budget times networks with; None for any other budget."""
+    owner = getattr(budget.measure_on, "__self__", None)
+    return owner if isinstance(owner, Stopwatch) else None
+
+
 @BUDGETS.register
 def latency_ms(
     batch_size: int = 1, threads: int = 1, name: str = "latency_ms", **timer: Any

@@ -42,12 +42,13 @@ def common(version: options.Version = False) -> None:
 @app.command(cls=Command, short_help="Search for the best network within a budget, and finish it.")
 def prune(
     context: typer.Context,
-    env: options.Env = "PruneVGG-v0",
+    env: options.Env = None,
     network: options.EnvNetwork = None,
     dataset: options.EnvDataset = None,
     weights: options.Weights = None,
     budget: options.Budget = None,
     algo: options.Algo = "ppo_lag",
+    evaluations: options.Evaluations = None,
     timesteps: options.Timesteps = None,
     seed: options.Seed = 0,
     out: options.RunOut = None,
@@ -57,10 +58,10 @@ def prune(
     loss: options.Loss = None,
     output: options.Output = None,
     fine_tune: options.FineTune = None,
-    criterion: options.Criterion = "l1",
+    criterion: options.Criterion = "auto",
     recovery: options.Recovery = "bn",
     structure: options.Structure = "filter",
-    round_to: options.RoundTo = 1,
+    round_to: options.RoundToOrFast = None,
     depth: options.Depth = False,
     ignore: options.Ignore = None,
     evaluation_samples: options.EvaluationSamples = None,
@@ -68,6 +69,7 @@ def prune(
     finetune_steps: options.FinetuneSteps = 300,
     distillation: options.Distillation = 0.0,
     hard: options.Hard = False,
+    racing: options.Racing = True,
     device: options.Device = "cpu",
     trust: options.Trust = False,
     workers: options.WorkersOfRay = None,
@@ -85,36 +87,50 @@ def prune(
         cluster = cluster_of(context.params, console)
         if resume is not None:
             _refuse_beside_resume(context)
-            if finish and timesteps is not None:
+            if finish and (evaluations or timesteps) is not None:
+                name = "--timesteps" if evaluations is None else "--evaluations"
                 raise InvalidValueError(
-                    "--finish ends a run as it stands, and --timesteps makes it longer; give one."
+                    f"--finish ends a run as it stands, and {name} makes it longer; give one."
                 )
             command.resume(
-                user_path(resume), timesteps, finish, console, trust=trust, cluster=cluster
+                user_path(resume),
+                timesteps,
+                finish,
+                console,
+                trust=trust,
+                evaluations=evaluations,
+                cluster=cluster,
             )
             return
         if finish or trust:
             name = "--finish" if finish else "--trust"
             raise InvalidValueError(f"{name} goes with --resume RUN only.")
+        if evaluations is not None and timesteps is not None:
+            raise InvalidValueError(
+                "--evaluations and --timesteps both say how long the search is; give one of them."
+            )
         config = SearchConfig(
-            env, algo, timesteps or 12_000, seed, finetune_steps, {}, distillation, hard
+            env or "", algo, timesteps or 0, seed, finetune_steps, {}, distillation, hard, racing
         )
-        problem = _problem_arguments(context.params, command.environment(env))
+        problem = _problem_arguments(context.params, command.environment(env or "PruneVGG-v1"))
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
-        command.start(config, problem, folder, console, cluster)
+        command.start(config, problem, folder, console, evaluations, cluster)
 
 
 def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `make_problem` from the options; what is not given is the environment's."""
     from prune_gym.datasets import absolute_name
+    from prune_gym.problem.fast_widths import usual_multiple
 
-    same = ("criterion", "recovery", "structure", "round_to", "depth", "evaluation_samples")
+    same = ("criterion", "recovery", "structure", "depth", "evaluation_samples")
     asked = ("metric", "loss", "output", "fine_tune")  # left out where they are as always
     budget, weights = given["budget"], given["weights"]
+    budgets = parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1})
     return {
         "network": given["network"] or named.get("network", "small"),
         "dataset": absolute_name(given["dataset"] or named.get("dataset", "digits")),
-        "budgets": parse_budgets(budget) if budget else named.get("budgets", {"params": 0.1}),
+        "budgets": budgets,
+        "round_to": given["round_to"] or usual_multiple(budgets),
         **{name: given[name] for name in (*same, "precision", "device")},
         **{name: given[name] for name in asked if given[name] not in (None, "accuracy")},
         "ignore": given["ignore"] or [],
@@ -306,8 +322,9 @@ def _refuse_beside_resume(context: typer.Context) -> None:
     for name in context.params:
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in ("resume", "timesteps", "finish", "trust", *OPTIONS):
+        keeps = ("resume", "timesteps", "evaluations", "finish", "trust", *OPTIONS)
+        if given and name not in keeps:
             raise InvalidValueError(
                 f"--{name.replace('_', '-')} cannot go with --resume, which keeps the settings of "
-                "the run; only --timesteps may change. Start a new run with --out."
+                "the run; only --evaluations may change. Start a new run with --out."
             )

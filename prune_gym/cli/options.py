@@ -14,6 +14,7 @@ from prune_gym.utils.arguments import (
     LEARNING_RATES,
     MOST_BATCH,
     MOST_EPOCHS,
+    MOST_EVALUATIONS,
     MOST_FILTERS,
     MOST_IMAGES,
     MOST_SEED,
@@ -25,7 +26,14 @@ from prune_gym.utils.arguments import (
 _NETWORK = "A registered network ({names}), or module:function"
 _DATASET = "A registered dataset ({names}), module:function, or folder:PATH"
 
-Env = Annotated[str, name_option(names.environments, help="Environment: {names}.")]
+Env = Annotated[
+    str | None,
+    name_option(
+        names.environments,
+        help="Environment: {names}; default: PruneVGG-v1 (PruneVGG-v0 for single weights, and for "
+        "--hard with a budget that is measured).",
+    ),
+]
 Dataset = Annotated[str, name_option(names.datasets, help=f"{_DATASET}.")]
 EnvNetwork = Annotated[str | None, name_option(names.networks, help=f"{_NETWORK}; default: env's.")]
 EnvDataset = Annotated[str | None, name_option(names.datasets, help=f"{_DATASET}; default: env's.")]
@@ -54,8 +62,19 @@ Algo = Annotated[
         names.algorithms, help="One of {names}; `prune-gym list algorithms` describes them."
     ),
 ]
+Evaluations = Annotated[
+    int | None,
+    whole_option(
+        least=1, most=MOST_EVALUATIONS, help="Networks to judge, the scan's included; default 300."
+    ),
+]
 Timesteps = Annotated[
-    int | None, whole_option(least=1, most=MOST_TIMESTEPS, help="Environment steps; default 12000.")
+    int | None,
+    whole_option(
+        least=1,
+        most=MOST_TIMESTEPS,
+        help="The same in steps of the environment, one for each filter group of a network.",
+    ),
 ]
 Seed = Annotated[int, whole_option(least=0, most=MOST_SEED, help="Of the search.")]
 RunOut = Annotated[
@@ -73,9 +92,21 @@ Hard = Annotated[
         "reach are moved until they do not.",
     ),
 ]
+Racing = Annotated[
+    bool,
+    typer.Option(
+        "--racing/--no-racing",
+        help="Judge networks that are far behind cheaper ones on a part of the images only.",
+    ),
+]
 Finish = Annotated[bool, typer.Option("--finish", help="With --resume: search no longer, finish.")]
 Criterion = Annotated[
-    str, name_option(names.criteria, help="Which filters go first: {names}, or module:function.")
+    str,
+    name_option(
+        names.criteria,
+        help="Which filters go first: auto (bn_scale where every group has a BatchNorm, else l1), "
+        "{names}, or module:function.",
+    ),
 ]
 Recovery = Annotated[
     str,
@@ -123,12 +154,18 @@ Trust = Annotated[
         "somebody's own, a program.",
     ),
 ]
+_MULTIPLES = "Filters kept per group come in multiples of it, e.g. 8; auto: of what is fast here"
 RoundTo = Annotated[
-    int,
+    str,
+    whole_option(least=1, most=MOST_FILTERS, word="auto", help=f"{_MULTIPLES}, measured once."),
+]
+RoundToOrFast = Annotated[
+    str | None,
     whole_option(
         least=1,
         most=MOST_FILTERS,
-        help="Filters kept per group come in multiples of it, e.g. 8.",
+        word="auto",
+        help=f"{_MULTIPLES}, measured once; default: auto where a latency is limited, else 1.",
     ),
 ]
 Depth = Annotated[

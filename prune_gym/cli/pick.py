@@ -20,8 +20,8 @@ from prune_gym.cli.prune import (
     importing,
     print_result,
     problem_of,
-    warn_of_loss,
 )
+from prune_gym.cli.remarks import warn_of_loss
 from prune_gym.errors import (
     InvalidValueError,
     NothingFeasibleError,

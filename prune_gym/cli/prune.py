@@ -20,7 +20,8 @@ from rich.table import Table
 from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, amount
 from prune_gym.cli.cluster import in_cluster
-from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, say_words, time_left, warn
+from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, say_words, time_left
+from prune_gym.cli.remarks import say_unpruned, warn_of_loss
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import (
@@ -31,24 +32,24 @@ from prune_gym.errors import (
     TrainerError,
     UnknownNameError,
 )
+from prune_gym.problem.checks import AUTO
+from prune_gym.problem.fast_widths import multiples_in_words
 from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import load_with_masks
 from prune_gym.problem.trust import check_trust, load_call, named_code
-from prune_gym.searches.algorithms import check_algorithm, make_config_env
+from prune_gym.searches.algorithms import check_algorithm, check_config
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.fine_tuning import OnStep, check_fine_tuning, words_of
 from prune_gym.searches.progress import Progress
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
-from prune_gym.searches.search import Search, begin, lock_run
+from prune_gym.searches.search import EVALUATIONS, Search, begin, env_id, lock_run
 from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import check_stop
 from prune_gym.utils.words import score_in_words
-
-MUCH = 0.1  # of accuracy lost, from which on it is worth a warning
 
 
 def start(
@@ -56,15 +57,17 @@ def start(
     arguments: dict[str, Any],
     path: Path,
     console: Console,
+    evaluations: int | None = None,
     cluster: RayWorkers | None = None,
 ) -> None:
     """Run a new search into a folder. Everything is checked before the folder is made.
 
     Args:
-        config: how to search.
+        config: how to search; its environment may be "", and its timesteps 0, for the defaults.
         arguments: of `make_problem`.
         path: the folder to make.
         console: where to report.
+        evaluations: networks to judge, where timesteps are 0; None = `EVALUATIONS`.
         cluster: what judges the networks; None = threads.
     """
     began = time.monotonic()
@@ -72,73 +75,31 @@ def start(
     check_algorithm(config.algo)
     check_stop()
     with in_cluster(cluster):
-        console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
-        problem = make_problem(**arguments)
-        make_config_env(config, problem).close()
-        check_fine_tuning(problem, config.finetune_steps, config.distillation)
-        _say_unpruned(problem, console)
-        check_stop()
-        with lock_run(path):
-            _run(begin(problem, config, path, cluster=cluster), began, console)
+        _start(config, arguments, path, console, evaluations, began, cluster)
 
 
-def _say_unpruned(problem: PruningProblem, console: Console) -> None:
-    score, n_classes = problem.judge(problem.network), problem.data.n_classes
-    name = str(problem.task.metric.name)
-    console.print(f"unpruned network: validation {escape(name)} {score_in_words(score)}")
-    if name == "accuracy" and n_classes and score < _guessing(n_classes):
-        warn(
-            f"that is hardly better than guessing among {n_classes} classes. Do the weights belong "
-            "to this data, its classes in this order, its normalisation? (A folder's images are "
-            "normalised by its own mean and standard deviation; a Dataset of yours, as "
-            "module:function, can have others.)",
-            console,
-        )
-
-
-def _guessing(n_classes: int) -> float:
-    """Up to which accuracy a network is hardly better than guessing."""
-    return min(1.5 / n_classes, 0.6)
-
-
-def warn_of_loss(
-    problem: PruningProblem, metrics: dict[str, Any], console: Console, best: float = -math.inf
+def _start(
+    config: SearchConfig,
+    arguments: dict[str, Any],
+    path: Path,
+    console: Console,
+    evaluations: int | None,
+    began: float,
+    cluster: RayWorkers | None,
 ) -> None:
-    """Warn where a finished network lost much: of accuracy, or of the reward of another metric.
-
-    Args:
-        problem: whose unpruned network and classes it is compared with.
-        metrics: of the network.
-        console: where to warn.
-        best: the highest reward in the run, limits aside, where it is known.
-    """
-    scores, n_classes, metric = metrics["accuracy"], problem.data.n_classes, problem.task.metric
-    score, unpruned = (
-        metric.reward(scores[key]) for key in ("finetuned_validation", "dense_validation")
-    )
-    reference, whose = (best, "the run's best") if best > unpruned else (unpruned, "unpruned")
-    if metric.name != "accuracy":
-        has_size = metric.ends[1] is not None or metric.scale is not None
-        if score < reference - MUCH * (1.0 if has_size else abs(reference)):
-            warn(
-                f"the limit costs a lot: validation {metric.name} "
-                f"{score_in_words(metric.value(score))} ({whose} "
-                f"{score_in_words(metric.value(reference))}). Raise it, fine-tune longer "
-                "(--finetune-steps), or search longer.",
-                console,
-            )
-    elif n_classes and score < _guessing(n_classes):
-        warn(
-            f"validation accuracy {score:.4f} is hardly better than guessing among {n_classes} "
-            "classes: the limit is too tight for this network, or the search too short.",
-            console,
-        )
-    elif score < reference - MUCH:
-        warn(
-            f"the limit costs {reference - score:.4f} of validation accuracy ({score:.4f}; {whose} "
-            f"{reference:.4f}). Raise it, fine-tune longer (--finetune-steps), or search longer.",
-            console,
-        )
+    console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
+    problem = make_problem(**arguments)
+    steps = config.timesteps or (evaluations or EVALUATIONS) * len(problem.groups)
+    env = config.env or env_id("layer", problem, config.hard)
+    config = replace(config, env=env, timesteps=steps)
+    check_config(config, problem)
+    check_fine_tuning(problem, config.finetune_steps, config.distillation)
+    say_unpruned(problem, console)
+    if arguments.get("round_to") == AUTO:
+        say(f"filters per group: {multiples_in_words(problem)}", console)
+    check_stop()
+    with lock_run(path):
+        _run(begin(problem, config, path, cluster=cluster), began, console)
 
 
 def environment(env_id: str) -> dict[str, Any]:
@@ -157,6 +118,7 @@ def resume(
     console: Console,
     *,
     trust: bool = False,
+    evaluations: int | None = None,
     cluster: RayWorkers | None = None,
 ) -> None:
     """Continue a run.
@@ -167,10 +129,13 @@ def resume(
         finish_now: search no longer; fine-tune and test what was found.
         console: where to report.
         trust: whether code that the folder names may run.
+        evaluations: the same in networks.
         cluster: what judges the networks; None = threads.
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
+    if evaluations is not None:
+        timesteps = evaluations * max(1, len(config.groups))
     if timesteps is not None:
         config = config.lengthened(timesteps)
     if "picked_from" in folder.read_json("metrics.json"):
@@ -295,7 +260,7 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
         ) from error
     except NothingFeasibleError as error:
         raise NothingFeasibleError(
-            f"{error}\nGo on: {folder.resume_command} --timesteps {2 * config.timesteps}"
+            f"{error}\nGo on: {folder.resume_command} --evaluations {2 * search.evaluations}"
         ) from error
     finally:
         state = {"wall_s": wall_s(), "remembered": search.remembered}

@@ -47,7 +47,7 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
         *_algorithm_rows(config.algo),
         ("seed", str(config.seed)),
         ("timesteps", f"{config.timesteps:,}"),
-        ("networks evaluated", f"{metrics['evaluations']:,}"),
+        ("networks evaluated", f"{metrics['evaluations']:,}{_partial(metrics)}"),
         ("kept within the limits", "each network (hard)" if config.hard else "the returned one"),
         ("fine-tuning", f"{config.finetune_steps:,} steps{distilled}"),
     ]
@@ -56,6 +56,13 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
         if value != default or name in ("structure", "device"):
             rows.append((words, ", ".join(value) if isinstance(value, list) else str(value)))
     return rows
+
+
+def _partial(metrics: Mapping[str, Any]) -> str:
+    n = metrics.get("partial_evaluations", 0)
+    return (
+        f", {n:,} of them on a part of the images, as others were far ahead (racing)" if n else ""
+    )
 
 
 def _limit(name: str, metrics: Mapping[str, Any]) -> str:

@@ -13,18 +13,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from prune_gym.cluster.hiring import Hiring, NoPlaceError
-from prune_gym.cluster.shipping import Judged, Refused
+from prune_gym.cluster.shipping import Judged, Question, Refused
 from prune_gym.errors import ClusterError, OutOfMemoryError, WorkerError
-from prune_gym.pruning.masks import Masks
 
 CALL_S = 0.1  # of judging in a call: a thousandth of a second on the way is nothing beside it
 MOST_IN_A_CALL = 64
 STARTS = 3  # of a worker, one after another, that may fail
-
-Decision: TypeAlias = tuple[Masks, int, int]  # keep masks, seed and steps of the recovery
 
 
 @dataclass(eq=False)
@@ -32,12 +29,12 @@ class _Job:
     """A network to be judged.
 
     Attributes:
-        decision: what is judged.
+        question: what is judged.
         future: where the result goes.
         faults: what happened to workers over it.
     """
 
-    decision: Decision
+    question: Question
     future: Future[Judged] = field(default_factory=Future)
     faults: list[str] = field(default_factory=list)
 
@@ -104,14 +101,11 @@ class Pool:
         n: how many.
         timeout_s: seconds that a network may take; a worker that is at one for longer is ended.
         retries: how often a network is judged anew after a fault, before it is given up.
-        measures: whether workers measure the budgets, too.
     """
 
-    def __init__(
-        self, ray: Any, hiring: Hiring, n: int, timeout_s: float, retries: int, measures: bool
-    ) -> None:
+    def __init__(self, ray: Any, hiring: Hiring, n: int, timeout_s: float, retries: int) -> None:
         self._ray, self._hiring, self._n = ray, hiring, n
-        self._timeout_s, self._retries, self._measures = timeout_s, retries, measures
+        self._timeout_s, self._retries = timeout_s, retries
         self._queue = _Queue()
         self._seconds = 0.0  # that a network takes, the latest ones counting most
         self._closed = self._came_up = False
@@ -120,14 +114,14 @@ class Pool:
         for thread in self._threads:
             thread.start()
 
-    def judge(self, masks: Masks, seed: int, steps: int) -> Judged:
+    def judge(self, question: Question) -> Judged:
         """Judge a network; waits for it.
 
         Raises:
             WorkerError: no worker could.
             ClusterError: there are no workers.
         """
-        job = _Job((tuple(mask.copy() for mask in masks), seed, steps))
+        job = _Job(question)
         self._queue.put(job)
         return job.future.result()
 
@@ -180,10 +174,10 @@ class Pool:
     def _done(self, worker: Any, jobs: Sequence[_Job]) -> bool:
         """Have jobs done, or give them back; whether the worker can go on."""
         ray = self._ray
-        calls = [job.decision for job in jobs]
+        questions = [job.question for job in jobs]
         fault = ""
         try:
-            answer = worker.judge.remote(calls, self._measures)
+            answer = worker.judge.remote(questions)
             found = ray.get(answer, timeout=self._timeout_s * len(jobs))
         except ray.exceptions.RayTaskError as error:
             for job in jobs:
@@ -224,7 +218,7 @@ class Pool:
         if len(job.faults) <= self._retries:
             self._queue.give_back(job)
             return
-        kept = [int(mask.sum()) for mask in job.decision[0]]
+        kept = [int(mask.sum()) for mask in job.question.masks]
         job.future.set_exception(
             error
             or WorkerError(

@@ -40,12 +40,35 @@ class Judged:
             elsewhere.
         network: the recovered network, pickled, where building it again would take a training.
         seconds: how long it took.
+        share: of the validation examples that it was judged on.
     """
 
     accuracy: float
     values: NDArray[np.float64] | None
     network: bytes | None
     seconds: float
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """A network that a worker is to judge.
+
+    Attributes:
+        masks: valid keep masks.
+        seed: of a recovery that draws random numbers.
+        steps: of a recovery that trains.
+        least: accuracy that it has to exceed in a race; None = it is judged whole.
+        is_judged: whether its accuracy is asked for.
+        is_measured: whether its budgets are.
+    """
+
+    masks: Masks
+    seed: int
+    steps: int
+    least: float | None = None
+    is_judged: bool = True
+    is_measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,26 +120,20 @@ def moved(problem: PruningProblem, device: str) -> PruningProblem:
     )
 
 
-def judged(
-    problem: PruningProblem, masks: Masks, seed: int, steps: int, measures: bool
-) -> Judged | Refused:
-    """Judge one network in a worker.
-
-    Args:
-        problem: of the worker.
-        masks: valid keep masks.
-        seed: of a recovery that draws random numbers.
-        steps: of a recovery that trains.
-        measures: whether its budgets are measured, too.
-    """
+def judged(problem: PruningProblem, asked: Question) -> Judged | Refused:
+    """Judge one network in a worker."""
     began, evaluator = time.perf_counter(), problem.evaluator
+    accuracy, share, values = float("nan"), 1.0, None
     try:
-        accuracy, network = evaluator.reward_of(masks, seed, steps)
-        values = evaluator.values(masks, network) if measures else None
+        network = evaluator.built(asked.masks, asked.seed, asked.steps)
+        if asked.is_judged:
+            accuracy, share = evaluator.raced(network, asked.least)
+        if asked.is_measured:
+            values = evaluator.values(asked.masks, network)
     except Exception as error:  # goes on where the search is
         return Refused(_sendable(error))
     sent = None if is_fixed(problem.recovery) else pickled(network)
-    return Judged(accuracy, values, sent, time.perf_counter() - began)
+    return Judged(accuracy, values, sent, time.perf_counter() - began, share)
 
 
 def called(function: bytes, arguments: Sequence[bytes]) -> Any:

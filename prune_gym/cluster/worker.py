@@ -54,16 +54,11 @@ class Worker:
             return f"{error}"
         return ""
 
-    def judge(self, decisions: list[tuple[Any, int, int]], measures: bool) -> list[Any]:
-        """What each decision comes to: a `Judged`, or the error that it raised.
-
-        Args:
-            decisions: keep masks, seed and steps of the recovery.
-            measures: whether the budgets are measured here, too.
-        """
+    def judge(self, questions: list[Any]) -> list[Any]:
+        """What each `Question` comes to: a `Judged`, or the error that it raised."""
         from prune_gym.cluster.shipping import judged
 
-        return [judged(self._problem, *decision, measures) for decision in decisions]
+        return [judged(self._problem, question) for question in questions]
 
     def call(self, function: bytes, *arguments: bytes) -> Any:
         """What a pickled function of pickled arguments gives, or the error that it raised."""

@@ -6,19 +6,24 @@ import copy
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from agents.ray_cluster import LOCAL, connected, wanted_address
 from prune_gym.budgets.resolve import placing
 from prune_gym.cluster.hiring import HiringJudges
 from prune_gym.cluster.measuring import BudgetElsewhere, Measurer, check_measured
 from prune_gym.cluster.pool import Pool
+from prune_gym.cluster.shipping import Question
 from prune_gym.errors import ClusterError, InvalidTypeError, InvalidValueError, MissingLibraryError
-from prune_gym.problem.evaluator import Evaluator, Judgement
+from prune_gym.problem.evaluator import Bar, Evaluator, Judgement
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
+from prune_gym.training.recovery import is_fixed
 from prune_gym.utils.arguments import MOST_WORKERS, whole_number
 from prune_gym.utils.threads import Workers, usable_cores
 
@@ -127,7 +132,6 @@ class RayWorkers:
         """
         check_measured(problem)
         with self.connected() as ray:
-            measures = all(not isinstance(b, BudgetElsewhere) for b in problem.budgets)
             hiring = HiringJudges(
                 ray,
                 self._needs(problem),
@@ -136,10 +140,10 @@ class RayWorkers:
                 threads=max(1, int(self.cpus_per_worker)),
                 device="cuda" if self._gpus(problem) else "cpu",
             )
-            pool = Pool(ray, hiring, self.count, self.timeout_s, self.retries, measures)
+            pool = Pool(ray, hiring, self.count, self.timeout_s, self.retries)
             try:
                 n_threads = min(MOST_THREADS, AT_ONCE * self.count)
-                remote = RemoteEvaluator(problem.evaluator, pool)
+                remote = RemoteEvaluator(problem.evaluator, pool, problem)
                 with Workers(n_threads, problem.device) as threads, problem.judged_by(remote):
                     yield threads
             finally:
@@ -191,11 +195,16 @@ class RemoteEvaluator(Evaluator):
     Args:
         evaluator: of the problem, with which it shares its memory.
         pool: the workers.
+        problem: whose networks they judge.
     """
 
-    def __init__(self, evaluator: Evaluator, pool: Pool) -> None:
+    def __init__(self, evaluator: Evaluator, pool: Pool, problem: PruningProblem) -> None:
         vars(self).update(vars(evaluator))
         self._plain, self._pool = evaluator, pool
+        budgets = problem.budgets
+        self._counts = all(budget.counted is not None for budget in budgets)
+        self._is_elsewhere = any(isinstance(budget, BudgetElsewhere) for budget in budgets)
+        self._is_fixed = is_fixed(problem.recovery)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process it is the plain one."""
@@ -205,16 +214,30 @@ class RemoteEvaluator(Evaluator):
         """Itself: Gymnasium copies what an environment was made of, and workers cannot be."""
         return self
 
-    def judge(self, masks: Masks, seed: int, steps: int) -> Judgement:
+    def judge(self, masks: Masks, seed: int, steps: int, bar: Bar | None = None) -> Judgement:
         """Have a network judged; it is built here only where somebody asks for it."""
-        found = self._pool.judge(masks, seed, steps)
         own = tuple(mask.copy() for mask in masks)
-        if found.network is None:
-            build: Callable[[], Any] = partial(self._recovered, own, seed, steps)
+        question = Question(own, seed, steps, is_measured=not self._is_elsewhere)
+        build: Callable[[], Any] = partial(self._recovered, own, seed, steps)
+        if bar is None or self.validation.race is None or (self._is_elsewhere and not self._is_fixed):
+            found = self._pool.judge(question)
         else:
+            values = self._values_first(question, build)
+            raced = replace(question, least=bar(own, values), is_measured=False)
+            found = replace(self._pool.judge(raced), values=values)
+        if found.network is not None:
             build = partial(pickle.loads, found.network)
         values = self.values(own, build()) if found.values is None else found.values
-        return found.accuracy, values, build
+        return Judgement(found.accuracy, values, found.share, build)
+
+    def _values_first(self, question: Question, build: Callable[[], Any]) -> NDArray[np.float64]:
+        """The budgets of a network that is not judged yet: they say whom it races against."""
+        if self._counts:
+            return self._cost_model.values(question.masks)
+        if self._is_elsewhere:
+            return self.values(question.masks, build())
+        found = self._pool.judge(replace(question, is_judged=False)).values
+        return self.values(question.masks, build()) if found is None else found
 
 
 def workers_of(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from prune_gym.criteria.base import CRITERIA, Evidence, Scores
 from prune_gym.errors import CriterionError
+from prune_gym.pruning.groups import FilterGroup
 
 
 @CRITERIA.register
@@ -31,6 +35,28 @@ def random(evidence: Evidence) -> Scores:
     return [evidence.generator.random(group.n_filters) for group in evidence.groups]
 
 
+def has_norm_scales(network: nn.Module, groups: Sequence[FilterGroup]) -> bool:
+    """Whether every filter group runs through a BatchNorm with a scale, which `bn_scale` needs."""
+    return all(group.slices and norms_behind(network, group) for group in groups)
+
+
+def norms_behind(
+    network: nn.Module, group: FilterGroup
+) -> list[tuple[nn.modules.batchnorm._BatchNorm, NDArray[np.int64]]]:
+    """The BatchNorms with a scale that a group's filters run through.
+
+    Returns:
+        each with the positions, (n_filters, n_channels), of every filter's channels in it.
+    """
+    found: list[tuple[nn.modules.batchnorm._BatchNorm, NDArray[np.int64]]] = []
+    for cut in group.slices:
+        layer, _, kind = cut.tensor.rpartition(".")
+        norm = network.get_submodule(layer) if kind == "weight" else None
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            found.append((norm, cut.positions))
+    return found
+
+
 @CRITERIA.register
 def bn_scale(evidence: Evidence) -> Scores:
     """Scale of the BatchNorm behind the filter (Liu et al., network slimming, 1708.06519).
@@ -47,15 +73,11 @@ def bn_scale(evidence: Evidence) -> Scores:
     evidence.need_filters()
     scores = []
     for group in evidence.groups:
-        total, n_norms = np.zeros(group.n_filters), 0
-        for cut in group.slices:
-            layer, _, kind = cut.tensor.rpartition(".")
-            norm = evidence.network.get_submodule(layer) if kind == "weight" else None
-            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                gamma = norm.weight.detach().double().cpu().numpy()
-                total += np.abs(gamma[cut.positions]).sum(axis=1)
-                n_norms += 1
-        if not n_norms:
+        total, norms = np.zeros(group.n_filters), norms_behind(evidence.network, group)
+        for norm, positions in norms:
+            gamma = norm.weight.detach().double().cpu().numpy()
+            total += np.abs(gamma[positions]).sum(axis=1)
+        if not norms:
             raise CriterionError(
                 f"criterion 'bn_scale': no BatchNorm with a scale is behind the filters of layer "
                 f"{group.name!r}. Keep the layer whole with ignore=[{group.name!r}], or choose a "

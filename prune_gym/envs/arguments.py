@@ -29,7 +29,7 @@ class ProblemArguments(TypedDict, total=False):
     recovery: str | Callable[..., None]
     recovery_steps: int
     structure: str
-    round_to: int
+    round_to: int | str
     depth: bool
     evaluation_samples: int | None
     precision: str

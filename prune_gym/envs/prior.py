@@ -1,8 +1,9 @@
 """Environments that decide beside a prior: ``decision="prior"``, the ``-v1`` ids.
 
 The prior is the network that the sensitivity scan's allocation gives within the limits
-(`prune_gym.problem.allocation`). An action says by what factor a group differs from it, so that the
-policy that knows nothing, all zeros, plays the prior itself, and nothing of a limit is left unspent.
+(`prune_gym.problem.allocation`). An action says by what factor a group differs from it, so that
+the policy that knows nothing, all zeros, plays the prior itself, and nothing of a limit is left
+unspent.
 """
 
 from __future__ import annotations
@@ -77,9 +78,9 @@ class PriorLayerPruneEnv(PruneEnv):
     group are judged; `prune_gym.PruningProblem.sensitivity`).
 
     ## Action space
-    ``Box(-1, 1, (1,), float32)``: the logarithm of a factor. With w the present width of the group
-    (below), round(w * exp(action)) filters stay of it: 0 plays the prior, -1 keeps 0.37 of it, 1
-    2.7 times as many.
+    ``Box(-1, 1, (1,), float32)``: the binary logarithm of a factor. With w the present width of the
+    group (below), round(w * 2^action) filters stay of it: 0 plays the prior, -1 keeps half as many,
+    1 twice as many.
 
     Where every budget is counted and monotone, the prior of the groups to come is scaled after each
     step to what is left of the limits, and an action moves no further than the limits can still be
@@ -142,7 +143,7 @@ class PriorLayerPruneEnv(PruneEnv):
     def _decision(self, episode: Episode, deviation: float) -> Decision:
         index = episode.n_decided
         fewest, most = self.prior.bounds(episode)
-        wanted = self.prior.widths(episode)[index] * np.exp(deviation)
+        wanted = self.prior.widths(episode)[index] * 2.0**deviation
         count = min(max(self.prior.allocation.nearest(index, wanted), fewest), most)
         return _kept(episode, top_mask(self.problem.orders[index], count))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -37,7 +38,8 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 }
 
 # id -> entry points of one environment and of many, and their default arguments
-TABLE_ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+TABLE_ENVIRONMENTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "PruneFamily-v1": ("prune_gym.tables.family:make_family", None, {}),
     "PruneTable-v1": (
         "prune_gym.tables.env:TablePruneEnv",
         "prune_gym.tables.vector:TableVectorEnv",
@@ -50,8 +52,15 @@ NONDETERMINISTIC = ("PruneVGGLatency-v0", "PruneVGGLatency-v1")
 
 
 def register_envs() -> None:
-    """Register every environment id with Gymnasium; calling it again changes nothing."""
-    live = {env_id: (ENTRY_POINT, VECTOR_ENTRY_POINT, own) for env_id, own in ENVIRONMENTS.items()}
+    """Register every environment id with Gymnasium; calling it again changes nothing.
+
+    Gymnasium calls an id out of date as soon as there is a later version. Here v0 is the paper's
+    decision, which stays beside v1, so that this one warning is left out.
+    """
+    warnings.filterwarnings("ignore", r"(?s).*\bPrune[\w-]*-v0 is out of date", DeprecationWarning)
+    live: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+        env_id: (ENTRY_POINT, VECTOR_ENTRY_POINT, own) for env_id, own in ENVIRONMENTS.items()
+    }
     for env_id, (single, vector, defaults) in {**live, **TABLE_ENVIRONMENTS}.items():
         if env_id not in gym.registry:
             gym.register(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,10 @@ ROWS = 65  # thresholds in the table
 FINER = 17  # between two of them
 MEASUREMENTS = 7  # of a budget that is not counted, until the threshold is found
 
+_REMEMBERED = 4096  # allocations
+
 Widths = NDArray[np.float64]  # (n_groups,) filters kept, not yet rounded
+Limits: TypeAlias = Sequence[float] | NDArray[np.float64]  # (n_budgets,) costs
 
 
 class Allocation:
@@ -110,7 +113,7 @@ class Allocation:
 
     # -- what is within limits ---------------------------------------------------------------
 
-    def counts(self, limits: Sequence[float] | None = None) -> Counts:
+    def counts(self, limits: Limits | None = None) -> Counts:
         """Filters kept per group, (n_groups,), of the allocation within limits.
 
         Args:
@@ -122,8 +125,11 @@ class Allocation:
         """
         within = tuple(self.problem.limits if limits is None else limits)
         if within not in self._found:
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
             self._found[within] = self._allocated(np.array(within))
-        return self._found[within].copy()
+        found: Counts = self._found[within].copy()
+        return found
 
     def _allocated(self, limits: NDArray[np.float64]) -> Counts:
         place = largest_within(
@@ -140,7 +146,7 @@ class Allocation:
         costs = self.problem.counted_costs(counts)
         return bool((costs <= limits)[self.known].all())
 
-    def filled(self, counts: Counts, wanted: Widths, limits: Sequence[float]) -> Counts:
+    def filled(self, counts: Counts, wanted: Widths, limits: Limits) -> Counts:
         """Numbers of filters with what is left of the limits used up.
 
         The group that is furthest below its wish gets its next step first, as long as one fits.
@@ -164,7 +170,7 @@ class Allocation:
                 is_open[group] = False
         return counts
 
-    def fitted(self, wanted: Widths, limits: Sequence[float]) -> Counts:
+    def fitted(self, wanted: Widths, limits: Limits) -> Counts:
         """Numbers of filters in proportion to widths, scaled until they fit, then filled up.
 
         Args:
@@ -184,7 +190,7 @@ class Allocation:
     def _scaled(self, wanted: Widths, scale: float) -> Counts:
         return self.rounded(np.minimum(wanted * np.exp(scale), self.problem.sizes))
 
-    def left(self, counts: Counts, n_decided: int, limits: Sequence[float]) -> Widths:
+    def left(self, counts: Counts, n_decided: int, limits: Limits) -> Widths:
         """Widths of the groups that are still open, so that they use up what is left.
 
         Args:
@@ -217,7 +223,7 @@ class Allocation:
         return self.problem.counted_costs(widths)  # type: ignore[arg-type]
 
     def bounds(
-        self, counts: Counts, group: int, minimum: Counts, limits: Sequence[float]
+        self, counts: Counts, group: int, minimum: Counts, limits: Limits
     ) -> tuple[int, int]:
         """The fewest and the most filters of a group with which limits can still be used up.
 
@@ -252,7 +258,7 @@ class Allocation:
 def largest_within(
     problem: PruningProblem,
     family: Callable[[float], Masks],
-    limits: Sequence[float] | NDArray[np.float64],
+    limits: Limits,
     measured: dict[float, NDArray[np.float64]] | None = None,
 ) -> float:
     """The largest place in [0, 1] whose network is within limits, by bisection; 0.0 if none is.

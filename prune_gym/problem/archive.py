@@ -36,6 +36,8 @@ class Trial:
         costs: cost per budget.
         feasible: whether every limit was met.
         kept: fraction of filters kept per group.
+        judged: share of the validation examples that it was judged on; below 1.0 where it was
+            dropped from a race.
     """
 
     accuracy: float
@@ -43,12 +45,20 @@ class Trial:
     costs: dict[str, float]
     feasible: bool
     kept: tuple[float, ...]
+    judged: float = 1.0
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it was dropped from a race: its accuracy is an estimate, from a part."""
+        return self.judged < 1.0
 
     @classmethod
     def of(cls, outcome: Outcome) -> Trial:
         """The row of an outcome."""
         kept = tuple(float(share) for share in outcome.kept)
-        return cls(outcome.accuracy, outcome.cost, outcome.costs, outcome.feasible, kept)
+        return cls(
+            outcome.accuracy, outcome.cost, outcome.costs, outcome.feasible, kept, outcome.judged
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,16 +361,18 @@ class Archive:
         """Add a row; returns whether it is the new best feasible one."""
         self.trials.append(trial)
         better = self.best is None or _rank(trial) > _rank(self.best)
-        if trial.feasible and better:
+        is_new_best = trial.feasible and not trial.is_partial and better
+        if is_new_best:
             self.best = trial
-        return trial.feasible and better
+        return is_new_best
 
     def add(self, masks: Masks, outcome: Outcome) -> None:
         """Record an outcome and the masks it came from."""
         trial = Trial.of(outcome)
         improved = self.put(trial)
-        costs = trial.costs if self.further is None else {**trial.costs, **self.further(masks)}
-        self.front.add(len(self.trials), trial.accuracy, costs, masks)
+        if not trial.is_partial:
+            costs = trial.costs if self.further is None else {**trial.costs, **self.further(masks)}
+            self.front.add(len(self.trials), trial.accuracy, costs, masks)
         if improved:
             self.best_masks = tuple(mask.copy() for mask in masks)
         if self.on_add is not None:

@@ -34,6 +34,7 @@ from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.words import shortened
 
 STRUCTURES = ("filter", "weight")
+AUTO = "auto"  # of multiples: the one that is fast
 _TAKEN = (
     "accuracy",
     "cost",
@@ -89,14 +90,14 @@ def _as_list(value: Any) -> list[Any]:
 
 def check_numbers(
     recovery_steps: int,
-    round_to: int,
+    round_to: int | str,
     evaluation_samples: int | None,
     batch_size: int | None,
     seed: int,
 ) -> None:
     """Raise InvalidValueError for a number that is not possible whatever the network."""
     whole_number("recovery_steps", recovery_steps, 0, MOST_STEPS)
-    whole_number("round_to", round_to, 1, MOST_FILTERS)
+    check_multiple(round_to)
     whole_number("seed", seed, 0, MOST_SEED)
     if evaluation_samples is not None:
         whole_number("evaluation_samples", evaluation_samples, 1, MOST_IMAGES)
@@ -104,7 +105,19 @@ def check_numbers(
         whole_number("batch_size", batch_size, 1, MOST_BATCH)
 
 
-def check_structure(structure: str, round_to: int, depth: bool = False) -> None:
+def check_multiple(round_to: Any) -> None:
+    """Raise InvalidValueError unless it is ``"auto"`` or a number of filters."""
+    if isinstance(round_to, str):
+        if round_to != AUTO:
+            raise InvalidValueError(
+                f"round_to={shortened(round_to)} must be a whole number of at least 1, or 'auto': "
+                "the multiple that is fast here."
+            )
+        return
+    whole_number("round_to", round_to, 1, MOST_FILTERS)
+
+
+def check_structure(structure: str, round_to: int | str, depth: bool = False) -> None:
     """Raise unless the structure is known and goes with multiples and depth."""
     if not isinstance(depth, bool | np.bool_):
         raise InvalidTypeError(
@@ -117,17 +130,17 @@ def check_structure(structure: str, round_to: int, depth: bool = False) -> None:
         )
     if structure not in STRUCTURES:
         raise InvalidValueError(f"structure={structure!r} must be one of {', '.join(STRUCTURES)}.")
-    if structure == "weight" and round_to != 1:
+    if structure == "weight" and round_to not in (1, AUTO):
         raise InvalidValueError(
             f"round_to={round_to!r} with structure='weight': single weights have no use for "
             "multiples; leave it at 1, or use structure='filter'."
         )
 
 
-def check_round_to(round_to: int, groups: Sequence[FilterGroup]) -> None:
+def check_round_to(round_to: int | str, groups: Sequence[FilterGroup]) -> None:
     """Raise where multiples are so large that no group can lose a filter."""
     widest = max(group.n_filters for group in groups)
-    if round_to > 1 and round_to >= widest:
+    if not isinstance(round_to, str) and round_to > 1 and round_to >= widest:
         raise InvalidValueError(
             f"round_to={round_to} leaves every filter group whole: the widest has {widest} "
             f"filters; give at most {widest - 1}."

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,24 @@ from prune_gym.utils.words import error_in_words
 if TYPE_CHECKING:
     from prune_gym.problem.problem import PruningProblem
 
-Judgement: TypeAlias = tuple[float, NDArray[np.float64], Callable[[], nn.Module]]
+# accuracy that the network of some masks, of these values (n_budgets,), would have to exceed
+Bar: TypeAlias = Callable[[Masks, NDArray[np.float64]], float | None]
+
+
+class Judgement(NamedTuple):
+    """What an evaluator found of a network.
+
+    Attributes:
+        accuracy: the reward.
+        values: (n_budgets,) float64, the budgets in their units.
+        judged: share of the validation examples that it was judged on.
+        build: gives the network.
+    """
+
+    accuracy: float
+    values: NDArray[np.float64]
+    judged: float
+    build: Callable[[], nn.Module]
 
 
 class Evaluator:
@@ -81,9 +99,14 @@ class Evaluator:
         return self.validation.reward(network)
 
     def evaluate(
-        self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None
+        self,
+        masks: Sequence[Mask],
+        *,
+        seed: int = 0,
+        recovery_steps: int | None = None,
+        bar: Bar | None = None,
     ) -> Outcome:
-        """Compact, recover, judge; see `PruningProblem.evaluate`."""
+        """Compact, recover, judge; see `PruningProblem.evaluate` and `PruningProblem.racing`."""
         masks = checked_masks(self._groups, masks)
         steps = self._recovery_steps if recovery_steps is None else recovery_steps
         key = digest(masks) if is_fixed(self._recovery) else None
@@ -92,27 +115,47 @@ class Evaluator:
             own = tuple(mask.copy() for mask in masks)
             again = partial(self._recovered, own, seed, steps)
             return self._outcome(masks, *known, again, remembered=True)
-        accuracy, values, build = self.judge(masks, seed, steps)
-        if key is not None:
-            self.memory.put(key, accuracy, values)
-        return self._outcome(masks, accuracy, values, build)
+        found = self.judge(masks, seed, steps, bar)
+        if key is not None and found.judged == 1.0:
+            self.memory.put(key, found.accuracy, found.values)
+        outcome = self._outcome(masks, found.accuracy, found.values, found.build)
+        return outcome if found.judged == 1.0 else replace(outcome, judged=found.judged)
 
-    def judge(self, masks: Masks, seed: int, steps: int) -> Judgement:
-        """Judge a network that is not remembered: its accuracy, its budgets, what gives it.
+    def judge(self, masks: Masks, seed: int, steps: int, bar: Bar | None = None) -> Judgement:
+        """Judge a network that is not remembered.
 
         Args:
             masks: valid keep masks.
             seed: of a recovery that draws random numbers.
             steps: of a recovery that trains.
+            bar: see `PruningProblem.racing`; None = it is judged whole.
         """
-        accuracy, network = self.reward_of(masks, seed, steps)
-        return accuracy, self.values(masks, network), lambda: network
+        network = self.built(masks, seed, steps)
+        if bar is None or self.validation.race is None:
+            accuracy, judged = self.raced(network, None)
+            values = self.values(masks, network)
+        else:
+            values = self.values(masks, network)  # first, as they say whom it races against
+            accuracy, judged = self.raced(network, bar(masks, values))
+        return Judgement(accuracy, values, judged, lambda: network)
 
-    def reward_of(self, masks: Masks, seed: int, steps: int) -> tuple[float, nn.Module]:
-        """Accuracy of a network, and the network; no budget is measured."""
+    def built(self, masks: Masks, seed: int, steps: int) -> nn.Module:
+        """The recovered compact network of valid keep masks."""
         with _naming_the_network():
-            network = self._recovered(masks, seed, steps)
-            return self.accuracy(network), network
+            return self._recovered(masks, seed, steps)
+
+    def raced(self, network: nn.Module, least: float | None) -> tuple[float, float]:
+        """Accuracy of a network, and the share of the examples that it was judged on.
+
+        Args:
+            network: in evaluation mode; it stays as it is.
+            least: what it has to exceed; it is dropped when it hardly can. None = it is not.
+        """
+        race = self.validation.race
+        with _naming_the_network():
+            if race is None or least is None:
+                return self.accuracy(network), 1.0
+            return self.validation.raced(race, network, least)
 
     def _recovered(self, masks: Masks, seed: int, steps: int) -> nn.Module:
         return self.recover(self.compact(masks), seed=seed, steps=steps)

@@ -16,6 +16,7 @@ from torch import nn
 
 from prune_gym.budgets import Budget, BudgetKey, CommandSpec, Limit, budget_key, fractions
 from prune_gym.criteria import CRITERIA, score_groups
+from prune_gym.criteria.weights import has_norm_scales
 from prune_gym.datasets import DATASETS, Dataset, load_dataset, own_dataset
 from prune_gym.errors import InvalidTypeError, InvalidValueError
 from prune_gym.networks import NETWORKS
@@ -23,6 +24,7 @@ from prune_gym.networks.build import trained_network
 from prune_gym.networks.checkpoints import find_checkpoint
 from prune_gym.networks.plain import with_plain_weights
 from prune_gym.problem.checks import (
+    AUTO,
     check_budgets,
     check_ignore,
     check_numbers,
@@ -33,6 +35,7 @@ from prune_gym.problem.checks import (
     written_down,
 )
 from prune_gym.problem.costs import measure_unpruned
+from prune_gym.problem.fast_widths import on_fast_widths
 from prune_gym.problem.find_task import find_task
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.branches import check_branches, check_training
@@ -64,7 +67,7 @@ def make_problem(
     recovery: str | Callable[..., None] = "bn",
     recovery_steps: int = 32,
     structure: str = "filter",
-    round_to: int = 1,
+    round_to: int | str = 1,
     depth: bool = False,
     evaluation_samples: int | None = None,
     precision: str = "float32",
@@ -95,7 +98,8 @@ def make_problem(
             ``"500KB"`` (1000 bytes each; KiB has 1024), ``"10M"``, ``"20%"``. A key is a registered
             name, a ``"module:function"``, a ``"command:./measure.sh {onnx}"`` (``command[ms]:`` if
             it prints ms; see `command_budget`), a callable ``(network) -> number``, or a `Budget`.
-        criterion: scores filters, higher = more important: a registered name, a
+        criterion: scores filters, higher = more important: a registered name, ``"auto"``
+            (``"bn_scale"`` where every filter runs through a BatchNorm, else ``"l1"``), a
             ``"module:function"``, or a callable ``(evidence) -> scores`` that gets an `Evidence`
             and gives one array (n_filters,) per filter group; see `prune_gym.criteria.base`.
         recovery: repairs a network before it is judged: a name or a callable.
@@ -103,7 +107,8 @@ def make_problem(
         structure: ``"filter"`` removes filters; ``"weight"`` sets single weights to zero, as the
             paper's coarse variant does (budget ``params`` only).
         round_to: kept filters of a group come in multiples of it, e.g. 8, which hardware likes
-            (groups of fewer filters stay whole).
+            (groups of fewer filters stay whole). ``"auto"`` = the multiple that is fast here,
+            measured once (`prune_gym.problem.fast_widths`); ``problem.round_to`` says which.
         depth: whether residual blocks whose shortcut is the identity can go whole: filter groups
             inside of them may then keep none (a prune ratio of 1), and the compact network has
             nothing of the block left.
@@ -155,7 +160,7 @@ def make_problem(
     arguments = written_down(given := dict(locals()))
     chosen = _chosen(given)
     check_precision(precision, place := resolve_device(device))
-    score = _function("criterion", CRITERIA, criterion)
+    score = None if criterion == "auto" else _function("criterion", CRITERIA, criterion)
     repair = _function("recovery", RECOVERIES, recovery)
     weights = _early_weights(weights, network, dataset, train)
     data = _dataset(dataset, (train, validation, test), metric, collate, evaluation_samples, place)
@@ -163,6 +168,12 @@ def make_problem(
     task = find_task(module, data, metric, loss, output, fine_tune)
     data, layout = _laid_out(module, data, precision)
     groups = _groups(module, data, given)
+    if score is None:
+        name = "bn_scale" if has_norm_scales(module, groups) else "l1"
+        score, arguments = (
+            CRITERIA.get(name),
+            {**arguments, "criterion": name} if arguments else None,
+        )
     scores = score_groups(module, groups, score, data.train, seed, task)
     unpruned = measure_unpruned(tuple(chosen), module, data.train.example, unpruned_values)
     problem = PruningProblem(
@@ -176,13 +187,18 @@ def make_problem(
         recovery=repair,
         recovery_steps=int(recovery_steps),
         structure=structure,
-        round_to=int(round_to),
+        round_to=1 if round_to == AUTO else int(round_to),
         layout=layout,
         batch_size=None if batch_size is None else int(batch_size),
         arguments=arguments,
         task=task,
     )
-    return _checked(problem, ignore, is_known=unpruned_values is not None)
+    check_stop()
+    ones = problem.masks_of(np.ones(len(groups), dtype=np.int64))
+    check_smallest(module, groups, ones, problem.example, ignore)
+    if round_to == AUTO:
+        problem = on_fast_widths(problem)
+    return _checked(problem, is_known=unpruned_values is not None)
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
@@ -247,15 +263,12 @@ def _unlike(data: Dataset) -> Iterator[Any]:
         yield split.batch(torch.tensor([row % len(split)], device=split.device))
 
 
-def _checked(problem: PruningProblem, ignore: Collection[str], *, is_known: bool) -> PruningProblem:
-    """The problem; raises unless the smallest network runs and is within every limit.
+def _checked(problem: PruningProblem, *, is_known: bool) -> PruningProblem:
+    """The problem; raises unless the smallest network is within every limit, and training works.
 
     Noise is not to refuse later what could be reached when the known values were measured.
     """
     check_stop()
-    ones = np.ones(len(problem.groups), dtype=np.int64)
-    smallest = problem.masks_of(ones)
-    check_smallest(problem.network, problem.groups, smallest, problem.example, ignore)
     if not is_known or all(budget.is_deterministic for budget in problem.budgets):
         problem.check_reachable(problem.kept_counts(np.ones(len(problem.groups))))
     if not is_known:  # else it was tried when they were measured

@@ -32,6 +32,8 @@ class Outcome:
         kept: (n_groups,) float32, fraction of filters kept per group.
         build: gives `network`.
         remembered: whether the same decision had been judged before, so that nothing was run.
+        judged: share of the validation examples that it was judged on; below 1.0 where it was
+            dropped from a race (`PruningProblem.racing`), and the accuracy is that on this part.
     """
 
     accuracy: float
@@ -42,6 +44,7 @@ class Outcome:
     kept: NDArray[np.float32]
     build: Callable[[], nn.Module] = field(repr=False)
     remembered: bool = False
+    judged: float = 1.0
 
     @property
     def values(self) -> dict[str, float]:

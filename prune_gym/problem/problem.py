@@ -12,6 +12,7 @@ the scalar cost is the worst of costs / limits and the scalar limit is 1.0 (`Con
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from prune_gym.datasets import Dataset, Examples
 from prune_gym.errors import InfeasibleLimitError
 from prune_gym.problem.allocation import Allocation
 from prune_gym.problem.costs import Constraint, CostModel, Counts
-from prune_gym.problem.evaluator import Evaluator
+from prune_gym.problem.evaluator import Bar, Evaluator
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.sensitivity import Sensitivity, check_sensitivity, scan
 from prune_gym.pruning.compact import Compaction, CompactionPlan, WeightZeroing
@@ -65,6 +66,7 @@ class PruningProblem:
         batch_size: images a forward when networks are judged; None = measured.
         arguments: of `prune_gym.make_problem`, where all of them can be written down; else None.
         task: what is asked of networks: metric, loss, which outputs count, who fine-tunes.
+        bar: of the race that `evaluate` is; None = none, every network is judged whole.
     """
 
     network: nn.Module
@@ -82,6 +84,7 @@ class PruningProblem:
     batch_size: int | None = None
     arguments: Mapping[str, Any] | None = None
     task: Task = CLASSIFICATION
+    bar: Bar | None = None
 
     def __repr__(self) -> str:
         """Short, so that an error message that holds a problem stays readable."""
@@ -303,7 +306,27 @@ class PruningProblem:
             ValueError: masks that do not fit the groups.
             BudgetError: a budget raised or gave nonsense.
         """
-        return self.evaluator.evaluate(masks, seed=seed, recovery_steps=recovery_steps)
+        return self.evaluator.evaluate(
+            masks, seed=seed, recovery_steps=recovery_steps, bar=self.bar
+        )
+
+    def racing(self, bar: Bar) -> PruningProblem:
+        """The same problem, with the same evaluator, whose `evaluate` is a race.
+
+        A network that would hardly exceed the bar any more after a part of the validation images is
+        judged no further; its outcome says so (`Outcome.judged`). See `prune_gym.training.racing`
+        for the error rate. Only accuracies of plain classes race; other metrics, and what needs no
+        judging, stay whole.
+
+        Args:
+            bar: gives the accuracy that a network has to exceed, of its keep masks and its budgets
+                (n_budgets,) in their units; None = it is judged whole. `prune_gym.problem.rivals`
+                has one.
+        """
+        _ = self.evaluator  # made here: there is one for both
+        raced = copy.copy(self)
+        vars(raced)["bar"] = bar
+        return raced
 
     def recover(self, network: nn.Module, *, seed: int = 0, steps: int | None = None) -> nn.Module:
         """Repair a compact network in place, as an episode does; returns it."""

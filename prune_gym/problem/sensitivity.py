@@ -85,7 +85,8 @@ class Sensitivity:
         if known.size and known[0] == 0.0:  # it was judged
             places, lost = places[1:], lost[1:]
         wanted = np.log(np.maximum(np.asarray(shares, dtype=np.float64), nothing))
-        return np.interp(wanted, places, lost)
+        found: NDArray[np.float64] = np.interp(wanted, places, lost)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, which `from_json` takes."""

@@ -14,6 +14,15 @@ from prune_gym.searches.run_folder import SearchConfig
 from prune_gym.utils.registry import unknown_name
 from prune_gym.wrappers.projection import ProjectionWrapper
 
+PRETRAINED = "pretrained"
+
+
+def agent_of(algo: str) -> str | None:
+    """The agent of `agents.AGENTS` that an algorithm is, or goes on with; None for baselines."""
+    if algo == PRETRAINED:
+        return "ppo_lag"
+    return None if algo in BASELINES else algo
+
 
 def algorithms() -> dict[str, str]:
     """Every search algorithm with its description: agents first, then baselines.
@@ -24,7 +33,8 @@ def algorithms() -> dict[str, str]:
 
     able = {n: spec for n, spec in AGENTS.items() if "Box" in spec.action_spaces}
     agents = {n: spec.description for n, spec in able.items() if spec.wrapper is None}
-    return {**agents, **BASELINES.describe()}
+    more = {PRETRAINED: "ppo_lag from a policy that was trained on other networks (-v1 ids)"}
+    return {**agents, **more, **BASELINES.describe()}
 
 
 def check_algorithm(name: str) -> None:
@@ -33,20 +43,47 @@ def check_algorithm(name: str) -> None:
         raise unknown_name("algorithm", name, list(algorithms()))
 
 
-def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[Any, Any]:
-    """The environment of a search, around a problem that is built already."""
+def check_config(config: SearchConfig, problem: PruningProblem) -> None:
+    """Raise where the environment of a search cannot be made; nothing is judged for it.
+
+    Raises:
+        ValueError: an environment that does not go with the problem, or with ``hard``.
+    """
     if "limit_range" in ENVIRONMENTS[config.env]:
         raise InvalidValueError(
             f"--env {config.env!r} draws a limit for every episode; a search has one. Search in "
-            "PruneVGG-v0 (`prune-gym pick` then answers for other limits), or train one policy for "
+            "PruneVGG-v1 (`prune-gym pick` then answers for other limits), or train one policy for "
             f"all of them: python -m agents.train --env prune_gym:{config.env}."
         )
-    granularity = config.granularity
+    if config.decision == "ratio":
+        make_config_env(config, problem).close()
+        return
+    v0 = config.env.replace("-v1", "-v0")
+    if problem.structure != "filter":
+        raise InvalidValueError(
+            f"structure={problem.structure!r} in {config.env}: decisions beside a prior remove "
+            f"whole filters. Search in {v0}."
+        )
+    if config.hard and any(budget.counted is None for budget in problem.budgets):
+        raise InvalidValueError(
+            f"hard in {config.env} with a budget that is measured: actions beside a prior are not "
+            f"led to a limit that is not counted. Search in {v0}."
+        )
+
+
+def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[Any, Any]:
+    """The environment of a search, around a problem that is built already."""
+    granularity, is_prior = config.granularity, config.decision == "prior"
     by_filter = granularity == "filter"  # then only what is counted has a dense cost
     dense = all(
         budget.monotone and not (by_filter and budget.counted is None) for budget in problem.budgets
     )
-    cost_mode = "dense" if dense else "terminal"
-    env = gym.make("Prune-v0", granularity=granularity, problem=problem, cost_mode=cost_mode)
-    mode = "scale" if granularity == "layer" else "clip"
-    return ProjectionWrapper(env, mode) if config.hard else env
+    env = gym.make(
+        f"Prune-{config.env.rpartition('-')[2]}",
+        granularity=granularity,
+        problem=problem,
+        cost_mode="dense" if dense else "terminal",
+    )
+    if not config.hard or is_prior:  # beside a prior counted limits are kept as it is
+        return env
+    return ProjectionWrapper(env, "scale" if granularity == "layer" else "clip")

@@ -21,7 +21,7 @@ from prune_gym.problem.allocation import Allocation, Widths, largest_within
 from prune_gym.problem.costs import Counts
 from prune_gym.problem.feasibility import Costs, feasible_ratios
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.sensitivity import Judged, scanning
+from prune_gym.problem.sensitivity import Judged, Sensitivity, scanning
 from prune_gym.pruning.masks import Masks, kept_per_group, top_mask
 from prune_gym.utils.registry import Registry
 
@@ -249,6 +249,13 @@ def _scanned(
     """The allocation after a scan, for which half of the evaluations are spent at most."""
     sensitivity = yield from scanning(problem, most=max(1, evaluations // 2))
     return Allocation(problem, sensitivity)
+
+
+def prior(problem: PruningProblem, evaluations: int) -> Generator[list[Masks], Judged, Sensitivity]:
+    """What agents start from that decide beside a prior: the scan, and its network."""
+    allocation = yield from _scanned(problem, evaluations)
+    yield [problem.masks_of(allocation.counts())]
+    return allocation.sensitivity
 
 
 # -- masks of ratios -------------------------------------------------------------------------------

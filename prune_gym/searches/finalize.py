@@ -67,6 +67,7 @@ def finish(
         "remembered_evaluations": result.remembered,
         "feasible_evaluations": feasible,
         "infeasible_evaluations": len(trials) - feasible,
+        "partial_evaluations": sum(trial.is_partial for trial in trials),
     }
     try:
         return complete(problem, config, in_turn, path, told, wall_s, on_step)

@@ -88,6 +88,7 @@ class Config(Record):
     problem: _Problem
     distillation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     hard: bool = False
+    racing: bool = False
     folder: Text = ""
     limits: dict[Text, _Share] = Field(default_factory=dict)
     groups: dict[Text, Annotated[int, Field(ge=1, le=2**40)]] = Field(default_factory=dict)
@@ -127,6 +128,7 @@ class _Metrics(Record):
     remembered_evaluations: Whole = 0
     feasible_evaluations: Whole = 0
     infeasible_evaluations: Whole = 0
+    partial_evaluations: Whole = 0
     hard: bool = False
     algo: Text
     timesteps: Whole
@@ -185,6 +187,8 @@ def _is_allowed(name: str, text: str, value: float) -> bool:
         return text in ("0", "1")
     if name.startswith("kept_"):
         return 0.0 <= value <= 1.0
+    if name == "judged":
+        return 0.0 < value <= 1.0
     if name.startswith("cost"):
         return math.isfinite(value) and value >= 0.0
     return math.isfinite(value)

@@ -118,7 +118,7 @@ def candidates(archive: Archive, problem: PruningProblem, by_ratio: bool) -> Ite
     yield archive.feasible_masks()
     if not by_ratio or problem.structure != "filter":
         return
-    rows = {row.kept: row for row in archive.trials if row.feasible}
+    rows = {row.kept: row for row in archive.trials if row.feasible and not row.is_partial}
     if archive.best is not None:
         rows.pop(archive.best.kept, None)
     best = sorted(rows.values(), key=lambda row: (-row.accuracy, row.cost))

@@ -196,7 +196,8 @@ class SearchResult:
         Its fields: ``accuracy`` f8, the reward (what another metric comes to is in
         `prune_gym.tasks.metrics`); ``cost`` f8, the scalar; ``feasible`` bool; ``costs``
         (n_budgets,) f8 in the order of ``problem.names``; ``kept`` (n_groups,) f8, fraction of
-        filters kept.
+        filters kept; ``judged`` f8, share of the validation examples that it was judged on, below
+        1.0 only where networks race.
         """
         fields = np.dtype(
             [
@@ -205,10 +206,11 @@ class SearchResult:
                 ("feasible", np.bool_),
                 ("costs", np.float64, (len(self.problem.names),)),
                 ("kept", np.float64, (len(self.problem.groups),)),
+                ("judged", np.float64),
             ]
         )
         rows = [
-            (row.accuracy, row.cost, row.feasible, tuple(row.costs.values()), row.kept)
+            (row.accuracy, row.cost, row.feasible, tuple(row.costs.values()), row.kept, row.judged)
             for row in self.archive.trials
         ]
         return np.array(rows, dtype=fields)

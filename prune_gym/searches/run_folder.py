@@ -55,6 +55,7 @@ class SearchConfig:
         problem: arguments of `prune_gym.make_problem`.
         distillation: share of the fine-tuning loss that follows the unpruned network.
         hard: whether every network is kept within the limits (`prune_gym.ProjectionWrapper`).
+        racing: whether networks that are far behind are judged on a part of the images only.
         folder: working directory in which it began; modules of the user's may lie there.
         limits: by budget, as fractions; empty in runs of earlier versions.
         groups: filters by filter group; likewise.
@@ -68,6 +69,7 @@ class SearchConfig:
     problem: dict[str, Any]
     distillation: float = 0.0
     hard: bool = False
+    racing: bool = False
     folder: str = ""
     limits: dict[str, float] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
@@ -77,6 +79,12 @@ class SearchConfig:
         """What the environment decides at a time: a layer, or each filter of one."""
         granularity: str = ENVIRONMENTS[self.env]["granularity"]
         return granularity
+
+    @property
+    def decision(self) -> str:
+        """What an action of the environment means: a ``"ratio"``, or beside a ``"prior"``."""
+        decision: str = ENVIRONMENTS[self.env].get("decision", "ratio")
+        return decision
 
     @property
     def by_ratio(self) -> bool:
@@ -231,13 +239,21 @@ class RunFolder:
         """One row per evaluated network."""
         return self.path / "episodes.csv"
 
-    def append(self, trial: Trial, number: int, multiplier: float, problem: PruningProblem) -> None:
-        """Add one row to the log of episodes."""
+    def append(
+        self,
+        trial: Trial,
+        number: int,
+        multiplier: float,
+        problem: PruningProblem,
+        racing: bool = False,
+    ) -> None:
+        """Add one row to the log of episodes; of a race with its share of the images."""
         row: dict[str, Any] = {
             "episode": number,
             **_judged(trial, problem.task.metric),
             "cost": repr(trial.cost),
             "feasible": int(trial.feasible),
+            **({"judged": f"{trial.judged:.6g}"} if racing else {}),
             "multiplier": repr(multiplier),
             **{f"cost_{name}": repr(cost) for name, cost in trial.costs.items()},
             **{
@@ -308,6 +324,7 @@ class RunFolder:
                     },
                     feasible=row["feasible"] == "1",
                     kept=tuple(float(v) for key, v in row.items() if key.startswith("kept_")),
+                    judged=float(row.get("judged", 1.0)),
                 )
             )
         if is_there(self.front, RunFolderError):

@@ -5,14 +5,12 @@ Here `prune_gym` and `agents` meet.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import gymnasium as gym
 import numpy as np
 
 from agents.locking import locked_folder
@@ -28,17 +26,17 @@ from prune_gym.problem.archive import Archive, Trial, further_costs
 from prune_gym.problem.feasibility import Costs
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.rivals import Rivals
 from prune_gym.problem.saving import masks_of_plan, save_pruned
 from prune_gym.problem.sensitivity import Judged
 from prune_gym.pruning.masks import Masks
-from prune_gym.searches.algorithms import check_algorithm, make_config_env
-from prune_gym.searches.baselines import BASELINES, baseline, masks_within
+from prune_gym.searches.algorithms import check_algorithm, check_config
+from prune_gym.searches.baselines import BASELINES, baseline, masks_within, prior
 from prune_gym.searches.front_files import FrontFiles
+from prune_gym.searches.learning import learn
 from prune_gym.searches.progress import OnProgress, Progress
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
-from prune_gym.searches.saved_agent import load_agent, save_agent
-from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
     MOST_SEED,
@@ -52,11 +50,10 @@ from prune_gym.utils.stopping import finishing, stopping
 from prune_gym.utils.threads import Workers, one_thread
 
 if TYPE_CHECKING:
-    from agents import Constrained
+    pass
 
-N_ENVS = 8
-ENV_IDS = {"layer": "PruneVGG-v0", "filter": "PruneVGGFilters-v0"}  # by granularity
-SAVE_EVERY_S = 15.0
+EVALUATIONS = 300  # of a search that is not told
+ENV_NAMES = {"layer": "PruneVGG", "filter": "PruneVGGFilters"}  # by granularity
 
 T = TypeVar("T")
 
@@ -65,10 +62,11 @@ def search(
     problem: PruningProblem,
     algo: str = "ppo_lag",
     *,
-    evaluations: int = 300,
+    evaluations: int = EVALUATIONS,
     seed: int = 0,
     granularity: str = "layer",
     hard: bool = False,
+    racing: bool = False,
     out: Path | str | None = None,
     resume: bool = False,
     finetune_steps: int = 300,
@@ -89,6 +87,8 @@ def search(
         seed: of the search.
         granularity: ``"layer"``, a prune ratio per group, or ``"filter"``, each filter by itself.
         hard: whether every judged network is kept within the limits; for monotone budgets.
+        racing: judge networks that are far behind on a part of the validation images only; their
+            reward is the accuracy on it (`prune_gym.training.racing`).
         out: folder in which everything is saved as it comes, as ``prune-gym prune`` does, which
             can go on with it (``--resume``); None = nothing is written.
         resume: go on with the search in ``out``, until ``evaluations`` networks are judged; its
@@ -119,8 +119,8 @@ def search(
         raise InvalidTypeError(
             f"problem={problem!r}: expected a PruningProblem; build one with make_problem()."
         )
-    if granularity not in list(ENV_IDS):
-        raise unknown_name("granularity", granularity, list(ENV_IDS))
+    if granularity not in list(ENV_NAMES):
+        raise unknown_name("granularity", granularity, list(ENV_NAMES))
     if on_progress is not None and not callable(on_progress):
         raise InvalidTypeError(f"on_progress={on_progress!r}: expected a function of a Progress.")
     cluster = as_workers(workers)
@@ -136,7 +136,7 @@ def search(
             write_json(folder.path / "config.json", config.to_json())
             return Search(problem, config, folder, on_progress, cluster).run()
     config = SearchConfig(
-        env=ENV_IDS[granularity],
+        env=env_id(granularity, problem, hard),
         algo=algo,
         timesteps=evaluations * len(problem.groups),
         seed=whole_number("seed", seed, 0, MOST_SEED),
@@ -144,11 +144,19 @@ def search(
         problem={},
         distillation=check_share("distillation", distillation),
         hard=bool(hard),
+        racing=bool(racing),
     )
     with lock_run(out):
         search = begin(problem, config, out, on_progress, cluster)
         with how_to_go_on(search.folder):
             return search.run()
+
+
+def env_id(granularity: str, problem: PruningProblem, hard: bool) -> str:
+    """The environment of a search: its v1, where decisions beside a prior are possible."""
+    counted = all(budget.counted is not None for budget in problem.budgets)
+    version = "v1" if problem.structure == "filter" and (counted or not hard) else "v0"
+    return f"{ENV_NAMES[granularity]}-{version}"
 
 
 def lock_run(out: Path | str | None) -> AbstractContextManager[None]:
@@ -175,7 +183,7 @@ def begin(
     if out is not None:
         RunFolder.check_free(out)
     check_algorithm(config.algo)
-    make_config_env(config, problem).close()
+    check_config(config, problem)
     if problem.arguments is not None:
         # whoever goes on with the run judges in the same batches, and by the same limits
         unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
@@ -217,6 +225,7 @@ class Search:
         self.problem, self.config, self.folder = problem, config, folder
         self._cluster = cluster
         self.archive = Archive(further=further_costs(problem))
+        self.rivals = Rivals(problem, self.archive.further)
         self.best_outcome: Outcome | None = None
         self.multiplier = float("nan")
         self.stop = False
@@ -319,10 +328,15 @@ class Search:
             if improved:
                 path, name = self.folder.path, self.config.network_name
                 save_pruned(path, outcome.network, self.problem, masks, name)
-            self.folder.append(trial, len(self.archive.trials), self.multiplier, self.problem)
+            number, racing = len(self.archive.trials), self.config.racing
+            self.folder.append(trial, number, self.multiplier, self.problem, racing)
             self._front_files.save(self.archive.front, now=False)
         if self.on_progress is not None:
             self.on_progress(self.progress)
+
+    def judging(self) -> PruningProblem:
+        """The problem by which networks are judged: a race, where one was asked for."""
+        return self.problem.racing(self.rivals.bar) if self.config.racing else self.problem
 
     # -- baselines ---------------------------------------------------------------------------
 
@@ -331,8 +345,12 @@ class Search:
         self._run(
             baseline(self.config.algo, self.problem, self.evaluations, generator),
             workers,
-            [(row.accuracy, row.cost, row.feasible) for row in self.archive.trials],
+            self._known_rows(),
         )
+
+    def _known_rows(self) -> Judged:
+        """What was judged before, as proposers are told it."""
+        return [(row.accuracy, row.cost, row.feasible) for row in self.archive.trials]
 
     def _run(
         self, proposer: Generator[list[Masks], Judged, T], workers: Workers, known: Judged
@@ -352,7 +370,8 @@ class Search:
                 fresh = batch[len(judged) :][: self.evaluations - len(self.archive.trials)]
                 if costs is not None:
                     fresh = [masks_within(self.problem, masks, costs) for masks in fresh]
-                outcomes = workers.map(self.problem.evaluate, fresh)
+                self.rivals.take(self.archive.front)
+                outcomes = workers.map(self.judging().evaluate, fresh)
                 for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
                     self.archive.add(masks, outcome)
                     judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
@@ -366,74 +385,11 @@ class Search:
     # -- agents ------------------------------------------------------------------------------
 
     def _run_agent(self, workers: Workers) -> None:
-        config = self.config
-        venv = ThreadVecEnv(
-            [lambda: make_config_env(config, self.problem) for _ in range(N_ENVS)],
-            workers,
-            self._add_episode,
-        )
-        # A resumed search goes on with other noise; the same would repeat the same networks.
-        venv.seed(config.seed + len(self.archive.trials))
-        try:
-            model = self._agent(venv)
-            if len(self.archive.trials) < self.evaluations:
-                n_groups = len(self.problem.groups)
-                # steps of episodes that were broken off have judged nothing
-                model.num_timesteps = len(self.archive.trials) * n_groups
-                # whole episodes of all environments, which begin anew: the callback ends with the
-                # last one needed
-                left = self.evaluations - len(self.archive.trials)
-                episodes = -(-left // N_ENVS) * N_ENVS
-                steps = max(config.timesteps - model.num_timesteps, episodes * n_groups)
-                try:
-                    model.learn(steps, callback=self._callback(), reset_num_timesteps=False)
-                finally:  # a budget that raises must not cost what was learned
-                    if self.folder is not None:
-                        save_agent(model, self.folder)
-        finally:
-            venv.close()
-
-    def _agent(self, venv: ThreadVecEnv) -> Constrained:
-        from agents import AGENTS, FixedMultiplier, make_agent
-
-        if self.folder is not None and self.folder.agent.is_file():
-            model = load_agent(self.folder, self.config.algo, venv)
-            model.set_random_seed(self.config.seed + len(self.archive.trials))
-        else:
-            free: dict[str, Any] = {}
-            if self.config.hard and AGENTS[self.config.algo].multiplier is not None:
-                # limits are kept anyway: no price on cost
-                free["multiplier"] = FixedMultiplier(0.0)
-            model = make_agent(self.config.algo, venv, seed=self.config.seed, device="cpu", **free)
-        self.multiplier = float(model.multiplier.value)
-        return model
-
-    def _add_episode(self, env: gym.Env[Any, Any]) -> None:
-        """Record the network that an environment has just judged, if it is still asked for."""
-        if len(self.archive.trials) < self.evaluations:
-            pruning: Any = env.unwrapped
-            self.archive.add(pruning.last_masks(), pruning.last_outcome())
-
-    def _callback(self) -> Any:
-        """An SB3 callback that ends a search, and saves its agent now and then."""
-        from stable_baselines3.common.callbacks import BaseCallback
-
-        searching = self
-
-        class Record(BaseCallback):
-            saved = time.monotonic()
-
-            def _on_step(self) -> bool:
-                self._read_multiplier()
-                return not searching.stop and len(searching.archive.trials) < searching.evaluations
-
-            def _read_multiplier(self) -> None:
-                searching.multiplier = float(self.model.multiplier.value)  # type: ignore[attr-defined]
-
-            def _on_rollout_start(self) -> None:
-                self._read_multiplier()  # it moves between rollouts
-                if searching.folder and time.monotonic() - self.saved > SAVE_EVERY_S:
-                    save_agent(self.model, searching.folder)
-                    self.saved = time.monotonic()
-
-        return Record()
+        if self.config.decision == "prior":
+            sensitivity = self._run(
+                prior(self.problem, self.evaluations), workers, self._known_rows()
+            )
+            if sensitivity is None:
+                return
+            self.problem.know(sensitivity)
+        learn(self, workers)

@@ -15,6 +15,7 @@ from prune_gym.envs.base import Info
 from prune_gym.envs.checks import check_action
 from prune_gym.envs.episode import Decision, Episode, Schedule, draw_limit
 from prune_gym.envs.layer import LayerPruneEnv
+from prune_gym.envs.observation import Observer
 from prune_gym.errors import UsageError
 from prune_gym.problem.outcome import Outcome
 from prune_gym.pruning.masks import top_mask
@@ -127,7 +128,7 @@ class TablePruneEnv(LayerPruneEnv):
 
     def dynamics(self, max_ratio: float) -> Dynamics:
         """What decisions lead to where no prune ratio is above ``max_ratio``."""
-        return Dynamics(self.tabular, self.observer, max_ratio)
+        return Dynamics(self.tabular, Observer(self.tabular, self.limit_range), max_ratio)
 
     # -- what `PruneEnv` asks for --------------------------------------------------------------
 

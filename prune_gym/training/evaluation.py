@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from prune_gym.pruning.inference import InferenceLayout
 from prune_gym.tasks.metrics import Tally
 from prune_gym.tasks.named_metrics import ACCURACY, share_right
 from prune_gym.tasks.task import CLASSIFICATION, Task
+from prune_gym.training.racing import Race
 from prune_gym.utils.devices import tf32
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.stopping import check_stop
@@ -143,6 +145,39 @@ class PreparedSplit:
         n_right = (self.logits(network).argmax(dim=1) == self.labels).sum()
         return int(n_right) / len(self.labels)
 
+    @cached_property
+    def race(self) -> Race | None:
+        """How networks race on it; None where the reward is no accuracy of plain classes."""
+        classes = self.split.classes
+        if self.task.metric is not ACCURACY or self.task.output is not None or classes is None:
+            return None
+        return Race.over(classes, self.device)
+
+    @torch.inference_mode()
+    def raced(self, race: Race, network: nn.Module, bar: float) -> tuple[float, float]:
+        """Accuracy of a network in evaluation mode; it stays as it is.
+
+        Args:
+            race: of this split.
+            network: what is judged.
+            bar: the accuracy that it has to exceed; it is dropped when it hardly can any more.
+
+        Returns:
+            The accuracy on the examples that were judged, and their share of all: 1.0 where it was
+            not dropped.
+        """
+        fast, is_coarse = self.layout.convert(network), self.layout.precision == "tf32"
+        n, right = len(self.split), 0
+        with memory_bound(_too_many(self.batch_size)), tf32(self.device, is_coarse):
+            for stage in race.stages:
+                for rows in race.order[stage].split(self.batch_size):
+                    check_stop()
+                    inputs, targets = self._some(rows)
+                    right += int((call(fast, inputs).argmax(dim=1) == targets).sum())
+                if stage.stop < n and race.is_lost(right, stage.stop, bar):
+                    return right / stage.stop, stage.stop / n
+        return right / n, 1.0
+
     def reward(self, network: nn.Module) -> float:
         """The reward of a network in evaluation mode, which stays as it is; see `Metric`."""
         if self.task.metric is ACCURACY and self.task.output is None and self.images is not None:
@@ -186,6 +221,13 @@ class PreparedSplit:
                     times[size] = min(times[size], time.perf_counter() - start)
         best = min(size for size in times if times[size] <= 1.05 * min(times.values()))
         return replace(self, batch_size=best)
+
+    def _some(self, rows: torch.Tensor) -> tuple[Any, Any]:
+        """Inputs and targets of some rows, a copy."""
+        if self.images is None:
+            inputs, targets = self.split.read(rows)
+            return mapped(self.layout.to_layout, inputs), targets
+        return rows_of(self.images, rows), rows_of(self.labels, rows)
 
     def _batches(self, size: int | None = None, n: int | None = None) -> Iterator[tuple[Any, Any]]:
         """Inputs and targets of the first ``n`` examples, ``size`` at a time."""

@@ -81,14 +81,15 @@ class TwoCosts(gym.Wrapper):
 
 
 class Trace(BaseCallback):
-    """Multiplier at every step, and what was logged at the end of every rollout."""
+    """Multiplier and price at every step, and what was logged at the end of every rollout."""
 
     def __init__(self):
         super().__init__()
-        self.steps, self.logs = [], []
+        self.steps, self.prices, self.logs = [], [], []
 
     def _on_step(self):
         self.steps.append(self.model.multiplier.value)
+        self.prices.append(float(self.model.prices[0]))
         return True
 
     def _on_rollout_end(self):

@@ -65,7 +65,7 @@ def test_episodes_and_costs_of_the_whole_training_are_counted(make, scripted_env
 @each
 def test_an_episode_moves_the_multiplier_once(make, scripted_env):
     env = scripted_env((1.0,) * 16, limit=0.0)
-    model = make(env, multiplier=GradientMultiplier(initial=0.0))
+    model = make(env, multiplier=GradientMultiplier(initial=0.0), unit_free=False)
     for cost, expected in ((1.0, 16.0), (2.0, 48.0), (-0.5, 40.0)):
         env._costs = (cost,) * 16
         model.learn(16, reset_num_timesteps=False, log_interval=None)
@@ -89,15 +89,15 @@ def test_a_broken_limit_is_broken_by_any_of_the_costs(make, scripted_env):
 def test_a_rollout_without_a_finished_episode_moves_nothing(make, scripted_env, trace):
     env = scripted_env((1.0,) * 6, limit=2.0)
     multiplier = GradientMultiplier(learning_rate=0.5)
-    model = make(env, n_steps=4, batch_size=4, multiplier=multiplier)
+    model = make(env, n_steps=4, batch_size=4, multiplier=multiplier)  # in units of the limit
     model.learn(12, callback=trace, log_interval=None)
     # no episode ends in the first rollout; the one that ends in the second cost 6 in all
-    assert trace.steps == [1.0] * 8 + [3.0] * 4
+    assert trace.steps == [1.0] * 8 + [2.0] * 4
     assert "lagrange/cost" not in trace.logs[0]
     assert trace.logs[0]["lagrange/multiplier"] == 1.0
     assert trace.logs[1]["lagrange/cost"] == 6.0
-    assert trace.logs[1]["lagrange/multiplier"] == 3.0
-    assert model.multiplier.value == 5.0
+    assert trace.logs[1]["lagrange/multiplier"] == 2.0
+    assert model.multiplier.value == 3.0
 
 
 @pytest.mark.parametrize("reset", [True, False])
@@ -166,12 +166,12 @@ def test_the_environment_owns_the_limit_unless_one_is_given(make, scripted_env):
     script = (1.0,) * 16
     env = scripted_env(script, limit=15.0)
     model = make(env).learn(16, log_interval=None)
-    assert model.multiplier.value == 2.0
+    assert model.multiplier.value == 1.0 + 1.0 / 15.0
     env.cost_limit = 16.0
     model.learn(16)
-    assert model.multiplier.value == 2.0
-    given = make(scripted_env(script, limit=99.0), cost_limit=14.5).learn(16)
-    assert given.multiplier.value == 2.5
+    assert model.multiplier.value == 1.0 + 1.0 / 15.0
+    given = make(scripted_env(script, limit=99.0), cost_limit=12.8).learn(16)
+    assert given.multiplier.value == pytest.approx(1.25)
     assert given.violations == 1
     assert make(scripted_env(script), cost_limit=16.0).learn(16).violations == 0
 
@@ -179,11 +179,11 @@ def test_the_environment_owns_the_limit_unless_one_is_given(make, scripted_env):
 @each
 def test_a_margin_is_kept_below_the_limit(make, scripted_env):
     model = make(scripted_env((1.0,) * 16, limit=16.0), cost_margin=0.25).learn(16)
-    assert model.multiplier.value == 1.0 + 4.0
+    assert model.multiplier.value == 1.0 + 4.0 / 16.0
     assert model.violation.tolist() == [4.0]
     assert model.violations == 0  # of the limit itself
     negative = make(scripted_env((-1.0,) * 16, limit=-16.0), cost_margin=0.25).learn(16)
-    assert negative.multiplier.value == 5.0
+    assert negative.multiplier.value == 1.25
 
 
 @pytest.mark.parametrize("margin", [-0.1, 1.0, float("nan")])

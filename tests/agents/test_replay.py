@@ -208,7 +208,7 @@ MODELS = {
     "three steps": lambda: make(BudgetToyEnv(), n_steps=3),
     "dict": lambda: make(AsDict(BudgetToyEnv())),
     "three environments": lambda: make(make_vec_env(BudgetToyEnv, n_envs=3), n_steps=2),
-    "values": lambda: make(BudgetToyEnv(n_actions=5), DQN, n_steps=2),
+    "values": lambda: make(BudgetToyEnv(0.05, n_actions=5), DQN, n_steps=2),
     "shared observations": lambda: make(
         BudgetToyEnv(),
         optimize_memory_usage=True,
@@ -219,11 +219,12 @@ each_model = pytest.mark.parametrize("name", MODELS)
 
 
 def assert_mixed_by(model):
-    buffer, price = model.replay_buffer, model.multiplier.value
+    buffer, price, units = model.replay_buffer, model.multiplier.value, model.units
     np.random.seed(0)  # noqa: NPY002
     buffer.sample(1)
     np.testing.assert_array_equal(buffer.mixed_at, [price])
-    expected = (buffer.raw_rewards - price * buffer.costs[..., 0]) / (1.0 + price)
+    worth = buffer.raw_rewards / units.reward - price * buffer.costs[..., 0] / units.costs[0]
+    expected = worth / (1.0 + price)
     np.testing.assert_allclose(buffer.rewards, expected, rtol=1e-5, atol=1e-7)
 
 
@@ -266,6 +267,7 @@ def test_a_loaded_buffer_follows_the_multiplier_of_its_new_model(name, tmp_path)
     assert_mixed_by(loaded)
     loaded.learn(24, reset_num_timesteps=False)
     assert loaded.multiplier != model.multiplier
+    assert loaded.units.episodes > model.units.episodes
     assert_mixed_by(loaded)
 
 
@@ -315,7 +317,7 @@ def test_normalised_observations_are_replayed_with_raw_rewards(scripted_env):
     script = {"costs": (1.0, 2.0, 3.0), "rewards": (5.0, 6.0, 7.0), "limit": 1.0}
     venv = DummyVecEnv([lambda: scripted_env(**script, truncate=True)] * 2)
     env = VecNormalize(venv, norm_reward=False, clip_obs=2.0)
-    model = make(env).learn(60)
+    model = make(env, unit_free=False).learn(60)
     buffer = model.replay_buffer
     assert set(buffer.raw_rewards.flatten()) == {5.0, 6.0, 7.0}
     np.testing.assert_array_equal(buffer.raw_rewards, buffer.costs[..., 0] + 4.0)

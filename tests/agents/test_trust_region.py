@@ -118,7 +118,8 @@ def test_where_reward_and_cost_pull_apart_the_multiplier_is_their_ratio():
 def test_far_from_its_limit_it_is_trpo_to_the_last_bit(kwargs):
     shared = {**SMALL, "learning_rate": 3e-3}
     plain = TRPO("MlpPolicy", toys(2, **kwargs), normalize_advantage=False, **shared).learn(160)
-    ours = CPO("MlpPolicy", toys(2, **kwargs), cost_limit=100.0, **shared).learn(160)
+    far = {"cost_limit": 100.0, "unit_free": False}
+    ours = CPO("MlpPolicy", toys(2, **kwargs), **far, **shared).learn(160)
     assert ours.multiplier.violation < -99.0
     assert ours.multiplier.value == 0.0
     state = ours.policy.state_dict()
@@ -158,7 +159,7 @@ def test_finds_the_optimum(limit, trace):
     result = evaluate(model, env, n_episodes=1, seed=0)
     assert result.cost_mean == pytest.approx(limit, rel=0.05)
     assert result.return_mean == pytest.approx(env.optimal_return, rel=0.05)
-    tail = np.mean(trace.steps[-13 * 8 :])
+    tail = np.mean(trace.prices[-13 * 8 :])
     assert tail == pytest.approx(env.optimal_multiplier, rel=0.25)
 
 
@@ -181,13 +182,13 @@ def test_the_length_of_an_episode_is_measured(scripted_env):
     venv = DummyVecEnv([lambda n=n: scripted_env((1.0,) * n, limit=9.0) for n in (2, 6)])
     model = make(venv, n_steps=6, batch_size=12).learn(12)
     assert model._episode_length == 12 / 4  # three of two steps, one of six
-    assert model.multiplier.violation == pytest.approx(12 / 4 - 9.0)
+    assert model.multiplier.violation == pytest.approx((12 / 4 - 9.0) / 9.0)
 
 
 def test_before_an_episode_ends_the_step_is_that_of_trpo(scripted_env):
     costs = (1.0,) * 12
     shared = {**SMALL, "n_steps": 8, "batch_size": 8}
-    model = CPO("MlpPolicy", scripted_env(costs, limit=0.0), **shared)
+    model = CPO("MlpPolicy", scripted_env(costs, limit=0.0), unit_free=False, **shared)
     model.learn(8, log_interval=None)
     assert model.multiplier == SolvedMultiplier(0.0, None)
     assert "lagrange/recovery" not in model.logger.name_to_value

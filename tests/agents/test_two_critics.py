@@ -170,7 +170,11 @@ def test_targets_stay_with_their_environment_and_step(scripted_env):
     scripts = [(1.0, 2.0), (10.0, 20.0), (100.0, 200.0, 400.0)]
     venv = DummyVecEnv([lambda s=s: scripted_env(s, limit=1.0) for s in scripts])
     model = Targets(
-        "MlpPolicy", venv, cost_gae_lambda=1.0, **{**SMALL, "n_steps": 6, "batch_size": 18}
+        "MlpPolicy",
+        venv,
+        cost_gae_lambda=1.0,
+        unit_free=False,
+        **{**SMALL, "n_steps": 6, "batch_size": 18},
     ).learn(18)
     expected = np.array([[3.0, 2.0] * 3, [30.0, 20.0] * 3, [700.0, 600.0, 400.0] * 2]).T
     np.testing.assert_allclose(model.result[1][..., 0], expected)
@@ -187,6 +191,7 @@ def test_targets_stay_with_their_cost(scripted_env):
         cost_gamma=0.5,
         cost_gae_lambda=1.0,
         multiplier=rules,
+        unit_free=False,
         **size,
     ).learn(6)
     after = 0.5 * 5.0  # what its critic says of the state that an episode was cut off at

@@ -23,7 +23,7 @@ from agents.runs.folder import RunConfig
 from prune_gym.cli.console import progress_bar
 from prune_gym.cli.main import app
 from prune_gym.cli.pretrain import PretrainConfig
-from prune_gym.cli.prune import warn_of_loss
+from prune_gym.cli.remarks import warn_of_loss
 from prune_gym.networks.checkpoints import save_weights
 from prune_gym.searches.algorithms import algorithms
 

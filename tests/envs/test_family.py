@@ -1,0 +1,114 @@
+"""`FamilyPruneEnv`: an episode draws a network and a limit; one space for all."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import prune_gym
+from prune_gym.envs import PriorLayerPruneEnv
+from prune_gym.envs.family import FamilyPruneEnv
+
+ZERO = np.zeros(1, dtype=np.float32)
+
+
+@pytest.fixture
+def env(tiny_problem, residual_problem):
+    return FamilyPruneEnv([tiny_problem, lambda: residual_problem], limit_range=(0.3, 0.8))
+
+
+def played(env, actions=None, **options):
+    observation, info = env.reset(options=options or None)
+    observations, ended = [observation], False
+    while not ended:
+        observation, reward, ended, _, info = env.step(ZERO if actions is None else actions)
+        observations.append(observation)
+    return observations, reward, info
+
+
+def test_it_is_an_environment(env):
+    check_env(env, skip_render_check=True)
+    assert env.cost_limit == 1.0
+    assert len(env) == 2
+
+
+def test_problems_and_limits_are_drawn(env):
+    env.reset(seed=0)
+    infos = [env.reset()[1] for _ in range(40)]
+    assert {info["problem"] for info in infos} == {0, 1}
+    limits = [info["limit"] for info in infos]
+    assert min(limits) >= 0.3
+    assert max(limits) <= 0.8
+    assert len(set(limits)) == 40
+    again = FamilyPruneEnv(env._members, limit_range=(0.3, 0.8))
+    again.reset(seed=0)
+    assert [again.reset()[1]["limit"] for _ in range(40)] == limits
+
+
+def test_an_episode_is_one_of_the_problem(env, residual_problem):
+    observations, reward, info = played(env, problem=1, limit=0.5)
+    alone = PriorLayerPruneEnv(residual_problem, limit_range=(0.3, 0.8))
+    same, own_reward, own_info = played(alone, limit=0.5)
+    np.testing.assert_array_equal(observations, same)
+    assert reward == own_reward / residual_problem.sensitivity.unpruned
+    assert info["cost"] == own_info["cost"] <= 1.0
+    assert info["problem"] == 1
+    assert info["feasible"]
+
+
+def test_rewards_as_they_are(tiny_problem):
+    env = FamilyPruneEnv([tiny_problem], relative=False)
+    _, reward, info = played(env, limit=0.4)
+    assert reward == info["accuracy"]
+
+
+def test_of_shipped_tables():
+    env = gym.make("PruneFamily-v1", problems=["tiny_vgg-shapes-taylor", "tiny_resnet-shapes-l1"])
+    lengths = set()
+    for number in (0, 1):
+        observations, reward, info = played(env, problem=number, limit=0.2)
+        assert info["feasible"]
+        assert 0.0 < reward <= 1.1
+        lengths.add(len(observations))
+    assert len(lengths) == 2
+
+
+def test_pictures(tiny_problem):
+    env = FamilyPruneEnv([tiny_problem], render_mode="ansi")
+    env.reset(seed=0)
+    assert tiny_problem.groups[0].name in env.render()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ([], ValueError, "problems is empty; give one at least"),
+        ("small", TypeError, r"problems='small': expected a list of problems"),
+        ([3], TypeError, "expected a PruningProblem"),
+    ],
+)
+def test_bad_problems(given, error, words):
+    with pytest.raises(error, match=words):
+        FamilyPruneEnv(given)
+
+
+def test_problems_of_other_budgets(tiny_problem):
+    other = prune_gym.make_problem("tiny_vgg", budgets={"macs": 0.3})
+    env = FamilyPruneEnv([tiny_problem, other])
+    with pytest.raises(ValueError, match=r"problems\[1\] has the budget 'macs', and problems\[0\]"):
+        env.reset(options={"problem": 1})
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "words"),
+    [
+        (7, ValueError, r"problem=7 must be in \[0, 1\]; there are 2"),
+        ("small", TypeError, "problem='small': expected the number"),
+        (True, TypeError, "problem=True: expected the number"),
+    ],
+)
+def test_bad_numbers(env, number, error, words):
+    with pytest.raises(error, match=words):
+        env.reset(options={"problem": number})
