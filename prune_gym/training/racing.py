@@ -1,9 +1,9 @@
 """Racing: a network that is far below another one is judged on a part of the images only.
 
 The images come in one order, drawn once, every class in turn. After a half of them, an eighth, a
-32nd and so on (`FEWEST` and a batch at least) a network's score so far is held against a bar, the accuracy of
-another network: if one that does better than that on all images would hardly ever have so few of
-them right by then, this network is judged no further.
+32nd and so on (`FEWEST` and a batch at least) a network's score so far is held against a bar, the
+accuracy of another network: if one that does better than that on all images would hardly ever have
+so few of them right by then, this network is judged no further.
 
 How often that is wrong is bounded: by `ERROR_RATE` for a network in all its looks together, over
 the draw of the order. The test is exact, as the split is finite: of ``n`` images with ``k`` right
