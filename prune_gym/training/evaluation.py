@@ -174,7 +174,7 @@ class PreparedSplit:
         n, right = len(self.split), 0
         with memory_bound(_too_many(self.batch_size)), tf32(self.device, is_coarse):
             for stage in race.stages:
-                for rows in race.order[stage].split(self.batch_size):
+                for rows in torch.split(race.order[stage], self.batch_size):
                     check_stop()
                     inputs, targets = self._some(rows)
                     right += int((call(fast, inputs).argmax(dim=1) == targets).sum())
