@@ -22,6 +22,7 @@ from prune_gym.utils.files import user_path
 
 if TYPE_CHECKING:
     from prune_gym.budgets import BudgetKey
+    from prune_gym.searches.run_folder import SearchConfig
 
 app = command_app(no_args_is_help=True)
 console = Console(soft_wrap=True, emoji=False)
@@ -81,7 +82,6 @@ def prune(
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
     from prune_gym.cli import prune as command
-    from prune_gym.searches.run_folder import SearchConfig
 
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         cluster = cluster_of(context.params, console)
@@ -97,11 +97,9 @@ def prune(
                 cluster=cluster,
             )
             return
-        config = SearchConfig(
-            env or "", algo, timesteps or 0, seed, finetune_steps, {}, distillation, hard, racing
-        )
         problem = _problem_arguments(context.params, command.environment(env or "PruneVGG-v1"))
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
+        config = _search_config(context.params)
         command.start(config, problem, folder, console, evaluations, cluster)
 
 
@@ -123,6 +121,19 @@ def _refuse_what_does_not_go_together(context: typer.Context) -> None:
         raise InvalidValueError(
             f"--finish ends a run as it stands, and --{lengths[0]} makes it longer; give one."
         )
+
+
+def _search_config(given: Mapping[str, Any]) -> SearchConfig:
+    """How to search, from the options."""
+    from prune_gym.searches import run_folder
+
+    same = ("algo", "seed", "finetune_steps", "distillation", "hard", "racing")
+    return run_folder.SearchConfig(
+        env=given["env"] or "",
+        timesteps=given["timesteps"] or 0,
+        problem={},
+        **{name: given[name] for name in same},
+    )
 
 
 def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:

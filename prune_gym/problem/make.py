@@ -169,10 +169,7 @@ def make_problem(
     task = find_task(module, data, metric, loss, output, fine_tune)
     data, layout = _laid_out(module, data, precision)
     groups = _groups(module, data, given)
-    criterion = _criterion(criterion, module, groups)
-    if arguments is not None and isinstance(criterion, str):
-        arguments["criterion"] = criterion
-    score = _function("criterion", CRITERIA, criterion)
+    score, arguments = _scoring(criterion, module, groups, arguments)
     scores = score_groups(module, groups, score, data.train, seed, task)
     unpruned = measure_unpruned(tuple(chosen), module, data.train.example, unpruned_values)
     problem = PruningProblem(
@@ -192,12 +189,7 @@ def make_problem(
         arguments=arguments,
         task=task,
     )
-    check_stop()
-    ones = problem.masks_of(np.ones(len(groups), dtype=np.int64))
-    check_smallest(module, groups, ones, problem.example, ignore)
-    if round_to == AUTO:
-        problem = on_fast_widths(problem)
-    return _checked(problem, is_known=unpruned_values is not None)
+    return _checked(problem, given, is_known=unpruned_values is not None)
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
@@ -211,13 +203,17 @@ def _check_given(given: Mapping[str, Any]) -> None:
     check_requests(*(given[name] for name in ("metric", "loss", "output", "fine_tune")))
 
 
-def _criterion(
-    criterion: str | Callable[..., Any], network: nn.Module, groups: tuple[FilterGroup, ...]
-) -> str | Callable[..., Any]:
-    """What scores the filters, where that was left to the network."""
-    if criterion != CHOSEN:
-        return criterion
-    return "bn_scale" if has_norm_scales(network, groups) else "l1"
+def _scoring(
+    criterion: str | Callable[..., Any],
+    network: nn.Module,
+    groups: tuple[FilterGroup, ...],
+    arguments: dict[str, Any] | None,
+) -> tuple[Callable[..., Any], dict[str, Any] | None]:
+    """What scores filters, chosen by the network where that was asked for; and the arguments."""
+    if criterion == CHOSEN:
+        criterion = "bn_scale" if has_norm_scales(network, groups) else "l1"
+        arguments = None if arguments is None else {**arguments, "criterion": criterion}
+    return _function("criterion", CRITERIA, criterion), arguments
 
 
 def _chosen(given: Mapping[str, Any]) -> dict[Budget, Limit]:
@@ -273,12 +269,18 @@ def _unlike(data: Dataset) -> Iterator[Any]:
         yield split.batch(torch.tensor([row % len(split)], device=split.device))
 
 
-def _checked(problem: PruningProblem, *, is_known: bool) -> PruningProblem:
-    """The problem; raises unless the smallest network is within every limit, and training works.
+def _checked(
+    problem: PruningProblem, given: Mapping[str, Any], *, is_known: bool
+) -> PruningProblem:
+    """The problem, on fast widths where that was asked for.
 
-    Noise is not to refuse later what could be reached when the known values were measured.
+    Raises unless the smallest network runs and is within every limit, and training works. Noise is
+    not to refuse later what could be reached when the known values were measured.
     """
     check_stop()
+    ones = problem.masks_of(np.ones(len(problem.groups), dtype=np.int64))
+    check_smallest(problem.network, problem.groups, ones, problem.example, given["ignore"])
+    problem = on_fast_widths(problem) if given["round_to"] == AUTO else problem
     if not is_known or all(budget.is_deterministic for budget in problem.budgets):
         problem.check_reachable(problem.kept_counts(np.ones(len(problem.groups))))
     if not is_known:  # else it was tried when they were measured
