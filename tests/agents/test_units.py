@@ -12,13 +12,18 @@ from agents import (
     CPO,
     FOCOPS,
     A2CLagrangian,
+    AdamMultiplier,
     BudgetToyEnv,
+    FixedMultiplier,
     GradientMultiplier,
+    PIDMultiplier,
     PPOLagrangian,
     TRPOLagrangian,
     constrained,
 )
 from agents.algorithms.lagrangian import fitting_policy
+from agents.algorithms.units import Units
+from agents.errors import AgentsError
 
 NET = {"policy_kwargs": {"net_arch": [8]}}
 ON = {"n_steps": 8, "gamma": 1.0, **NET}
