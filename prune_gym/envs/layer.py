@@ -96,10 +96,10 @@ class LayerPruneEnv(PruneEnv):
 
     ## Arguments
     ``problem``, ``cost_mode``, ``max_ratio``, ``limit_range``, ``history``, ``render_mode`` (see
-    `PruneEnv`), or in place of ``problem`` what `prune_gym.make_problem` makes one from: ``network``,
-    ``dataset``, ``budgets``, ``criterion``, ``recovery``, ``recovery_steps``, ``structure``,
-    ``round_to``, ``depth``, ``evaluation_samples``, ``precision``, ``batch_size``, ``device``,
-    ``weights``, ``train``, ``validation``, ``test``, ``metric``, ``loss``, ``output``,
+    `PruneEnv`), or in place of ``problem`` what `prune_gym.make_problem` makes one from:
+    ``network``, ``dataset``, ``budgets``, ``criterion``, ``recovery``, ``recovery_steps``,
+    ``structure``, ``round_to``, ``depth``, ``evaluation_samples``, ``precision``, ``batch_size``,
+    ``device``, ``weights``, ``train``, ``validation``, ``test``, ``metric``, ``loss``, ``output``,
     ``fine_tune``, ``collate``, ``ignore``, ``unpruned_values``, ``seed``.
     ``reset(options={"max_ratio": ..., "recovery_steps": ..., "limit": ...})`` sets them for one
     episode.

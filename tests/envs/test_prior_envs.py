@@ -198,7 +198,9 @@ def test_filters_move_within_the_order_of_importance(default_problem):
 
 
 def test_the_docstring_has_the_table_of_the_features():
-    rows = re.findall(r"^\s*\| (\d+) \| (\w+) \| (.+?) \| 0 \| 1 \|$", PriorLayerPruneEnv.__doc__, re.M)
+    rows = re.findall(
+        r"^\s*\| (\d+) \| (\w+) \| (.+?) \| 0 \| 1 \|$", PriorLayerPruneEnv.__doc__, re.M
+    )
     features = (*GROUP_FEATURES, *LIMIT_FEATURES)
     assert [(int(number), name, words) for number, name, words in rows] == [
         (number, name, words) for number, (name, words) in enumerate(features)
@@ -368,6 +370,4 @@ def test_what_is_refused(tiny_problem):
     with pytest.raises(ValueError, match=r"Prune-v1 prunes what you bring"):
         gym.make("Prune-v1")
     with pytest.raises(ValueError, match=r"cost_mode"):
-        make(
-            tiny.make_tiny(budgets={"activation_bytes": 0.9}), "filter", cost_mode="dense"
-        )
+        make(tiny.make_tiny(budgets={"activation_bytes": 0.9}), "filter", cost_mode="dense")

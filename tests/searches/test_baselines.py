@@ -103,16 +103,24 @@ def test_equal_width_keeps_the_same_number_in_every_group(default_problem):
 def test_lamp_is_one_threshold_on_its_scores(default_problem):
     ((masks,),) = [next(baseline("lamp", default_problem, 1, np.random.default_rng(0)))]
     problem, train = default_problem, default_problem.data.train
-    scores = score_groups(problem.network, problem.groups, CRITERIA.get("lamp"), train, 0, problem.task)
-    kept = min(float(own[mask].min()) for own, mask in zip(scores, masks, strict=True) if mask.sum() > 1)
-    gone = max(float(own[~mask].max()) for own, mask in zip(scores, masks, strict=True) if not mask.all())
+    scores = score_groups(
+        problem.network, problem.groups, CRITERIA.get("lamp"), train, 0, problem.task
+    )
+    kept = min(
+        float(own[mask].min()) for own, mask in zip(scores, masks, strict=True) if mask.sum() > 1
+    )
+    gone = max(
+        float(own[~mask].max()) for own, mask in zip(scores, masks, strict=True) if not mask.all()
+    )
     assert kept >= gone
     assert 0.08 < problem.costs(masks)[0] <= 0.1
 
 
 def test_the_library_of_cmaes_is_named_where_it_is_missing(tiny_problem, monkeypatch):
     monkeypatch.setitem(sys.modules, "cmaes", None)
-    with pytest.raises(ModuleNotFoundError, match=r'cmaes is not installed\. pip install "prune-gym'):
+    with pytest.raises(
+        ModuleNotFoundError, match=r'cmaes is not installed\. pip install "prune-gym'
+    ):
         next(baseline("cmaes", tiny_problem, 20, np.random.default_rng(0)))
 
 
