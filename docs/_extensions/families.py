@@ -81,6 +81,7 @@ network. See [a decision worth learning](../../decision.md).
 """,
         code="""
 import gymnasium as gym
+import prune_gym  # registers the environments
 
 env = gym.make("PruneVGG-v1", budgets={"params": 0.25}, render_mode="rgb_array")
 """,
@@ -151,6 +152,7 @@ env = prune_gym.ProjectionWrapper(env)
         title="PruneFamily: another network in each episode",
         ids=("PruneFamily-v1",),
         env_class="FamilyPruneEnv",
+        module="prune_gym.envs.family",
         words="""
 Every episode draws a network from a family, and a limit; observations say nothing that depends on
 the network's size, so that one policy fits all. See [a decision worth
