@@ -72,6 +72,7 @@ __all__ = [
     "PIDMultiplier",
     "PPOLagrangian",
     "PenaltyMultiplier",
+    "RayVecEnv",
     "RunConfig",
     "SauteBudget",
     "TRPOLagrangian",
@@ -115,6 +116,7 @@ _MODULES = {
     "runs.training": ("Training",),
     "algorithms.trust_region": ("CPO", "TRPOLagrangian"),
     "algorithms.two_critics": ("A2CLagrangian", "PPOLagrangian", "TwoCritics"),
+    "ray_vec_env": ("RayVecEnv",),
     "wrappers": ("AddCost", "FixedPenalty", "SauteBudget"),
     "zoo.make": ("load_pretrained", "make_agent"),
 }

@@ -11,6 +11,7 @@ MOST_TIMESTEPS = 1_000_000_000
 MOST_SEED = 2**31 - 1  # what numpy, torch and the environments all take, with room for sums
 MOST_EPISODES = 1_000_000
 MOST_ENVS = 4_096
+MOST_WORKERS = 4_096  # processes of a cluster
 MOST_REPS = 1_000_000
 
 

@@ -56,6 +56,10 @@ class BenchmarkError(InvalidValueError):
     """A suite, an entry or a row of the benchmark that breaks its protocol."""
 
 
+class ClusterError(AgentsError, RuntimeError):
+    """A Ray cluster that cannot be used: not there, or with other versions on it."""
+
+
 class FileError(AgentsError, OSError):
     """A file or folder that cannot be read or written; the message names it.
 

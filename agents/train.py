@@ -7,7 +7,9 @@ latest checkpoint: with all that it has learned, and new episodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,20 +17,30 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from agents.arguments import MOST_ENVS, MOST_EPISODES, MOST_SEED, MOST_TIMESTEPS
+from agents.arguments import MOST_ENVS, MOST_EPISODES, MOST_SEED, MOST_TIMESTEPS, MOST_WORKERS
 from agents.console import console, fail, parse_values, plain_warnings, say, user_errors
-from agents.errors import AgentsError, InvalidValueError
+from agents.errors import AgentsError, ClusterError, InvalidValueError, MissingLibraryError
 from agents.files import user_path
 from agents.locking import locked_folder
 from agents.options import Command, Version, command_app, name_option, number_option, whole_option
+from agents.ray_cluster import connected
 from agents.runs.folder import RunConfig, RunFolder
 from agents.runs.trust import named_code
 from agents.stopping import EXIT_CODE, stopping
 
 if TYPE_CHECKING:
+    from agents.runs.make import MakeVector
     from agents.runs.training import Training
 
-_MAY_CHANGE = ("resume", "trust", "timesteps", "progress", "checkpoint_every")
+_MAY_CHANGE = (
+    "resume",
+    "trust",
+    "timesteps",
+    "progress",
+    "checkpoint_every",
+    "workers",
+    "ray_address",
+)
 
 MOST_COST = 1e12  # of a limit, either sign
 
@@ -116,6 +128,20 @@ Trust = Annotated[
         help="With --resume: run code that files of the folder name, such as modules of yours.",
     ),
 ]
+RayWorkersOf = Annotated[
+    int | None,
+    whole_option(
+        "--workers",
+        least=1,
+        most=MOST_WORKERS,
+        help="Step the environments in so many processes of a Ray cluster: --ray-address, "
+        "RAY_ADDRESS, or a local one that is started and stopped.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of the cluster: auto, or HOST:PORT of its head."),
+]
 Progress = Annotated[bool, typer.Option("--progress", help="Show a progress bar.")]
 ShowList = Annotated[
     bool, typer.Option("--list", help="List the agents and the action spaces they take.")
@@ -147,6 +173,8 @@ def train(
     trust: Trust = False,
     checkpoint_every: CheckpointEvery = 60.0,
     progress: Progress = False,
+    workers: RayWorkersOf = None,
+    ray_address: RayAddress = None,
     show_list: ShowList = False,
     version: Version = False,
 ) -> None:
@@ -158,17 +186,35 @@ def train(
         from agents.runs.training import Training  # takes seconds, which --help does not
 
         how: Any = {"checkpoint_every_s": checkpoint_every, "progress": progress, "report": say}
-        if resume is not None:
-            _refuse_beside_resume(context)
-            resume = user_path(resume)
-            RunFolder.open(resume)  # there is none where that fails
-            with locked_folder(resume):
-                _run(Training.resume(resume, timesteps, trust=trust, **how))
-        else:
-            config = _config(context.params)
-            out = config.default_folder if out is None else user_path(out)
-            with locked_folder(out):
-                _run(Training.begin(config, out, **how))
+        with _stepping(workers, ray_address) as vector:
+            how["vector"] = vector
+            if resume is not None:
+                _refuse_beside_resume(context)
+                resume = user_path(resume)
+                RunFolder.open(resume)  # there is none where that fails
+                with locked_folder(resume):
+                    _run(Training.resume(resume, timesteps, trust=trust, **how))
+            else:
+                config = _config(context.params)
+                out = config.default_folder if out is None else user_path(out)
+                with locked_folder(out):
+                    _run(Training.begin(config, out, **how))
+
+
+@contextmanager
+def _stepping(workers: int | None, address: str | None) -> Iterator[MakeVector]:
+    """What makes the vector of environments: here, or in workers of a cluster."""
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    if workers is None:
+        if address is not None:
+            raise InvalidValueError("--ray-address goes with --workers N.")
+        yield DummyVecEnv
+        return
+    from agents.ray_vec_env import RayVecEnv
+
+    with connected(address, n_cpus=workers, error=ClusterError, missing=MissingLibraryError) as ray:
+        yield partial(RayVecEnv, workers=workers, ray=ray)
 
 
 def _config(given: Mapping[str, Any]) -> RunConfig:

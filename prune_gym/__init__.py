@@ -24,17 +24,20 @@ if TYPE_CHECKING:
         latency_ms,
         onnx_latency_ms,
     )
+    from prune_gym.cluster.workers import RayWorkers
     from prune_gym.criteria import CRITERIA, Evidence
     from prune_gym.datasets import DATASETS, Dataset, Split
     from prune_gym.errors import (
         BudgetError,
         CheckpointError,
+        ClusterError,
         CriterionError,
         ExportError,
         InfeasibleLimitError,
         TableError,
         TrustError,
         UnsupportedNetworkError,
+        WorkerError,
     )
     from prune_gym.networks import NETWORKS
     from prune_gym.networks.formats import export_network
@@ -94,6 +97,9 @@ _PUBLIC = {
     "PruneTable": ".tables.table",
     "PrunedNetwork": ".searches.result",
     "PruningProblem": ".problem.problem",
+    "ClusterError": ".errors",
+    "RayWorkers": ".cluster.workers",
+    "WorkerError": ".errors",
     "RECOVERIES": ".training.recovery",
     "RecordBest": ".wrappers",
     "RecordEpisodeCost": ".wrappers",
@@ -134,6 +140,7 @@ __all__ = [
     "Budget",
     "BudgetError",
     "CheckpointError",
+    "ClusterError",
     "CriterionError",
     "Dataset",
     "DiscreteRatios",
@@ -151,6 +158,7 @@ __all__ = [
     "PruneTable",
     "PrunedNetwork",
     "PruningProblem",
+    "RayWorkers",
     "RecordBest",
     "RecordEpisodeCost",
     "RecordEpisodeCostVector",
@@ -163,6 +171,7 @@ __all__ = [
     "TrainerError",
     "TrustError",
     "UnsupportedNetworkError",
+    "WorkerError",
     "command_budget",
     "count",
     "export_network",

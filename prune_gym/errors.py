@@ -133,5 +133,13 @@ class SharingError(PruneGymError, RuntimeError):
     """A shared problem that is gone, or one that cannot be shared."""
 
 
+class ClusterError(PruneGymError, RuntimeError):
+    """A Ray cluster that cannot be used: not there, too small, or with other versions on it."""
+
+
+class WorkerError(ClusterError):
+    """A network that no worker could judge: they died over it, or it took too long each time."""
+
+
 class TrustError(PruneGymError, RuntimeError):
     """A file names code of somebody's own, and nobody said that it may run; see ``--trust``."""

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agents.arguments import MOST_REPS
+from agents.arguments import MOST_REPS, MOST_WORKERS
 from agents.console import say, user_errors
 from agents.errors import AgentsError, BenchmarkError
 from agents.options import Command, Version, command_app, whole_option
 
 if TYPE_CHECKING:
     from agents.benchmark.suite import Suite
+    from agents.ray_tasks import Cluster
 
 app = command_app(add_completion=False)
 
@@ -48,6 +49,19 @@ Out = Annotated[
 ]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="Of the algorithm in its rows.")]
 Jobs = Annotated[int, whole_option(least=1, most=1024, help="Processes side by side.")]
+RayWorkersOf = Annotated[
+    int | None,
+    whole_option(
+        "--workers",
+        least=1,
+        most=MOST_WORKERS,
+        help="Runs at once in a Ray cluster: --ray-address, RAY_ADDRESS, or a local one.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of the cluster: auto, or HOST:PORT of its head."),
+]
 ListTasks = Annotated[
     bool, typer.Option("--list", help="List the tasks that would be run, and end.")
 ]
@@ -79,6 +93,8 @@ def main(
     out: Out = None,
     name: Name = None,
     jobs: Jobs = 1,
+    workers: RayWorkersOf = None,
+    ray_address: RayAddress = None,
     list_tasks: ListTasks = False,
     show: Show = False,
     add: Add = None,
@@ -114,7 +130,8 @@ def main(
                 kind = ", for tuning" if task.tuning else ""
                 say(f"{task.name}: {task.title} ({task.evaluations} evaluations, {seeds_of}{kind})")
         else:
-            _run(algorithm, loaded, names, seeds or [], out, name, jobs)
+            cluster = _cluster(workers, ray_address, jobs)
+            _run(algorithm, loaded, names, seeds or [], out, name, jobs, cluster)
 
 
 def _check_together(algorithm: str | None, show: bool, adds: bool) -> None:
@@ -128,6 +145,16 @@ def _check_together(algorithm: str | None, show: bool, adds: bool) -> None:
         raise BenchmarkError("--add and --pack are for the leaderboard: say --leaderboard, too.")
 
 
+def _cluster(workers: int | None, address: str | None, jobs: int) -> Cluster | None:
+    from agents.ray_tasks import Cluster
+
+    if workers is None and address is not None:
+        raise BenchmarkError("--ray-address goes with --workers N.")
+    if workers is not None and jobs > 1:
+        raise BenchmarkError("--jobs are processes here, --workers those of a cluster; give one.")
+    return None if workers is None else Cluster(workers, address)
+
+
 def _run(
     algorithm: str | None,
     suite: Suite,
@@ -136,6 +163,7 @@ def _run(
     out: Path | None,
     name: str | None,
     jobs: int,
+    cluster: Cluster | None,
 ) -> None:
     from agents.benchmark.whole import DEFAULT_OUT, benchmark
 
@@ -152,6 +180,7 @@ def _run(
         out=folder,
         name=name,
         jobs=jobs,
+        cluster=cluster,
         report=say,
     )
     if not rows:

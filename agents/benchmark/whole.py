@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from agents.benchmark.rows import check_out, read_row, row_path, write_row
 from agents.benchmark.run import Row, Runner, Train
 from agents.benchmark.suite import DEFAULT_SUITE, Suite, Task, load_suite, own_folder
 from agents.errors import BenchmarkError, UnfitEnvError
+from agents.ray_tasks import Cluster, run_tasks
 from agents.stopping import check_stop
 
 DEFAULT_OUT = "prunebench"
@@ -33,6 +35,7 @@ def benchmark(
     out: str | os.PathLike[str] = DEFAULT_OUT,
     name: str | None = None,
     jobs: int = 1,
+    cluster: Cluster | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
     """Run an algorithm on the benchmark; rows that are there already are not run again.
@@ -52,6 +55,7 @@ def benchmark(
         out: Folder of the rows, ``OUT/ALGORITHM/TASK/SEED.json``.
         name: Of the algorithm in its rows.
         jobs: Processes that run side by side; a function has to be importable then.
+        cluster: A Ray cluster whose tasks the runs are, in place of processes here.
         report: Called with a line about every run.
 
     Returns:
@@ -71,7 +75,9 @@ def benchmark(
     whole_number("jobs", jobs, 1, MOST_JOBS)
     folder = checked_folder(out, suite)
     ahead = [one for one in wanted if not row_path(folder, algorithm, one[0].name, one[1]).exists()]
-    work = _side_by_side if jobs > 1 else _one_by_one
+    work: Work = _side_by_side if jobs > 1 else _one_by_one
+    if cluster is not None:
+        work = partial(_in_cluster, cluster)
     given = train if isinstance(train, str) else function
     done = len(wanted) - len(ahead)
     if done:
@@ -131,6 +137,7 @@ def checked_folder(out: str | os.PathLike[str], suite: Suite) -> Path:
 
 Ahead = list[tuple[Task, int]]
 Done = Iterator[tuple[Task, int, Row | str]]  # a word in place of a row: why there is none
+Work = Callable[[Suite, Any, str, Ahead, int], Done]
 
 
 def _one_by_one(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: int) -> Done:
@@ -152,6 +159,19 @@ def _side_by_side(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: 
                 yield task, seed, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _in_cluster(
+    cluster: Cluster, suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: int
+) -> Done:
+    tasks = [partial(_run, suite, train, algorithm, task, seed) for task, seed in ahead]
+    for done in run_tasks(tasks, cluster):
+        check_stop()
+        task, seed = ahead[done.index]
+        if done.error is not None:
+            raise BenchmarkError(f"{algorithm} on {task.name}, seed {seed}: {done.error}")
+        yield task, seed, done.value
+    check_stop()
 
 
 def _run(suite: Suite, train: Any, algorithm: str, task: Task, seed: int) -> Row | str:

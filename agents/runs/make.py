@@ -32,6 +32,8 @@ from agents.search_path import import_module_last, put_working_folder_last
 from agents.zoo.make import check_device, find_agent, make_agent
 from agents.zoo.table import AgentSpec, import_object
 
+MakeVector = Callable[[list[Callable[[], gym.Env[Any, Any]]]], VecEnv]
+
 _MOST_ELEMENTS = 2**30  # that networks of a run may take
 
 
@@ -101,6 +103,7 @@ def make_envs(
     n_envs: int | None = None,
     training: bool = True,
     render_mode: str | None = None,
+    vector: MakeVector = DummyVecEnv,
 ) -> VecEnv:
     """Make a vector of environments of a run.
 
@@ -109,12 +112,11 @@ def make_envs(
         n_envs: How many; those of the run if left out.
         training: Whether statistics for normalisation are updated.
         render_mode: How the environments show themselves.
+        vector: Makes the vector of the functions that make its environments.
     """
     make = partial(make_env, config, render_mode)
-    vector: VecEnv = DummyVecEnv([make] * (config.n_envs if n_envs is None else n_envs))
-    if config.normalize:
-        vector = VecNormalize(vector, training=training, norm_reward=False)
-    return vector
+    envs = vector([make] * (config.n_envs if n_envs is None else n_envs))
+    return VecNormalize(envs, training=training, norm_reward=False) if config.normalize else envs
 
 
 def make_model(config: RunConfig, env: VecEnv) -> Any:

@@ -12,7 +12,12 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecNormalize,
+    sync_envs_normalization,
+)
 
 from agents.arguments import MOST_TIMESTEPS, whole_number
 from agents.env_checks import check_costs
@@ -30,7 +35,7 @@ from agents.runs.checkpoint import Checkpoint, Checkpoints, TrainingStopped, che
 from agents.runs.episode_log import EpisodeLog, make_logger, summarise
 from agents.runs.eval_callback import ConstrainedEvalCallback
 from agents.runs.folder import EVALUATION_SEED, RunConfig, RunFolder, RunResult
-from agents.runs.make import make_env, make_envs, make_model
+from agents.runs.make import MakeVector, make_env, make_envs, make_model
 from agents.runs.normaliser import save_statistics
 from agents.runs.trust import check_trusted
 from agents.stopping import finishing
@@ -92,6 +97,7 @@ class Training:
         checkpoint_every_s: float = 60.0,
         progress: bool = False,
         report: Callable[[str], None] | None = None,
+        vector: MakeVector = DummyVecEnv,
     ) -> Training:
         """Check everything, then make the folder of a new run.
 
@@ -101,6 +107,7 @@ class Training:
             checkpoint_every_s: See `Training`.
             progress: See `Training`.
             report: See `Training`.
+            vector: Makes the vector of the training's environments.
 
         Raises:
             AgentsError: If something does not fit (names the cure); nothing was made then.
@@ -117,7 +124,7 @@ class Training:
             check_costs(env, config.seed + EVALUATION_SEED)
         finally:
             env.close()
-        model = make_model(config, make_envs(config))
+        model = make_model(config, make_envs(config, vector=vector))
         return cls(
             RunFolder.create(path, config),
             config,
@@ -137,6 +144,7 @@ class Training:
         checkpoint_every_s: float = 60.0,
         progress: bool = False,
         report: Callable[[str], None] | None = None,
+        vector: MakeVector = DummyVecEnv,
     ) -> Training:
         """Go on with a run from its latest checkpoint, with new episodes.
 
@@ -150,6 +158,7 @@ class Training:
             checkpoint_every_s: See `Training`.
             progress: See `Training`.
             report: See `Training`.
+            vector: Makes the vector of the training's environments.
 
         Raises:
             AgentsError: If there is no such run, it is damaged, nothing is left to do, or code
@@ -172,7 +181,7 @@ class Training:
                 f"--resume {path} --timesteps {2 * done}"
             )
         config = replace(config, timesteps=total)
-        envs = make_envs(config)
+        envs = make_envs(config, vector=vector)
         if checkpoint is None:  # stopped before its first rollout
             model = make_model(config, envs)
         else:

@@ -15,6 +15,7 @@ from agents.console import plain_warnings
 from agents.options import Command, command_app
 from agents.stopping import take_over
 from prune_gym.cli import options
+from prune_gym.cli.cluster import OPTIONS, cluster_of, in_cluster
 from prune_gym.cli.console import user_errors
 from prune_gym.errors import InvalidValueError
 from prune_gym.utils.files import user_path
@@ -71,6 +72,11 @@ def prune(
     racing: options.Racing = True,
     device: options.Device = "cpu",
     trust: options.Trust = False,
+    workers: options.WorkersOfRay = None,
+    ray_address: options.RayAddress = None,
+    gpus_per_worker: options.GpusPerWorker = 0.0,
+    measure_on: options.MeasureOn = None,
+    evaluation_timeout: options.EvaluationTimeout = 3600.0,
     version: options.Version = False,
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
@@ -78,6 +84,7 @@ def prune(
     from prune_gym.searches.run_folder import SearchConfig
 
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
+        cluster = cluster_of(context.params, console)
         if resume is not None:
             _refuse_beside_resume(context)
             if finish and (evaluations or timesteps) is not None:
@@ -86,7 +93,13 @@ def prune(
                     f"--finish ends a run as it stands, and {name} makes it longer; give one."
                 )
             command.resume(
-                user_path(resume), timesteps, finish, console, trust=trust, evaluations=evaluations
+                user_path(resume),
+                timesteps,
+                finish,
+                console,
+                trust=trust,
+                evaluations=evaluations,
+                cluster=cluster,
             )
             return
         if finish or trust:
@@ -101,7 +114,7 @@ def prune(
         )
         problem = _problem_arguments(context.params, command.environment(env or "PruneVGG-v1"))
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
-        command.start(config, problem, folder, console, evaluations)
+        command.start(config, problem, folder, console, evaluations, cluster)
 
 
 def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,11 +140,15 @@ def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> di
 
 @app.command(cls=Command, short_help="Answer for other limits out of a run, without a search.")
 def pick(
+    context: typer.Context,
     run: options.Run,
     budget: options.OtherLimits,
     finetune_steps: options.PickedSteps = None,
     out: options.PickedOut = None,
     trust: options.Trust = False,
+    workers: options.WorkersOfRay = None,
+    ray_address: options.RayAddress = None,
+    measure_on: options.MeasureOn = None,
     version: options.Version = False,
 ) -> None:
     """Answer for other limits out of a run, without a new search."""
@@ -140,7 +157,9 @@ def pick(
     with user_errors("stopped."):
         out = None if out is None else user_path(out)
         limits = parse_budgets(budget)
-        picked(user_path(run), limits, finetune_steps, out, console, trust=trust)
+        cluster = cluster_of(context.params, console)
+        with in_cluster(cluster):
+            picked(user_path(run), limits, finetune_steps, out, console, trust=trust)
 
 
 @app.command("list", cls=Command, short_help="Name networks, criteria, budgets and more.")
@@ -241,6 +260,25 @@ def pretrain(
         train(config, None if out is None else user_path(out), device, resume, console)
 
 
+@app.command(cls=Command, short_help="Train a grid of agents in a Ray cluster, and compare them.")
+def sweep(
+    file: options.SweepFile,
+    out: options.SweepOut = Path("runs/sweep"),
+    workers: options.SweepWorkers = 1,
+    ray_address: options.RayAddress = None,
+    gpus_per_worker: options.GpusPerWorker = 0.0,
+    trust: options.Trust = False,
+    version: options.Version = False,
+) -> None:
+    """Train every combination of a grid; the same command goes on with what is not finished."""
+    from agents.ray_tasks import Cluster
+    from agents.sweep.report import run_sweep
+
+    with user_errors("stopped; the same command goes on."):
+        cluster = Cluster(workers, ray_address, gpus=gpus_per_worker)
+        run_sweep(user_path(file), user_path(out), cluster, trust=trust)
+
+
 def _free_folder(name: str) -> Path:
     """``runs/NAME``, or ``runs/NAME-2`` and so on where that is taken."""
     folder = Path("runs") / name
@@ -285,7 +323,8 @@ def _refuse_beside_resume(context: typer.Context) -> None:
     for name in context.params:
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in ("resume", "timesteps", "evaluations", "finish", "trust"):
+        keeps = ("resume", "timesteps", "evaluations", "finish", "trust", *OPTIONS)
+        if given and name not in keeps:
             raise InvalidValueError(
                 f"--{name.replace('_', '-')} cannot go with --resume, which keeps the settings of "
                 "the run; only --evaluations may change. Start a new run with --out."

@@ -20,6 +20,7 @@ from prune_gym.utils.arguments import (
     MOST_SEED,
     MOST_STEPS,
     MOST_TIMESTEPS,
+    MOST_WORKERS,
 )
 
 _NETWORK = "A registered network ({names}), or module:function"
@@ -200,6 +201,50 @@ Distillation = Annotated[
         help="Share of the fine-tuning loss that follows the unpruned network's outputs instead "
         "of the labels, 0 to 1.",
     ),
+]
+
+# -- clusters --------------------------------------------------------------------------------------
+
+WorkersOfRay = Annotated[
+    int | None,
+    whole_option(
+        "--workers",
+        least=1,
+        most=MOST_WORKERS,
+        help="Judge networks in so many processes of a Ray cluster: --ray-address, RAY_ADDRESS, or "
+        "a local one that is started and stopped; default: threads.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of the cluster: auto, or HOST:PORT of its head."),
+]
+GpusPerWorker = Annotated[
+    float, number_option(least=0.0, most=64.0, help="GPUs of each worker, e.g. 0.5.")
+]
+MeasureOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RESOURCE",
+        help="Measure budgets such as latency_ms on the machine of the cluster with this resource, "
+        "one at a time.",
+    ),
+]
+EvaluationTimeout = Annotated[
+    float,
+    number_option(least=0.001, most=1e9, help="Seconds that a worker may take for a network."),
+]
+
+SweepFile = Annotated[
+    Path,
+    typer.Argument(
+        help="A JSON object of the settings of python -m agents.train; lists are choices, and "
+        "every combination is a run."
+    ),
+]
+SweepOut = Annotated[Path, typer.Option(metavar="FOLDER", help="Of the folders of the runs.")]
+SweepWorkers = Annotated[
+    int, whole_option("--workers", least=1, most=MOST_WORKERS, help="Runs at once.")
 ]
 
 # -- folders of runs -------------------------------------------------------------------------------

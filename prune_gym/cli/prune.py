@@ -19,9 +19,11 @@ from rich.table import Table
 
 from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, amount
+from prune_gym.cli.cluster import in_cluster
 from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, say_words, time_left
 from prune_gym.cli.remarks import say_unpruned, warn_of_loss
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
+from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import (
     BudgetError,
     FileError,
@@ -56,6 +58,7 @@ def start(
     path: Path,
     console: Console,
     evaluations: int | None = None,
+    cluster: RayWorkers | None = None,
 ) -> None:
     """Run a new search into a folder. Everything is checked before the folder is made.
 
@@ -65,11 +68,25 @@ def start(
         path: the folder to make.
         console: where to report.
         evaluations: networks to judge, where timesteps are 0; None = `EVALUATIONS`.
+        cluster: what judges the networks; None = threads.
     """
     began = time.monotonic()
     RunFolder.check_free(path)
     check_algorithm(config.algo)
     check_stop()
+    with in_cluster(cluster):
+        _start(config, arguments, path, console, evaluations, began, cluster)
+
+
+def _start(
+    config: SearchConfig,
+    arguments: dict[str, Any],
+    path: Path,
+    console: Console,
+    evaluations: int | None,
+    began: float,
+    cluster: RayWorkers | None,
+) -> None:
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)
     steps = config.timesteps or (evaluations or EVALUATIONS) * len(problem.groups)
@@ -82,7 +99,7 @@ def start(
         say(f"filters per group: {multiples_in_words(problem)}", console)
     check_stop()
     with lock_run(path):
-        _run(begin(problem, config, path), began, console)
+        _run(begin(problem, config, path, cluster=cluster), began, console)
 
 
 def environment(env_id: str) -> dict[str, Any]:
@@ -102,6 +119,7 @@ def resume(
     *,
     trust: bool = False,
     evaluations: int | None = None,
+    cluster: RayWorkers | None = None,
 ) -> None:
     """Continue a run.
 
@@ -112,6 +130,7 @@ def resume(
         console: where to report.
         trust: whether code that the folder names may run.
         evaluations: the same in networks.
+        cluster: what judges the networks; None = threads.
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
@@ -123,13 +142,15 @@ def resume(
         raise RunFolderError(
             f"{path} was picked from another run, it holds no search; resume that one."
         )
-    with lock_run(path):
+    with in_cluster(cluster), lock_run(path):
         problem = problem_of(folder, config, trust=trust)
         check_stop()
         if timesteps is not None:  # for good, now that nothing is refused any more
             write_json(folder.path / "config.json", config.to_json())
         folder.note_command()
-        _run(Search(problem, config, folder), began, console, finish_now=finish_now)
+        _run(
+            Search(problem, config, folder, cluster=cluster), began, console, finish_now=finish_now
+        )
 
 
 def problem_of(

@@ -141,7 +141,8 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def _of(self, number: int) -> PriorLayerPruneEnv:
         if number not in self._envs:
             member = self._members[number]
-            problem = member if isinstance(member, PruningProblem | SharedProblem) else member()
+            is_made = isinstance(member, PruningProblem | SharedProblem) or not callable(member)
+            problem = member if is_made else member()
             env = PriorLayerPruneEnv(
                 problem,
                 limit_range=self.limit_range,

@@ -6,6 +6,7 @@ dimensionless, 1.0 = nothing removed. Limits are in the same unit.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from prune_gym.pruning.masks import Mask, kept_per_group
 from prune_gym.pruning.sizes import TensorSizes
 
 Counts = NDArray[np.int64]  # (n_groups,) kept filters per group
+_MEASURING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,14 @@ class CostModel:
         return values
 
     def measure(self, index: int, network: nn.Module) -> float:
-        """Budget ``index`` of a compact network, in its unit, measured now."""
+        """Budget ``index`` of a compact network, in its unit, measured now.
+
+        One at a time: black boxes may count, measure time, or use a device.
+        """
         unpruned_value = float(self.unpruned_values[index])
-        return self.budgets[index].relative(network, self._network, self._example, unpruned_value)
+        budget, shown = self.budgets[index], (self._network, self._example)
+        with _MEASURING:
+            return budget.relative(network, *shown, unpruned_value)
 
     def costs(self, masks: Sequence[Mask], network: nn.Module | None = None) -> NDArray[np.float64]:
         """Every cost of keep masks, (n_budgets,), 1.0 = nothing removed; see `values`."""

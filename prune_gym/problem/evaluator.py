@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,22 @@ if TYPE_CHECKING:
 
 # accuracy that the network of some masks, of these values (n_budgets,), would have to exceed
 Bar: TypeAlias = Callable[[Masks, NDArray[np.float64]], float | None]
+
+
+class Judgement(NamedTuple):
+    """What an evaluator found of a network.
+
+    Attributes:
+        accuracy: the reward.
+        values: (n_budgets,) float64, the budgets in their units.
+        judged: share of the validation examples that it was judged on.
+        build: gives the network.
+    """
+
+    accuracy: float
+    values: NDArray[np.float64]
+    judged: float
+    build: Callable[[], nn.Module]
 
 
 class Evaluator:
@@ -97,29 +113,49 @@ class Evaluator:
         known = None if key is None else self.memory.get(key)
         if known is not None:
             own = tuple(mask.copy() for mask in masks)
-            build = partial(self._recovered, own, seed, steps)
-            return self._outcome(masks, *known, build, remembered=True)
-        with _naming_the_network():
-            network = self._recovered(masks, seed, steps)
-            accuracy, values, share = self._judged(masks, network, bar)
-        if key is not None and share == 1.0:
-            self.memory.put(key, accuracy, values)
-        outcome = self._outcome(masks, accuracy, values, lambda: network)
-        return outcome if share == 1.0 else replace(outcome, judged=share)
+            again = partial(self._recovered, own, seed, steps)
+            return self._outcome(masks, *known, again, remembered=True)
+        found = self.judge(masks, seed, steps, bar)
+        if key is not None and found.judged == 1.0:
+            self.memory.put(key, found.accuracy, found.values)
+        outcome = self._outcome(masks, found.accuracy, found.values, found.build)
+        return outcome if found.judged == 1.0 else replace(outcome, judged=found.judged)
 
-    def _judged(
-        self, masks: Masks, network: nn.Module, bar: Bar | None
-    ) -> tuple[float, NDArray[np.float64], float]:
-        """Reward and budgets of a network, and the share of the examples that it was judged on."""
-        race = None if bar is None else self.validation.race
-        if bar is None or race is None:
-            return self.accuracy(network), self.values(masks, network), 1.0
-        values = self.values(masks, network)  # first, as they say whom it races against
-        least = bar(masks, values)
-        if least is None:
-            return self.accuracy(network), values, 1.0
-        accuracy, share = self.validation.raced(race, network, least)
-        return accuracy, values, share
+    def judge(self, masks: Masks, seed: int, steps: int, bar: Bar | None = None) -> Judgement:
+        """Judge a network that is not remembered.
+
+        Args:
+            masks: valid keep masks.
+            seed: of a recovery that draws random numbers.
+            steps: of a recovery that trains.
+            bar: see `PruningProblem.racing`; None = it is judged whole.
+        """
+        network = self.built(masks, seed, steps)
+        if bar is None or self.validation.race is None:
+            accuracy, judged = self.raced(network, None)
+            values = self.values(masks, network)
+        else:
+            values = self.values(masks, network)  # first, as they say whom it races against
+            accuracy, judged = self.raced(network, bar(masks, values))
+        return Judgement(accuracy, values, judged, lambda: network)
+
+    def built(self, masks: Masks, seed: int, steps: int) -> nn.Module:
+        """The recovered compact network of valid keep masks."""
+        with _naming_the_network():
+            return self._recovered(masks, seed, steps)
+
+    def raced(self, network: nn.Module, least: float | None) -> tuple[float, float]:
+        """Accuracy of a network, and the share of the examples that it was judged on.
+
+        Args:
+            network: in evaluation mode; it stays as it is.
+            least: what it has to exceed; it is dropped when it hardly can. None = it is not.
+        """
+        race = self.validation.race
+        with _naming_the_network():
+            if race is None or least is None:
+                return self.accuracy(network), 1.0
+            return self.validation.raced(race, network, least)
 
     def _recovered(self, masks: Masks, seed: int, steps: int) -> nn.Module:
         return self.recover(self.compact(masks), seed=seed, steps=steps)

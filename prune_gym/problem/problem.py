@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -280,6 +281,16 @@ class PruningProblem:
     @cached_property
     def _evaluator(self) -> Evaluator:
         return Evaluator(self)
+
+    @contextmanager
+    def judged_by(self, evaluator: Evaluator) -> Iterator[None]:
+        """While the block lasts, another evaluator judges the networks of this problem."""
+        before = self.evaluator
+        vars(self)["_evaluator"] = evaluator
+        try:
+            yield
+        finally:
+            vars(self)["_evaluator"] = before
 
     def evaluate(
         self, masks: Sequence[Mask], *, seed: int = 0, recovery_steps: int | None = None

@@ -64,7 +64,7 @@ class SharedProblem:
             self._path, self._owner = Path(name), os.getpid()
             self._close = weakref.finalize(self, _remove, self._path, self._owner)
             with os.fdopen(descriptor, "wb") as file:
-                self._rest, self._n_bytes = _write(problem, file)
+                self._rest, self._n_bytes = write_arrays(problem, file)
         except OSError as error:
             raise FileError(
                 error.errno,
@@ -172,12 +172,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
 
 
 class _Unpickler(pickle.Unpickler):
-    """Puts views of the mapped file where arrays stood."""
+    """Puts views of the arrays' bytes, (n_bytes,) uint8, where they stood."""
 
-    def __init__(self, stream: Any, path: Path, n_bytes: int) -> None:
+    def __init__(self, stream: Any, raw: torch.Tensor) -> None:
         super().__init__(stream)
-        storage: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=n_bytes)
-        self._bytes = torch.empty(0, dtype=torch.uint8).set_(storage)
+        self._bytes = raw
         self._made: dict[int, Any] = {}
 
     def persistent_load(self, pid: Any) -> Any:
@@ -204,8 +203,12 @@ class _Unpickler(pickle.Unpickler):
         return tensor if requires_grad is None else nn.Parameter(tensor, requires_grad)
 
 
-def _write(problem: PruningProblem, file: Any) -> tuple[bytes, int]:
-    """Write the arrays of a problem to a file; the rest comes back, and the file's length."""
+def write_arrays(problem: PruningProblem, file: Any) -> tuple[bytes, int]:
+    """Write the arrays of a problem to a binary file; the rest comes back, and the file's length.
+
+    Raises:
+        SharingError: something in it cannot be pickled.
+    """
     stream = io.BytesIO()
     try:
         _Pickler(stream, file).dump(problem)
@@ -219,5 +222,16 @@ def _write(problem: PruningProblem, file: Any) -> tuple[bytes, int]:
 
 
 def _read(rest: bytes, path: Path, n_bytes: int) -> PruningProblem:
-    problem: PruningProblem = _Unpickler(io.BytesIO(rest), path, n_bytes).load()
+    storage: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=n_bytes)
+    return read_arrays(rest, torch.empty(0, dtype=torch.uint8).set_(storage))
+
+
+def read_arrays(rest: bytes, raw: torch.Tensor) -> PruningProblem:
+    """The problem of `write_arrays`, around the bytes of its arrays, which are not copied.
+
+    Args:
+        rest: the problem without its arrays.
+        raw: (n_bytes,) uint8, what was written to the file.
+    """
+    problem: PruningProblem = _Unpickler(io.BytesIO(rest), raw).load()
     return problem

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from agents.locking import locked_folder
+from prune_gym.cluster.workers import RayWorkers, as_workers, workers_of
 from prune_gym.errors import (
     FileError,
     InvalidTypeError,
@@ -71,6 +72,7 @@ def search(
     finetune_steps: int = 300,
     distillation: float = 0.0,
     on_progress: OnProgress | None = None,
+    workers: int | RayWorkers | None = None,
 ) -> SearchResult:
     """Search for the most accurate network within a problem's limits.
 
@@ -95,11 +97,14 @@ def search(
             fine-tuned here, see `SearchResult.fine_tune`.
         distillation: likewise.
         on_progress: called after every judged network.
+        workers: processes of a Ray cluster that judge the networks: how many, or `RayWorkers`;
+            None = threads of this process. The networks found are the same.
 
     Raises:
         ValueError: an unknown algorithm, or an argument that is not allowed.
         RunFolderError: ``out`` is taken already, or another process works in it.
         BudgetError: a budget broke; with ``out`` what was judged is kept.
+        ClusterError: the cluster of ``workers`` cannot be used; likewise.
 
     >>> from prune_gym import make_problem
     >>> problem = make_problem(budgets={"params": 0.25})
@@ -118,6 +123,7 @@ def search(
         raise unknown_name("granularity", granularity, list(ENV_NAMES))
     if on_progress is not None and not callable(on_progress):
         raise InvalidTypeError(f"on_progress={on_progress!r}: expected a function of a Progress.")
+    cluster = as_workers(workers)
     out = None if out is None else user_path(out)
     evaluations = whole_number("evaluations", evaluations, 1, MOST_EVALUATIONS)
     if resume:
@@ -128,7 +134,7 @@ def search(
         config = config.lengthened(evaluations * len(problem.groups))
         with lock_run(out), how_to_go_on(folder):
             write_json(folder.path / "config.json", config.to_json())
-            return Search(problem, config, folder, on_progress).run()
+            return Search(problem, config, folder, on_progress, cluster).run()
     config = SearchConfig(
         env=env_id(granularity, problem, hard),
         algo=algo,
@@ -141,7 +147,7 @@ def search(
         racing=bool(racing),
     )
     with lock_run(out):
-        search = begin(problem, config, out, on_progress)
+        search = begin(problem, config, out, on_progress, cluster)
         with how_to_go_on(search.folder):
             return search.run()
 
@@ -163,6 +169,7 @@ def begin(
     config: SearchConfig,
     out: Path | str | None,
     on_progress: OnProgress | None = None,
+    cluster: RayWorkers | None = None,
 ) -> Search:
     """A new search; everything is checked before its folder is made.
 
@@ -171,6 +178,7 @@ def begin(
         config: how; what it says of the problem is filled in here.
         out: the run folder to make; None = nothing is written.
         on_progress: called after every judged network.
+        cluster: what judges the networks; None = threads of this process.
     """
     if out is not None:
         RunFolder.check_free(out)
@@ -185,7 +193,7 @@ def begin(
     limits = dict(zip(problem.names, problem.limits, strict=True))
     config = replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
     folder = None if out is None else RunFolder.create(out, config)
-    return Search(problem, config, folder, on_progress)
+    return Search(problem, config, folder, on_progress, cluster)
 
 
 class Search:
@@ -196,6 +204,7 @@ class Search:
         config: what to do.
         folder: where rows, the best network and the agent are saved as they come; None = nowhere.
         on_progress: called after every evaluated network.
+        cluster: what judges the networks; None = threads of this process.
 
     Attributes:
         archive: everything evaluated so far.
@@ -210,9 +219,11 @@ class Search:
         config: SearchConfig,
         folder: RunFolder | None = None,
         on_progress: OnProgress | None = None,
+        cluster: RayWorkers | None = None,
     ) -> None:
         check_algorithm(config.algo)  # a folder may name anything
         self.problem, self.config, self.folder = problem, config, folder
+        self._cluster = cluster
         self.archive = Archive(further=further_costs(problem))
         self.rivals = Rivals(problem, self.archive.further)
         self.best_outcome: Outcome | None = None
@@ -289,8 +300,6 @@ class Search:
         """
         if self.folder is not None and len(self.archive.trials) < self.evaluations:
             self.folder.drop_results()
-        black_box = any(budget.counted is None for budget in self.problem.budgets)
-        device = self.problem.device
         words = "finishing the networks in hand; Ctrl-C again stops at once"
         try:
             with (
@@ -298,7 +307,7 @@ class Search:
                 stopping(words, self),
                 finishing(),
                 one_thread(),
-                Workers(1 if black_box else None, device) as workers,
+                workers_of(self.problem, self._cluster) as workers,
             ):
                 if self.config.algo in BASELINES:
                     self._run_baseline(workers)

@@ -35,7 +35,7 @@ LEVELS = {
         {"budgets"},
         {"problem"},
         {"envs"},
-        {"", "wrappers", "adapters", "tables"},
+        {"", "wrappers", "adapters", "tables", "cluster"},
         {"searches"},
         {"cli"},
         {"__main__"},
@@ -43,8 +43,8 @@ LEVELS = {
     "agents": [
         {"stopping", "search_path", "lazy"},
         {"", "errors"},
-        {"files", "costs", "toy", "arguments", "archive"},
-        {"locking", "logs", "console"},
+        {"files", "costs", "toy", "arguments", "archive", "ray_cluster"},
+        {"locking", "logs", "console", "ray_tasks", "ray_vec_env"},
         {"multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
         {"algorithms"},
@@ -52,13 +52,19 @@ LEVELS = {
         {"runs"},
         {"comparison"},
         {"train", "enjoy", "compare", "benchmark"},
-        {"__main__"},
+        {"sweep", "__main__"},
     ],
 }
 APPLICATION = ("searches", "cli")  # what may build on agents
 # how files are written, work is stopped and modules are looked up, which all may use; they load the
 # standard library only
-SHARED = ("agents.files", "agents.lazy", "agents.stopping", "agents.search_path")
+SHARED = (
+    "agents.files",
+    "agents.lazy",
+    "agents.ray_cluster",
+    "agents.stopping",
+    "agents.search_path",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -1,0 +1,221 @@
+"""How a worker comes about: its place in the cluster, its versions, its problem."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+
+import prune_gym
+from agents.ray_cluster import INSTALL
+from prune_gym.cluster import worker as worker_module
+from prune_gym.cluster.shipping import pack
+from prune_gym.errors import ClusterError
+from prune_gym.problem.problem import PruningProblem
+
+WAIT_S = 600.0  # for a worker's place: a cluster may have to start machines first
+SAY_AFTER_S = 30.0
+
+
+class NoPlaceError(ClusterError):
+    """The cluster had no place for a worker, for long."""
+
+
+class Hiring:
+    """Makes processes on the machines of a cluster, and ends them.
+
+    Args:
+        ray: the module, connected.
+        needs: options of Ray for each: ``num_cpus``, ``num_gpus``, ``resources``, ...
+        report: called with words where it takes long.
+    """
+
+    def __init__(
+        self, ray: Any, needs: Mapping[str, Any], report: Callable[[str], None] | None = None
+    ) -> None:
+        self._ray, self._needs, self._report = ray, dict(needs), report
+        self._class = _by_value(ray)
+        self._lock = threading.Lock()
+        self._hired: list[Any] = []
+        self._ended = False
+        self._told: set[str] = set()
+
+    def hire(self) -> Any:
+        """A worker that is ready; waits for its place.
+
+        Raises:
+            ClusterError: its machine lacks a module, or has another version of this package.
+            NoPlaceError: the cluster has no place for it.
+            RayError: it died.
+        """
+        actor = self._class.options(**self._needs).remote()
+        with self._lock:
+            self._hired.append(actor)
+            ended = self._ended
+        if ended:
+            self.dismiss(actor)
+        versions = self._placed(actor)
+        self._check(versions)
+        missing = self._opened(actor)
+        if missing:
+            self.dismiss(actor)
+            raise ClusterError(
+                f"machine {versions['node']} lacks code that the problem needs: {missing}. Install "
+                "it there, or send it along: RayWorkers(runtime_env={'py_modules': [...]}) or "
+                "{'pip': [...]}."
+            )
+        return actor
+
+    def _opened(self, actor: Any) -> str:
+        """Make it ready; gives what is missing on its machine, in words."""
+        return ""
+
+    def dismiss(self, actor: Any) -> None:
+        """End a worker."""
+        with self._lock:
+            if actor in self._hired:
+                self._hired.remove(actor)
+        with suppress(Exception):  # it may be dead, or the connection
+            self._ray.kill(actor, no_restart=True)
+
+    def dismiss_all(self) -> None:
+        """End all workers, and those that are still to come."""
+        with self._lock:
+            self._ended, hired = True, list(self._hired)
+        for actor in hired:
+            self.dismiss(actor)
+
+    def _placed(self, actor: Any) -> dict[str, str]:
+        """Versions of a worker, once it has its place."""
+        answer, began = actor.versions.remote(), time.monotonic()
+        while True:
+            try:
+                found: dict[str, str] = self._ray.get(answer, timeout=SAY_AFTER_S)
+            except self._ray.exceptions.GetTimeoutError:
+                waited = time.monotonic() - began
+                words = (
+                    f"a worker is not up yet; it asks for {self._asked} of the cluster's "
+                    f"{self._lent()}"
+                )
+                if waited > WAIT_S:
+                    self.dismiss(actor)
+                    raise NoPlaceError(
+                        f"{words}, and none was free for {waited:.0f} s. Ask for fewer workers or "
+                        "less for each, add machines, or end what else runs there (ray status)."
+                    ) from None
+                self._say(f"{words}.")
+            else:
+                return found
+
+    @property
+    def _asked(self) -> str:
+        needs = {name.removeprefix("num_"): value for name, value in self._needs.items()}
+        named = {**needs, **needs.pop("resources", {})}
+        known = {key: value for key, value in named.items() if isinstance(value, int | float)}
+        return ", ".join(f"{key} {value:g}" for key, value in known.items() if value) or "nothing"
+
+    def _lent(self) -> str:
+        """What the cluster has, in words."""
+        with suppress(Exception):  # the connection may be gone
+            found = self._ray.cluster_resources()
+            names = sorted(name for name in found if not name.startswith(("node:", "object_store")))
+            return ", ".join(f"{name} {found[name]:g}" for name in names if name != "memory")
+        return "nothing"
+
+    def _say(self, words: str) -> None:
+        if self._report is not None and self._is_new(words):
+            self._report(words)
+
+    def _is_new(self, words: str) -> bool:
+        """Whether they were not said yet; they are now."""
+        with self._lock:
+            is_new = words not in self._told
+            self._told.add(words)
+        return is_new
+
+    def _check(self, found: Mapping[str, str]) -> None:
+        """Raise where a worker's machine cannot give the same numbers; warn where it may not."""
+        here = {
+            "python": platform.python_version(),
+            "prune_gym": prune_gym.__version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        }
+        node = found["node"]
+        for name, version in here.items():
+            there = found[name]
+            if there.startswith("missing: "):
+                raise ClusterError(
+                    f"machine {node} of the cluster cannot import {name} "
+                    f"({there.removeprefix('missing: ')}): install there what is installed here, "
+                    f"{INSTALL}."
+                )
+            if _public(name, there) == _public(name, version):
+                continue
+            words = f"machine {node} has {name} {there}, and here it is {version}"
+            if name in ("python", "prune_gym"):
+                raise ClusterError(f"{words}: install the same version on all machines.")
+            if self._is_new(words):
+                warnings.warn(f"{words}: numbers may differ in their last digits.", stacklevel=2)
+
+
+class HiringJudges(Hiring):
+    """Makes workers of one problem; what they share is put into the object store once.
+
+    Args:
+        ray: the module, connected.
+        needs: see `Hiring`.
+        report: see `Hiring`.
+        problem: which they judge.
+        threads: of torch in each.
+        device: on which they judge.
+
+    Raises:
+        ClusterError: the object store is full.
+        SharingError: something in the problem cannot be pickled.
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        needs: Mapping[str, Any],
+        report: Callable[[str], None] | None,
+        problem: PruningProblem,
+        threads: int,
+        device: str,
+    ) -> None:
+        super().__init__(ray, needs, report)
+        self._threads, self._device = threads, device
+        rest, arrays = pack(problem)
+        try:
+            self._rest, self._arrays = ray.put(rest), ray.put(arrays)
+        except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+            raise ClusterError(
+                f"the object store of the cluster is full: the problem's arrays take "
+                f"{arrays.nbytes / 1e6:,.0f} MB. Start Ray with more (ray start "
+                "--object-store-memory BYTES), free space where it spills to, or judge on fewer "
+                "images (evaluation_samples)."
+            ) from error
+
+    def _opened(self, actor: Any) -> str:
+        given = self._rest, self._arrays, self._device, self._threads
+        return str(self._ray.get(actor.open.remote(*given)))
+
+
+def _public(name: str, version: str) -> str:
+    """A version without what makes no difference: 2.9.0 of 2.9.0+cpu, 3.11 of Python 3.11.9."""
+    public = version.partition("+")[0]
+    return ".".join(public.split(".")[:2]) if name == "python" else public
+
+
+def _by_value(ray: Any) -> Any:
+    """The class of workers, as code: a machine without this package is to say so itself."""
+    ray.cloudpickle.register_pickle_by_value(worker_module)
+    return ray.remote(worker_module.Worker)

@@ -1,0 +1,67 @@
+"""What a worker of a Ray cluster runs.
+
+The class travels by value, so that a machine without this package can say so: this module imports
+the standard library only, and the rest where a worker needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from typing import Any
+
+PACKAGES = ("prune_gym", "torch", "numpy")
+
+
+class Worker:
+    """Judges networks of one problem, in a process of its own on some machine of the cluster."""
+
+    def __init__(self) -> None:
+        self._problem: Any = None
+
+    def versions(self) -> dict[str, str]:
+        """Where it runs, and versions by package; those that cannot be imported say why."""
+        found = {
+            "python": platform.python_version(),
+            "node": platform.node(),
+            "process": str(os.getpid()),
+        }
+        for name in PACKAGES:
+            try:
+                found[name] = str(importlib.import_module(name).__version__)
+            except Exception as error:  # whatever a broken installation raises
+                found[name] = f"missing: {type(error).__name__}: {error}"
+        return found
+
+    def open(self, rest: bytes, arrays: Any, device: str, threads: int) -> str:
+        """Take a problem up; gives what is missing here, in words, or nothing.
+
+        Args:
+            rest: the problem, pickled without its arrays.
+            arrays: (n_bytes,) uint8, read-only: all its arrays, mapped once per machine.
+            device: on which networks are to be judged.
+            threads: of torch.
+        """
+        import torch
+
+        from prune_gym.cluster.shipping import unpack
+
+        torch.set_num_threads(threads)
+        try:
+            self._problem = unpack(rest, arrays, device)
+        except ImportError as error:
+            return f"{error}"
+        return ""
+
+    def judge(self, questions: list[Any]) -> list[Any]:
+        """What each `Question` comes to: a `Judged`, or the error that it raised."""
+        from prune_gym.cluster.shipping import judged
+
+        return [judged(self._problem, question) for question in questions]
+
+    def call(self, function: bytes, *arguments: bytes) -> Any:
+        """What a pickled function of pickled arguments gives, or the error that it raised."""
+        from prune_gym.cluster.shipping import called
+
+        return called(function, arguments)

@@ -1,0 +1,37 @@
+"""A cluster of several nodes on this machine, started once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[object]:
+    """A head without cores, a node that judges and one that measures; its address is set."""
+    pytest.importorskip("ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # machines may be busy
+    from ray.cluster_utils import Cluster
+
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(ROOT)  # of the nodes
+    small = {"object_store_memory": 150 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    try:
+        for resources in ({"judge": 2}, {"stopwatch": 1}):
+            made.add_node(num_cpus=2, resources=resources, **small)
+        os.environ["RAY_ADDRESS"] = made.address
+        yield made
+    finally:
+        os.environ.pop("RAY_ADDRESS", None)
+        if path is None:
+            os.environ.pop("PYTHONPATH")
+        else:
+            os.environ["PYTHONPATH"] = path
+        made.shutdown()

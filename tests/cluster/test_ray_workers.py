@@ -1,0 +1,203 @@
+"""Searches on a cluster of several nodes: the same networks, whatever happens to workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import tiny
+from torch import nn
+
+import prune_gym
+from prune_gym import Budget, search
+from prune_gym.cluster.workers import RayWorkers
+from prune_gym.errors import BudgetError, ClusterError, WorkerError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+    pytest.mark.filterwarnings("ignore:.*is out of date.*:DeprecationWarning"),
+]
+ONE = RayWorkers(1, cpus_per_worker=0.5)
+TWO = RayWorkers(2, cpus_per_worker=0.5)
+
+
+def rows(result) -> list:
+    return result.networks.tolist()
+
+
+def problem_of(**arguments) -> prune_gym.PruningProblem:
+    return tiny.make_tiny(batch_size=40, **arguments)
+
+
+def own_budget(measure, name="own") -> Budget:
+    return Budget(name, measure, deterministic=True)
+
+
+def n_parameters(network: nn.Module) -> float:
+    return float(sum(p.numel() for p in network.parameters()))
+
+
+@pytest.mark.parametrize("algo", ["random", "ppo_lag"])
+def test_a_search_is_the_same_with_any_number_of_workers(cluster, algo):
+    budgets = {"params": 0.5, own_budget(n_parameters): 0.9}
+    found = [
+        rows(search(problem_of(budgets=budgets), algo, evaluations=24, workers=workers))
+        for workers in (None, ONE, TWO)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_workers_that_are_killed_change_nothing(cluster, tmp_path):
+    problem = problem_of(budgets={own_budget(killing(tmp_path)): 0.9})
+    alone = search(problem_of(budgets={own_budget(n_parameters): 0.9}), "random", evaluations=16)
+    result = search(problem, "random", evaluations=16, workers=TWO, out=tmp_path / "run")
+    assert rows(result) == rows(alone)
+    assert len((tmp_path / "run" / "episodes.csv").read_text().splitlines()) == 1 + 16
+    assert len(list(tmp_path.glob("killed-*"))) == 2
+
+
+def killing(folder):
+    """A budget that kills its process with two networks, once each."""
+    owner, folder = os.getpid(), str(folder)
+
+    def measure(network: nn.Module) -> float:
+        size = n_parameters(network)
+        mark = os.path.join(folder, f"killed-{size:g}")
+        others = [name for name in os.listdir(folder) if name.startswith("killed-")]
+        if os.getpid() != owner and len(others) < 2 and not os.path.exists(mark):
+            open(mark, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return size
+
+    return measure
+
+
+def test_a_network_that_kills_every_worker_is_named(cluster):
+    owner = os.getpid()
+
+    def measure(network: nn.Module) -> float:
+        if os.getpid() != owner:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return n_parameters(network)
+
+    problem = problem_of(budgets={own_budget(measure): 0.9})
+    workers = RayWorkers(1, cpus_per_worker=0.5, retries=1)
+    with pytest.raises(WorkerError, match="filters could not be judged: 2 workers failed over it"):
+        search(problem, "random", evaluations=4, workers=workers)
+
+
+def test_a_network_that_hangs_is_named(cluster):
+    owner = os.getpid()
+
+    def measure(network: nn.Module) -> float:
+        if os.getpid() != owner:
+            time.sleep(3600)
+        return n_parameters(network)
+
+    problem = problem_of(budgets={own_budget(measure): 0.9})
+    workers = RayWorkers(1, cpus_per_worker=0.5, retries=0, timeout_s=2.0)
+    with pytest.raises(WorkerError, match="the last one as it took longer than 2 s"):
+        search(problem, "random", evaluations=4, workers=workers)
+
+
+def test_errors_of_a_network_are_those_of_this_process(cluster):
+    owner = os.getpid()
+
+    def measure(network: nn.Module) -> float:
+        return n_parameters(network) if os.getpid() == owner else float("nan")
+
+    problem = problem_of(budgets={own_budget(measure): 0.9})
+    with pytest.raises(BudgetError, match="budget 'own' returned nan"):
+        search(problem, "random", evaluations=4, workers=ONE)
+
+
+def test_budgets_are_measured_on_one_machine(cluster):
+    import ray
+
+    seen: list[str] = []
+
+    def where(network: nn.Module) -> float:
+        context = ray.get_runtime_context()
+        found = {node["NodeID"]: node["Resources"] for node in ray.nodes()}
+        return n_parameters(network) * (2.0 if "stopwatch" in found[context.get_node_id()] else 1.0)
+
+    workers = RayWorkers(2, cpus_per_worker=0.5, measure_on="stopwatch")
+    with workers.session():
+        problem = problem_of(budgets={Budget("where", where): 0.9})
+        assert problem.unpruned_values[0] == 2.0 * n_parameters(problem.network)
+        result = search(problem, "random", evaluations=6, workers=workers)
+        best = result.best
+        assert result.archive.trials[best.number - 1].cost == problem.costs(best.masks)[0]
+        assert best.costs["where"] * problem.unpruned_values[0] == 2.0 * n_parameters(best.network)
+    assert not seen
+
+
+def test_noisy_budgets_and_unknown_resources_are_refused(cluster):
+    problem = problem_of(budgets={Budget("noisy", n_parameters): 0.9})
+    with pytest.raises(ClusterError, match="budget 'noisy' may differ from machine to machine"):
+        search(problem, "random", evaluations=4, workers=ONE)
+    with (
+        pytest.raises(ClusterError, match=r"measure_on='phone': no machine .* judge, stopwatch"),
+        RayWorkers(1, measure_on="phone").session(),
+    ):
+        pass
+
+
+def test_a_training_recovery_brings_its_network_back(cluster):
+    arguments = {"recovery": "finetune", "recovery_steps": 2}
+    alone = search(problem_of(**arguments), "random", evaluations=4)
+    result = search(problem_of(**arguments), "random", evaluations=4, workers=TWO)
+    assert rows(result) == rows(alone)
+    pairs = zip(
+        result.network.state_dict().values(), alone.network.state_dict().values(), strict=True
+    )
+    assert all(np.array_equal(one.numpy(), other.numpy()) for one, other in pairs)
+
+
+def test_a_stop_ends_the_search_and_leaves_the_cluster(cluster):
+    import ray
+
+    before = threading.active_count()
+    stopped = search(
+        problem_of(),
+        "random",
+        evaluations=2000,
+        workers=TWO,
+        on_progress=lambda progress: (
+            signal.raise_signal(signal.SIGINT) if progress.evaluations == 5 else None
+        ),
+    )
+    assert stopped.stopped
+    assert 5 <= len(stopped) < 100
+    assert not ray.is_initialized()
+    assert threading.active_count() <= before + 1
+    with RayWorkers(1).session():
+        assert ray.cluster_resources()["CPU"] == 4.0
+
+
+def test_where_there_is_no_cluster(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ClusterError, match=r"no Ray cluster answers at '127\.0\.0\.1:9'"):
+        search(problem_of(), "random", evaluations=2, workers=RayWorkers(1, address="127.0.0.1:9"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"n": 0}, "n"),
+        ({"gpus_per_worker": 1.5}, "gpus_per_worker=1.5"),
+        ({"cpus_per_worker": -1.0}, "cpus_per_worker=-1.0"),
+        ({"timeout_s": 0.0}, "timeout_s=0.0"),
+        ({"retries": -1}, "retries"),
+    ],
+)
+def test_arguments_that_are_not_allowed(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        RayWorkers(**arguments)
