@@ -13,7 +13,7 @@ from prune_gym.cli.sensitivity import scan_of_rows
 from prune_gym.envs import rendering
 from prune_gym.problem.costs import Constraint
 from prune_gym.problem.saving import read_plan
-from prune_gym.problem.sensitivity import Sensitivity
+from prune_gym.problem.sensitivity import WIDTHS, Sensitivity
 from prune_gym.searches.run_folder import RunFolder
 
 GOOD, BAD, LIMIT, LINE = "#1f6f8b", "#d9a679", "#b03a2e", "#333333"
@@ -101,13 +101,13 @@ def _sensitivity_picture(scan: Sensitivity, metrics: dict[str, Any]) -> bytes:
 
     figure = Figure(figsize=(8.0, 0.9 + 0.34 * len(scan.names)))
     axes = figure.add_subplot()
-    shares = np.geomspace(min(1 / 16, *(1.0 / scan.sizes)), 1.0, 81)
+    shares = np.geomspace(WIDTHS[0], 1.0, 81)
     lost = np.stack([scan.drop(group, shares) for group in range(len(scan.names))])
     highest = max(float(lost.max()), 1e-9)
     edges = np.geomspace(shares[0], 1.0, 82), np.arange(len(scan.names) + 1) - 0.5
     mesh = axes.pcolormesh(*edges, lost, cmap="YlOrBr", vmin=0.0, vmax=highest)
     axes.set_xscale("log")
-    marks = [share for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0) if share >= shares[0]]
+    marks = (*WIDTHS, 1.0)
     axes.set_xticks(marks, [f"{share:.3g}" for share in marks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(range(len(scan.names)), scan.names, fontsize=8)

@@ -219,7 +219,11 @@ class RemoteEvaluator(Evaluator):
         own = tuple(mask.copy() for mask in masks)
         question = Question(own, seed, steps, is_measured=not self._is_elsewhere)
         build: Callable[[], Any] = partial(self._recovered, own, seed, steps)
-        if bar is None or self.validation.race is None or (self._is_elsewhere and not self._is_fixed):
+        if (
+            bar is None
+            or self.validation.race is None
+            or (self._is_elsewhere and not self._is_fixed)
+        ):
             found = self._pool.judge(question)
         else:
             values = self._values_first(question, build)
