@@ -45,8 +45,8 @@ def say_sensitivity(sensitivity: Sensitivity, console: Console) -> None:
             table.add_row(*first, f"{n:,}", f"{reward:.3f}", f"{drop:.3f}", bar)
     console.print(table)
     console.print(
-        f"{sensitivity.evaluations:,} networks were judged; the unpruned one, recovered "
-        f"likewise, has {sensitivity.unpruned:.3f}. A loss at one width holds for all narrower ones."
+        f"{sensitivity.evaluations:,} networks were judged; the unpruned one, recovered, "
+        f"has {sensitivity.unpruned:.3f}. A loss at one width holds for all narrower ones."
     )
 
 
