@@ -39,9 +39,9 @@ FAMILIES = (
         words="""
 The environment to start with. A VGG of eight convolutions that was trained on scikit-learn's digits
 (16x16 pixels) comes with the package, data included, so that it works offline and at once. The
-default budget is `{"params": 0.1}`: at most a tenth of the parameters may stay. What follows is `-v0`,
-the paper's decision; `-v1` decides [beside the scan's network](PruneBeside.md), as searches do unless
-they are told otherwise.
+default budget is `{"params": 0.1}`: at most a tenth of the parameters may stay. What follows is
+`-v0`, the paper's decision; `-v1` decides [beside the scan's network](PruneBeside.md), as searches
+do unless they are told otherwise.
 """,
         code="""
 import gymnasium as gym
