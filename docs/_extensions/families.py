@@ -34,12 +34,14 @@ FAMILIES = (
     Family(
         name="PruneVGG",
         title="PruneVGG: a ratio per layer",
-        ids=("PruneVGG-v0",),
+        ids=("PruneVGG-v0", "PruneVGG-v1"),
         env_class="LayerPruneEnv",
         words="""
 The environment to start with. A VGG of eight convolutions that was trained on scikit-learn's digits
 (16x16 pixels) comes with the package, data included, so that it works offline and at once. The
-default budget is `{"params": 0.1}`: at most a tenth of the parameters may stay.
+default budget is `{"params": 0.1}`: at most a tenth of the parameters may stay. What follows is
+`-v0`, the paper's decision; `-v1` decides [beside the scan's network](PruneBeside.md), as searches
+do unless they are told otherwise.
 """,
         code="""
 import gymnasium as gym
@@ -52,7 +54,7 @@ env = prune_gym.ProjectionWrapper(env)  # sampled actions that keep the limit
     Family(
         name="PruneVGGFilters",
         title="PruneVGGFilters: filter by filter",
-        ids=("PruneVGGFilters-v0",),
+        ids=("PruneVGGFilters-v0", "PruneVGGFilters-v1"),
         env_class="FilterPruneEnv",
         words="""
 The same network and data; an action says of every filter of a group whether it stays.
@@ -65,6 +67,23 @@ import prune_gym
 
 env = gym.make("PruneVGGFilters-v0", budgets={"params": 0.25}, render_mode="rgb_array")
 env = prune_gym.ProjectionWrapper(env)
+""",
+    ),
+    Family(
+        name="PruneBeside",
+        title="The -v1 ids: beside the scan's network",
+        ids=(),
+        env_class="PriorLayerPruneEnv",
+        words="""
+`PruneVGG-v1`, or `decision="prior"` for any other environment: an action says by what factor a
+group differs from the network that follows from the sensitivity scan, so that zeros play that
+network. See [a decision worth learning](../../decision.md).
+""",
+        code="""
+import gymnasium as gym
+import prune_gym  # registers the environments
+
+env = gym.make("PruneVGG-v1", budgets={"params": 0.25}, render_mode="rgb_array")
 """,
     ),
     Family(
@@ -90,7 +109,7 @@ env = prune_gym.ProjectionWrapper(env)
     Family(
         name="PruneVGGLatency",
         title="PruneVGGLatency: a measured budget",
-        ids=("PruneVGGLatency-v0",),
+        ids=("PruneVGGLatency-v0", "PruneVGGLatency-v1"),
         env_class="LayerPruneEnv",
         words="""
 The budget is `latency_ms`, the time of one forward on this machine: at most half of the unpruned
@@ -113,7 +132,7 @@ env = gym.make("PruneVGGLatency-v0", budgets={latency: 0.5}, render_mode="rgb_ar
     Family(
         name="PruneVGGAnyLimit",
         title="PruneVGGAnyLimit: a limit per episode",
-        ids=("PruneVGGAnyLimit-v0",),
+        ids=("PruneVGGAnyLimit-v0", "PruneVGGAnyLimit-v1"),
         env_class="LayerPruneEnv",
         words="""
 The limit is drawn at every reset (or given, `reset(options={"limit": 0.15})`) and stands in the
@@ -126,6 +145,24 @@ import prune_gym
 
 env = gym.make("PruneVGGAnyLimit-v0", limit_range=(0.05, 0.4), render_mode="rgb_array")
 env = prune_gym.ProjectionWrapper(env)
+""",
+    ),
+    Family(
+        name="PruneFamily",
+        title="PruneFamily: another network in each episode",
+        ids=("PruneFamily-v1",),
+        env_class="FamilyPruneEnv",
+        module="prune_gym.envs.family",
+        words="""
+Every episode draws a network from a family, and a limit; observations say nothing that depends on
+the network's size, so that one policy fits all. See [a decision worth
+learning](../../decision.md).
+""",
+        code="""
+import gymnasium as gym
+import prune_gym  # registers the environments
+
+env = gym.make("PruneFamily-v1", render_mode="rgb_array")
 """,
     ),
     Family(
@@ -149,7 +186,7 @@ env = prune_gym.ProjectionWrapper(env)
     Family(
         name="Prune",
         title="Prune: a problem of your own",
-        ids=("Prune-v0",),
+        ids=("Prune-v0", "Prune-v1"),
         env_class="LayerPruneEnv",
         words="""
 Prunes what you bring: a problem of `prune_gym.make_problem`, or a network and data. See
@@ -186,11 +223,17 @@ env = prune_gym.ProjectionWrapper(env)
         title="Networks of the literature on CIFAR-10",
         ids=(
             "PruneVGG11-CIFAR10-v0",
+            "PruneVGG11-CIFAR10-v1",
             "PruneVGG16-CIFAR10-v0",
+            "PruneVGG16-CIFAR10-v1",
             "PruneVGG19-CIFAR10-v0",
+            "PruneVGG19-CIFAR10-v1",
             "PruneResNet18-CIFAR10-v0",
+            "PruneResNet18-CIFAR10-v1",
             "PruneResNet50-CIFAR10-v0",
+            "PruneResNet50-CIFAR10-v1",
             "PruneResNet56-CIFAR10-v0",
+            "PruneResNet56-CIFAR10-v1",
         ),
         env_class="LayerPruneEnv",
         words="""

@@ -15,6 +15,7 @@ from rich.table import Table
 from agents.console import say
 from prune_gym.budgets import amount
 from prune_gym.cli.scores import metric_of
+from prune_gym.cli.sensitivity import say_sensitivity, scan_of_run
 from prune_gym.datasets import load_dataset
 from prune_gym.errors import CheckpointError, InvalidValueError, RunFolderError
 from prune_gym.networks import NETWORKS
@@ -32,7 +33,13 @@ _STEPS = 20  # of even prune ratios that are tried
 
 
 def inspect(
-    what: str, dataset: str | None, weights: Path | None, console: Console, *, depth: bool = False
+    what: str,
+    dataset: str | None,
+    weights: Path | None,
+    console: Console,
+    *,
+    depth: bool = False,
+    sensitivity: bool = False,
 ) -> None:
     """Print what is known of a network or of a run.
 
@@ -43,6 +50,7 @@ def inspect(
         weights: of a network; None = those that are found by its name.
         console: where to print.
         depth: whether residual blocks of a network can go whole.
+        sensitivity: whether the sensitivity scan is shown: judged now, or what a run began with.
 
     Raises:
         ValueError: options of a network beside a run folder; what `make_problem` raises.
@@ -50,7 +58,10 @@ def inspect(
     """
     if what in NETWORKS or not os.path.isdir(what):
         given = None if weights is None else str(weights)
-        _say_network(what, dataset or "digits", given, console, depth)
+        problem = _say_network(what, dataset or "digits", given, console, depth)
+        if sensitivity:
+            console.print()
+            say_sensitivity(problem.sensitivity, console)
         return
     if depth:
         raise InvalidValueError(
@@ -63,6 +74,8 @@ def inspect(
                 "own; leave it out."
             )
     _say_run(Path(what), console)
+    if sensitivity:
+        say_sensitivity(scan_of_run(Path(what)), console)
 
 
 # -- a network -------------------------------------------------------------------------------------
@@ -70,7 +83,7 @@ def inspect(
 
 def _say_network(
     network: str, dataset: str, weights: str | None, console: Console, depth: bool
-) -> None:
+) -> PruningProblem:
     problem = _problem(network, dataset, weights, console, depth)
     console.print(_groups(problem, f"{network} on {dataset}"))
     params, macs, size, activations, energy = problem.unpruned_values
@@ -87,6 +100,7 @@ def _say_network(
         f"The floor is the smallest network, {smallest}: no limit can be below it.\n"
         "The last columns: what every group has to lose for a limit, if all lose alike."
     )
+    return problem
 
 
 def _problem(

@@ -197,6 +197,7 @@ def inspect(
     dataset: options.InspectedDataset = None,
     weights: options.Weights = None,
     depth: options.Depth = False,
+    sensitivity: options.Sensitivity = False,
     version: options.Version = False,
 ) -> None:
     """Print the filter groups of a network and what limits it can meet, or what a run holds."""
@@ -209,7 +210,7 @@ def inspect(
             )
         weights = None if weights is None else user_path(weights)
         what = os.path.expanduser(network or named or "small")
-        look(what, dataset, weights, console, depth=depth)
+        look(what, dataset, weights, console, depth=depth, sensitivity=sensitivity)
 
 
 @app.command(cls=Command, short_help="Judge the network of a run anew.")

@@ -290,6 +290,13 @@ InspectedNetwork = Annotated[
 InspectedDataset = Annotated[
     str | None, name_option(names.datasets, "--dataset", help=f"{_DATASET}; default: digits.")
 ]
+Sensitivity = Annotated[
+    bool,
+    typer.Option(
+        "--sensitivity",
+        help="What the score loses where one group alone is cut; judges a few networks per group.",
+    ),
+]
 Formats = Annotated[
     list[str] | None,
     name_option(names.formats, "--format", help="{names}; repeat for several; default: pt2."),

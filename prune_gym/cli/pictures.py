@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.cli.scores import metric_of, rewards_of
+from prune_gym.cli.sensitivity import scan_of_rows
 from prune_gym.envs import rendering
 from prune_gym.problem.costs import Constraint
 from prune_gym.problem.saving import read_plan
+from prune_gym.problem.sensitivity import WIDTHS, Sensitivity
 from prune_gym.searches.run_folder import RunFolder
 
 GOOD, BAD, LIMIT, LINE = "#1f6f8b", "#d9a679", "#b03a2e", "#333333"
@@ -25,11 +27,15 @@ def draw_pictures(folder: RunFolder, metrics: dict[str, Any]) -> dict[str, bytes
         metrics: of the returned network.
     """
     rows = folder.read_episodes()
-    return {
+    found = {
         "search": _search_picture(rows, metrics),
         "layers": _layers_picture(folder, metrics),
         "networks": _networks_picture(rows, metrics, _returned(folder, rows)),
     }
+    scan = scan_of_rows(
+        rows, {row["name"]: row["filters"] for row in read_plan(folder.path)["groups"]}
+    )
+    return found if scan is None else {**found, "sensitivity": _sensitivity_picture(scan, metrics)}
 
 
 def _column(rows: list[dict[str, str]], name: str) -> NDArray[np.float64]:
@@ -87,6 +93,29 @@ def _layers_picture(folder: RunFolder, metrics: dict[str, Any]) -> bytes:
         rows.append((row["name"], row["filters"], np.arange(row["filters"]) < kept))
     what = "filters" if metrics["structure"] == "filter" else "weights"
     return _png(rendering.draw(rows, f"{what} kept per group"))
+
+
+def _sensitivity_picture(scan: Sensitivity, metrics: dict[str, Any]) -> bytes:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    figure = Figure(figsize=(8.0, 0.9 + 0.34 * len(scan.names)))
+    axes = figure.add_subplot()
+    shares = np.geomspace(WIDTHS[0], 1.0, 81)
+    lost = np.stack([scan.drop(group, shares) for group in range(len(scan.names))])
+    highest = max(float(lost.max()), 1e-9)
+    edges = np.geomspace(shares[0], 1.0, 82), np.arange(len(scan.names) + 1) - 0.5
+    mesh = axes.pcolormesh(*edges, lost, cmap="YlOrBr", vmin=0.0, vmax=highest)
+    axes.set_xscale("log")
+    marks = (*WIDTHS, 1.0)
+    axes.set_xticks(marks, [f"{share:.3g}" for share in marks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(range(len(scan.names)), scan.names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of its filters that the group keeps, all others whole")
+    figure.colorbar(mesh, label=f"lost reward ({metric_of(metrics)})")
+    figure.tight_layout()
+    return _png(figure)
 
 
 def _returned(folder: RunFolder, rows: list[dict[str, str]]) -> int:

@@ -126,6 +126,8 @@ def _page(
         names = ", ".join(f"<code>{html.escape(name)}</code>" for name in gone)
         body.append(f"<p>Residual blocks went whole; gone are {names}.</p>")
     for name, title, words in _PICTURES:
+        if name not in pictures:
+            continue
         said = words.format(metric=html.escape(metric_of(metrics)))
         data = base64.b64encode(pictures[name]).decode()
         body.append(
@@ -155,6 +157,12 @@ _PICTURES = (
         "multiplier, by evaluated network; lines are running means of 50.",
     ),
     ("layers", "What each layer keeps", "Filters of the returned network."),
+    (
+        "sensitivity",
+        "What each layer can lose",
+        "The sensitivity scan, with which the search began: lost reward (of the validation "
+        "{metric}) where one group alone is cut. Light groups can be cut deeply.",
+    ),
     (
         "networks",
         "Every evaluated network",

@@ -33,6 +33,7 @@ class Dynamics:
         stride: by how much a level of a group moves the number of a network.
         smallest: per group, the level of the floor.
         rows: (n_groups + 1, n_features) float32: what of an observation depends on the position.
+        shown: where an observation has the shares kept so far, nowhere without ``history``.
         constant: (n_budgets,) budgets of the unpruned network, as observations have them; their
             costs are relative to these.
         linear: (n_budgets, n_groups) coefficients of the ceiling where nothing is decided.
@@ -57,6 +58,8 @@ class Dynamics:
         minimum = smallest_counts(problem, max_ratio)
         self.smallest = [own.index(int(n)) for own, n in zip(table.levels, minimum, strict=True)]
         self.rows = _rows(observer, self.n_groups)
+        # where the shares kept so far stand in an observation; an empty place without history
+        self.shown = slice(observer.size - self.n_groups * observer.history, observer.size)
         polynomials = [_observed(problem, name) for name in problem.names]
         self.constant = np.array([one.constant for one in polynomials])
         self.linear = np.array([one.linear for one in polynomials])
@@ -83,6 +86,7 @@ def _rows(observer: Observer, n_groups: int) -> NDArray[np.float32]:
     rows[:, 0] = positions / n_groups
     rows[:, 1:N_FACTS] = observer.layer_facts[np.minimum(positions, n_groups - 1)]
     rows[:, N_FACTS:N_LAYER] = 0.0, 1.0, 0.0
+    rows[:, observer.size - n_groups * observer.history :] = 1.0
     return rows.astype(np.float32)
 
 

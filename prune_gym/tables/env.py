@@ -39,8 +39,8 @@ class TablePruneEnv(LayerPruneEnv):
 
     ## Arguments
     ``table`` (a name of `prune_gym.shipped_tables`, a file, or a `PruneTable`) and ``budgets``, or
-    ``problem`` (a `TabularProblem`); ``cost_mode``, ``max_ratio``, ``limit_range``, ``render_mode``
-    as of `PruneEnv`.
+    ``problem`` (a `TabularProblem`); ``cost_mode``, ``max_ratio``, ``limit_range``, ``history``,
+    ``render_mode`` as of `PruneEnv`.
 
     ## Version history
     * v1: first version.
@@ -55,6 +55,7 @@ class TablePruneEnv(LayerPruneEnv):
         cost_mode: str = "terminal",
         max_ratio: float = 1.0,
         limit_range: Sequence[float] | None = None,
+        history: bool = False,
         render_mode: str | None = None,
     ) -> None:
         tabular = resolve_tabular(problem, table, budgets)
@@ -66,6 +67,7 @@ class TablePruneEnv(LayerPruneEnv):
             cost_mode=cost_mode,
             max_ratio=max_ratio,
             limit_range=limit_range,
+            history=history,
             render_mode=render_mode,
         )
         self._running_episode = self._untouched_episode()
@@ -128,7 +130,8 @@ class TablePruneEnv(LayerPruneEnv):
 
     def dynamics(self, max_ratio: float) -> Dynamics:
         """What decisions lead to where no prune ratio is above ``max_ratio``."""
-        return Dynamics(self.tabular, Observer(self.tabular, self.limit_range), max_ratio)
+        observer = Observer(self.tabular, self.limit_range, self.history)
+        return Dynamics(self.tabular, observer, max_ratio)
 
     # -- what `PruneEnv` asks for --------------------------------------------------------------
 

@@ -35,6 +35,7 @@ class Lists:
         self.problem, self.limit_range, self.is_dense = problem, limit_range, is_dense
         self.n_nodes = 0
         self.n_groups, self.rows = dynamics.n_groups, dynamics.rows
+        self.shown, self.has_history = dynamics.shown, dynamics.shown.start < dynamics.shown.stop
         self.sizes = problem.sizes.tolist()
         self.level = [own.tolist() for own in dynamics.level]
         self.dropped = [own.astype(np.float64).tolist() for own in dynamics.dropped]
@@ -133,6 +134,8 @@ class Node:
         new.kept[group] = share
         new.row = lists.rows[group + 1].copy()
         new.row[N_FACTS + 1] = share
+        if lists.has_history:
+            new.row[lists.shown] = new.kept
         dropped, most = lists.dropped[group][level], lists.most[group]
         less = dropped - most
         new.floor, new.ceiling = self.floor.copy(), self.ceiling.copy()
@@ -254,7 +257,7 @@ class TableEpisode:
             row[N_FACTS + 2] = self.sum_ratios / lists.n_groups
         if self.limit is not None:
             row[N_LAYER + 1] = min(1.0, self.node.floor[0] / lists.scale[0] / self.limit)
-            row[-1] = self.shown_limit
+            row[lists.shown.start - 1] = self.shown_limit
         return row
 
     def info(self) -> dict[str, Any]:

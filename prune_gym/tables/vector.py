@@ -41,7 +41,7 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
         max_episode_steps: after which an episode is truncated, as by Gymnasium's `TimeLimit`; None
             = never.
         arguments: of `TablePruneEnv`: ``problem``, ``budgets``, ``cost_mode``, ``max_ratio``,
-            ``limit_range``.
+            ``limit_range``, ``history``.
 
     Raises:
         ValueError: a bad argument.
@@ -66,6 +66,7 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
         cost_mode: str = "terminal",
         max_ratio: float = 1.0,
         limit_range: Sequence[float] | None = None,
+        history: bool = False,
         render_mode: None = None,
         max_episode_steps: int | None = None,
     ) -> None:
@@ -80,6 +81,7 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
             cost_mode=cost_mode,
             max_ratio=max_ratio,
             limit_range=limit_range,
+            history=history,
             render_mode=render_mode,
         )
         self.num_envs, self.problem = int(num_envs), self.single.problem
@@ -327,6 +329,7 @@ class _State:
         found[:, N_LAYER : N_LAYER + n] = np.stack(columns, axis=-1).reshape(self.n, n)
         if self.single.limit_range is not None:
             found[:, N_LAYER + n] = self.shown_limit
+        found[:, fixed.shown] = self.kept[:, : fixed.shown.stop - fixed.shown.start]
         return found
 
     def infos(self, mask: NDArray[np.bool_]) -> Infos:

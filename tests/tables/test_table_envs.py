@@ -28,6 +28,8 @@ KINDS = {
     "two dense": ({"size_bytes": 0.6, "macs": 0.8}, {"cost_mode": "dense"}),
     "any limit": ({"params": 0.5}, {"limit_range": (0.3, 0.9)}),
     "measured": ({"activation_bytes": 0.9}, {}),
+    "history": ({"params": 0.5}, {"history": True}),
+    "history of any limit": ({"macs": 0.5}, {"limit_range": (0.3, 0.9), "history": True}),
     "at most half": ({"params": 0.5}, {"max_ratio": 0.5}),
 }
 
