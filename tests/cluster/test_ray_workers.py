@@ -27,8 +27,8 @@ ONE = RayWorkers(1, cpus_per_worker=0.5)
 TWO = RayWorkers(2, cpus_per_worker=0.5)
 
 
-def rows(result) -> list:
-    return result.networks.tolist()
+def rows(result) -> bytes:
+    return result.networks.tobytes()
 
 
 def problem_of(**arguments) -> prune_gym.PruningProblem:
