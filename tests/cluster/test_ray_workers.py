@@ -102,7 +102,7 @@ def test_a_network_that_hangs_is_named(cluster):
 
     problem = problem_of(budgets={own_budget(measure): 0.9})
     workers = RayWorkers(1, cpus_per_worker=0.5, retries=0, timeout_s=2.0)
-    with pytest.raises(WorkerError, match="the last one as it took longer than 2 s"):
+    with pytest.raises(WorkerError, match="the last one: it took longer than 2 s"):
         search(problem, "random", evaluations=4, workers=workers)
 
 
