@@ -34,7 +34,7 @@ from agents.env_checks import (
     check_unpenalised,
     explain_misfit,
 )
-from agents.errors import InvalidTypeError, InvalidValueError
+from agents.errors import InvalidTypeError, InvalidValueError, ModelFileError
 from agents.multipliers.rules import FixedMultiplier, VectorMultiplier, check_multiplier
 from agents.wrappers import FixedPenalty, SauteBudget
 
@@ -342,6 +342,13 @@ class Constrained(StoredAlgorithm):
                 f"multiplier is for {model.n_costs} costs, but the model in path={str(path)!r} was "
                 f"trained with {len(model.cost_sum)}. Give one for each of them."
             )
+        if len(model.units.costs) != model.n_costs:  # those of an earlier version, or damaged ones
+            if model.unit_free:
+                raise ModelFileError(
+                    f"path={str(path)!r} is no saved model (it has {len(model.units.costs)} units "
+                    f"of cost for {model.n_costs} costs). Pass a file written by save()."
+                )
+            model.units = Units.of(model.n_costs)
         if limit is not _AS_SAVED:
             model.cost_limit = model._checked_limit(limit)
         return model

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -19,7 +18,7 @@ from agents.algorithms.step_constraint import StepConstraint
 from agents.algorithms.two_critics import CriticArray
 from agents.errors import InvalidTypeError
 from agents.multipliers.penalties import BarrierMultiplier, PenaltyMultiplier
-from agents.multipliers.rules import VectorMultiplier
+from agents.multipliers.rules import FixedMultiplier, VectorMultiplier
 
 
 class BatchRolloutBuffer(RolloutBuffer):
@@ -54,12 +53,13 @@ class PenaltyLoss(StepConstraint, PPO):
     `Constrained` for the units. The mean of ``A_c`` itself, zero but for noise, is taken away. The
     worse of both products is the pessimism that PPO has about rewards, turned round for costs.
 
-    Nothing moves here that is learned from the violation: ``multiplier`` is no argument, and
-    ``model.multiplier.value`` is the slope of ``psi`` at ``v``, what the first minibatch of the
-    last update paid for cost. Before the first episode has finished there is no penalty.
+    ``model.multiplier`` holds the penalty's arguments, and its value is the slope of ``psi`` at
+    ``v``, what the first minibatch of the last update paid for cost. Before the first episode has
+    finished there is no penalty. With a `FixedMultiplier` there is none at all: the policy follows
+    the mixed advantages of `TwoCritics`; at 0.0 it is PPO, to the last bit.
     """
 
-    refused = frozenset({*StepConstraint.refused, "multiplier"})
+    _rule: ClassVar[type[PenaltyMultiplier | BarrierMultiplier]]
     _has_entropy_bonus = False  # it has its weight already when the penalty joins it
 
     def __init__(
@@ -67,10 +67,14 @@ class PenaltyLoss(StepConstraint, PPO):
         policy: str | type[BasePolicy],
         env: GymEnv | str | None,
         *args: Any,
+        multiplier: Any = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)
+        multiplier = self._checked_rule(self._rule() if multiplier is None else multiplier)
+        super().__init__(
+            policy, env, *args, multiplier=multiplier, _init_setup_model=False, **kwargs
+        )
         given = self.rollout_buffer_class
         if given is not None and not issubclass(given, BatchRolloutBuffer):
             raise InvalidTypeError(
@@ -91,17 +95,26 @@ class PenaltyLoss(StepConstraint, PPO):
     def load(  # type: ignore[override]
         cls, path: SavedModel, *args: Any, **kwargs: Any
     ) -> Any:
-        """Load a model; see `Constrained.load`. There is no multiplier to choose."""
-        cls._refuse_multiplier(kwargs)
+        """Load a model; see `Constrained.load`."""
+        if "multiplier" in kwargs:
+            cls._checked_rule(kwargs["multiplier"])
         return super().load(path, *args, **kwargs)
 
     @classmethod
-    def _refuse_multiplier(cls, kwargs: dict[str, Any]) -> None:
-        if "multiplier" in kwargs:
+    def _checked_rule(cls, multiplier: Any) -> Any:
+        kinds = {type(rule) for rule in _rules(multiplier)}
+        if kinds not in ({cls._rule}, {FixedMultiplier}):
             raise InvalidTypeError(
-                f"multiplier is not an argument of {cls.__name__}, whose loss has a penalty in its "
-                "place. Leave it out, or take PPOLagrangian."
+                f"multiplier is {multiplier!r}; {cls.__name__} has a penalty in its loss and takes "
+                f"its arguments as a {cls._rule.__name__}, or a list with one for every cost, or a "
+                "FixedMultiplier, which takes the penalty's place. For other rules take "
+                "PPOLagrangian."
             )
+        return multiplier
+
+    @property
+    def _is_fixed(self) -> bool:
+        return all(isinstance(rule, FixedMultiplier) for rule in _rules(self.multiplier))
 
     def penalty(self, excess: th.Tensor) -> th.Tensor:
         """Return ``psi`` of violations in units of cost, both of shape (n_costs,)."""
@@ -111,6 +124,8 @@ class PenaltyLoss(StepConstraint, PPO):
         self, reward_advantages: CriticArray, cost_advantages: CriticArray
     ) -> CriticArray:
         """Return the advantages of reward, and keep those of cost for the penalty."""
+        if self._is_fixed:
+            return super().mix_advantages(reward_advantages, cost_advantages)
         flat = self.rollout_buffer.swap_and_flatten(cost_advantages)
         self._flat_advantages = th.as_tensor(flat, device=self.device)  # (n, n_costs)
         return mix_advantages(
@@ -123,7 +138,10 @@ class PenaltyLoss(StepConstraint, PPO):
     def train(self) -> None:
         """Update the policy with the penalty in its loss, then fit the cost critic."""
         weight: Any = self.ent_coef
-        self.policy.bonus, self.ent_coef = self._bonus(weight), 1.0
+        if self._is_fixed:
+            self.ent_coef = weight / (1.0 + float(self.weights.sum()))
+        else:
+            self.policy.bonus, self.ent_coef = self._bonus(weight), 1.0
         try:
             super().train()
         finally:
@@ -160,12 +178,16 @@ class PenaltyLoss(StepConstraint, PPO):
 
     def _parameter(self, name: str) -> th.Tensor:
         """Return an argument of the rules, one for each cost."""
-        rules = (
-            self.multiplier.multipliers
-            if isinstance(self.multiplier, VectorMultiplier)
-            else [self.multiplier]
+        return th.tensor(
+            [float(getattr(rule, name)) for rule in _rules(self.multiplier)], device=self.device
         )
-        return th.tensor([float(getattr(rule, name)) for rule in rules], device=self.device)
+
+
+def _rules(multiplier: Any) -> list[Any]:
+    """Return the rule for every cost."""
+    if isinstance(multiplier, VectorMultiplier):
+        return list(multiplier.multipliers)
+    return list(multiplier) if isinstance(multiplier, list | tuple) else [multiplier]
 
 
 class P3O(PenaltyLoss):
@@ -191,30 +213,19 @@ class P3O(PenaltyLoss):
         policy: As in `TwoCritics`.
         env: The environment; it reports ``info["cost"]`` on every step.
         *args: Further arguments of PPO.
-        kappa: Weight of the penalty, positive; a sequence is one for each of ``info["costs"]``.
-        **kwargs: Further arguments of PPO and, but for ``multiplier``, of `TwoCritics`.
+        multiplier: ``PenaltyMultiplier(kappa=...)``, the weight of the penalty; a list is one for
+            each of ``info["costs"]``.
+        **kwargs: Further arguments of PPO and of `TwoCritics`.
 
     Example:
         >>> from agents import BudgetToyEnv
-        >>> model = P3O("MlpPolicy", BudgetToyEnv(), kappa=5.0, n_steps=64, seed=0, device="cpu")
-        >>> model.learn(128).multiplier.value  # the first policy breaks the limit
+        >>> model = P3O("MlpPolicy", BudgetToyEnv(), n_steps=64, seed=0, device="cpu")
+        >>> model.learn(128).multiplier.value  # kappa: the first policy breaks the limit
         5.0
     """
 
     made_by = "P3O"
-
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: GymEnv | str | None,
-        *args: Any,
-        kappa: float | Sequence[float] = 5.0,
-        **kwargs: Any,
-    ) -> None:
-        self._refuse_multiplier(kwargs)
-        several = isinstance(kappa, Sequence) and not isinstance(kappa, str)
-        rules = [PenaltyMultiplier(kappa=one) for one in (kappa if several else [kappa])]  # type: ignore[union-attr, arg-type, list-item]
-        super().__init__(policy, env, *args, multiplier=rules if several else rules[0], **kwargs)
+    _rule = PenaltyMultiplier
 
     def penalty(self, excess: th.Tensor) -> th.Tensor:
         """Return ``kappa * max(0, excess)``."""
@@ -245,34 +256,20 @@ class IPO(PenaltyLoss):
         policy: As in `TwoCritics`.
         env: The environment; it reports ``info["cost"]`` on every step.
         *args: Further arguments of PPO.
-        t: Steepness, positive; larger stays closer to the limit. A sequence is one for each of
+        multiplier: ``BarrierMultiplier(t=..., upper_bound=...)``: the steepness, a larger one stays
+            closer to the limit, and the largest slope; a list is one for each of
             ``info["costs"]``.
-        upper_bound: Largest slope, positive and finite.
-        **kwargs: Further arguments of PPO and, but for ``multiplier``, of `TwoCritics`.
+        **kwargs: Further arguments of PPO and of `TwoCritics`.
 
     Example:
         >>> from agents import BudgetToyEnv
         >>> model = IPO("MlpPolicy", BudgetToyEnv(), n_steps=64, seed=0, device="cpu")
         >>> model.learn(128).multiplier.value  # the first policy breaks the limit
-        10.0
+        20.0
     """
 
     made_by = "IPO"
-
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: GymEnv | str | None,
-        *args: Any,
-        t: float | Sequence[float] = 20.0,
-        upper_bound: float = 10.0,
-        **kwargs: Any,
-    ) -> None:
-        self._refuse_multiplier(kwargs)
-        several = isinstance(t, Sequence) and not isinstance(t, str)
-        bounds = {"initial": 0.0, "upper_bound": upper_bound}
-        rules = [BarrierMultiplier(t=one, **bounds) for one in (t if several else [t])]  # type: ignore[union-attr, arg-type, list-item]
-        super().__init__(policy, env, *args, multiplier=rules if several else rules[0], **kwargs)
+    _rule = BarrierMultiplier
 
     def penalty(self, excess: th.Tensor) -> th.Tensor:
         """Return the barrier, and its tangent where it is steeper than ``upper_bound``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
@@ -29,7 +30,7 @@ class RewrittenRollouts(Constrained, OnPolicyAlgorithm):
         self._costs.append(costs)
         return costs
 
-    def _rewrite(self, rewards: FloatArray, scope: dict[str, Any]) -> None:
+    def _rewrite(self, rewards: npt.NDArray[Any], scope: dict[str, Any]) -> None:
         """Put rewards in the place of those of the rollout, and compute what follows from them.
 
         Args:

@@ -200,7 +200,8 @@ class CPO(StepConstraint, TRPO):
 
     def train(self) -> None:
         """Update the policy by the step that CPO solves for, then fit the cost critic."""
-        target_kl, self._step = self.target_kl, None
+        target_kl = self.target_kl
+        self._step: Step | None = None
         before = [parameter.detach().clone() for parameter in self._actor_parameters()]
         try:
             super().train()
@@ -229,7 +230,7 @@ class CPO(StepConstraint, TRPO):
         q, r, s = self._curvature(data)
         dual = solve_dual(q, r, s, violation, self.target_kl)
         self.logger.record("lagrange/recovery", float(not dual.feasible))
-        self._step = replace(data, violation=violation, checks_reward=False)
+        step = self._step = replace(data, violation=violation)
         if not dual.feasible:
             return -centred
         self.multiplier.value = dual.multiplier
@@ -237,7 +238,7 @@ class CPO(StepConstraint, TRPO):
             self.target_kl = min(self.target_kl, violation**2 / (2.0 * s))
             return -centred if violation > 0.0 else alone
         if dual.multiplier > 0.0 and violation <= 0.0:
-            self._step = replace(self._step, checks_reward=True)
+            self._step = replace(step, checks_reward=True)
         return mix(np.array([dual.multiplier]))
 
     def _actor_parameters(self) -> list[th.nn.Parameter]:

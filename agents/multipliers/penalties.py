@@ -1,4 +1,8 @@
-"""Multipliers that follow from the violation alone, without a memory: penalty methods."""
+"""Multipliers that follow from the violation alone, without a memory: slopes of penalties.
+
+They hold the arguments of `P3O` and `IPO`, which compute the penalty in every minibatch. Any other
+algorithm can have them as rules that set its price once per rollout.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,9 @@ class BarrierMultiplier:
     - Paper: maximise ``L_r + log(limit - J_c) / t``.
     - Ours: the gradient of that term is ``-1 / (t * (limit - J_c))`` times the gradient of cost,
       so the multiplier is ``1 / (t * (limit - J_c))``, from J_c of the last rollout.
-    - Deviations: J_c stands still within a rollout, and where the limit is broken, where the
-      logarithm has no value, the multiplier is ``upper_bound``: the way back into the interior.
+    - Deviations: as the rule of an algorithm other than `IPO`, J_c stands still within a rollout.
+      Where the limit is broken, where the logarithm has no value, the multiplier is
+      ``upper_bound``: the way back into the interior.
 
     It settles *below* the limit, by ``1 / (t * multiplier)``.
 
@@ -51,13 +56,13 @@ class BarrierMultiplier:
 
 @dataclass(kw_only=True)
 class PenaltyMultiplier:
-    """An exact penalty: ``kappa`` while the limit is broken, 0 otherwise (P3O).
+    """The slope of an exact penalty: ``kappa`` while the limit is broken, 0 otherwise (P3O).
 
     - Paper (https://arxiv.org/abs/2205.11814): minimise
       ``-L_r + kappa * max(0, L_c + J_c - limit)`` with a clipped surrogate ``L_c`` of cost.
     - Ours: outside of its kink that is a price of ``kappa`` or of 0 on cost.
-    - Deviations: which of both holds is decided once per rollout, by J_c; and PPO clips the mixed
-      advantage in place of the two apart.
+    - Deviations: as the rule of an algorithm other than `P3O`, which of both holds is decided once
+      per rollout, by J_c: a switch.
 
     Any ``kappa`` larger than the optimal multiplier keeps the limit; a larger one oscillates more.
 

@@ -12,6 +12,7 @@ from typing import Any
 from agents.algorithms.constrained import Constrained
 from agents.algorithms.lagrangian import constrained
 from agents.errors import MissingLibraryError
+from agents.multipliers.penalties import BarrierMultiplier, PenaltyMultiplier
 from agents.multipliers.rules import AdamMultiplier, GradientMultiplier, Multiplier, PIDMultiplier
 from agents.zoo import values
 
@@ -131,14 +132,16 @@ _ROWS: dict[str, AgentSpec] = {
     "p3o": AgentSpec(
         description="PPO with two critics, an exact penalty of cost in its loss",
         algorithm="agents.algorithms.penalty_loss:P3O",
-        multiplier=None,
-        kwargs=values.P3O,
+        multiplier=PenaltyMultiplier,
+        multiplier_kwargs=MappingProxyType({"kappa": 2.0}),
+        kwargs=values.PPO_TWO_CRITICS,
     ),
     "ipo": AgentSpec(
         description="PPO with two critics, a logarithmic barrier at the limit in its loss",
         algorithm="agents.algorithms.penalty_loss:IPO",
-        multiplier=None,
-        kwargs=values.IPO,
+        multiplier=BarrierMultiplier,
+        multiplier_kwargs=MappingProxyType({"t": 20.0, "upper_bound": 3.0}),
+        kwargs=values.PPO_TWO_CRITICS,
     ),
     "focops": AgentSpec(
         description="first-order constrained optimisation in policy space",

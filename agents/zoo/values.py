@@ -44,8 +44,6 @@ _OFF_POLICY = _frozen(
 )
 
 PPO_TWO_CRITICS = _frozen(_PPO_ONLY, _COST)
-P3O = _frozen(PPO_TWO_CRITICS, kappa=2.0)
-IPO = _frozen(PPO_TWO_CRITICS, t=20.0, upper_bound=3.0)
 PPO_PLAIN = _frozen(_PPO_ONLY, normalize_advantage=False)
 PPO_ONE_CRITIC = PPO_PLAIN
 PPO_MASKABLE = _frozen(
@@ -81,7 +79,7 @@ TRPO = _frozen(
     n_critic_updates=15,
     policy_kwargs=_NETWORK,
 )
-SAC = _frozen(_OFF_POLICY, learning_rate=2e-3, ent_coef=0.003, n_steps=3)
+SAC = _frozen(_OFF_POLICY, learning_rate=2e-3, ent_coef=0.01, n_steps=3)
 TQC = _frozen(SAC, top_quantiles_to_drop_per_net=0)
 CROSSQ = _frozen(SAC, learning_rate=1e-3)
 TD3 = _frozen(_OFF_POLICY, learning_rate=5e-4, n_steps=3)
@@ -163,8 +161,8 @@ TOY: Mapping[str, Values] = MappingProxyType(
             # holds in every episode here, and there is no multiplier that could weigh that.
             kwargs=_frozen(_TOY_PPO, learning_rate=3e-3, ent_coef=-0.005),
         ),
-        "p3o": _toy(_frozen(_TOY_SLOW, kappa=2.0), 120, price={}),
-        "ipo": _toy(_frozen(_TOY_SLOW, t=50.0, upper_bound=3.0), 120, price={}),
+        "p3o": _toy(_TOY_SLOW, 120, price={"kappa": 2.0}),
+        "ipo": _toy(_TOY_SLOW, 120, price={"t": 50.0, "upper_bound": 3.0}),
         "focops": _toy(_frozen(_TOY_ON, learning_rate=LinearSchedule(5e-3, 0.0)), 100),
         "recurrent_ppo_lag": _toy(
             _frozen(

@@ -85,13 +85,8 @@ def prune(
 
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         cluster = cluster_of(context.params, console)
+        _refuse_what_does_not_go_together(context)
         if resume is not None:
-            _refuse_beside_resume(context)
-            if finish and (evaluations or timesteps) is not None:
-                name = "--timesteps" if evaluations is None else "--evaluations"
-                raise InvalidValueError(
-                    f"--finish ends a run as it stands, and {name} makes it longer; give one."
-                )
             command.resume(
                 user_path(resume),
                 timesteps,
@@ -102,19 +97,32 @@ def prune(
                 cluster=cluster,
             )
             return
-        if finish or trust:
-            name = "--finish" if finish else "--trust"
-            raise InvalidValueError(f"{name} goes with --resume RUN only.")
-        if evaluations is not None and timesteps is not None:
-            raise InvalidValueError(
-                "--evaluations and --timesteps both say how long the search is; give one of them."
-            )
         config = SearchConfig(
             env or "", algo, timesteps or 0, seed, finetune_steps, {}, distillation, hard, racing
         )
         problem = _problem_arguments(context.params, command.environment(env or "PruneVGG-v1"))
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
         command.start(config, problem, folder, console, evaluations, cluster)
+
+
+def _refuse_what_does_not_go_together(context: typer.Context) -> None:
+    """Raise InvalidValueError for options of a search that exclude each other."""
+    given = context.params
+    lengths = [name for name in ("evaluations", "timesteps") if given[name] is not None]
+    if len(lengths) > 1:
+        raise InvalidValueError(
+            "--evaluations and --timesteps both say how long the search is; give one of them."
+        )
+    if given["resume"] is None:
+        for name in ("finish", "trust"):
+            if given[name]:
+                raise InvalidValueError(f"--{name} goes with --resume RUN only.")
+        return
+    _refuse_beside_resume(context)
+    if given["finish"] and lengths:
+        raise InvalidValueError(
+            f"--finish ends a run as it stands, and --{lengths[0]} makes it longer; give one."
+        )
 
 
 def _problem_arguments(given: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:

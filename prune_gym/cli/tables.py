@@ -82,7 +82,7 @@ def make(
     weights: options.Weights = None,
     criterion: options.Criterion = "l1",
     recovery: options.Recovery = "bn",
-    round_to: options.RoundTo = 1,
+    round_to: options.RoundTo = "1",
     ignore: options.Ignore = None,
     evaluation_samples: options.EvaluationSamples = None,
     level: Levels = None,

@@ -141,7 +141,9 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def _of(self, number: int) -> PriorLayerPruneEnv:
         if number not in self._envs:
             member = self._members[number]
-            problem = member if isinstance(member, PruningProblem | SharedProblem) else member()
+            problem: Any = member  # another object than a problem is told by the environment
+            if callable(member) and not isinstance(member, PruningProblem | SharedProblem):
+                problem = member()
             env = PriorLayerPruneEnv(
                 problem,
                 limit_range=self.limit_range,

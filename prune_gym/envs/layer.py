@@ -27,7 +27,8 @@ class LayerPruneEnv(PruneEnv):
 
     ## Observation space
     ``Box(0, 1, (9 + 5 * n_budgets,), float32)``; 9 to 13 repeat for each budget. With
-    ``limit_range``, which goes with one budget, 14 follows.
+    ``limit_range``, which goes with one budget, 14 follows. With ``history`` the fractions kept of
+    all groups come last, 1 where they are undecided: (n_groups,) more.
 
     | index | feature | meaning | min | max |
     |---|---|---|---|---|
@@ -94,8 +95,8 @@ class LayerPruneEnv(PruneEnv):
     ``terminated`` after the last filter group; ``truncated`` is always False.
 
     ## Arguments
-    ``problem``, ``cost_mode``, ``max_ratio``, ``limit_range``, ``render_mode`` (see `PruneEnv`),
-    or in place of ``problem`` what `prune_gym.make_problem` makes one from: ``network``,
+    ``problem``, ``cost_mode``, ``max_ratio``, ``limit_range``, ``history``, ``render_mode`` (see
+    `PruneEnv`), or in place of ``problem`` what `prune_gym.make_problem` makes one from: ``network``,
     ``dataset``, ``budgets``, ``criterion``, ``recovery``, ``recovery_steps``, ``structure``,
     ``round_to``, ``depth``, ``evaluation_samples``, ``precision``, ``batch_size``, ``device``,
     ``weights``, ``train``, ``validation``, ``test``, ``metric``, ``loss``, ``output``,

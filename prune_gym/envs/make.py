@@ -45,7 +45,7 @@ def make_env(
     Args:
         granularity: what one step decides.
         needs_network: whether the user must say what is pruned, by ``problem`` or ``network``
-            (``Prune-v0``).
+            (``Prune-v0``, ``Prune-v1``).
         decision: what an action means: ``"ratio"``, the share of a group that is removed (the
             ``-v0`` ids), or ``"prior"``, by what factor it differs from the network of the
             sensitivity scan (the ``-v1`` ids; `prune_gym.envs.PriorLayerPruneEnv`).
@@ -60,8 +60,9 @@ def make_env(
     if decision not in DECISIONS:
         raise unknown_name("decision", decision, list(DECISIONS))
     if needs_network and not {"problem", "network"} & set(arguments):
+        env_id = "Prune-v1" if decision == "prior" else "Prune-v0"
         raise InvalidValueError(
-            "Prune prunes what you bring: gym.make('Prune-v1', problem=prune_gym.make_problem("
+            f"{env_id} prunes what you bring: gym.make({env_id!r}, problem=prune_gym.make_problem("
             "network=..., train=..., validation=...)), or network='vgg11', dataset='cifar10'."
         )
     env = DECISIONS[decision][granularity](**arguments)

@@ -57,6 +57,8 @@ from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.registry import Registry, suggest
 from prune_gym.utils.stopping import check_stop
 
+CHOSEN = "auto"  # the criterion that suits the network
+
 
 def make_problem(
     network: str | nn.Module = "small",
@@ -160,7 +162,6 @@ def make_problem(
     arguments = written_down(given := dict(locals()))
     chosen = _chosen(given)
     check_precision(precision, place := resolve_device(device))
-    score = None if criterion == "auto" else _function("criterion", CRITERIA, criterion)
     repair = _function("recovery", RECOVERIES, recovery)
     weights = _early_weights(weights, network, dataset, train)
     data = _dataset(dataset, (train, validation, test), metric, collate, evaluation_samples, place)
@@ -168,12 +169,10 @@ def make_problem(
     task = find_task(module, data, metric, loss, output, fine_tune)
     data, layout = _laid_out(module, data, precision)
     groups = _groups(module, data, given)
-    if score is None:
-        name = "bn_scale" if has_norm_scales(module, groups) else "l1"
-        score, arguments = (
-            CRITERIA.get(name),
-            {**arguments, "criterion": name} if arguments else None,
-        )
+    criterion = _criterion(criterion, module, groups)
+    if arguments is not None and isinstance(criterion, str):
+        arguments["criterion"] = criterion
+    score = _function("criterion", CRITERIA, criterion)
     scores = score_groups(module, groups, score, data.train, seed, task)
     unpruned = measure_unpruned(tuple(chosen), module, data.train.example, unpruned_values)
     problem = PruningProblem(
@@ -207,7 +206,18 @@ def _check_given(given: Mapping[str, Any]) -> None:
     check_numbers(*(given[name] for name in numbers))
     check_structure(given["structure"], given["round_to"], given["depth"])
     check_ignore(given["ignore"])
+    if given["criterion"] != CHOSEN:
+        _function("criterion", CRITERIA, given["criterion"])
     check_requests(*(given[name] for name in ("metric", "loss", "output", "fine_tune")))
+
+
+def _criterion(
+    criterion: str | Callable[..., Any], network: nn.Module, groups: tuple[FilterGroup, ...]
+) -> str | Callable[..., Any]:
+    """What scores the filters, where that was left to the network."""
+    if criterion != CHOSEN:
+        return criterion
+    return "bn_scale" if has_norm_scales(network, groups) else "l1"
 
 
 def _chosen(given: Mapping[str, Any]) -> dict[Budget, Limit]:

@@ -88,18 +88,6 @@ class Sensitivity:
         found: NDArray[np.float64] = np.interp(wanted, places, lost)
         return found
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain data, which `from_json` takes."""
-        return {
-            "unpruned": self.unpruned,
-            "groups": [
-                {"name": name, "filters": int(size), "kept": kept.tolist(), "reward": own.tolist()}
-                for name, size, kept, own in zip(
-                    self.names, self.sizes, self.counts, self.rewards, strict=True
-                )
-            ],
-        }
-
 
 def scan_counts(problem: PruningProblem, most: int | None = None) -> list[Counts]:
     """Filters kept per group, (n_groups,) each, of the networks that a scan judges.

@@ -166,7 +166,7 @@ def scan(
     problem: PruningProblem, evaluations: int, generator: np.random.Generator, limits: Limits
 ) -> Proposer:
     """The sensitivity scan, and the network of its allocation (`prune_gym.problem.allocation`)."""
-    allocation = yield from _scanned(problem, evaluations)
+    allocation, _ = yield from _scanned(problem, evaluations)
     yield [problem.masks_of(allocation.counts(limits))]
 
 
@@ -178,9 +178,8 @@ def evolution(
 
     A child is scaled until it fits, then filled up to the limit, where budgets are counted.
     """
-    allocation = yield from _scanned(problem, evaluations)
+    allocation, left = yield from _scanned(problem, evaluations)
     counts = allocation.counts(limits)
-    left = evaluations - allocation.sensitivity.evaluations
     best = (rank((yield [problem.masks_of(counts)])[0])) if left > 0 else (False, 0.0)
     while (left := left - 1) > 0:
         n_children = min(OFFSPRING, left)
@@ -208,9 +207,8 @@ def cmaes(
         raise MissingLibraryError(
             'cmaes is not installed. pip install "prune-gym[agents]" installs it.', name="cmaes"
         ) from error
-    allocation = yield from _scanned(problem, evaluations)
+    allocation, left = yield from _scanned(problem, evaluations)
     prior = allocation.counts(limits)
-    left = evaluations - allocation.sensitivity.evaluations
     if left > 0:
         yield [problem.masks_of(prior)]
 
@@ -245,15 +243,20 @@ def _moved(counts: Counts, steps: NDArray[np.float64]) -> Widths:
 
 def _scanned(
     problem: PruningProblem, evaluations: int
-) -> Generator[list[Masks], Judged, Allocation]:
-    """The allocation after a scan, for which half of the evaluations are spent at most."""
-    sensitivity = yield from scanning(problem, most=max(1, evaluations // 2))
-    return Allocation(problem, sensitivity)
+) -> Generator[list[Masks], Judged, tuple[Allocation, int]]:
+    """The allocation after a scan, and the evaluations that are left.
+
+    Half of them are spent at most; of a single one nothing is, and all groups keep the same share.
+    """
+    if evaluations < 2:
+        return Allocation.without_scan(problem), evaluations
+    sensitivity = yield from scanning(problem, most=evaluations // 2)
+    return Allocation(problem, sensitivity), evaluations - sensitivity.evaluations
 
 
 def prior(problem: PruningProblem, evaluations: int) -> Generator[list[Masks], Judged, Sensitivity]:
     """What agents start from that decide beside a prior: the scan, and its network."""
-    allocation = yield from _scanned(problem, evaluations)
+    allocation, _ = yield from _scanned(problem, evaluations)
     yield [problem.masks_of(allocation.counts())]
     return allocation.sensitivity
 

@@ -17,7 +17,7 @@ from prune_gym.pruning.inference import InferenceLayout
 from prune_gym.tasks.metrics import Tally
 from prune_gym.tasks.named_metrics import ACCURACY, share_right
 from prune_gym.tasks.task import CLASSIFICATION, Task
-from prune_gym.training.racing import Race
+from prune_gym.training.racing import FEWEST, Race
 from prune_gym.utils.devices import tf32
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.stopping import check_stop
@@ -147,11 +147,15 @@ class PreparedSplit:
 
     @cached_property
     def race(self) -> Race | None:
-        """How networks race on it; None where the reward is no accuracy of plain classes."""
+        """How networks race on it; None where that saves nothing, or the reward is no accuracy.
+
+        A look comes after a whole batch: smaller forwards would cost what is saved.
+        """
         classes = self.split.classes
         if self.task.metric is not ACCURACY or self.task.output is not None or classes is None:
             return None
-        return Race.over(classes, self.device)
+        race = Race.over(classes, self.device, max(FEWEST, self.batch_size))
+        return race if race.looks else None
 
     @torch.inference_mode()
     def raced(self, race: Race, network: nn.Module, bar: float) -> tuple[float, float]:
@@ -170,7 +174,7 @@ class PreparedSplit:
         n, right = len(self.split), 0
         with memory_bound(_too_many(self.batch_size)), tf32(self.device, is_coarse):
             for stage in race.stages:
-                for rows in race.order[stage].split(self.batch_size):
+                for rows in torch.split(race.order[stage], self.batch_size):
                     check_stop()
                     inputs, targets = self._some(rows)
                     right += int((call(fast, inputs).argmax(dim=1) == targets).sum())

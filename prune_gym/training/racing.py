@@ -1,9 +1,9 @@
 """Racing: a network that is far below another one is judged on a part of the images only.
 
 The images come in one order, drawn once, every class in turn. After a half of them, an eighth, a
-32nd and so on (`FEWEST` at least) a network's score so far is held against a bar, the accuracy of
-another network: if one that does better than that on all images would hardly ever have so few of
-them right by then, this network is judged no further.
+32nd and so on (`FEWEST` and a batch at least) a network's score so far is held against a bar, the
+accuracy of another network: if one that does better than that on all images would hardly ever have
+so few of them right by then, this network is judged no further.
 
 How often that is wrong is bounded: by `ERROR_RATE` for a network in all its looks together, over
 the draw of the order. The test is exact, as the split is finite: of ``n`` images with ``k`` right
@@ -42,15 +42,16 @@ class Race:
     error_rate: float = ERROR_RATE
 
     @classmethod
-    def over(cls, classes: NDArray[np.int64], device: torch.device) -> Race:
+    def over(cls, classes: NDArray[np.int64], device: torch.device, fewest: int = FEWEST) -> Race:
         """A race over the examples of a split.
 
         Args:
             classes: of each example, (n,).
             device: of the split.
+            fewest: examples before the first look.
         """
         looks, share = [], len(classes) // 2
-        while share >= FEWEST:  # each look costs a forward of its own: few of them
+        while share >= fewest:  # each look costs a forward of its own: few of them
             looks.append(share)
             share //= 4
         return cls(balanced_order(classes).to(device), tuple(reversed(looks)))

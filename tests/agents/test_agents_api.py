@@ -83,7 +83,7 @@ def test_constructors_show_what_they_take(name):
     "kind",
     [
         *(agents.PPOLagrangian, agents.A2CLagrangian, agents.TRPOLagrangian, agents.CPO),
-        *(agents.FOCOPS, PenalisedReplay, PenalisedRollouts),
+        *(agents.FOCOPS, agents.P3O, agents.IPO, PenalisedReplay, PenalisedRollouts),
     ],
 )
 def test_algorithms_say_what_they_do(kind):

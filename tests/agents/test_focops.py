@@ -149,19 +149,19 @@ def test_the_first_policy_is_that_of_the_same_seed_in_ppo():
 
 @pytest.mark.parametrize("limit", [0.25, 0.5])
 def test_finds_the_optimum(limit, trace):
-    multiplier = GradientMultiplier(learning_rate=0.5)
+    multiplier = GradientMultiplier(learning_rate=0.1, initial=0.5)
     model = FOCOPS("MlpPolicy", toys(cost_limit=limit), multiplier=multiplier, **TOY)
     model.learn(60 * 256, callback=trace)
     env = BudgetToyEnv(limit)
     result = evaluate(model, env, n_episodes=1, seed=0)
     assert result.cost_mean == pytest.approx(limit, rel=0.1)
     assert result.return_mean == pytest.approx(env.optimal_return, rel=0.1)
-    tail = np.mean(trace.steps[-20 * 8 :])
+    tail = np.mean(trace.prices[-20 * 8 :])
     assert tail == pytest.approx(env.optimal_multiplier, rel=0.15)
 
 
 def test_multiplier_vanishes_where_the_limit_is_slack():
-    multiplier = GradientMultiplier(learning_rate=0.5)
+    multiplier = GradientMultiplier(learning_rate=0.1, initial=0.5)
     model = FOCOPS("MlpPolicy", toys(cost_limit=2.0), multiplier=multiplier, **TOY)
     model.learn(40 * 256)
     assert model.multiplier.value == 0.0

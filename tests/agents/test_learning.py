@@ -111,7 +111,7 @@ class TwoBudgets(BudgetToyEnv):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["two critics", "penalised", "replay"])
 def test_of_two_costs_the_binding_one_gets_the_price(kind):
-    prices = [GradientMultiplier(learning_rate=0.5), GradientMultiplier(learning_rate=0.5)]
+    prices = [GradientMultiplier(learning_rate=0.1, initial=0.5) for _ in "ab"]
     venv = make_vec_env(TwoBudgets, 8 if kind == "replay" else 32, seed=0)
     shared = {"multiplier": prices, "device": "cpu"}
     if kind == "two critics":
@@ -125,6 +125,6 @@ def test_of_two_costs_the_binding_one_gets_the_price(kind):
         shared.update(policy_kwargs={"net_arch": [32]}, learning_starts=256, seed=0)
         model = constrain(SAC, venv, **shared).learn(10_000)
     assert evaluate(model, BudgetToyEnv(), 1).cost_mean == pytest.approx(0.25, rel=0.1)
-    binding, slack = model.multiplier.value
+    binding, slack = model.prices
     assert slack == 0.0
     assert binding == pytest.approx(1.0, rel=0.25)

@@ -11,7 +11,16 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import IPO, P3O, BudgetToyEnv, FixedMultiplier, PPOLagrangian
+from agents import (
+    IPO,
+    P3O,
+    BarrierMultiplier,
+    BudgetToyEnv,
+    FixedMultiplier,
+    GradientMultiplier,
+    PenaltyMultiplier,
+    PPOLagrangian,
+)
 from agents.algorithms.penalty_loss import BatchRolloutBuffer
 
 SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
@@ -30,13 +39,14 @@ def toys(n_envs=2, **kwargs):
 
 
 def test_p3o_s_penalty_is_a_hinge():
-    model = make(P3O, BudgetToyEnv(), kappa=3.0)
+    model = make(P3O, BudgetToyEnv(), multiplier=PenaltyMultiplier(kappa=3.0))
     values = [model.penalty(th.tensor([x])).item() for x in (-1.0, 0.0, 0.5)]
     assert values == [0.0, 0.0, 1.5]
 
 
 def test_ipo_s_penalty_is_the_barrier_and_its_tangent():
-    model = make(IPO, BudgetToyEnv(), t=2.0, upper_bound=5.0)
+    rule = BarrierMultiplier(t=2.0, upper_bound=5.0)
+    model = make(IPO, BudgetToyEnv(), multiplier=rule)
     edge = -1.0 / (2.0 * 5.0)
     for excess in (-1.0, -0.5, -0.11):
         x = th.tensor([excess], requires_grad=True)
@@ -116,7 +126,8 @@ def test_p3o_s_switch_is_thrown_within_an_update(limit, kappa):
 
     fast = {"n_epochs": 40, "learning_rate": 1e-2, "clip_range": 0.9}
     size = {"n_steps": 8, "batch_size": 256, "seed": 1, "device": "cpu"}
-    model = Watched("MlpPolicy", toys(32, cost_limit=limit), kappa=kappa, **fast, **size)
+    rule = PenaltyMultiplier(kappa=kappa)
+    model = Watched("MlpPolicy", toys(32, cost_limit=limit), multiplier=rule, **fast, **size)
     model.learn(256)  # the first policy costs about 0.5
     broken = bool(model.violation[0] > 0.0)
     assert broken is (limit == 0.44)
@@ -124,20 +135,26 @@ def test_p3o_s_switch_is_thrown_within_an_update(limit, kappa):
     assert (not broken) in active
 
 
-def test_far_from_its_limit_p3o_is_ppo():
-    plain = PPO("MlpPolicy", toys(), normalize_advantage=False, ent_coef=0.01, **SMALL).learn(96)
-    model = make(P3O, toys(), cost_limit=1e6, ent_coef=0.01, unit_free=False).learn(96)
+@each
+def test_with_multiplier_zero_it_is_ppo_to_the_last_bit(kind):
+    shared = {"ent_coef": 0.01, **SMALL}
+    plain = PPO("MlpPolicy", toys(), normalize_advantage=False, **shared).learn(96)
+    model = make(kind, toys(), multiplier=FixedMultiplier(0.0), ent_coef=0.01).learn(96)
     state = model.policy.state_dict()
-    for name, value in plain.policy.state_dict().items():
-        th.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-7, msg=name)
-    assert model.multiplier.value == 0.0
+    assert all(th.equal(state[k], v) for k, v in plain.policy.state_dict().items())
+
+
+def test_at_a_fixed_price_it_is_the_lagrangian():
+    shared = {"multiplier": FixedMultiplier(2.0), "ent_coef": 0.01, **SMALL}
+    models = [kind("MlpPolicy", toys(), **shared).learn(64) for kind in (P3O, PPOLagrangian)]
+    states = [model.policy.state_dict() for model in models]
+    assert all(th.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 @each
 def test_before_an_episode_ends_there_is_no_penalty(kind, scripted_env):
     model = make(kind, scripted_env((1.0,) * 40, limit=1.0)).learn(32)
     assert model.violation is None
-    assert model.multiplier.value == 0.0
     assert model.policy.bonus is None
     assert model.learn(16, reset_num_timesteps=False).multiplier.value > 0.0
 
@@ -147,8 +164,8 @@ def test_before_an_episode_ends_there_is_no_penalty(kind, scripted_env):
 
 @each
 def test_several_costs_have_a_penalty_each(kind, two_costs, tmp_path):
-    name = "kappa" if kind is P3O else "t"
-    model = make(kind, DummyVecEnv([two_costs] * 2), **{name: [4.0, 2.0]}).learn(64)
+    rule = PenaltyMultiplier if kind is P3O else BarrierMultiplier
+    model = make(kind, DummyVecEnv([two_costs] * 2), multiplier=[rule(), rule()]).learn(64)
     binding, slack = model.multiplier.value
     assert binding > slack
     assert model.penalty(th.tensor([1.0, 1.0])).shape == (2,)
@@ -181,18 +198,17 @@ def test_actions_whose_entropy_has_no_formula(kind):
 
 @each
 def test_bad_arguments_are_named(kind, tmp_path):
-    with pytest.raises(
-        TypeError, match=f"not an argument of {kind.__name__}, whose loss has a pen"
-    ):
-        make(kind, BudgetToyEnv(), multiplier=FixedMultiplier(1.0))
+    other = BarrierMultiplier() if kind is P3O else PenaltyMultiplier()
+    message = f"multiplier is .*; {kind.__name__} has a penalty .*take PPOLagrangian"
+    for rule in (GradientMultiplier(), other, [FixedMultiplier(1.0), kind._rule()], 2.0):
+        with pytest.raises(TypeError, match=message):
+            make(kind, BudgetToyEnv(), multiplier=rule)
     with pytest.raises(TypeError, match=r"RolloutBuffer, which does not say .*BatchRolloutBuffer"):
         make(kind, BudgetToyEnv(), rollout_buffer_class=RolloutBuffer)
-    with pytest.raises(ValueError, match=r"(kappa|t) is -1.0; it must be a finite number > 0"):
-        make(kind, BudgetToyEnv(), **{"kappa" if kind is P3O else "t": -1.0})
     model = make(kind, BudgetToyEnv(), rollout_buffer_class=BatchRolloutBuffer)
     model.save(tmp_path / "model")
-    with pytest.raises(TypeError, match="multiplier is not an argument"):
-        kind.load(tmp_path / "model", multiplier=FixedMultiplier(1.0))
+    with pytest.raises(TypeError, match=message):
+        kind.load(tmp_path / "model", multiplier=GradientMultiplier())
     with pytest.raises(ValueError, match=f"made by {kind.__name__}; load it with that"):
         PPOLagrangian.load(tmp_path / "model")
 

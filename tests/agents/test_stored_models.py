@@ -374,3 +374,18 @@ def test_constrained_classes_are_made_of_what_the_caller_names(tmp_path):
     made = kind("MlpPolicy", BudgetToyEnv(), buffer_size=20, **SMALL)
     made.save(tmp_path / "model")
     assert type(kind.load(tmp_path / "model")) is kind
+
+
+def test_a_model_of_before_units_goes_on_in_the_environment_s(saved, tmp_path):
+    def as_before(data):
+        data["_format"] = 2
+        for name in ("units", "unit_free", "_episode_returns"):
+            data["settings"].pop(name)
+
+    rewritten(saved, tmp_path / "old.zip", as_before)
+    loaded = PPOLagrangian.load(tmp_path / "old.zip", env=BudgetToyEnv(), device="cpu")
+    assert loaded.unit_free is False
+    before = loaded.multiplier.value
+    loaded.learn(16, reset_num_timesteps=False)
+    assert loaded.multiplier.value == pytest.approx(before + loaded.violation[0])
+    assert loaded.prices == loaded.multiplier.value

@@ -30,7 +30,7 @@ def cluster() -> Iterator[object]:
     """A head without cores, a node that judges and one that measures; its address is set."""
     pytest.importorskip("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # machines may be busy
     from ray.cluster_utils import Cluster
 

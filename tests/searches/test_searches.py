@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from agents import AGENTS as ZOO
 from prune_gym import Budget
 from prune_gym.errors import UnknownNameError
-from prune_gym.pruning.masks import kept_count
+from prune_gym.pruning.masks import kept_count, kept_per_group
 from prune_gym.searches.algorithms import algorithms, check_algorithm, make_config_env
-from prune_gym.searches.baselines import BASELINES, masks_of_ratios
+from prune_gym.searches.baselines import BASELINES, baseline, masks_of_ratios
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.run_folder import RunFolder, SearchConfig
 from prune_gym.searches.search import Search
@@ -23,6 +23,8 @@ from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.threads import Workers, one_thread
 
 AGENTS = sorted(set(algorithms()) - set(BASELINES))
+# networks that are judged at most, of three groups, however many evaluations there are
+NO_SEARCH = {"equal_width": 1, "lamp": 1, "scan": 14}
 
 
 def config_of(algo, timesteps, seed=0):
@@ -36,37 +38,47 @@ def search_in(path, problem, config, on_progress=lambda search: None):
     return search
 
 
-def proposals(name, n_groups, evaluations, seed):
-    proposer = BASELINES.get(name)(n_groups, evaluations, np.random.default_rng(seed))
+def proposals(problem, name, evaluations, seed):
+    """Filters kept, (n, n_groups), where what is removed below one half is free."""
+    proposer = baseline(name, problem, evaluations, np.random.default_rng(seed))
     found = []
     batch = next(proposer, None)
     while batch is not None:
-        found.extend(batch)
-        judged = [(float(1 - r.mean()), float(r.mean()), bool(r.mean() > 0.5)) for r in batch]
+        counts = [kept_per_group(masks) for masks in batch]
+        found.extend(counts)
+        removed = [float(np.mean(1.0 - own / problem.sizes)) for own in counts]
         try:
-            batch = proposer.send(judged)
+            batch = proposer.send([(1.0 - share, share, share > 0.5) for share in removed])
         except StopIteration:
             batch = None
     return np.array(found)
 
 
-@pytest.mark.parametrize("evaluations", [1, 7, 40, 95])
+@pytest.mark.parametrize("evaluations", [1, 2, 7, 40, 95])
 @pytest.mark.parametrize("name", BASELINES.names())
-def test_controls(name, evaluations):
-    ratios = proposals(name, 3, evaluations, 0)
-    assert ratios.shape == (evaluations, 3)
-    assert ((ratios >= 0.0) & (ratios <= 1.0)).all()
-    np.testing.assert_array_equal(ratios, proposals(name, 3, evaluations, 0))
-    other = proposals(name, 3, evaluations, 1)
-    assert (ratios != other).any() == (name != "uniform")
+def test_controls(tiny_problem, name, evaluations):
+    counts = proposals(tiny_problem, name, evaluations, 0)
+    if name in NO_SEARCH:
+        assert 1 <= len(counts) <= min(evaluations, NO_SEARCH[name])
+    else:
+        assert len(counts) == evaluations
+    assert ((counts >= 1) & (counts <= tiny_problem.sizes)).all()
+    np.testing.assert_array_equal(counts, proposals(tiny_problem, name, evaluations, 0))
+    if name not in ("uniform", *NO_SEARCH) and evaluations > 10:
+        other = proposals(tiny_problem, name, evaluations, 1)
+        assert (counts != other).any()
 
 
-def test_uniform_is_an_even_grid():
-    np.testing.assert_allclose(proposals("uniform", 2, 4, 0)[:, 0], [0.25, 0.5, 0.75, 1.0])
+def test_uniform_is_an_even_grid(default_problem):
+    counts = proposals(default_problem, "uniform", 4, 0)
+    for row, ratio in zip(counts, [0.25, 0.5, 0.75, 1.0], strict=True):
+        expected = default_problem.kept_counts(np.full(len(default_problem.groups), ratio))
+        np.testing.assert_array_equal(row, expected)
 
 
-def test_cem_moves_towards_feasible_accuracy():
-    ratios = proposals("cem", 4, 400, 0)  # the optimum is just above 0.5
+def test_cem_moves_towards_feasible_accuracy(default_problem):
+    counts = proposals(default_problem, "cem", 400, 0)  # the optimum is just above 0.5
+    ratios = 1.0 - counts / default_problem.sizes
     assert abs(ratios[-40:].mean() - 0.5) < 0.06
     assert ratios[-40:].std() < 0.5 * ratios[:40].std()
 
@@ -82,7 +94,9 @@ def test_every_search_spends_its_evaluations_and_can_be_repeated(tmp_path, tiny_
     for run in ("one", "two"):
         search = search_in(tmp_path / run, tiny_problem, config_of(name, 60))
         search.run()
-        assert search.evaluations == len(search.archive.trials) == 20
+        n_judged = len(search.archive.trials)
+        assert search.evaluations == 20
+        assert n_judged <= NO_SEARCH[name] if name in NO_SEARCH else n_judged == 20
         logs.append(search.folder.episodes.read_text())
     assert logs[0] == logs[1]
     assert search.archive.best is not None
@@ -92,7 +106,7 @@ def test_every_search_spends_its_evaluations_and_can_be_repeated(tmp_path, tiny_
 
 
 def test_searches_say_what_they_are():
-    assert {"ppo_lag", "random", "uniform", "cem"} <= set(algorithms())
+    assert {"ppo_lag", "random", "uniform", "cem", "evolution", "lamp"} <= set(algorithms())
     assert all(algorithms().values())
     with pytest.raises(UnknownNameError, match=r"unknown algorithm 'ppo_lga'. Did you mean 'ppo_l"):
         check_algorithm("ppo_lga")
@@ -110,7 +124,8 @@ def test_a_stopped_control_ends_as_if_it_had_not_been(tmp_path, tiny_problem, na
 
     first = search_in(tmp_path / "stopped", tiny_problem, config, stop)
     first.run()
-    assert stop_after <= len(first.archive.trials) < 60 or name == "cem"
+    n_judged = len(first.archive.trials)
+    assert stop_after <= n_judged < 60 or name == "cem" or n_judged <= NO_SEARCH.get(name, 0)
     second = search_in(tmp_path / "stopped", tiny_problem, config)
     second.run()
     assert second.folder.episodes.read_bytes() == whole.folder.episodes.read_bytes()

@@ -21,7 +21,7 @@ from prune_gym.training.racing import ERROR_RATE, FEWEST, Race, balanced_order
 
 @pytest.fixture(scope="module")
 def problem():
-    return make_problem(budgets={"params": 0.25}, recovery="none")
+    return make_problem(budgets={"params": 0.25}, recovery="none", batch_size=50)
 
 
 def dropped_at(race, right, bar):
@@ -108,6 +108,11 @@ def test_other_metrics_are_judged_whole():
     masks = tiny.random_masks(problem, 0)
     assert problem.evaluator.validation.race is None
     assert problem.racing(lambda masks, values: 0.95).evaluate(masks).judged == 1.0
+
+
+def test_there_is_no_race_where_a_batch_holds_more_than_half():
+    problem = make_problem(budgets={"params": 0.25}, recovery="none", batch_size=250)
+    assert problem.evaluator.validation.race is None
 
 
 def test_rivals_are_those_that_cost_no_more_in_anything(problem):
