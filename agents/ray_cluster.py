@@ -16,8 +16,10 @@ from typing import Any
 
 LOCAL = "local"
 INSTALL = 'pip install "prune-gym[ray]"'
-# what Ray would otherwise ask, report or warn of when a program starts it
-_QUIET = {
+# what Ray would otherwise ask, report or warn of when a program starts it; its workers would give way
+# to everything else on the machine
+_SETTINGS = {
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
@@ -30,7 +32,7 @@ def import_ray(error: type[Exception]) -> Any:
     Args:
         error: What to raise where it is not installed.
     """
-    for name, value in _QUIET.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         import ray

@@ -68,12 +68,12 @@ def run_tasks(tasks: Sequence[Callable[[], Any]], cluster: Cluster) -> Iterator[
     with connected(
         cluster.address, n_cpus=cores, error=ClusterError, missing=MissingLibraryError
     ) as ray:
-        remote = ray.remote(_call).options(
+        # a process of its own for each
+        remote = ray.remote(max_calls=1)(_call).options(
             num_cpus=cluster.cpus,
             num_gpus=cluster.gpus,
             resources=dict(cluster.resources),
             max_retries=0,
-            max_calls=1,  # a process of its own for each
             scheduling_strategy="SPREAD",
         )
         waiting, tries = list(range(len(tasks)))[::-1], [0] * len(tasks)

@@ -12,6 +12,7 @@ import os
 import time
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
 
 from ray.cluster_utils import Cluster

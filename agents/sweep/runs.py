@@ -66,7 +66,7 @@ def sweep_runs(grid: Mapping[str, Any], where: str = "the sweep") -> list[SweepR
         grid: Values, or lists of values, by field.
         where: The file, for messages.
 
-    >>> grid = {"algo": ["ppo_lag", "cpo"], "env": "agents:BudgetToy-v0", "seed": [0, 1]}
+    >>> grid = {"algo": ["ppo_lag", "cpo"], "env": "agents.toy:BudgetToy-v0", "seed": [0, 1]}
     >>> runs = sweep_runs(grid)
     >>> [run.name for run in runs]
     ['algo=ppo_lag,seed=0', 'algo=ppo_lag,seed=1', 'algo=cpo,seed=0', 'algo=cpo,seed=1']

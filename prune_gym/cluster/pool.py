@@ -184,7 +184,7 @@ class Pool:
                 job.future.set_exception(WorkerError(f"a worker failed: {_words(error)}"))
             return True
         except ray.exceptions.GetTimeoutError:
-            fault = f"took longer than {self._timeout_s:g} s"
+            fault = f"it took longer than {self._timeout_s:g} s"
         except ray.exceptions.RayError as error:
             fault = _words(error)
         except BaseException as error:
@@ -223,7 +223,7 @@ class Pool:
             error
             or WorkerError(
                 f"the network that keeps {kept} filters could not be judged: {len(job.faults)} "
-                f"workers failed over it, the last one as it {words}. Does it hang, or need more "
+                f"workers failed over it, the last one: {words}. Does it hang, or need more "
                 "memory than a worker has? Judge it here: problem.evaluate(masks)."
             )
         )

@@ -219,11 +219,9 @@ class RemoteEvaluator(Evaluator):
         own = tuple(mask.copy() for mask in masks)
         question = Question(own, seed, steps, is_measured=not self._is_elsewhere)
         build: Callable[[], Any] = partial(self._recovered, own, seed, steps)
-        if (
-            bar is None
-            or self.validation.race is None
-            or (self._is_elsewhere and not self._is_fixed)
-        ):
+        # a trained network, which budgets elsewhere need first, is not there before it is judged
+        is_late = self._is_elsewhere and not self._is_fixed
+        if bar is None or self.validation.race is None or is_late:
             found = self._pool.judge(question)
         else:
             values = self._values_first(question, build)

@@ -11,11 +11,26 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """One search on a cluster runs always; what takes longer here, with ``--all``."""
+    if config.getoption("--all", default=False):
+        return
+    here = str(Path(__file__).parent)
+    left_out = [
+        item
+        for item in items
+        if str(item.path).startswith(here) and item.get_closest_marker("slow") is not None
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[object]:
     """A head without cores, a node that judges and one that measures; its address is set."""
     pytest.importorskip("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # machines may be busy
     from ray.cluster_utils import Cluster
 

@@ -11,7 +11,7 @@ from agents.ray_tasks import Cluster
 from agents.runs.folder import RunFolder
 from agents.sweep.runs import _zipped, read_sweep, sweep, sweep_runs
 
-TOY = {"algo": "ppo_lag", "env": "agents:BudgetToy-v0", "timesteps": 128}
+TOY = {"algo": "ppo_lag", "env": "agents.toy:BudgetToy-v0", "timesteps": 128}
 
 
 def test_a_grid_is_every_combination(tmp_path):
