@@ -87,15 +87,8 @@ def prune(
         cluster = cluster_of(context.params, console)
         _refuse_what_does_not_go_together(context)
         if resume is not None:
-            command.resume(
-                user_path(resume),
-                timesteps,
-                finish,
-                console,
-                trust=trust,
-                evaluations=evaluations,
-                cluster=cluster,
-            )
+            how: Any = {"trust": trust, "evaluations": evaluations, "cluster": cluster}
+            command.resume(user_path(resume), timesteps, finish, console, **how)
             return
         config = SearchConfig(
             env or "", algo, timesteps or 0, seed, finetune_steps, {}, distillation, hard, racing
