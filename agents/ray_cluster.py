@@ -16,8 +16,8 @@ from typing import Any
 
 LOCAL = "local"
 INSTALL = 'pip install "prune-gym[ray]"'
-# what Ray would otherwise ask, report or warn of when a program starts it; and its workers would give
-# way to everything else on the machine
+# what Ray would otherwise ask, report or warn of when a program starts it; and its workers would
+# give way to everything else on the machine
 _SETTINGS = {
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
