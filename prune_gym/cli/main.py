@@ -87,15 +87,8 @@ def prune(
         cluster = cluster_of(context.params, console)
         _refuse_what_does_not_go_together(context)
         if resume is not None:
-            command.resume(
-                user_path(resume),
-                timesteps,
-                finish,
-                console,
-                trust=trust,
-                evaluations=evaluations,
-                cluster=cluster,
-            )
+            how: Any = {"trust": trust, "evaluations": evaluations, "cluster": cluster}
+            command.resume(user_path(resume), timesteps, finish, console, **how)
             return
         problem = _problem_arguments(context.params, command.environment(env or "PruneVGG-v1"))
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
