@@ -30,8 +30,8 @@ Env = Annotated[
     str | None,
     name_option(
         names.environments,
-        help="Environment: {names}; default: PruneVGG-v1 (PruneVGG-v0 for single weights, and for "
-        "--hard with a budget that is measured).",
+        help="Environment: {names}; default: PruneVGG-v1 (PruneVGG-v0 for single weights, and with "
+        "--hard).",
     ),
 ]
 Dataset = Annotated[str, name_option(names.datasets, help=f"{_DATASET}.")]

@@ -72,14 +72,15 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         )
     )
     metric = metric_of(metrics)
+    last = "fine-tuned" if metrics["finetune_steps"] else "handed over"
     compared = [
         ("dense_validation", "raw_validation", f"validation {metric}, as cut"),
         ("dense_validation", "recovered_validation", f"validation {metric}, recovered"),
-        ("dense_validation", "finetuned_validation", f"validation {metric}, fine-tuned"),
-        ("dense_test", "finetuned_test", f"test {metric}, fine-tuned"),
+        ("dense_validation", "finetuned_validation", f"validation {metric}, {last}"),
+        ("dense_test", "finetuned_test", f"test {metric}, {last}"),
     ]
     if "finetuned_validation_float32" in scores:  # the rows above are in another precision
-        words = f"validation {metric}, fine-tuned, in float32"
+        words = f"validation {metric}, {last}, in float32"
         compared.insert(3, ("dense_validation_float32", "finetuned_validation_float32", words))
     for before, after, label in compared:
         if scores[after] is None and after == "finetuned_test":

@@ -98,8 +98,7 @@ def scan_counts(problem: PruningProblem, most: int | None = None) -> list[Counts
         problem: whose groups are cut.
         most: judge no more than so many networks, by fewer widths per group; None = no bound.
     """
-    n_groups = len(problem.groups)
-    n_widths = len(WIDTHS) if most is None else min(len(WIDTHS), max(0, most - 1) // n_groups)
+    n_widths = len(WIDTHS) if most is None else widths_within(most, len(problem.groups))
     plan = [problem.sizes]
     for group in range(n_groups):
         shares = [0.0, *_FEWER[n_widths]] if _goes_whole(problem, group) else _FEWER[n_widths]
@@ -109,6 +108,11 @@ def scan_counts(problem: PruningProblem, most: int | None = None) -> list[Counts
             counts[group] = n
             plan.append(counts)
     return plan if most is None else plan[: max(most, 1)]
+
+
+def widths_within(most: int, n_groups: int) -> int:
+    """At how many widths a scan cuts each group, where it judges no more than ``most`` networks."""
+    return min(len(WIDTHS), max(0, most - 1) // max(1, n_groups))
 
 
 def _goes_whole(problem: PruningProblem, group: int) -> bool:

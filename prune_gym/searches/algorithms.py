@@ -55,25 +55,24 @@ def check_config(config: SearchConfig, problem: PruningProblem) -> None:
             "PruneVGG-v1 (`prune-gym pick` then answers for other limits), or train one policy for "
             f"all of them: python -m agents.train --env prune_gym:{config.env}."
         )
+    if config.hard and config.scans:
+        raise InvalidValueError(
+            f"hard with algo={config.algo!r} in {config.env}: it begins with a sensitivity scan, "
+            "whose networks are above the limits. Use random, uniform or cem, or an agent in "
+            f"{config.env.replace('-v1', '-v0')}; agents of -v1 keep counted limits without it."
+        )
     if config.decision == "ratio":
         make_config_env(config, problem).close()
-        return
-    v0 = config.env.replace("-v1", "-v0")
-    if problem.structure != "filter":
+    elif problem.structure != "filter":
         raise InvalidValueError(
             f"structure={problem.structure!r} in {config.env}: decisions beside a prior remove "
-            f"whole filters. Search in {v0}."
-        )
-    if config.hard and any(budget.counted is None for budget in problem.budgets):
-        raise InvalidValueError(
-            f"hard in {config.env} with a budget that is measured: actions beside a prior are not "
-            f"led to a limit that is not counted. Search in {v0}."
+            f"whole filters. Search in {config.env.replace('-v1', '-v0')}."
         )
 
 
 def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[Any, Any]:
     """The environment of a search, around a problem that is built already."""
-    granularity, is_prior = config.granularity, config.decision == "prior"
+    granularity = config.granularity
     by_filter = granularity == "filter"  # then only what is counted has a dense cost
     dense = all(
         budget.monotone and not (by_filter and budget.counted is None) for budget in problem.budgets
@@ -84,6 +83,6 @@ def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[An
         problem=problem,
         cost_mode="dense" if dense else "terminal",
     )
-    if not config.hard or is_prior:  # beside a prior counted limits are kept as it is
+    if not config.hard:
         return env
     return ProjectionWrapper(env, "scale" if granularity == "layer" else "clip")

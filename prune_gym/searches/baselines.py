@@ -31,6 +31,7 @@ Proposer: TypeAlias = Generator[list[Masks], Judged, None]
 Limits: TypeAlias = Sequence[float]  # (n_budgets,)
 
 BATCH = 8  # judged side by side
+SCANNING = ("scan", "evolution", "cmaes")  # begin with the sensitivity scan
 OFFSPRING = 4
 STEP = 0.3  # standard deviation of the logarithm of kept filters
 

@@ -71,8 +71,7 @@ def _agent(search: Search, venv: ThreadVecEnv) -> Constrained:
         model.set_random_seed(config.seed + len(search.archive.trials))
     else:
         given: dict[str, Any] = {"seed": config.seed, "device": "cpu"}
-        is_beside = config.decision == "prior"
-        is_kept = config.hard or (is_beside and search.problem.allocation.is_known)
+        is_kept = config.hard or (config.decision == "prior" and search.problem.allocation.is_known)
         if is_kept and AGENTS[name].multiplier is not None:
             # limits are kept anyway: no price on cost
             given["multiplier"] = FixedMultiplier(0.0)

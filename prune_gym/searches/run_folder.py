@@ -23,8 +23,9 @@ from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import FileError, InvalidValueError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, Trial
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.sensitivity import widths_within
 from prune_gym.problem.trust import trust_option
-from prune_gym.searches.baselines import BASELINES
+from prune_gym.searches.baselines import BASELINES, SCANNING
 from prune_gym.searches.other_runs import refuse_training_run
 from prune_gym.searches.records import MOST_LOG_BYTES, RECORDS, Config, check_row, reward_of
 from prune_gym.tasks.metrics import Metric
@@ -108,7 +109,25 @@ class SearchConfig:
                 "timesteps and evaluations cannot change for algo='uniform': it would be another "
                 "grid. Start a new run with another folder: --out, out=."
             )
+        was, now = self._scan_widths(self.timesteps), self._scan_widths(timesteps)
+        if self.scans and was != now:
+            raise InvalidValueError(
+                f"timesteps and evaluations cannot change so far: the sensitivity scan cut each "
+                f"group at {was} widths, and would at {now}. Start a new run with another folder: "
+                "--out, out=."
+            )
         return replace(self, timesteps=timesteps)
+
+    @property
+    def scans(self) -> bool:
+        """Whether the search begins with a sensitivity scan."""
+        if self.algo in BASELINES:
+            return self.algo in SCANNING
+        return self.decision == "prior"
+
+    def _scan_widths(self, timesteps: int) -> int:
+        n_groups = max(1, len(self.groups))
+        return widths_within(max(1, timesteps // n_groups // 2), n_groups)
 
     def check_same(self, problem: PruningProblem) -> None:
         """Raise RunFolderError unless a problem is the one that was searched."""

@@ -154,8 +154,7 @@ def search(
 
 def env_id(granularity: str, problem: PruningProblem, hard: bool) -> str:
     """The environment of a search: its v1, where decisions beside a prior are possible."""
-    counted = all(budget.counted is not None for budget in problem.budgets)
-    version = "v1" if problem.structure == "filter" and (counted or not hard) else "v0"
+    version = "v1" if problem.structure == "filter" and not hard else "v0"
     return f"{ENV_NAMES[granularity]}-{version}"
 
 
@@ -363,6 +362,7 @@ class Search:
             known: rows of an earlier run, from its first on; they are told again, not judged.
         """
         costs = Costs(self.problem) if self.config.hard else None
+        is_first = True
         try:
             batch = next(proposer)
             while not self.stop:
@@ -370,13 +370,15 @@ class Search:
                 fresh = batch[len(judged) :][: self.evaluations - len(self.archive.trials)]
                 if costs is not None:
                     fresh = [masks_within(self.problem, masks, costs) for masks in fresh]
-                self.rivals.take(self.archive.front)
+                if not is_first:  # a scan is judged whole
+                    self.rivals.take(self.archive.front)
                 outcomes = workers.map(self.judging().evaluate, fresh)
                 for masks, outcome in zip(fresh, outcomes, strict=False):  # as they come
                     self.archive.add(masks, outcome)
                     judged.append((outcome.accuracy, outcome.cost, outcome.feasible))
                 if len(judged) < len(batch):
                     break
+                is_first = False
                 batch = proposer.send(judged)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
