@@ -21,8 +21,9 @@ from step_subjects import Subject
 import prune_gym
 from agents import BudgetToyEnv, PPOLagrangian
 from prune_gym.problem.sharing import SharedProblem
+from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.finalize import finish
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.search import Search
 
 SECONDS = 12.0  # that a number of workers is measured for

@@ -24,7 +24,8 @@ from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import PLAN, load_pruned, read_plan
 from prune_gym.problem.trust import trust_option
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.config import SearchConfig
+from prune_gym.searches.run_folder import RunFolder
 from prune_gym.utils.words import score_in_words
 
 COUNTED = ("params", "macs", "size_bytes", "activation_bytes", "energy_uj")

@@ -22,7 +22,7 @@ from prune_gym.utils.files import user_path
 
 if TYPE_CHECKING:
     from prune_gym.budgets import BudgetKey
-    from prune_gym.searches.run_folder import SearchConfig
+    from prune_gym.searches.config import SearchConfig
 
 app = command_app(no_args_is_help=True)
 console = Console(soft_wrap=True, emoji=False)
@@ -118,10 +118,10 @@ def _refuse_what_does_not_go_together(context: typer.Context) -> None:
 
 def _search_config(given: Mapping[str, Any]) -> SearchConfig:
     """How to search, from the options."""
-    from prune_gym.searches import run_folder
+    from prune_gym.searches import config
 
     same = ("algo", "seed", "finetune_steps", "distillation", "hard", "racing")
-    return run_folder.SearchConfig(
+    return config.SearchConfig(
         env=given["env"] or "",
         timesteps=given["timesteps"] or 0,
         problem={},

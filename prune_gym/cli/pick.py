@@ -32,10 +32,11 @@ from prune_gym.problem.archive import Candidate, Front, measured_later
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.trust import check_trust, load_call, named_code
 from prune_gym.pruning.masks import Masks
+from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.finalize import complete
 from prune_gym.searches.front_files import FrontFiles
 from prune_gym.searches.remeasure import CANDIDATES
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.search import lock_run
 from prune_gym.utils.files import check_place, empty_folder
 from prune_gym.utils.registry import suggest

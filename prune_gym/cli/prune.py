@@ -39,12 +39,13 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import load_with_masks
 from prune_gym.problem.trust import check_trust, load_call, named_code
 from prune_gym.searches.algorithms import check_algorithm, check_config
+from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.fine_tuning import OnStep, check_fine_tuning, words_of
 from prune_gym.searches.progress import Progress
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
-from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
+from prune_gym.searches.run_folder import RunFolder, how_to_go_on
 from prune_gym.searches.search import EVALUATIONS, Search, begin, env_id, lock_run
 from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name

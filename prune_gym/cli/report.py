@@ -13,9 +13,10 @@ from prune_gym.cli.scores import metric_of, share_or_score
 from prune_gym.cli.settings import settings_rows
 from prune_gym.problem.saving import read_plan
 from prune_gym.problem.trust import load_call
+from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.fine_tuning import words_of
 from prune_gym.searches.remeasure import spread_in_words
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.run_folder import RunFolder
 from prune_gym.utils.files import inner_folder, replacing
 
 _STYLE = """

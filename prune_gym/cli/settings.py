@@ -8,7 +8,7 @@ from typing import Any
 from agents import AGENTS
 from prune_gym.budgets import amount
 from prune_gym.searches.algorithms import algorithms
-from prune_gym.searches.run_folder import SearchConfig
+from prune_gym.searches.config import SearchConfig
 
 # argument of `make_problem`, what it is called, and its default, which is not worth a row
 _PROBLEM: tuple[tuple[str, str, Any], ...] = (

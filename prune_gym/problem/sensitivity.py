@@ -100,7 +100,7 @@ def scan_counts(problem: PruningProblem, most: int | None = None) -> list[Counts
     """
     n_widths = len(WIDTHS) if most is None else widths_within(most, len(problem.groups))
     plan = [problem.sizes]
-    for group in range(n_groups):
+    for group in range(len(problem.groups)):
         shares = [0.0, *_FEWER[n_widths]] if _goes_whole(problem, group) else _FEWER[n_widths]
         found = {problem.kept_count(group, 1.0 - share) for share in shares}
         for n in sorted(found - {int(problem.sizes[group])}):

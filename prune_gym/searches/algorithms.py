@@ -10,7 +10,7 @@ from prune_gym import ENVIRONMENTS
 from prune_gym.errors import InvalidValueError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES
-from prune_gym.searches.run_folder import SearchConfig
+from prune_gym.searches.config import SearchConfig
 from prune_gym.utils.registry import unknown_name
 from prune_gym.wrappers.projection import ProjectionWrapper
 

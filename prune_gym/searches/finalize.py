@@ -16,10 +16,11 @@ from prune_gym.errors import NothingFeasibleError, RunFolderError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import save_pruned
 from prune_gym.pruning.masks import Mask, Masks
+from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.fine_tuning import FineTuned, OnStep, fine_tune
 from prune_gym.searches.remeasure import Confirmation, candidates, confirm
 from prune_gym.searches.result import SearchResult
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.training_state import TrainingState
 from prune_gym.training.evaluation import paired_latency_ms
 from prune_gym.utils.files import reading, write_json

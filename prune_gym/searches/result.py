@@ -19,8 +19,8 @@ from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import save_pruned
 from prune_gym.pruning.masks import Masks
+from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.fine_tuning import OnStep, fine_tune
-from prune_gym.searches.run_folder import SearchConfig
 from prune_gym.searches.training_state import TrainingState
 from prune_gym.utils.arguments import MOST_SEED, MOST_STEPS, check_share, whole_number
 from prune_gym.utils.words import score_in_words

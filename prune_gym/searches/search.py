@@ -32,11 +32,12 @@ from prune_gym.problem.sensitivity import Judged
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.algorithms import check_algorithm, check_config
 from prune_gym.searches.baselines import BASELINES, baseline, masks_within, prior
+from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.front_files import FrontFiles
 from prune_gym.searches.learning import learn
 from prune_gym.searches.progress import OnProgress, Progress
 from prune_gym.searches.result import SearchResult
-from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
+from prune_gym.searches.run_folder import RunFolder, how_to_go_on
 from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
     MOST_SEED,

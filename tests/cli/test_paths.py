@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from prune_gym.cli import main as command
 from prune_gym.cli import pick, pretrain, prune
-from prune_gym.searches.run_folder import SearchConfig
+from prune_gym.searches.config import SearchConfig
 from prune_gym.utils.files import write_json
 
 

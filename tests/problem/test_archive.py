@@ -9,7 +9,8 @@ import tiny
 
 from prune_gym.errors import NothingFeasibleError, RunFolderError
 from prune_gym.problem.archive import Archive, Trial
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.config import SearchConfig
+from prune_gym.searches.run_folder import RunFolder
 
 CONFIG = SearchConfig("PruneVGG-v0", "random", 24, 0, 2, {"network": "small", "dataset": "digits"})
 

@@ -17,7 +17,8 @@ from prune_gym.errors import NothingFeasibleError, RunFolderError
 from prune_gym.problem.archive import Archive, Front, further_costs, measured_later
 from prune_gym.searches.algorithms import make_config_env
 from prune_gym.searches.baselines import masks_of_ratios
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.config import SearchConfig
+from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.search import Search
 
 MASKS = (np.array([True, False, True]), np.array([False, True]))

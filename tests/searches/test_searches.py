@@ -16,8 +16,9 @@ from prune_gym.errors import UnknownNameError
 from prune_gym.pruning.masks import kept_count, kept_per_group
 from prune_gym.searches.algorithms import algorithms, check_algorithm, make_config_env
 from prune_gym.searches.baselines import BASELINES, baseline, masks_of_ratios
+from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.finalize import finish
-from prune_gym.searches.run_folder import RunFolder, SearchConfig
+from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.search import Search
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.threads import Workers, one_thread

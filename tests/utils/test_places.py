@@ -17,7 +17,8 @@ from agents import files as plain
 from agents.files import is_partial, remove_partials, replacing, write_json
 from agents.logs import LineLog, keep_lines
 from prune_gym.errors import FileError, RunFolderError
-from prune_gym.searches.run_folder import RunFolder, SearchConfig, how_to_go_on
+from prune_gym.searches.config import SearchConfig
+from prune_gym.searches.run_folder import RunFolder, how_to_go_on
 from prune_gym.utils.files import check_place, check_writable, empty_folder, inner_folder
 
 CONFIG = SearchConfig("PruneVGG-v0", "random", 8, 0, 0, {})

@@ -1,0 +1,135 @@
+"""`SearchConfig`: everything that a search needs to be repeated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from prune_gym import ENVIRONMENTS
+from prune_gym.budgets import budgets_from_json, budgets_to_json
+from prune_gym.errors import InvalidValueError, RunFolderError
+from prune_gym.problem.problem import PruningProblem
+from prune_gym.problem.sensitivity import widths_within
+from prune_gym.searches.baselines import BASELINES, SCANNING
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Everything that a search needs to be repeated; saved as ``config.json``.
+
+    Attributes:
+        env: id of the environment.
+        algo: a name of `prune_gym.searches.algorithms.algorithms`.
+        timesteps: environment steps of an agent; controls get as many network evaluations.
+        seed: of the search.
+        finetune_steps: optimizer steps of the returned network's fine-tuning.
+        problem: arguments of `prune_gym.make_problem`.
+        distillation: share of the fine-tuning loss that follows the unpruned network.
+        hard: whether every network is kept within the limits (`prune_gym.ProjectionWrapper`).
+        racing: whether networks that are far behind are judged on a part of the images only.
+        folder: working directory in which it began; modules of the user's may lie there.
+        limits: by budget, as fractions; empty in runs of earlier versions.
+        groups: filters by filter group; likewise.
+    """
+
+    env: str
+    algo: str
+    timesteps: int
+    seed: int
+    finetune_steps: int
+    problem: dict[str, Any]
+    distillation: float = 0.0
+    hard: bool = False
+    racing: bool = False
+    folder: str = ""
+    limits: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def granularity(self) -> str:
+        """What the environment decides at a time: a layer, or each filter of one."""
+        granularity: str = ENVIRONMENTS[self.env]["granularity"]
+        return granularity
+
+    @property
+    def decision(self) -> str:
+        """What an action of the environment means: a ``"ratio"``, or beside a ``"prior"``."""
+        decision: str = ENVIRONMENTS[self.env].get("decision", "ratio")
+        return decision
+
+    @property
+    def by_ratio(self) -> bool:
+        """Whether masks keep the most important filters, as many as a ratio leaves."""
+        return self.granularity != "filter" or self.algo in BASELINES
+
+    @property
+    def network_name(self) -> str | None:
+        """Registered name of the unpruned network, or ``"module:function"``; None = an object."""
+        name = self.problem.get("network", "small")
+        return name if isinstance(name, str) else None
+
+    def lengthened(self, timesteps: int) -> SearchConfig:
+        """The same search with other timesteps.
+
+        Raises:
+            ValueError: the algorithm's networks depend on how many there are.
+        """
+        if timesteps != self.timesteps and self.algo == "uniform":
+            raise InvalidValueError(
+                "timesteps and evaluations cannot change for algo='uniform': it would be another "
+                "grid. Start a new run with another folder: --out, out=."
+            )
+        was, now = self._scan_widths(self.timesteps), self._scan_widths(timesteps)
+        if self.scans and was != now:
+            raise InvalidValueError(
+                f"timesteps and evaluations cannot change so far: the sensitivity scan cut each "
+                f"group at {was} widths, and would at {now}. Start a new run with another folder: "
+                "--out, out=."
+            )
+        return replace(self, timesteps=timesteps)
+
+    @property
+    def scans(self) -> bool:
+        """Whether the search begins with a sensitivity scan."""
+        if self.algo in BASELINES:
+            return self.algo in SCANNING
+        return self.decision == "prior"
+
+    def _scan_widths(self, timesteps: int) -> int:
+        n_groups = max(1, len(self.groups))
+        return widths_within(max(1, timesteps // n_groups // 2), n_groups)
+
+    def check_same(self, problem: PruningProblem) -> None:
+        """Raise RunFolderError unless a problem is the one that was searched."""
+        groups = {group.name: group.n_filters for group in problem.groups}
+        limits = dict(zip(problem.names, problem.limits, strict=True))
+        for name, was, found in (("groups", self.groups, groups), ("limits", self.limits, limits)):
+            if was and was != found:
+                raise RunFolderError(
+                    f"the run was of another problem: its {name} were {was}, those of the problem "
+                    f"are {found}. Give the same problem, or start a new run: out=."
+                )
+        given = problem.arguments or {}
+        names = ("network", "dataset", "criterion", "recovery", "structure", "round_to", "depth")
+        for name in names:
+            if name in given and given[name] != self.problem.get(name, given[name]):
+                raise RunFolderError(
+                    f"the run was of another problem: its {name} was {self.problem[name]!r}, that "
+                    f"of the problem is {given[name]!r}. Give the same problem, or start a new run."
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``config.json`` holds."""
+        problem = dict(self.problem)
+        if "budgets" in problem:
+            problem["budgets"] = budgets_to_json(problem["budgets"])
+        return {**vars(self), "problem": problem}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> SearchConfig:
+        """The way back (raises ValueError, TypeError)."""
+        config = cls(**content)
+        if isinstance(config.problem, dict) and "budgets" in config.problem:
+            budgets = budgets_from_json(config.problem["budgets"])
+            return replace(config, problem={**config.problem, "budgets": budgets})
+        return config
