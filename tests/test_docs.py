@@ -148,7 +148,7 @@ def test_what_does_not_run_says_why(page):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_is_of_a_known_kind(page):
     fences = re.findall(r"^```(\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    plain = {"{toctree}", "{eval-rst}"}
+    plain = {"{toctree}", "{eval-rst}", "json", "yaml"}
     assert {kind for kind in fences if not kind.startswith("{")} <= {*RUN, *NOT_RUN, *plain, "text"}
 
 
@@ -187,10 +187,17 @@ def test_the_page_of_the_command_names_every_command_and_no_other():
         assert used <= set(table), page
 
 
+# of Ray's own command, and of SLURM's
+OTHERS = {
+    *("--address", "--block", "--head", "--num-cpus", "--port", "--resources"),
+    *("--cpus-per-task", "--exclude", "--nodes", "--ntasks", "--ntasks-per-node", "--time"),
+}
+
+
 def test_options_in_the_pages_exist(known_options):
     for page in PAGES:
         used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")))
-        used.discard("--all")  # of pytest, for the tests of this project
+        used -= {"--all", *OTHERS}  # --all is of pytest, for the tests of this project
         assert used <= known_options, page
 
 
