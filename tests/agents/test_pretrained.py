@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import prune_gym
-from agents import BudgetToyEnv, ModelFileError, UnfitEnvError, load_pretrained
+from agents import BudgetToyEnv, UnfitEnvError, load_pretrained
+from agents.errors import ModelFileError
 from agents.zoo.make import PRETRAINED
 
 
