@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import prune_gym
-from agents import BudgetToyEnv, UnfitEnvError, load_pretrained
-from agents.errors import ModelFileError
+from agents import BudgetToyEnv, load_pretrained
+from agents.errors import ModelFileError, UnfitEnvError
 from agents.zoo.make import PRETRAINED
 
 
