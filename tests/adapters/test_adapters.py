@@ -360,7 +360,9 @@ def test_rllib_registration(registry, monkeypatch):
     assert env.unwrapped.cost_limit == 0.25
 
 
-@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+@pytest.mark.skipif(
+    find_spec("ray") is None or find_spec("tree") is None, reason="RLlib is not installed"
+)
 @pytest.mark.filterwarnings("default")
 def test_rllib_learns(tiny_problem):
     import ray
