@@ -17,8 +17,8 @@ from agents.files import write_json
 from prune_gym.datasets import load_dataset
 from prune_gym.networks import build_network
 from prune_gym.pruning.groups import find_filter_groups, find_weight_groups
-from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.learning import N_ENVS
+from prune_gym.searches.run_folder import RunFolder
 from prune_gym.utils.devices import resolve_device
 
 ROWS = ("vgg11", "vgg16", "vgg19", "resnet18")
