@@ -108,6 +108,8 @@ def run(problem: Any, name: str, granularity: str, evaluations: int, seed: int) 
         problem, name, evaluations=evaluations, seed=seed, granularity=granularity
     )
     seconds = time.monotonic() - began
+    if result.stopped:
+        raise SystemExit(130)
     networks = result.networks
     within = np.where(networks["feasible"], networks["accuracy"], 0.0)
     best = np.maximum.accumulate(within)
