@@ -261,14 +261,17 @@ class PruningProblem:
         """How many filters each group keeps within limits, by the sensitivity."""
         return Allocation(self, self.sensitivity)
 
-    def know(self, sensitivity: Sensitivity) -> None:
-        """Take a sensitivity that was found before, so that no network is judged for it.
+    def knowing(self, sensitivity: Sensitivity) -> PruningProblem:
+        """The same problem, with the same evaluator and a sensitivity that was found before.
 
         Raises:
             ValueError: it is of other filter groups.
         """
-        vars(self).pop("allocation", None)
-        vars(self)["sensitivity"] = check_sensitivity(self, sensitivity)
+        _ = self.evaluator  # made here: there is one for both
+        known = copy.copy(self)
+        vars(known).pop("allocation", None)
+        vars(known)["sensitivity"] = check_sensitivity(self, sensitivity)
+        return known
 
     # -- judging -----------------------------------------------------------------------------
 

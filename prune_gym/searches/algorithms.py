@@ -61,6 +61,11 @@ def check_config(config: SearchConfig, problem: PruningProblem) -> None:
             "whose networks are above the limits. Use random, uniform or cem, or an agent in "
             f"{config.env.replace('-v1', '-v0')}; agents of -v1 keep counted limits without it."
         )
+    if config.algo == PRETRAINED and (config.decision == "ratio" or len(problem.budgets) > 1):
+        raise InvalidValueError(
+            f"algo={PRETRAINED!r} in {config.env} with {len(problem.budgets)} budgets: its policy "
+            "decides beside a prior, within one limit. Search in PruneVGG-v1, with one budget."
+        )
     if config.decision == "ratio":
         make_config_env(config, problem).close()
     elif problem.structure != "filter":

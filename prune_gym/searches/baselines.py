@@ -35,9 +35,9 @@ SCANNING = ("scan", "evolution", "cmaes")  # begin with the sensitivity scan
 OFFSPRING = 4
 STEP = 0.3  # standard deviation of the logarithm of kept filters
 
-# a problem, evaluations, a generator of random numbers, and limits, (n_budgets,)
-BASELINES: Registry[Callable[[PruningProblem, int, np.random.Generator, Limits], Proposer]]
-BASELINES = Registry("algorithm")
+# a problem, evaluations, a generator of random numbers, and limits, (n_budgets,); those that scan,
+# too, the evaluations by which the scan is planned
+BASELINES: Registry[Callable[..., Proposer]] = Registry("algorithm")
 
 
 def baseline(
@@ -46,6 +46,7 @@ def baseline(
     evaluations: int,
     generator: np.random.Generator,
     limits: Limits | None = None,
+    begun: int = 0,
 ) -> Proposer:
     """A baseline as a proposer: it yields networks to judge, and is sent what they came to.
 
@@ -55,8 +56,12 @@ def baseline(
         evaluations: how many are judged at most.
         generator: of random numbers.
         limits: (n_budgets,); None = the problem's.
+        begun: evaluations by which the sensitivity scan is planned, where a search that was begun
+            with other ones goes on; 0 = the same.
     """
     within = problem.limits if limits is None else limits
+    if name in SCANNING:
+        return BASELINES.get(name)(problem, evaluations, generator, within, begun or evaluations)
     return BASELINES.get(name)(problem, evaluations, generator, within)
 
 
@@ -164,22 +169,30 @@ def lamp(
 
 @BASELINES.register
 def scan(
-    problem: PruningProblem, evaluations: int, generator: np.random.Generator, limits: Limits
+    problem: PruningProblem,
+    evaluations: int,
+    generator: np.random.Generator,
+    limits: Limits,
+    begun: int,
 ) -> Proposer:
     """The sensitivity scan, and the network of its allocation (`prune_gym.problem.allocation`)."""
-    allocation, _ = yield from _scanned(problem, evaluations)
+    allocation, _ = yield from _scanned(problem, evaluations, begun)
     yield [problem.masks_of(allocation.counts(limits))]
 
 
 @BASELINES.register
 def evolution(
-    problem: PruningProblem, evaluations: int, generator: np.random.Generator, limits: Limits
+    problem: PruningProblem,
+    evaluations: int,
+    generator: np.random.Generator,
+    limits: Limits,
+    begun: int,
 ) -> Proposer:
     """(1 + 4) evolution of the scan's network: log-normal steps on the numbers of kept filters.
 
     A child is scaled until it fits, then filled up to the limit, where budgets are counted.
     """
-    allocation, left = yield from _scanned(problem, evaluations)
+    allocation, left = yield from _scanned(problem, evaluations, begun)
     counts = allocation.counts(limits)
     best = (rank((yield [problem.masks_of(counts)])[0])) if left > 0 else (False, 0.0)
     while (left := left - 1) > 0:
@@ -195,7 +208,11 @@ def evolution(
 
 @BASELINES.register
 def cmaes(
-    problem: PruningProblem, evaluations: int, generator: np.random.Generator, limits: Limits
+    problem: PruningProblem,
+    evaluations: int,
+    generator: np.random.Generator,
+    limits: Limits,
+    begun: int,
 ) -> Proposer:
     """CMA-ES around the scan's network, by the library cmaes (Hansen and Ostermeier 2001).
 
@@ -208,7 +225,7 @@ def cmaes(
         raise MissingLibraryError(
             'cmaes is not installed. pip install "prune-gym[agents]" installs it.', name="cmaes"
         ) from error
-    allocation, left = yield from _scanned(problem, evaluations)
+    allocation, left = yield from _scanned(problem, evaluations, begun)
     prior = allocation.counts(limits)
     if left > 0:
         yield [problem.masks_of(prior)]
@@ -243,21 +260,24 @@ def _moved(counts: Counts, steps: NDArray[np.float64]) -> Widths:
 
 
 def _scanned(
-    problem: PruningProblem, evaluations: int
+    problem: PruningProblem, evaluations: int, begun: int
 ) -> Generator[list[Masks], Judged, tuple[Allocation, int]]:
     """The allocation after a scan, and the evaluations that are left.
 
-    Half of them are spent at most; of a single one nothing is, and all groups keep the same share.
+    Half of those that it was begun with are spent at most; of a single one nothing is, and all
+    groups keep the same share.
     """
-    if evaluations < 2:
+    if begun < 2:
         return Allocation.without_scan(problem), evaluations
-    sensitivity = yield from scanning(problem, most=evaluations // 2)
+    sensitivity = yield from scanning(problem, most=begun // 2)
     return Allocation(problem, sensitivity), evaluations - sensitivity.evaluations
 
 
-def prior(problem: PruningProblem, evaluations: int) -> Generator[list[Masks], Judged, Sensitivity]:
+def prior(
+    problem: PruningProblem, evaluations: int, begun: int
+) -> Generator[list[Masks], Judged, Sensitivity]:
     """What agents start from that decide beside a prior: the scan, and its network."""
-    allocation, _ = yield from _scanned(problem, evaluations)
+    allocation, _ = yield from _scanned(problem, evaluations, begun)
     yield [problem.masks_of(allocation.counts())]
     return allocation.sensitivity
 

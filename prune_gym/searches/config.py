@@ -9,7 +9,6 @@ from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import InvalidValueError, RunFolderError
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.sensitivity import widths_within
 from prune_gym.searches.baselines import BASELINES, SCANNING
 
 
@@ -30,6 +29,8 @@ class SearchConfig:
         folder: working directory in which it began; modules of the user's may lie there.
         limits: by budget, as fractions; empty in runs of earlier versions.
         groups: filters by filter group; likewise.
+        begun: evaluations that it was begun with, by which its sensitivity scan was made; 0 = as
+            many as now.
     """
 
     env: str
@@ -44,6 +45,7 @@ class SearchConfig:
     folder: str = ""
     limits: dict[str, float] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
+    begun: int = 0
 
     @property
     def granularity(self) -> str:
@@ -79,13 +81,6 @@ class SearchConfig:
                 "timesteps and evaluations cannot change for algo='uniform': it would be another "
                 "grid. Start a new run with another folder: --out, out=."
             )
-        was, now = self._scan_widths(self.timesteps), self._scan_widths(timesteps)
-        if self.scans and was != now:
-            raise InvalidValueError(
-                f"timesteps and evaluations cannot change so far: the sensitivity scan cut each "
-                f"group at {was} widths, and would at {now}. Start a new run with another folder: "
-                "--out, out=."
-            )
         return replace(self, timesteps=timesteps)
 
     @property
@@ -94,10 +89,6 @@ class SearchConfig:
         if self.algo in BASELINES:
             return self.algo in SCANNING
         return self.decision == "prior"
-
-    def _scan_widths(self, timesteps: int) -> int:
-        n_groups = max(1, len(self.groups))
-        return widths_within(max(1, timesteps // n_groups // 2), n_groups)
 
     def check_same(self, problem: PruningProblem) -> None:
         """Raise RunFolderError unless a problem is the one that was searched."""

@@ -27,7 +27,7 @@ def learn(search: Search, workers: Workers) -> None:
         search: in whose archive they are put; the sensitivity scan, where there is one, is over.
         workers: that judge them.
     """
-    config, archive, problem = search.config, search.archive, search.problem
+    config, archive, problem = search.config, search.archive, search.scanned
 
     def add(env: gym.Env[Any, Any]) -> None:
         """Record the network that an environment has just judged, if it is still asked for."""
@@ -71,7 +71,7 @@ def _agent(search: Search, venv: ThreadVecEnv) -> Constrained:
         model.set_random_seed(config.seed + len(search.archive.trials))
     else:
         given: dict[str, Any] = {"seed": config.seed, "device": "cpu"}
-        is_kept = config.hard or (config.decision == "prior" and search.problem.allocation.is_known)
+        is_kept = config.hard or (config.decision == "prior" and search.scanned.allocation.is_known)
         if is_kept and AGENTS[name].multiplier is not None:
             # limits are kept anyway: no price on cost
             given["multiplier"] = FixedMultiplier(0.0)
@@ -85,7 +85,7 @@ def _agent(search: Search, venv: ThreadVecEnv) -> Constrained:
 
 def _played(search: Search, model: Constrained) -> gym.Env[Any, Any]:
     """An environment that has judged the network which the policy gives without chance."""
-    env = make_config_env(search.config, search.problem)
+    env = make_config_env(search.config, search.scanned)
     observation, _ = env.reset(seed=search.config.seed)
     ended = False
     while not ended:

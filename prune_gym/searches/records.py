@@ -92,6 +92,7 @@ class Config(Record):
     folder: Text = ""
     limits: dict[Text, _Share] = Field(default_factory=dict)
     groups: dict[Text, Annotated[int, Field(ge=1, le=2**40)]] = Field(default_factory=dict)
+    begun: Whole = 0
 
 
 class _State(Record):

@@ -192,6 +192,7 @@ def begin(
     groups = {group.name: group.n_filters for group in problem.groups}
     limits = dict(zip(problem.names, problem.limits, strict=True))
     config = replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
+    config = replace(config, begun=max(1, config.timesteps // len(problem.groups)))
     folder = None if out is None else RunFolder.create(out, config)
     return Search(problem, config, folder, on_progress, cluster)
 
@@ -225,6 +226,7 @@ class Search:
         self.problem, self.config, self.folder = problem, config, folder
         self._cluster = cluster
         self.archive = Archive(further=further_costs(problem))
+        self.scanned = problem  # an agent's knows the sensitivity that its own scan found
         self.rivals = Rivals(problem, self.archive.further)
         self.best_outcome: Outcome | None = None
         self.multiplier = float("nan")
@@ -336,17 +338,16 @@ class Search:
 
     def judging(self) -> PruningProblem:
         """The problem by which networks are judged: a race, where one was asked for."""
-        return self.problem.racing(self.rivals.bar) if self.config.racing else self.problem
+        return self.scanned.racing(self.rivals.bar) if self.config.racing else self.scanned
 
     # -- baselines ---------------------------------------------------------------------------
 
     def _run_baseline(self, workers: Workers) -> None:
-        generator = np.random.default_rng(self.config.seed)
-        self._run(
-            baseline(self.config.algo, self.problem, self.evaluations, generator),
-            workers,
-            self._known_rows(),
+        config, generator = self.config, np.random.default_rng(self.config.seed)
+        proposer = baseline(
+            config.algo, self.problem, self.evaluations, generator, begun=config.begun
         )
+        self._run(proposer, workers, self._known_rows())
 
     def _known_rows(self) -> Judged:
         """What was judged before, as proposers are told it."""
@@ -389,10 +390,10 @@ class Search:
 
     def _run_agent(self, workers: Workers) -> None:
         if self.config.decision == "prior":
-            sensitivity = self._run(
-                prior(self.problem, self.evaluations), workers, self._known_rows()
-            )
+            begun = self.config.begun or self.evaluations
+            proposer = prior(self.problem, self.evaluations, begun)
+            sensitivity = self._run(proposer, workers, self._known_rows())
             if sensitivity is None:
                 return
-            self.problem.know(sensitivity)
+            self.scanned = self.problem.knowing(sensitivity)
         learn(self, workers)

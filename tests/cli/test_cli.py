@@ -220,7 +220,7 @@ def test_ctrl_c_keeps_what_was_found_and_resume_goes_on(tmp_path, algo):
     try:
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline and process.poll() is None:
-            if (run / "plan.json").exists() and len(rows_of(run)) >= 4:
+            if (run / "episodes.csv").exists() and len(rows_of(run)) >= 4:
                 break
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)

@@ -130,7 +130,7 @@ def test_a_problem_takes_what_was_found_before():
     problem, other = tiny.make_tiny(), tiny.make_tiny()
     before = problem.allocation
     found = sensitivity_of(other, scan_counts(other), [0.7] * len(scan_counts(other)))
-    problem.know(found)
+    problem = problem.knowing(found)
     assert problem.sensitivity is found
     assert problem.allocation is not before
     assert problem.allocation.sensitivity is found
@@ -138,6 +138,6 @@ def test_a_problem_takes_what_was_found_before():
 
 def test_what_cannot_be_known(tiny_problem, residual_problem):
     with pytest.raises(ValueError, match=r"other filter groups .*problem\.sensitivity makes one"):
-        tiny_problem.know(residual_problem.sensitivity)
+        tiny_problem.knowing(residual_problem.sensitivity)
     with pytest.raises(TypeError, match=r"sensitivity=0.5: expected a Sensitivity"):
-        tiny_problem.know(0.5)
+        tiny_problem.knowing(0.5)

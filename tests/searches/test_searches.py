@@ -23,7 +23,7 @@ from prune_gym.searches.search import Search
 from prune_gym.searches.thread_vec_env import ThreadVecEnv
 from prune_gym.utils.threads import Workers, one_thread
 
-AGENTS = sorted(set(algorithms()) - set(BASELINES))
+AGENTS = sorted(set(algorithms()) - {*BASELINES, "pretrained"})
 # networks that are judged at most, of three groups, however many evaluations there are
 NO_SEARCH = {"equal_width": 1, "lamp": 1, "scan": 14}
 
