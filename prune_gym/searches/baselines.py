@@ -230,11 +230,11 @@ def cmaes(
     if left > 0:
         yield [problem.masks_of(prior)]
 
-    def begun() -> CMA:
+    def anew() -> CMA:
         seed = int(generator.integers(2**31))
         return CMA(mean=np.zeros(max(prior.size, 2)), sigma=STEP, seed=seed)
 
-    search = begun()
+    search = anew()
     left -= 1
     while left > 0:
         size = min(search.population_size, left)
@@ -250,7 +250,7 @@ def cmaes(
         losses = [-accuracy if fits else 1.0 + cost for accuracy, cost, fits in judged]
         search.tell(list(zip(points, losses, strict=True)))
         if search.should_stop():
-            search = begun()
+            search = anew()
 
 
 def _moved(counts: Counts, steps: NDArray[np.float64]) -> Widths:
