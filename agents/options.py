@@ -127,6 +127,10 @@ def _say_version(asked: bool) -> None:
         raise typer.Exit
 
 
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of the cluster: auto, or HOST:PORT of its head."),
+]
 Version = Annotated[
     bool,
     typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version."),

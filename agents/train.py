@@ -22,7 +22,15 @@ from agents.console import console, fail, parse_values, plain_warnings, say, use
 from agents.errors import AgentsError, ClusterError, InvalidValueError, MissingLibraryError
 from agents.files import user_path
 from agents.locking import locked_folder
-from agents.options import Command, Version, command_app, name_option, number_option, whole_option
+from agents.options import (
+    Command,
+    RayAddress,
+    Version,
+    command_app,
+    name_option,
+    number_option,
+    whole_option,
+)
 from agents.ray_cluster import connected
 from agents.runs.folder import RunConfig, RunFolder
 from agents.runs.trust import named_code
@@ -137,10 +145,6 @@ RayWorkersOf = Annotated[
         help="Step the environments in so many processes of a Ray cluster: --ray-address, "
         "RAY_ADDRESS, or a local one that is started and stopped.",
     ),
-]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="Of the cluster: auto, or HOST:PORT of its head."),
 ]
 Progress = Annotated[bool, typer.Option("--progress", help="Show a progress bar.")]
 ShowList = Annotated[

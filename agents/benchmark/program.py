@@ -12,7 +12,7 @@ import typer
 from agents.arguments import MOST_REPS, MOST_WORKERS
 from agents.console import say, user_errors
 from agents.errors import AgentsError, BenchmarkError
-from agents.options import Command, Version, command_app, whole_option
+from agents.options import Command, RayAddress, Version, command_app, whole_option
 
 if TYPE_CHECKING:
     from agents.benchmark.suite import Suite
@@ -57,10 +57,6 @@ RayWorkersOf = Annotated[
         most=MOST_WORKERS,
         help="Runs at once in a Ray cluster: --ray-address, RAY_ADDRESS, or a local one.",
     ),
-]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="Of the cluster: auto, or HOST:PORT of its head."),
 ]
 ListTasks = Annotated[
     bool, typer.Option("--list", help="List the tasks that would be run, and end.")
