@@ -242,7 +242,13 @@ def test_inspect_shows_floors_and_what_limits_need():
 
 def test_inspect_a_run(run, tmp_path):
     said = call("inspect", run)
-    for words in ("criterion", "l1", "random, seed 0, 60 timesteps", "params=0.5", "20 networks"):
+    for words in (
+        "criterion",
+        "bn_scale",
+        "random, seed 0, 60 timesteps",
+        "params=0.5",
+        "20 networks",
+    ):
         assert words in said
     assert "what filters are left" in said
     refused = call("inspect", run, "--dataset", "digits", code=2)
@@ -309,7 +315,7 @@ def test_a_lost_metric_without_ends_is_warned_of(default_problem, size, score, b
 def test_the_report_names_the_settings(run):
     page = (run / "report.html").read_text(encoding="utf-8")
     for name, value in (
-        ("criterion", "l1"),
+        ("criterion", "bn_scale"),
         ("recovery", "bn"),
         ("seed", "0"),
         ("timesteps", "60"),

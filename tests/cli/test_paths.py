@@ -72,7 +72,7 @@ def test_a_place_that_can_be_is_no_obstacle(name, tmp_path):
 def test_home_folders_and_slashes_reach_the_run(monkeypatch, tmp_path):
     seen = {}
 
-    def start(config, problem, path, console):
+    def start(config, problem, path, *_):
         seen.update(problem, out=path)
 
     monkeypatch.setattr(prune, "start", start)
