@@ -211,7 +211,7 @@ class Allocation:
 
         def last_within(rows: Widths) -> int:
             rows[:, :n_decided] = counts[:n_decided]
-            over = (self._costs(rows) > within).any(axis=-1)
+            over = np.any(self._costs(rows) > within, axis=-1)
             first = int(over.argmax())
             return max(first - 1, 0) if over[first] else len(rows) - 1
 
