@@ -97,14 +97,16 @@ class TensorSizes:
         dropped = (self.n_filters - kept).astype(np.float64)
         gone_along = dropped @ self._along  # whole numbers: sums are exact
         left = self.lengths - gone_along.reshape(*dropped.shape[:-1], *self.lengths.shape)
-        counted = self.fixed * np.multiply.reduce(left, axis=-2)
+        counted = self.fixed * left[..., 0, :]
+        for axis in range(1, len(self.lengths)):
+            counted *= left[..., axis, :]
         if self._has_single:
             counted -= dropped @ self.single.T
         if len(self.block_groups):
             empty = (kept == 0).astype(np.float64)
             gone = (empty @ self.block_groups.T > 0.0).astype(np.float64)  # (..., n_blocks)
             counted = counted * (gone @ self.block_tensors == 0.0)
-        return counted  # type: ignore[no-any-return]
+        return counted
 
     def share(self, counted: NDArray[np.float64]) -> NDArray[np.float64]:
         """Parameters of ``counted`` elements per tensor / parameters of the unpruned network."""
