@@ -29,6 +29,7 @@ from origin import origin
 import prune_gym
 from agents.comparison.strata import interquartile_mean_of, resampled_weights
 from agents.files import write_json
+from prune_gym.budgets.processor_time import processor_ms
 from prune_gym.problem.outcome import OutcomeMemory
 
 RESULTS = Path(__file__).parent / "results" / "decision.json"
@@ -66,7 +67,7 @@ PROBLEMS: dict[str, tuple[Callable[[str], Any], str, int]] = {
     "params-10": (digits({"params": 0.1}), "layer", 110),
     "params-5": (digits({"params": 0.05}), "layer", 150),
     "params-3": (digits({"params": 0.03}), "layer", 200),
-    "latency-50": (digits({prune_gym.latency_ms(32, clock=time.thread_time): 0.5}), "layer", 110),
+    "latency-50": (digits({processor_ms: 0.5}), "layer", 110),
     "black-box-10": (digits({black_box: 0.1}), "layer", 110),
     "filters-10": (digits({"params": 0.1}), "filter", 300),
     "layers-10-300": (digits({"params": 0.1}), "layer", 300),
