@@ -137,6 +137,13 @@ class Allocation:
         found: Counts = self._found[within].copy()
         return found
 
+    def settle(self, counts: Counts) -> None:
+        """Let numbers of filters, (n_groups,), be the allocation within the problem's limits.
+
+        Judging may show that a network is over a measured limit, and a smaller one is not.
+        """
+        self._found[tuple(self.problem.limits)] = counts
+
     def _allocated(self, limits: NDArray[np.float64]) -> Counts:
         place = largest_within(
             self.problem,

@@ -21,7 +21,7 @@ from prune_gym.problem.allocation import Allocation, Widths, largest_within
 from prune_gym.problem.costs import Counts
 from prune_gym.problem.feasibility import Costs, feasible_ratios
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.sensitivity import Judged, Sensitivity, scanning
+from prune_gym.problem.sensitivity import Judged, scanning
 from prune_gym.pruning.masks import Masks, kept_per_group, top_mask
 from prune_gym.tables.problem import TabularProblem
 from prune_gym.utils.registry import Registry
@@ -298,11 +298,12 @@ def _first_within(
 
 def prior(
     problem: PruningProblem, evaluations: int, begun: int
-) -> Generator[list[Masks], Judged, Sensitivity]:
+) -> Generator[list[Masks], Judged, Allocation]:
     """What agents start from that decide beside a prior: the scan, and its network."""
-    allocation, _ = yield from _scanned(problem, evaluations, begun)
-    yield [problem.masks_of(allocation.counts())]
-    return allocation.sensitivity
+    allocation, left = yield from _scanned(problem, evaluations, begun)
+    counts, _, _ = yield from _first_within(allocation, problem.limits, max(left, 1))
+    allocation.settle(counts)
+    return allocation
 
 
 # -- masks of ratios -------------------------------------------------------------------------------
