@@ -96,6 +96,8 @@ def load_policy(model: Any, file: Path | str) -> None:
         UnfitEnvError: It is of other observations or actions, or another network.
         ModelFileError: The file is missing or damaged.
     """
+    if not isinstance(file, str | Path):
+        raise InvalidTypeError(f"file={file!r}: expected the path of a policy, *.safetensors.")
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -107,7 +109,8 @@ def load_policy(model: Any, file: Path | str) -> None:
         raise UnfitEnvError(
             f"env: the policy of {shown(file)} is of other observations or actions than "
             f"{space} and {model.action_space}. One that comes with the package takes environments "
-            "that decide beside a prior, layer by layer, with one budget and without history."
+            "that decide beside a prior, layer by layer, with one budget and without history, and "
+            "no policy_kwargs of yours."
         ) from error
 
 

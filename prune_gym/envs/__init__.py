@@ -8,6 +8,7 @@ from agents.lazy import lazy_names
 
 if TYPE_CHECKING:
     from prune_gym.envs.base import PruneEnv
+    from prune_gym.envs.family import FamilyPruneEnv
     from prune_gym.envs.filter import FilterPruneEnv
     from prune_gym.envs.layer import LayerPruneEnv, NetworkPruneEnv
     from prune_gym.envs.make import GRANULARITIES, make_env, make_vector_env
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GRANULARITIES",
+    "FamilyPruneEnv",
     "FilterPruneEnv",
     "LayerPruneEnv",
     "NetworkPruneEnv",
@@ -35,6 +37,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "FamilyPruneEnv": ".family",
         "FilterPruneEnv": ".filter",
         "GRANULARITIES": ".make",
         "LayerPruneEnv": ".layer",

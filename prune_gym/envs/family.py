@@ -11,8 +11,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from prune_gym.envs.base import Info, PruneEnv
+from prune_gym.envs.checks import check_flag, check_limit_range
 from prune_gym.envs.prior import PriorLayerPruneEnv
-from prune_gym.errors import InvalidTypeError, InvalidValueError
+from prune_gym.errors import InfeasibleLimitError, InvalidTypeError, InvalidValueError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.sharing import SharedProblem
 
@@ -68,6 +69,7 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         limit_range: Sequence[float] = (0.03, 0.4),
         cost_mode: str = "terminal",
         relative: bool = True,
+        history: bool = False,
         render_mode: str | None = None,
     ) -> None:
         if isinstance(problems, str | PruningProblem) or not isinstance(problems, Sequence):
@@ -76,10 +78,20 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             )
         if not problems:
             raise InvalidValueError("problems is empty; give one at least.")
-        self.limit_range, self.cost_mode, self.relative = limit_range, cost_mode, bool(relative)
+        if history:
+            raise InvalidValueError(
+                "history=True: it has a number for each group, and the networks of a family differ "
+                "in their groups; leave it out."
+            )
+        self.limit_range, self.cost_mode = limit_range, cost_mode
+        self.relative = check_flag("relative", relative)
         self.render_mode = render_mode
         self._members = list(problems)
+        self._first: tuple[int, tuple[str, ...]] | None = None  # that was made, and its budgets
         self._envs: dict[int, PriorLayerPruneEnv] = {}
+        for index, member in enumerate(problems):
+            if isinstance(member, PruningProblem):
+                self._check(index, member)
         self._env = self._of(0)
         self._number = 0
         self.observation_space: spaces.Box = self._env.observation_space  # type: ignore[assignment]
@@ -126,7 +138,7 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Decide the next group; see `PruneEnv.step`."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         if self.relative and terminated:
-            reward /= self.problem.sensitivity.unpruned or 1.0
+            reward /= self.problem.sensitivity.unpruned
         return observation, reward, terminated, truncated, {**info, "problem": self._number}
 
     def render(self) -> Any:
@@ -140,21 +152,58 @@ class FamilyPruneEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def _of(self, number: int) -> PriorLayerPruneEnv:
         if number not in self._envs:
-            member = self._members[number]
-            problem: Any = member  # another object than a problem is told by the environment
-            if callable(member) and not isinstance(member, PruningProblem | SharedProblem):
-                problem = member()
+            problem = self._problem(number)
+            self._check(number, problem)
             env = PriorLayerPruneEnv(
                 problem,
                 limit_range=self.limit_range,
                 cost_mode=self.cost_mode,
                 render_mode=self.render_mode,
             )
-            first = self._envs.get(0, env)
-            if env.cost_names != first.cost_names:
+            unpruned = problem.sensitivity.unpruned if self.relative else 1.0
+            if not unpruned > 0.0:
                 raise InvalidValueError(
-                    f"problems[{number}] has the budget {env.cost_names[0]!r}, and problems[0] "
-                    f"{first.cost_names[0]!r}; give problems of one budget."
+                    f"problems[{number}]: the reward of its unpruned network is {unpruned:.6g}, by "
+                    "which none can be divided; give relative=False."
                 )
             self._envs[number] = env
         return self._envs[number]
+
+    def _check(self, number: int, problem: PruningProblem) -> None:
+        """Raise unless a problem goes with the limits, and with the first one."""
+        try:
+            limits = check_limit_range(self.limit_range, problem)
+            smallest = problem.kept_counts(np.ones(len(problem.groups)))
+            problem.check_reachable(smallest, limits and limits[:1])
+        except InfeasibleLimitError as error:
+            raise InfeasibleLimitError(
+                f"problems[{number}] with limit_range={tuple(self.limit_range)}: {error}"
+            ) from error
+        except InvalidValueError as error:
+            raise InvalidValueError(f"problems[{number}]: {error}") from error
+        self._first = self._first or (number, problem.names)
+        first, names = self._first
+        if problem.names != names:
+            raise InvalidValueError(
+                f"problems[{number}] has the budget {problem.names[0]!r}, and problems[{first}] "
+                f"{names[0]!r}; give problems of one budget."
+            )
+
+    def _problem(self, number: int) -> PruningProblem:
+        """The problem of a member, made or opened where it is not there yet."""
+        member: Any = self._members[number]
+        if callable(member) and not isinstance(member, PruningProblem | SharedProblem):
+            try:
+                member = member()
+            except TypeError as error:
+                raise InvalidTypeError(
+                    f"problems[{number}] is a function that cannot be called without arguments, or "
+                    f"raised: {error}"
+                ) from error
+        if isinstance(member, SharedProblem):
+            member = member.open()
+        if not isinstance(member, PruningProblem):
+            raise InvalidTypeError(
+                f"problems[{number}] is, or gave, {member!r}: expected a PruningProblem."
+            )
+        return member

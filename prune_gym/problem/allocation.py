@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from prune_gym.errors import InvalidValueError
 from prune_gym.problem.costs import Counts
 from prune_gym.problem.sensitivity import Sensitivity, sensitivity_of
 from prune_gym.pruning.masks import Masks, kept_per_group
@@ -129,12 +130,26 @@ class Allocation:
             Within all limits that are counted; within those that are measured as far as a few
             measurements tell (noise, and budgets that rise where filters go, are told by judging).
         """
-        within = tuple(self.problem.limits if limits is None else limits)
+        within = self.problem.limits if limits is None else self._checked(limits)
         if within not in self._found:
             if len(self._found) >= _REMEMBERED:
                 self._found.clear()
             self._found[within] = self._allocated(np.array(within))
         found: Counts = self._found[within].copy()
+        return found
+
+    def _checked(self, limits: Limits) -> tuple[float, ...]:
+        """Limits as numbers; raises where they are none, or too many or too few."""
+        names = self.problem.names
+        try:
+            found = tuple(float(limit) for limit in limits)
+        except (TypeError, ValueError):
+            found = ()
+        if len(found) != len(names) or not all(0.0 < limit <= 1.0 for limit in found):
+            raise InvalidValueError(
+                f"limits={limits!r}: expected a list of {len(names)} numbers in (0, 1], the limits "
+                f"of {', '.join(names)}."
+            )
         return found
 
     def settle(self, counts: Counts) -> None:

@@ -76,7 +76,14 @@ class Sensitivity:
 
         Returns:
             (...,) float64.
+
+        Raises:
+            ValueError: no index of a group.
         """
+        if group not in range(len(self.sizes)):
+            raise InvalidValueError(
+                f"group={group!r}: expected the index of a group, 0 to {len(self.sizes) - 1}."
+            )
         size = float(self.sizes[group])
         known = self.counts[group].astype(np.float64) / size
         nothing = 0.5 / size  # stands for no filter at all, whose logarithm there is not

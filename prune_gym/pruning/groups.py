@@ -181,8 +181,8 @@ def find_filter_groups(
     groups = layout.groups()
     if not groups:
         raise UnsupportedNetworkError(
-            f"{type(network).__name__} has no prunable layer: no convolution or linear layer whose "
-            "output is not the network's own output (or all are in `ignore`)."
+            f"{type(network).__name__} has no prunable layer: no convolution or linear layer of "
+            "several filters whose output is not the network's own output (or all are in `ignore`)."
             f"{layout.what_holds()}"
         )
     return _named_apart(groups)

@@ -58,14 +58,12 @@ def check_config(config: SearchConfig, problem: PruningProblem) -> None:
     if config.hard and config.scans:
         raise InvalidValueError(
             f"hard with algo={config.algo!r} in {config.env}: it begins with a sensitivity scan, "
-            "whose networks are above the limits. Use random, uniform or cem, or an agent in "
+            "whose networks are above the limits. Use random, uniform, cem, lamp or equal_width, "
+            f"or an agent in "
             f"{config.env.replace('-v1', '-v0')}; agents of -v1 keep counted limits without it."
         )
-    if config.algo == PRETRAINED and (config.decision == "ratio" or len(problem.budgets) > 1):
-        raise InvalidValueError(
-            f"algo={PRETRAINED!r} in {config.env} with {len(problem.budgets)} budgets: its policy "
-            "decides beside a prior, within one limit. Search in PruneVGG-v1, with one budget."
-        )
+    if config.algo == PRETRAINED:
+        _check_pretrained(config, problem)
     if config.decision == "ratio":
         make_config_env(config, problem).close()
     elif problem.structure != "filter":
@@ -73,6 +71,21 @@ def check_config(config: SearchConfig, problem: PruningProblem) -> None:
             f"structure={problem.structure!r} in {config.env}: decisions beside a prior remove "
             f"whole filters. Search in {config.env.replace('-v1', '-v0')}."
         )
+
+
+def _check_pretrained(config: SearchConfig, problem: PruningProblem) -> None:
+    """Raise unless the policy that comes with the package fits a search."""
+    why = ""
+    if problem.structure != "filter":
+        why = f"structure={problem.structure!r}, and it removes whole filters"
+    elif config.hard:
+        why = "hard, and its networks are within counted limits without it"
+    elif config.decision == "ratio" or config.granularity != "layer":
+        why = f"{config.env}, and it decides beside a prior, layer by layer: PruneVGG-v1"
+    elif len(problem.budgets) > 1:
+        why = f"{len(problem.budgets)} budgets, and it knows one limit"
+    if why:
+        raise InvalidValueError(f"algo={PRETRAINED!r} with {why}. Leave that out, or use ppo_lag.")
 
 
 def make_config_env(config: SearchConfig, problem: PruningProblem) -> gym.Env[Any, Any]:

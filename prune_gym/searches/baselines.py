@@ -298,12 +298,12 @@ def _first_within(
 
 def prior(
     problem: PruningProblem, evaluations: int, begun: int
-) -> Generator[list[Masks], Judged, Allocation]:
-    """What agents start from that decide beside a prior: the scan, and its network."""
+) -> Generator[list[Masks], Judged, tuple[Allocation, int]]:
+    """What agents start from that decide beside a prior, and how many networks were judged."""
     allocation, left = yield from _scanned(problem, evaluations, begun)
-    counts, _, _ = yield from _first_within(allocation, problem.limits, max(left, 1))
+    counts, _, left = yield from _first_within(allocation, problem.limits, max(left, 1))
     allocation.settle(counts)
-    return allocation
+    return allocation, evaluations - left
 
 
 # -- masks of ratios -------------------------------------------------------------------------------

@@ -42,8 +42,7 @@ def learn(search: Search, workers: Workers) -> None:
     venv.seed(config.seed + len(archive.trials))
     try:
         model = _agent(search, venv)
-        n_before = problem.sensitivity.evaluations + 1 if config.decision == "prior" else 0
-        if config.algo == PRETRAINED and len(archive.trials) == n_before:
+        if config.algo == PRETRAINED and len(archive.trials) == search.before_agent:
             add(_played(search, model))
         if len(archive.trials) < search.evaluations:
             n_groups = len(problem.groups)

@@ -15,6 +15,7 @@ import numpy as np
 
 from agents.locking import locked_folder
 from prune_gym.cluster.workers import RayWorkers, as_workers, workers_of
+from prune_gym.envs.checks import check_flag
 from prune_gym.errors import (
     FileError,
     InvalidTypeError,
@@ -148,8 +149,8 @@ def search(
         finetune_steps=steps,
         problem={},
         distillation=check_share("distillation", distillation),
-        hard=bool(hard),
-        racing=bool(racing),
+        hard=check_flag("hard", hard),
+        racing=check_flag("racing", racing),
     )
     with lock_run(out):
         search = begin(problem, config, out, on_progress, cluster)
@@ -231,6 +232,7 @@ class Search:
         self._cluster = cluster
         self.archive = Archive(further=further_costs(problem))
         self.scanned = problem  # an agent's knows the sensitivity that its own scan found
+        self.before_agent = 0  # networks that were judged for it
         self.rivals = Rivals(problem, self.archive.further)
         self.best_outcome: Outcome | None = None
         self.multiplier = float("nan")
@@ -276,7 +278,7 @@ class Search:
             evaluations=len(rows),
             total=self.evaluations,
             best_accuracy=None if best is None else self.problem.task.metric.value(best.accuracy),
-            recent_cost=float(np.mean([row.cost for row in rows[-50:]])) if rows else 0.0,
+            recent_cost=float(np.mean([row.cost for row in rows[-8:]])) if rows else 0.0,
             cost_limit=self.problem.cost_limit,
             multiplier=self.multiplier,
             remembered=self.remembered,
@@ -373,7 +375,8 @@ class Search:
             batch = next(proposer)
             while not self.stop:
                 judged, known = known[: len(batch)], known[len(batch) :]
-                fresh = batch[len(judged) :][: self.evaluations - len(self.archive.trials)]
+                left = max(0, self.evaluations - len(self.archive.trials))
+                fresh = batch[len(judged) :][:left]
                 if costs is not None:
                     fresh = [masks_within(self.problem, masks, costs) for masks in fresh]
                 if not is_first:  # a scan is judged whole
@@ -396,8 +399,9 @@ class Search:
         if self.config.decision == "prior":
             begun = self.config.begun or self.evaluations
             proposer = prior(self.problem, self.evaluations, begun)
-            allocation = self._run(proposer, workers, self._known_rows())
-            if allocation is None:
+            found = self._run(proposer, workers, self._known_rows())
+            if found is None:
                 return
+            allocation, self.before_agent = found
             self.scanned = self.problem.knowing(allocation.sensitivity, allocation)
         learn(self, workers)

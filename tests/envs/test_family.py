@@ -5,11 +5,12 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import tiny
 from gymnasium.utils.env_checker import check_env
 
 import prune_gym
-from prune_gym.envs import PriorLayerPruneEnv
-from prune_gym.envs.family import FamilyPruneEnv
+from prune_gym.envs import FamilyPruneEnv, PriorLayerPruneEnv
+from prune_gym.errors import InfeasibleLimitError
 
 ZERO = np.zeros(1, dtype=np.float32)
 
@@ -84,7 +85,10 @@ def test_pictures(tiny_problem):
     [
         ([], ValueError, "problems is empty; give one at least"),
         ("small", TypeError, r"problems='small': expected a list of problems"),
-        ([3], TypeError, "expected a PruningProblem"),
+        ([3], TypeError, r"problems\[0\] is, or gave, 3: expected a PruningProblem"),
+        ([None], TypeError, r"problems\[0\] is, or gave, None"),
+        ([lambda: 3], TypeError, r"problems\[0\] is, or gave, 3"),
+        ([lambda x: x], TypeError, r"problems\[0\] is a function that cannot be called without"),
     ],
 )
 def test_bad_problems(given, error, words):
@@ -94,9 +98,42 @@ def test_bad_problems(given, error, words):
 
 def test_problems_of_other_budgets(tiny_problem):
     other = prune_gym.make_problem("tiny_vgg", budgets={"macs": 0.3})
-    env = FamilyPruneEnv([tiny_problem, other], limit_range=(0.3, 0.8))
-    with pytest.raises(ValueError, match=r"problems\[1\] has the budget 'macs', and problems\[0\]"):
+    words = r"problems\[1\] has the budget 'macs', and problems\[0\] 'params'"
+    with pytest.raises(ValueError, match=words):
+        FamilyPruneEnv([tiny_problem, other], limit_range=(0.3, 0.8))
+    env = FamilyPruneEnv([tiny_problem, lambda: other], limit_range=(0.3, 0.8))
+    with pytest.raises(ValueError, match=words):
         env.reset(options={"problem": 1})
+
+
+def test_limits_that_a_problem_cannot_keep_are_told_when_the_family_is_made(tiny_problem):
+    words = r"problems\[1\] with limit_range=\(0.001, 0.8\): budget 'params': limit 0.001 is below"
+    with pytest.raises(InfeasibleLimitError, match=words):
+        FamilyPruneEnv([lambda: tiny_problem, tiny_problem], limit_range=(0.001, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"history": True}, ValueError, "differ in their groups; leave it out"),
+        ({"relative": "no"}, TypeError, "relative='no': expected True or False"),
+    ],
+)
+def test_bad_arguments(tiny_problem, arguments, error, words):
+    with pytest.raises(error, match=words):
+        FamilyPruneEnv([tiny_problem], limit_range=(0.3, 0.8), **arguments)
+
+
+def test_rewards_below_zero_are_not_divided_by():
+    problem = tiny.make_tiny(metric=prune_gym.Metric(minus_the_spread, "spread"))
+    with pytest.raises(ValueError, match=r"problems\[0\]: the reward of its unpruned network is -"):
+        FamilyPruneEnv([problem], limit_range=(0.3, 0.8))
+    env = FamilyPruneEnv([problem], limit_range=(0.3, 0.8), relative=False)
+    assert played(env, problem=0, limit=0.5)[1] < 0.0
+
+
+def minus_the_spread(outputs, labels):
+    return -1.0 - float(outputs.std())
 
 
 @pytest.mark.parametrize(

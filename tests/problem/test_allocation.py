@@ -173,3 +173,14 @@ def test_the_largest_place_within_limits(tiny_problem):
     assert tiny_problem.costs(family(min(1.0, place + 0.07)))[0] > 0.5
     assert largest_within(tiny_problem, family, [1e-9]) == pytest.approx(0.0, abs=1e-6)
     assert largest_within(tiny_problem, family, [1.0]) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("limits", [[0.1, 0.2], ["a"], 0.1, [-1.0], [float("nan")], [0.0], [1.5]])
+def test_limits_that_are_none_are_refused(tiny_problem, limits):
+    with pytest.raises(ValueError, match=r"limits=.*expected a list of 1 numbers in \(0, 1\]"):
+        tiny_problem.allocation.counts(limits)
+
+
+def test_a_group_that_is_not_there(tiny_problem):
+    with pytest.raises(ValueError, match="group=9: expected the index of a group, 0 to 2"):
+        tiny_problem.sensitivity.drop(9, [0.5])

@@ -264,3 +264,50 @@ def test_shares_and_steps_are_checked_at_the_door(found, tiny_problem):
         found.fine_tune(-1)
     with pytest.raises(InvalidValueError, match=r"distillation=5.0 must be a number in \[0, 1\]"):
         search(tiny_problem, distillation=5.0)
+
+
+@pytest.mark.parametrize("algo", ["ppo_lag", "evolution", "pretrained"])
+def test_fewer_evaluations_than_were_judged_judge_none(tmp_path, algo):
+    problem = tiny.make_tiny(budgets={"params": 0.5})
+    stopped = search(problem, algo, evaluations=40, out=tmp_path / "r", on_progress=stop_at(4))
+    again = search(problem, algo, evaluations=2, out=tmp_path / "r", resume=True)
+    assert 4 <= len(stopped) < 40
+    assert len(again) == len(stopped)
+
+
+def stop_at(n):
+    """Ctrl-C after so many networks."""
+
+    def on_progress(progress):
+        if progress.evaluations == n:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_progress
+
+
+def test_the_policy_is_played_first_also_where_the_search_was_begun_with_one_network(tmp_path):
+    problem = tiny.make_tiny(budgets={"params": 0.5})
+    search(problem, "pretrained", evaluations=1, out=tmp_path / "r")
+    again = search(problem, "pretrained", evaluations=3, out=tmp_path / "r", resume=True)
+    whole = search(problem, "pretrained", evaluations=3)
+    assert again.networks["cost"][1] <= 0.5
+    assert len(again) == len(whole) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"granularity": "filter"}, "PruneFilters-v1|layer by layer"),
+        ({"hard": True}, "'pretrained' with hard"),
+    ],
+)
+def test_the_policy_is_refused_before_anything_is_judged(tiny_problem, tmp_path, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        search(tiny_problem, "pretrained", evaluations=9, out=tmp_path / "r", **arguments)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("name", ["hard", "racing"])
+def test_flags_are_true_or_false(tiny_problem, name):
+    with pytest.raises(TypeError, match=f"{name}='no': expected True or False"):
+        search(tiny_problem, evaluations=9, **{name: "no"})
