@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# a machine may be so busy that the processes of a node take longer than Ray waits for them
+BUSY = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -31,7 +33,8 @@ def cluster() -> Iterator[object]:
     pytest.importorskip("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # machines may be busy
+    for name, value in BUSY.items():
+        os.environ.setdefault(name, value)
     from ray.cluster_utils import Cluster
 
     path = os.environ.get("PYTHONPATH")
