@@ -288,7 +288,7 @@ class SearchResult:
                 "on_step and state go with one candidate that is trained here; leave them out "
                 "with candidates or workers."
             )
-        how = {"steps": steps, "seed": seed, "distillation": distillation}
+        how: dict[str, Any] = {"steps": steps, "seed": seed, "distillation": distillation}
         untrained = self._best_of_front(candidates)
         if cluster is None:
             trained = [network.fine_tune(**how) for network in untrained]

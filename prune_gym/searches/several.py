@@ -59,8 +59,13 @@ class Lesson:
         began = time.perf_counter()
         try:
             network: nn.Module = pickle.loads(self.network).to(problem.device)
-            how = {"steps": self.steps, "seed": self.seed}
-            found = fine_tune(network, problem, **how, distillation=self.distillation)
+            found = fine_tune(
+                network,
+                problem,
+                steps=self.steps,
+                seed=self.seed,
+                distillation=self.distillation,
+            )
         except Exception as error:  # goes on where it was asked for
             return refused(error)
         return Trained(pickled(network.cpu()), found.accuracy, time.perf_counter() - began)
