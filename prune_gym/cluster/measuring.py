@@ -51,6 +51,7 @@ class Measurer:
         self._hiring: Hiring | None = None
         self._actor: Any = None
         self._one_at_a_time = threading.Lock()
+        self._is_over = False
         self._sent: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
         self._hired()  # first of all, before workers take the machine's cores
 
@@ -66,24 +67,36 @@ class Measurer:
 
         Raises:
             BudgetError: it raised, or gave nonsense.
+            ClusterError: the session is over, or no machine has the resource any more.
             WorkerError: the process died over it each time, or took too long.
         """
+        what = f"budget {budget.name!r}"
+        self._check_open(what)
         parts = [pickled(getattr(budget, way)), *map(self._part, arguments)]
-        return float(self._answered(f"budget {budget.name!r}", parts))
+        with self._one_at_a_time:
+            return float(self._answered(what, parts))
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function gives there.
 
         Raises:
+            ClusterError: the session is over, or no machine has the resource any more.
             WorkerError: the process died over it each time, or took too long.
         """
-        return self._answered(f"{function.__name__}()", [*map(pickled, (function, *arguments))])
+        what = f"{function.__name__}()"
+        self._check_open(what)
+        parts = [*map(pickled, (function, *arguments))]
+        with self._one_at_a_time:
+            return self._answered(what, parts)
+
+    def _check_open(self, what: str) -> None:
+        if self._is_over:
+            raise ClusterError(
+                f"{what} is measured on a machine of a cluster, and the session with it is over: "
+                "keep to `with workers.session():`."
+            )
 
     def _answered(self, what: str, parts: list[Any]) -> Any:
-        with self._one_at_a_time:
-            return self._answer(what, parts)
-
-    def _answer(self, what: str, parts: list[Any]) -> Any:
         ray, said = self._ray, ""
         for _ in range(self._retries + 1):
             try:
@@ -99,13 +112,17 @@ class Measurer:
                 if isinstance(found, Refused):
                     raise found.error
                 return found
-            self.close()
+            self._dismiss()
         raise WorkerError(
             f"{what} could not be measured in {self._retries + 1} trials, the last of which {said}."
         )
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; nothing is measured any more."""
+        self._is_over = True
+        self._dismiss()
+
+    def _dismiss(self) -> None:
         if self._hiring is not None:
             self._hiring.dismiss_all()
         self._actor = None

@@ -146,6 +146,8 @@ def test_budgets_are_measured_on_one_machine(cluster):
         assert result.archive.trials[best.number - 1].cost == problem.costs(best.masks)[0]
         assert best.costs["where"] * problem.unpruned_values[0] == 2.0 * n_parameters(best.network)
     assert not seen
+    with pytest.raises(ClusterError, match=r"'where' is measured .* the session with it is over"):
+        problem.budgets[0](problem.network, problem.example)
 
 
 @pytest.mark.slow
