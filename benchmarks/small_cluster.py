@@ -14,7 +14,6 @@ import time
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
 
 from ray.cluster_utils import Cluster
 
