@@ -49,7 +49,8 @@ class SharedProblem:
 
     Raises:
         TypeError: ``problem`` is none; build one with `prune_gym.make_problem`.
-        SharingError: the problem is on an accelerator, or holds what cannot be pickled.
+        SharingError: the problem is on an accelerator, holds what cannot be pickled, or does not
+            fit into the object store.
         FileError: the folder for temporary files is full.
     """
 
@@ -93,7 +94,14 @@ class SharedProblem:
         file = io.BytesIO()
         with by_value():
             self._rest, self._n_bytes = write_arrays(problem, file)
-        self._held = ray.put(np.frombuffer(file.getbuffer(), np.uint8))
+        try:
+            self._held = ray.put(np.frombuffer(file.getbuffer(), np.uint8))
+        except ray.exceptions.RayError as error:
+            raise SharingError(
+                f"the problem, {self._n_bytes / 1e6:,.0f} MB, does not fit into the object store: "
+                f"{' '.join(str(error).split())[:200]} Start Ray with more (ray start "
+                "--object-store-memory BYTES)."
+            ) from error
         self._path = Path(self._held.hex())
         self._reference = ray.cloudpickle.dumps(self._held)
 

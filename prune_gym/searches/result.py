@@ -270,7 +270,8 @@ class SearchResult:
             on_step: of one candidate.
             state: likewise.
             candidates: so many of the best networks of the front within the limits are trained,
-                and the one that is best then, and still within them, comes back.
+                and the one that is best then, and still within them, comes back; where none is,
+                the best one as it was.
             workers: processes of a Ray cluster that train them side by side; how many, or
                 `RayWorkers`. None = one after another, here.
 
@@ -288,7 +289,11 @@ class SearchResult:
                 "on_step and state go with one candidate that is trained here; leave them out "
                 "with candidates or workers."
             )
-        how: dict[str, Any] = {"steps": steps, "seed": seed, "distillation": distillation}
+        how: dict[str, Any] = {
+            "steps": whole_number("steps", steps, 0, MOST_STEPS),
+            "seed": whole_number("seed", seed, 0, MOST_SEED),
+            "distillation": check_share("distillation", distillation),
+        }
         untrained = self._best_of_front(candidates)
         if cluster is None:
             trained = [network.fine_tune(**how) for network in untrained]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from functools import partial
 
@@ -18,6 +19,7 @@ from agents.errors import ClusterError
 from agents.ray_vec_env import RayVecEnv
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import SharingError
+from prune_gym.problem import sharing
 
 pytestmark = [
     pytest.mark.slow,
@@ -114,16 +116,17 @@ def test_machines_share_a_problem(ray):
     envs.close()
 
 
-def test_a_shared_problem_that_is_gone_is_named(ray):
-    def opened(shared):
-        try:
-            shared.open()
-        except SharingError as error:
-            return str(error)
-        return ""
-
+def test_a_shared_problem_that_is_gone_is_named(ray, monkeypatch):
     shared = prune_gym.share(tiny.make_tiny(batch_size=40), ray=ray)
-    open_it = ray.remote(opened).options(num_cpus=0.5)
-    assert ray.get(open_it.remote(shared)) == ""
-    ray.internal.free([shared._held])
-    assert "no longer in the object store" in ray.get(open_it.remote(shared))
+    twin = pickle.loads(pickle.dumps(shared))
+    sharing._OPENED.clear()  # as in another process
+
+    def lost(reference):
+        raise ray.exceptions.RayError("its owner has died.")
+
+    monkeypatch.setattr(ray, "get", lost)
+    with pytest.raises(SharingError, match="no longer in the object store: its owner has died"):
+        twin.open()
+    monkeypatch.setattr(ray, "put", lost)
+    with pytest.raises(SharingError, match=r"does not fit into the object store: .*object-store-m"):
+        prune_gym.share(tiny.make_tiny(batch_size=40), ray=ray)
