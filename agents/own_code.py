@@ -9,6 +9,7 @@ import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -37,17 +38,22 @@ def by_value() -> Iterator[None]:
 
 
 def _own_modules() -> list[ModuleType]:
-    installed = _installed_folders()
     found = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or name.partition(".")[0] in _OURS:
+        if not isinstance(file, str) or name == "__main__" or name.partition(".")[0] in _OURS:
             continue
-        if name != "__main__" and not os.path.realpath(file).startswith(installed):
+        if not _is_installed(file):
             found.append(module)
     return found
 
 
+@cache  # there are thousands, and this is asked for every network
+def _is_installed(file: str) -> bool:
+    return os.path.realpath(file).startswith(_installed_folders())
+
+
+@cache
 def _installed_folders() -> tuple[str, ...]:
     paths = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
     return tuple(
