@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
-from prune_gym import make_problem, search
+from prune_gym import TabularProblem, make_problem, search
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.problem.sensitivity import scan_counts
 from prune_gym.pruning.masks import kept_per_group
-from prune_gym.searches.baselines import baseline
+from prune_gym.searches.baselines import TRIES, _first_within, baseline
 
 KNOWING = ("equal_width", "lamp", "scan", "evolution", "cmaes")
 KINDS = {
@@ -72,6 +72,40 @@ def test_a_measured_limit_is_met_by_some(name):
     _, later = judged_of(name, problem)
     assert any(outcome.feasible for _, outcome in later)
     assert max(outcome.cost for _, outcome in later if outcome.feasible) > 0.3
+
+
+def test_smaller_networks_follow_where_the_scans_is_over_when_it_is_measured():
+    factor = 1.0
+
+    def warming(network):
+        return factor * parameters(network)
+
+    problem = tiny.make_tiny(budgets={warming: 0.4})
+    counts = problem.allocation.counts()
+    factor = 1.25  # what held while it was looked for holds no more
+    proposer = _first_within(problem.allocation, problem.limits, 20)
+    batch, fits, ended = next(proposer), [], None
+    while ended is None:
+        one = problem.evaluate(batch[0])
+        fits.append(one.feasible)
+        try:
+            batch = proposer.send([(one.accuracy, one.cost, one.feasible)])
+        except StopIteration as end:
+            ended = end.value
+    found, best, left = ended
+    assert fits == [False] * (len(fits) - 1) + [True]
+    assert 1 < len(fits) <= TRIES
+    assert (found < counts).any()
+    assert (best[0], left) == (True, 20 - len(fits))
+
+
+def test_lamp_takes_the_filters_that_a_table_has():
+    problem = TabularProblem.load("tiny_resnet-digits-taylor", budgets={"params": 0.4})
+    (masks, outcome), *others = judged_of("lamp", problem)[1]
+    assert not others
+    assert outcome.feasible
+    for mask, order in zip(masks, problem.orders, strict=True):
+        assert mask[order[: mask.sum()]].all()
 
 
 def test_searches_begin_with_the_scan_and_its_network(problems):
