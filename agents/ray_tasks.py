@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
+
 from agents.errors import ClusterError, MissingLibraryError
+from agents.own_code import by_value
 from agents.ray_cluster import connected
 from agents.stopping import stop_requested
 
@@ -57,7 +62,7 @@ def run_tasks(tasks: Sequence[Callable[[], Any]], cluster: Cluster) -> Iterator[
     most. What runs when the caller stops, or a stop is asked for, is ended.
 
     Args:
-        tasks: Functions without arguments, which can be pickled.
+        tasks: Functions without arguments, which can be pickled; code of the user's own goes along.
         cluster: Where.
 
     Raises:
@@ -82,7 +87,7 @@ def run_tasks(tasks: Sequence[Callable[[], Any]], cluster: Cluster) -> Iterator[
             while waiting or running:
                 while waiting and len(running) < cluster.workers and not stop_requested():
                     index = waiting.pop()
-                    running[remote.remote(tasks[index])] = index
+                    running[remote.remote(_pickled(tasks[index]))] = index
                 if not running or stop_requested():
                     return
                 ready, _ = ray.wait(list(running), timeout=LOOK_EVERY_S)
@@ -103,8 +108,19 @@ def run_tasks(tasks: Sequence[Callable[[], Any]], cluster: Cluster) -> Iterator[
 _DIED = object()
 
 
-def _call(task: Callable[[], Any]) -> Any:
-    return task()
+def _pickled(task: Callable[[], Any]) -> bytes:
+    with by_value():
+        return bytes(cloudpickle.dumps(task))
+
+
+def _call(task: bytes) -> Any:
+    try:
+        return pickle.loads(task)()
+    except ImportError as error:
+        raise ClusterError(
+            f"machine {platform.node()} lacks code that this needs: {error}. Install it there, or "
+            "send the folder along: ray job submit --working-dir . -- COMMAND."
+        ) from error
 
 
 def _ended(ray: Any, answer: Any, index: int) -> Done:

@@ -15,7 +15,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from agents.arguments import MOST_ENVS, whole_number
 from agents.errors import ClusterError
+from agents.own_code import by_value
 
+WAIT_S = 600.0  # for a worker's place: a cluster may have to start machines first
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 
 
@@ -53,15 +55,26 @@ class RayVecEnv(VecEnv):
         count = min(n, n if workers is None else whole_number("workers", workers, 1, MOST_ENVS))
         self._retries = retries
         self._crews = [
-            _Crew(ray, list(env_fns[start::count]), list(range(start, n, count)), cpus)
+            _Crew(ray, list(env_fns[start::count]), list(range(start, n, count)), cpus, count)
             for start in range(count)
         ]
-        observations, actions, mode = self._crews[0].call("spaces")
+        observations, actions, mode = self._spaces()
         self._mode = mode
         super().__init__(n, observations, actions)
         # what Stable-Baselines3 makes of observations, of any kind of space
         self._buffer = DummyVecEnv([lambda: _Spaces(observations, actions, mode)] * n)
         self._pending: list[tuple[_Crew, Any]] = []
+
+    def _spaces(self) -> tuple[Any, Any, str | None]:
+        """Of the first environment, once all could be made."""
+        try:
+            found: list[tuple[Any, Any, str | None]] = [
+                crew.first("spaces") for crew in self._crews
+            ]
+        except ClusterError:
+            self.close()
+            raise
+        return found[0]
 
     def reset(self) -> Any:
         """Reset all environments; gives their observations."""
@@ -164,9 +177,13 @@ class _Episode:
 class _Crew:
     """One worker and its environments, as this process knows them."""
 
-    def __init__(self, ray: Any, env_fns: list[MakeEnv], members: list[int], cpus: float) -> None:
+    def __init__(
+        self, ray: Any, env_fns: list[MakeEnv], members: list[int], cpus: float, n: int
+    ) -> None:
         self._ray, self.members = ray, members
-        self._fns = ray.put(cloudpickle.dumps(env_fns))
+        self._cpus, self._n = cpus, n  # of all crews
+        with by_value():
+            self._fns = ray.put(cloudpickle.dumps(env_fns))
         self._class = ray.remote(EnvWorker).options(
             num_cpus=cpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
@@ -181,8 +198,23 @@ class _Crew:
     def note(self, index: int, action: Any) -> None:
         self._episodes[index].actions.append(action)
 
-    def call(self, way: str) -> Any:
-        return self._found(getattr(self._actor, way).remote())
+    def first(self, way: str) -> Any:
+        """The answer of a worker that was just made."""
+        try:
+            return self._found(getattr(self._actor, way).remote(), timeout=WAIT_S)
+        except self._ray.exceptions.GetTimeoutError:
+            cores = self._ray.cluster_resources().get("CPU", 0.0)
+            raise ClusterError(
+                f"workers={self._n}: there was no place for one of them for {WAIT_S:g} s. They ask "
+                f"for {self._cpus:g} cores each, and the cluster has {cores:g}: ask for fewer."
+            ) from None
+        except self._ray.exceptions.RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise ClusterError(
+                f"a worker could not make its environments: {lines[-1][:300]} What they import "
+                "must be on its machine: install it there, or send it along, "
+                "ray.init(runtime_env={'py_modules': [...]})."
+            ) from error
 
     def send(self, way: str, given: Any) -> None:
         self._answer = getattr(self._actor, way).remote(given)
@@ -214,9 +246,9 @@ class _Crew:
         ]
         self._actor.restore.remote(self.changes, known)
 
-    def _found(self, answer: Any) -> Any:
+    def _found(self, answer: Any, timeout: float | None = None) -> Any:
         try:
-            return self._ray.get(answer)
+            return self._ray.get(answer, timeout=timeout)
         except self._ray.exceptions.RayTaskError as error:  # the environment's own
             cause = error.cause
             raise (cause if isinstance(cause, Exception) else error) from error

@@ -86,6 +86,7 @@ def parse() -> argparse.Namespace:
     add("--dataset", default="cifar10", help="what prune-gym takes")
     add("--archive", type=Path, help="tar file of an image folder, instead")
     add("--device", default="auto")
+    add("--workers", type=int, help="of a Ray cluster (RAY_ADDRESS, or a local one)")
     add("--minutes", type=float, default=float("inf"), help="time limit")
     add("--epochs", type=int, help="of dense training; default: prune-gym's")
     add("--evaluations", type=int, default=1_500, help="networks per search")
@@ -174,6 +175,8 @@ def run(task: Task, arguments: argparse.Namespace, ends: float) -> dict[str, Any
         task.begun(arguments.device)
     if not task.done():
         command = task.command(arguments)
+        if arguments.workers is not None:
+            command += ["--workers", str(arguments.workers)]
         code = call(command, ends)
         if code == NOTHING_FEASIBLE and task.found_nothing(arguments.evaluations):
             task.note_nothing()

@@ -2,41 +2,61 @@
 
     python benchmarks/ray_workers.py                     # all parts, on a local cluster
     python benchmarks/ray_workers.py overhead growth
-    python benchmarks/ray_workers.py threads --network vgg11 --weights FILE --images FOLDER
 
 Parts: ``start`` (seconds until the first network is judged), ``overhead`` (a network of 20 ms by a
-worker against a plain call), ``threads`` (two workers against two threads), ``memory`` (of a
-further worker), ``kills`` (a random worker is killed twenty times during a search), ``growth``
-(networks that sleep half a second, 1 to 64 workers: networks a second against the ideal). On a busy
-machine only ratios of one run mean something.
+worker against a plain call), ``threads`` (two workers against two threads, on VGG11 with random
+weights and images), ``memory`` (of a further worker), ``kills`` (a random worker is killed twenty
+times during a search), ``growth`` (networks that sleep half a second, 1 to 64 workers that hold no
+problem: networks a second against the ideal). On a busy machine only ratios of one run mean
+something. Each part is written into ``benchmarks/results/ray_workers.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from origin import origin
 from torch import nn
 
+from agents.files import write_json
 from prune_gym import Budget, PruningProblem, RayWorkers, make_problem, search
-from prune_gym.cluster.workers import workers_of
+from prune_gym.cluster.hiring import Hiring
+from prune_gym.cluster.pool import Pool
+from prune_gym.cluster.shipping import Judged, Question
+from prune_gym.cluster.workers import AT_ONCE, MOST_THREADS, RemoteEvaluator, workers_of
+from prune_gym.networks.build import build_network
+from prune_gym.utils.threads import Workers
 
+RESULTS = Path(__file__).parent / "results" / "ray_workers.json"
 LIGHT = 0.01  # cores that a worker asks for, so that many fit on any machine
+NAP_S = 0.5
+Figures = dict[str, Any]
 
 
-def sleeping(seconds: float) -> Budget:
-    """A budget that takes so long, and no core."""
+def sleeping(seconds: float, noted: str | None = None) -> Budget:
+    """A budget that takes so long, and no core; it notes the processes that it is called in."""
+    owner = os.getpid()
 
     def measure(network: nn.Module) -> float:
+        if noted is not None and os.getpid() != owner:
+            open(os.path.join(noted, str(os.getpid())), "w").close()
         time.sleep(seconds)
         return float(sum(parameter.numel() for parameter in network.parameters()))
 
@@ -57,17 +77,13 @@ def timed(run: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def seconds(problem: PruningProblem, cluster: RayWorkers | None, n: int) -> float:
-    """Seconds to judge ``n`` networks, workers being up."""
-    masks = decisions(problem, n + 64)
-    with workers_of(problem, cluster) as threads:
-        count = 2 if cluster is None else cluster.count
-        list(threads.map(problem.evaluate, masks[n : n + 2 * count]))  # all are up
-        return timed(lambda: list(threads.map(problem.evaluate, masks[:n])))
+def judged(pool: Any, evaluator: Any, masks: Sequence[Any]) -> None:
+    """Judge networks in the threads of a pool, whatever is remembered of them."""
+    list(pool.map(lambda one: evaluator.judge(one, 0, 0).accuracy, masks))
 
 
-def start(given: argparse.Namespace) -> None:
-    """Seconds until the first network is judged."""
+def start(given: argparse.Namespace) -> Figures:
+    """Seconds until the first network is judged, the cluster being there."""
     problem = make_problem()
     masks = decisions(problem, 1)[0]
 
@@ -75,41 +91,52 @@ def start(given: argparse.Namespace) -> None:
         with RayWorkers(1, cpus_per_worker=LIGHT).judging(problem):
             problem.evaluate(masks)
 
-    print(f"start: first network after {timed(first):.1f} s, cluster included")
+    return {"cluster_s": given.cluster_s, "worker_s": timed(first)}
 
 
-def overhead(given: argparse.Namespace) -> None:
+def overhead(given: argparse.Namespace) -> Figures:
     """A network of 20 ms by one worker against a plain call, in turns."""
     problem = make_problem(budgets={sleeping(0.02): 0.9}, evaluation_samples=20)
-    ratios = []
-    for turn in range(3):
-        masks = decisions(problem, 300)[100 * turn : 100 * (turn + 1)]
-        here = timed(lambda masks=masks: [problem.evaluator.judge(m, 0, 0) for m in masks])
-        with RayWorkers(1, cpus_per_worker=LIGHT).judging(problem) as threads:
-            problem.evaluate(decisions(problem, 301)[-1])
-            there = timed(lambda m=masks, t=threads: list(t.map(problem.evaluate, m)))
-        ratios.append(there / here)
-        print(
-            f"overhead: {10 * here:.1f} ms here, {10 * there:.1f} ms by a worker: {ratios[-1]:.3f}"
-        )
-    print(f"overhead: median ratio {np.median(ratios):.3f}")
-
-
-def threads(given: argparse.Namespace) -> None:
-    """Two workers against two threads of this process, in turns."""
-    dataset = given.dataset if given.images is None else f"folder:{given.images}"
-    problem = make_problem(
-        given.network, dataset, weights=given.weights, evaluation_samples=given.samples
-    )
-    ratios = []
+    n, rows = 200, []
+    masks = decisions(problem, n + 1)
     for _ in range(given.turns):
-        problem.evaluator.memory.__init__()  # type: ignore[misc]  # nothing is remembered
-        here = seconds(problem, None, given.n)
-        problem.evaluator.memory.__init__()  # type: ignore[misc]
-        there = seconds(problem, RayWorkers(2), given.n)
-        ratios.append(there / here)
-        print(f"threads: {here:.1f} s by 2 threads, {there:.1f} s by 2 workers: {ratios[-1]:.3f}")
-    print(f"threads: median ratio {np.median(ratios):.3f} on {given.network}")
+        here = timed(lambda: [problem.evaluator.judge(one, 0, 0) for one in masks[:n]])
+        with RayWorkers(1, cpus_per_worker=LIGHT).judging(problem) as pool:
+            judged(pool, problem.evaluator, masks[n:])  # it is up
+            there = timed(partial(judged, pool, problem.evaluator, masks[:n]))
+        rows.append({"here_ms": 1e3 * here / n, "worker_ms": 1e3 * there / n})
+    ratios = [row["worker_ms"] / row["here_ms"] for row in rows]
+    return {"rows": rows, "ratio": float(np.median(ratios)), "bar": 1.05}
+
+
+def vgg11(samples: int) -> PruningProblem:
+    """VGG11 on random images of 32 by 32: what they show makes no difference to the time."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(samples, 3, 32, 32), torch.arange(samples) % 10
+    network = build_network("vgg11", in_channels=3, n_classes=10).eval()
+    split = images, labels
+    return make_problem(
+        network, train=split, validation=split, budgets={"params": 0.5}, recovery="none"
+    )
+
+
+def threads(given: argparse.Namespace) -> Figures:
+    """Two workers against two threads of this process, in turns, both being up."""
+    problem = vgg11(given.samples)
+    masks, rows, plain = decisions(problem, given.n + 8), [], problem.evaluator
+    with RayWorkers(2).judging(problem) as workers, workers_of(problem, None) as own:
+        remote = problem.evaluator
+        for pool, evaluator in ((workers, remote), (own, plain)):
+            judged(pool, evaluator, masks[given.n :])
+        for _ in range(given.turns):
+            rows.append(
+                {
+                    "threads_s": timed(partial(judged, own, plain, masks[: given.n])),
+                    "workers_s": timed(partial(judged, workers, remote, masks[: given.n])),
+                }
+            )
+    ratios = [row["workers_s"] / row["threads_s"] for row in rows]
+    return {"networks": given.n, "rows": rows, "ratio": float(np.median(ratios)), "bar": 1.05}
 
 
 def private_mb(pid: int) -> float:
@@ -119,38 +146,48 @@ def private_mb(pid: int) -> float:
     return sum(int(row[1]) for row in rows) / 1024.0
 
 
-def workers_now() -> list[int]:
-    """Processes of workers."""
-    found = subprocess.run(["pgrep", "-f", "ray::Worker"], capture_output=True, text=True)
-    return [int(pid) for pid in found.stdout.split()]
+LIBRARIES = """
+import sys
+import numpy as np, ray, torch
+import prune_gym.cluster.shipping, prune_gym.problem.make
+torch.set_num_threads(1)
+torch.nn.Conv2d(3, 8, 3)(torch.ones(1, 3, 8, 8))
+print("up", flush=True)
+sys.stdin.read()
+"""
 
 
-def memory(given: argparse.Namespace) -> None:
-    """Memory of a worker with its problem, beyond that of a process with the libraries."""
-    code = (
-        "import torch, prune_gym.problem.make, time; torch.ones(9) @ torch.ones(9); time.sleep(90)"
+def memory(given: argparse.Namespace) -> Figures:
+    """Memory of a worker that has judged, beyond that of a process with the libraries."""
+    plain = subprocess.Popen(
+        [sys.executable, "-c", LIBRARIES],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    plain = subprocess.Popen(["python", "-c", code])
-    problem = make_problem(given.network, given.dataset, weights=given.weights)
-    with RayWorkers(2, cpus_per_worker=LIGHT).judging(problem) as pool:
-        list(pool.map(problem.evaluate, decisions(problem, 8)))
-        found = [private_mb(pid) for pid in workers_now()]
-        bare = private_mb(plain.pid)
-    plain.kill()
-    words = ", ".join(f"{mb:.0f}" for mb in found)
-    print(f"memory: workers {words} MB of their own; interpreter and libraries {bare:.0f} MB")
+    with plain, tempfile.TemporaryDirectory() as noted:
+        if plain.stdout is not None:
+            plain.stdout.readline()
+        problem = make_problem(budgets={sleeping(0.1, noted): 0.9})
+        with RayWorkers(3, cpus_per_worker=LIGHT).judging(problem) as pool:
+            list(pool.map(problem.evaluate, decisions(problem, 30)))
+            found = [private_mb(int(pid)) for pid in os.listdir(noted)]
+            bare = private_mb(plain.pid)
+        plain.kill()
+    beyond = float(np.median(found)) - bare
+    return {"workers_mb": found, "libraries_mb": bare, "beyond_mb": beyond, "bar": 60}
 
 
 @contextmanager
-def killer(every_s: float, most: int, killed: list[int]) -> Any:
-    """Kill a random worker now and then."""
+def killer(noted: str, every_s: float, most: int, killed: list[int]) -> Iterator[None]:
+    """Kill a random one of the processes that were noted now and then."""
     ended = threading.Event()
 
     def kill() -> None:
         while len(killed) < most and not ended.wait(every_s):
-            pids = workers_now()
+            pids = [int(pid) for pid in os.listdir(noted) if os.path.isdir(f"/proc/{pid}")]
             if pids:
-                killed.append(random.Random(len(killed)).choice(pids))
+                killed.append(random.Random(len(killed)).choice(sorted(pids)))
                 os.kill(killed[-1], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
@@ -162,51 +199,128 @@ def killer(every_s: float, most: int, killed: list[int]) -> Any:
         thread.join()
 
 
-def kills(given: argparse.Namespace) -> None:
+def kills(given: argparse.Namespace) -> Figures:
     """The same search alone, and with workers of which twenty are killed."""
-    budgets = {sleeping(0.5): 0.9}
-    alone = search(make_problem(budgets=budgets), "random", evaluations=given.n)
+    alone = search(make_problem(budgets={sleeping(0.0): 0.9}), "random", evaluations=given.n)
     killed: list[int] = []
-    workers = RayWorkers(2, cpus_per_worker=LIGHT, retries=20)
-    with killer(given.every, given.kills, killed):
-        result = search(
-            make_problem(budgets=budgets), "random", evaluations=given.n, workers=workers
-        )
+    workers = RayWorkers(2, cpus_per_worker=LIGHT, retries=given.kills)
+
+    def wait(progress: Any) -> None:
+        """Until all have been killed, so that the search does not end before."""
+        while progress.evaluations > given.n // 2 and len(killed) < given.kills:
+            time.sleep(0.1)
+
+    with (
+        tempfile.TemporaryDirectory() as noted,
+        killer(noted, given.every, given.kills, killed),
+    ):
+        problem = make_problem(budgets={sleeping(0.5, noted): 0.9})
+        result = search(problem, "random", evaluations=given.n, workers=workers, on_progress=wait)
     same = bool(np.array_equal(result.networks, alone.networks))
-    print(f"kills: {len(killed)} workers killed, {len(result)} networks, the same: {same}")
+    return {"killed": len(killed), "networks": len(result), "same": same}
 
 
-def growth(given: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Rested:
+    """What a nap comes to."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Nap:
+    """A question that takes half a second, no core, and no library."""
+
+    masks: tuple[()] = ()
+
+    def answered(self, problem: Any) -> Rested:
+        """Sleep."""
+        time.sleep(NAP_S)
+        return Rested(NAP_S)
+
+
+class UnladenHiring(Hiring):
+    """Makes workers that hold no problem, and import nothing but Ray: 64 fit on any machine."""
+
+    def _placed(self, actor: Any) -> dict[str, str]:
+        self._ray.get(actor.__ray_ready__.remote())
+        return {}
+
+    def _check(self, found: Any) -> None:
+        """There are no versions to compare."""
+
+
+class NappingPool(Pool):
+    """Workers that take a nap for every network; everything else is as in a search."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.up: list[Any] = []
+        super().__init__(*arguments)
+
+    def _hired(self) -> Any:
+        worker = super()._hired()
+        self.up.append(worker)
+        return worker
+
+    def judge(self, question: Question) -> Judged:
+        """See `Pool.judge`."""
+        self.ask(Nap()).result()
+        return Judged(0.5, np.array([1.0]), None, NAP_S)
+
+
+def growth_of(n: int, ray: Any) -> Figures:
+    """Eight rounds of networks by so many workers, once all are up."""
+    problem = make_problem(evaluation_samples=20)
+    masks = decisions(problem, 8 * n)
+    needs = {"num_cpus": LIGHT, "max_restarts": 0}
+    pool = NappingPool(ray, UnladenHiring(ray, needs), n, 600.0, 0)
+    evaluator = RemoteEvaluator(problem.evaluator, pool, problem)
+    try:
+        with Workers(min(MOST_THREADS, AT_ONCE * n)) as threads:
+            while len(pool.up) < n:
+                time.sleep(0.1)
+            seconds = timed(partial(judged, threads, evaluator, masks))
+    finally:
+        pool.close()
+    rate = 8 * n / seconds
+    row = {"workers": n, "networks_per_s": rate, "of_ideal": rate * NAP_S / n}
+    print(f"growth: {row}", flush=True)
+    return row
+
+
+def growth(given: argparse.Namespace) -> Figures:
     """Networks a second against the ideal, with networks that sleep half a second."""
-    problem = make_problem(budgets={sleeping(0.5): 0.9}, evaluation_samples=20)
-    for n in given.workers:
-        cluster = RayWorkers(n, cpus_per_worker=LIGHT)
-        found = 8 * n / seconds(problem, cluster, 8 * n)
-        share = found * 0.5 / n
-        print(f"growth: {n} workers, {found:.1f} networks a second, {share:.2f} of the ideal")
+    import ray
+
+    return {"rows": [growth_of(n, ray) for n in given.workers], "bar": 0.9}
 
 
 PARTS = {part.__name__: part for part in (start, overhead, threads, memory, kills, growth)}
+
+
+def note(name: str, figures: Figures) -> None:
+    """Write the figures of one part, and leave the others as they are."""
+    print(f"{name}: {json.dumps(figures)}", flush=True)
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    write_json(RESULTS, {**known, name: {**figures, "of": origin()}}, indent=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=[*PARTS], help=", ".join(PARTS))
-    parser.add_argument("--network", default="small")
-    parser.add_argument("--dataset", default="digits")
-    parser.add_argument("--weights", default=None)
-    parser.add_argument("--images", default=None, help="a folder of images")
-    parser.add_argument("--samples", type=int, default=None)
+    parser.add_argument("--samples", type=int, default=500, help="images of the part threads")
     parser.add_argument("--n", type=int, default=40, help="networks")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--every", type=float, default=3.0, help="seconds between kills")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
     given = parser.parse_args(arguments)
+    began = time.perf_counter()
     with RayWorkers(2).session():
+        given.cluster_s = time.perf_counter() - began
         for name in given.parts:
-            PARTS[name](given)
+            note(name, PARTS[name](given))
 
 
 if __name__ == "__main__":

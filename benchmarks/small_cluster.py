@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import time
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -23,6 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cpus", type=int, default=2, help="cores of each node")
     cpus = parser.parse_args().cpus
+    for number in (signal.SIGINT, signal.SIGTERM):  # a script's "&" lets Ctrl-C be ignored
+        signal.signal(number, signal.default_int_handler)
     store = 200 * 2**20  # bytes
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": store}

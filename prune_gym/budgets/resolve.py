@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from prune_gym.budgets.base import BUDGETS, Budget, Measure
 from prune_gym.budgets.command import CommandSpec
 from prune_gym.errors import InvalidTypeError, InvalidValueError
+
+T = TypeVar("T")
 
 BudgetKey = str | CommandSpec  # a registered name, "module:function", or a program
 
@@ -41,26 +43,44 @@ def as_budget(budget: BudgetKey | Budget | Measure) -> Budget:
 
 
 @contextmanager
-def placing(place: Callable[[Budget], Budget]) -> Iterator[None]:
+def placing(place: Callable[[Budget], Budget], run: Callable[..., Any]) -> Iterator[None]:
     """What `as_budget` gives in this block is passed through ``place``.
 
     So budgets of problems that are made within are measured on another machine.
 
     Args:
         place: gives a budget that is measured elsewhere, or the same one.
+        run: calls a function of some arguments there; see `where_measured`.
     """
-    token = _placed.set(place)
+    tokens = _placed.set(place), _run.set(run)
     try:
         yield
     finally:
-        _placed.reset(token)
+        _placed.reset(tokens[0])
+        _run.reset(tokens[1])
+
+
+def where_measured(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function gives on the machine that measures budgets: this one, mostly.
+
+    Args:
+        function: of a module, so that it can be pickled.
+        arguments: of it.
+    """
+    found: T = _run.get()(function, *arguments)
+    return found
 
 
 def _here(budget: Budget) -> Budget:
     return budget
 
 
+def _run_here(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
 _placed: ContextVar[Callable[[Budget], Budget]] = ContextVar("placed", default=_here)
+_run: ContextVar[Callable[..., Any]] = ContextVar("run", default=_run_here)
 
 
 def _resolved(budget: BudgetKey | Budget | Measure) -> Budget:

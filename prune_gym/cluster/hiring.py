@@ -16,7 +16,7 @@ import torch
 import prune_gym
 from agents.ray_cluster import INSTALL
 from prune_gym.cluster import worker as worker_module
-from prune_gym.cluster.shipping import pack
+from prune_gym.cluster.shipping import lacks_code, pack, stored
 from prune_gym.errors import ClusterError
 from prune_gym.problem.problem import PruningProblem
 
@@ -66,11 +66,7 @@ class Hiring:
         missing = self._opened(actor)
         if missing:
             self.dismiss(actor)
-            raise ClusterError(
-                f"machine {versions['node']} lacks code that the problem needs: {missing}. Install "
-                "it there, or send it along: RayWorkers(runtime_env={'py_modules': [...]}) or "
-                "{'pip': [...]}."
-            )
+            raise ClusterError(lacks_code(versions["node"], missing))
         return actor
 
     def _opened(self, actor: Any) -> str:
@@ -194,15 +190,8 @@ class HiringJudges(Hiring):
         super().__init__(ray, needs, report)
         self._threads, self._device = threads, device
         rest, arrays = pack(problem)
-        try:
-            self._rest, self._arrays = ray.put(rest), ray.put(arrays)
-        except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
-            raise ClusterError(
-                f"the object store of the cluster is full: the problem's arrays take "
-                f"{arrays.nbytes / 1e6:,.0f} MB. Start Ray with more (ray start "
-                "--object-store-memory BYTES), free space where it spills to, or judge on fewer "
-                "images (evaluation_samples)."
-            ) from error
+        self._rest = stored(ray, rest, "the problem", len(rest))
+        self._arrays = stored(ray, arrays, "the problem", arrays.nbytes)
 
     def _opened(self, actor: Any) -> str:
         given = self._rest, self._arrays, self._device, self._threads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -12,7 +13,7 @@ from torch import nn
 
 from prune_gym.budgets import Budget
 from prune_gym.cluster.hiring import Hiring
-from prune_gym.cluster.shipping import Refused, pickled
+from prune_gym.cluster.shipping import Refused, pickled, stored
 from prune_gym.errors import ClusterError, WorkerError
 from prune_gym.problem.problem import PruningProblem
 
@@ -45,11 +46,12 @@ class Measurer:
         report: Callable[[str], None] | None,
     ) -> None:
         self._ray, self._timeout_s, self._retries = ray, timeout_s, retries
-        needs = _whole_machine(ray, resource)
-        if runtime_env is not None:
-            needs["runtime_env"] = dict(runtime_env)
-        self._hiring = Hiring(ray, needs, report)
+        self._resource, self._report = resource, report
+        self._runtime_env = {} if runtime_env is None else {"runtime_env": dict(runtime_env)}
+        self._hiring: Hiring | None = None
         self._actor: Any = None
+        self._one_at_a_time = threading.Lock()
+        self._is_over = False
         self._sent: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
         self._hired()  # first of all, before workers take the machine's cores
 
@@ -65,16 +67,43 @@ class Measurer:
 
         Raises:
             BudgetError: it raised, or gave nonsense.
+            ClusterError: the session is over, or no machine has the resource any more.
             WorkerError: the process died over it each time, or took too long.
         """
-        ray, said = self._ray, ""
+        what = f"budget {budget.name!r}"
+        self._check_open(what)
         parts = [pickled(getattr(budget, way)), *map(self._part, arguments)]
+        with self._one_at_a_time:
+            return float(self._answered(what, parts))
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function gives there.
+
+        Raises:
+            ClusterError: the session is over, or no machine has the resource any more.
+            WorkerError: the process died over it each time, or took too long.
+        """
+        what = f"{function.__name__}()"
+        self._check_open(what)
+        parts = [*map(pickled, (function, *arguments))]
+        with self._one_at_a_time:
+            return self._answered(what, parts)
+
+    def _check_open(self, what: str) -> None:
+        if self._is_over:
+            raise ClusterError(
+                f"{what} is measured on a machine of a cluster, and the session with it is over: "
+                "keep to `with workers.session():`."
+            )
+
+    def _answered(self, what: str, parts: list[Any]) -> Any:
+        ray, said = self._ray, ""
         for _ in range(self._retries + 1):
             try:
                 answer = self._hired().call.remote(*parts)
                 found = ray.get(answer, timeout=self._timeout_s)
             except ray.exceptions.RayTaskError as error:
-                raise WorkerError(f"budget {budget.name!r} was not measured: {error}") from error
+                raise WorkerError(f"{what} was not measured: {error}") from error
             except ray.exceptions.GetTimeoutError:
                 said = f"took longer than {self._timeout_s:g} s"
             except ray.exceptions.RayError as error:
@@ -82,28 +111,35 @@ class Measurer:
             else:
                 if isinstance(found, Refused):
                     raise found.error
-                return float(found)
-            self._hiring.dismiss(self._actor)
-            self._actor = None
+                return found
+            self._dismiss()
         raise WorkerError(
-            f"budget {budget.name!r} could not be measured in {self._retries + 1} trials, the last "
-            f"of which {said}."
+            f"{what} could not be measured in {self._retries + 1} trials, the last of which {said}."
         )
 
     def close(self) -> None:
-        """End the process."""
-        self._hiring.dismiss_all()
+        """End the process; nothing is measured any more."""
+        self._is_over = True
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        if self._hiring is not None:
+            self._hiring.dismiss_all()
+        self._actor = None
 
     def _part(self, value: Any) -> Any:
         """A pickled argument; a network that comes again is in the object store already."""
         if not isinstance(value, nn.Module):
             return pickled(value)
         if value not in self._sent:
-            self._sent[value] = self._ray.put(pickled(value))
+            sent = pickled(value)
+            self._sent[value] = stored(self._ray, sent, "a network", len(sent))
         return self._sent[value]
 
     def _hired(self) -> Any:
         if self._actor is None:
+            needs = _whole_machine(self._ray, self._resource) | self._runtime_env
+            self._hiring = Hiring(self._ray, needs, self._report)
             self._actor = self._hiring.hire()
         return self._actor
 

@@ -26,16 +26,16 @@ STARTS = 3  # of a worker, one after another, that may fail
 
 @dataclass(eq=False)
 class _Job:
-    """A network to be judged.
+    """A question for a worker.
 
     Attributes:
-        question: what is judged.
+        question: e.g. a `Question`.
         future: where the result goes.
         faults: what happened to workers over it.
     """
 
-    question: Question
-    future: Future[Judged] = field(default_factory=Future)
+    question: Any
+    future: Future[Any] = field(default_factory=Future)
     faults: list[str] = field(default_factory=list)
 
 
@@ -121,9 +121,18 @@ class Pool:
             WorkerError: no worker could.
             ClusterError: there are no workers.
         """
+        found: Judged = self.ask(question).result()
+        return found
+
+    def ask(self, question: Any) -> Future[Any]:
+        """Ask what has ``masks``, and ``answered`` of a problem, which gives what has ``seconds``.
+
+        Raises:
+            ClusterError: there are no workers.
+        """
         job = _Job(question)
         self._queue.put(job)
-        return job.future.result()
+        return job.future
 
     def close(self) -> None:
         """End the workers, whatever they are at; who waits for one gets a ClusterError."""
@@ -167,8 +176,8 @@ class Pool:
         raise ClusterError("the workers were ended.")
 
     def _share(self, waiting: int) -> int:
-        """How many of the waiting jobs one worker takes."""
-        quick = MOST_IN_A_CALL if self._seconds == 0.0 else int(CALL_S / self._seconds)
+        """How many of the waiting jobs one worker takes; one, as long as nothing is known."""
+        quick = 1 if self._seconds == 0.0 else int(CALL_S / self._seconds)
         return max(1, min(quick, MOST_IN_A_CALL, waiting // self._n))
 
     def _done(self, worker: Any, jobs: Sequence[_Job]) -> bool:
@@ -177,7 +186,7 @@ class Pool:
         questions = [job.question for job in jobs]
         fault = ""
         try:
-            answer = worker.judge.remote(questions)
+            answer = worker.answers.remote(questions)
             found = ray.get(answer, timeout=self._timeout_s * len(jobs))
         except ray.exceptions.RayTaskError as error:
             for job in jobs:
@@ -199,8 +208,8 @@ class Pool:
             self._deliver(job, result)
         return True
 
-    def _deliver(self, job: _Job, result: Judged | Refused) -> None:
-        if isinstance(result, Judged):
+    def _deliver(self, job: _Job, result: Any) -> None:
+        if not isinstance(result, Refused):
             self._seconds = 0.8 * self._seconds + 0.2 * result.seconds
             job.future.set_result(result)
         elif isinstance(result.error, OutOfMemoryError):

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import pickle
-import site
-import sys
-import sysconfig
+import platform
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cloudpickle
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from prune_gym.errors import PruneGymError, SharingError
+from agents.own_code import by_value
+from prune_gym.errors import ClusterError, PruneGymError, SharingError
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.sharing import read_arrays, write_arrays
+from prune_gym.problem.sharing import bytes_of, read_arrays, write_arrays
 from prune_gym.pruning.masks import Masks
 from prune_gym.training.recovery import is_fixed
 
@@ -70,6 +63,21 @@ class Question:
     is_judged: bool = True
     is_measured: bool = True
 
+    def answered(self, problem: PruningProblem) -> Judged | Refused:
+        """Judge the network, in a worker."""
+        began, evaluator = time.perf_counter(), problem.evaluator
+        accuracy, share, values = float("nan"), 1.0, None
+        try:
+            network = evaluator.built(self.masks, self.seed, self.steps)
+            if self.is_judged:
+                accuracy, share = evaluator.raced(network, self.least)
+            if self.is_measured:
+                values = evaluator.values(self.masks, network)
+        except Exception as error:  # goes on where the search is
+            return refused(error)
+        sent = None if is_fixed(problem.recovery) else pickled(network)
+        return Judged(accuracy, values, sent, time.perf_counter() - began, share)
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -91,7 +99,7 @@ def pack(problem: PruningProblem) -> tuple[bytes, NDArray[np.uint8]]:
         problem = moved(problem, "cpu")
         _ = problem.evaluator
     file = io.BytesIO()
-    with by_value(own_modules()):
+    with by_value():
         rest, _n_bytes = write_arrays(problem, file)
     return rest, np.frombuffer(file.getbuffer(), dtype=np.uint8)
 
@@ -104,9 +112,7 @@ def unpack(rest: bytes, arrays: NDArray[np.uint8], device: str) -> PruningProble
         arrays: the other one; it may be read-only, as nothing here writes to what was given.
         device: of torch.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch's, of arrays that are read-only
-        problem = read_arrays(rest, torch.from_numpy(arrays))
+    problem = read_arrays(rest, bytes_of(arrays))
     return problem if device == "cpu" else moved(problem, device)
 
 
@@ -120,29 +126,13 @@ def moved(problem: PruningProblem, device: str) -> PruningProblem:
     )
 
 
-def judged(problem: PruningProblem, asked: Question) -> Judged | Refused:
-    """Judge one network in a worker."""
-    began, evaluator = time.perf_counter(), problem.evaluator
-    accuracy, share, values = float("nan"), 1.0, None
-    try:
-        network = evaluator.built(asked.masks, asked.seed, asked.steps)
-        if asked.is_judged:
-            accuracy, share = evaluator.raced(network, asked.least)
-        if asked.is_measured:
-            values = evaluator.values(asked.masks, network)
-    except Exception as error:  # goes on where the search is
-        return Refused(_sendable(error))
-    sent = None if is_fixed(problem.recovery) else pickled(network)
-    return Judged(accuracy, values, sent, time.perf_counter() - began, share)
-
-
 def called(function: bytes, arguments: Sequence[bytes]) -> Any:
     """What a pickled function of pickled arguments gives; a `Refused` where it raised."""
     try:
         run, *given = (pickle.loads(part) for part in (function, *arguments))
         return run(*given)
     except Exception as error:  # goes on where it was asked for
-        return Refused(_sendable(error))
+        return refused(error)
 
 
 def pickled(value: Any) -> bytes:
@@ -152,7 +142,7 @@ def pickled(value: Any) -> bytes:
         SharingError: it cannot be pickled.
     """
     try:
-        with by_value(own_modules()):
+        with by_value():
             return bytes(cloudpickle.dumps(value))
     except Exception as error:  # of pickling anything
         raise SharingError(
@@ -161,47 +151,53 @@ def pickled(value: Any) -> bytes:
         ) from error
 
 
-def _sendable(error: BaseException) -> BaseException:
-    """The error, or its words where it cannot be pickled."""
+def stored(ray: Any, value: Any, what: str, n_bytes: int) -> Any:
+    """A reference to a value in the object store.
+
+    Args:
+        ray: the module, connected.
+        value: to be put there.
+        what: it is, in words.
+        n_bytes: of it, about.
+
+    Raises:
+        ClusterError: the store is full.
+    """
+    try:
+        return ray.put(value)
+    except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+        raise ClusterError(
+            f"the object store of the cluster is full: {what} takes {n_bytes / 1e6:,.0f} MB. Start "
+            "Ray with more (ray start --object-store-memory BYTES), free space where it spills to, "
+            "or judge on fewer images (evaluation_samples)."
+        ) from error
+
+
+def refused(error: BaseException) -> Refused:
+    """An error on its way back: itself, or its words where it cannot be pickled.
+
+    A module that is not there is the machine's fault, which is named.
+    """
+    missing = _missing_module(error)
+    if missing is not None:
+        return Refused(ClusterError(lacks_code(platform.node(), missing)))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever its own pickling raises
-        return PruneGymError(f"{type(error).__name__}: {error}")
-    return error
+        return Refused(PruneGymError(f"{type(error).__name__}: {error}"))
+    return Refused(error)
 
 
-# -- code of the user's own ------------------------------------------------------------------------
-
-
-def own_modules() -> list[ModuleType]:
-    """Modules that other machines cannot be expected to have: those of no installed package."""
-    installed = _installed_folders()
-    found = []
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or name.partition(".")[0] in ("prune_gym", "agents"):
-            continue
-        if name != "__main__" and not os.path.realpath(file).startswith(installed):
-            found.append(module)
-    return found
-
-
-def _installed_folders() -> tuple[str, ...]:
-    paths = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
-    return tuple(
-        str(Path(path).resolve()) + os.sep for path in {*paths, os.path.dirname(os.__file__)}
+def lacks_code(machine: str, words: object) -> str:
+    """A sentence on a module that a machine of the cluster lacks, with the cure."""
+    return (
+        f"machine {machine} lacks code that the problem needs: {words}. Install it there, or send "
+        "it along: RayWorkers(runtime_env={'py_modules': [...]}) or {'pip': [...]}."
     )
 
 
-@contextmanager
-def by_value(modules: list[ModuleType]) -> Iterator[None]:
-    """Pickle what these modules define as code, not as the names of modules."""
-    known = cloudpickle.list_registry_pickle_by_value()
-    new = [module for module in modules if module.__name__ not in known]
-    for module in new:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in new:
-            cloudpickle.unregister_pickle_by_value(module)
+def _missing_module(error: BaseException | None) -> ImportError | None:
+    """What was behind an error, where that is an import that failed."""
+    while error is not None and not isinstance(error, ImportError):
+        error = error.__cause__
+    return error

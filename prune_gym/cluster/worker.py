@@ -54,11 +54,9 @@ class Worker:
             return f"{error}"
         return ""
 
-    def judge(self, questions: list[Any]) -> list[Any]:
-        """What each `Question` comes to: a `Judged`, or the error that it raised."""
-        from prune_gym.cluster.shipping import judged
-
-        return [judged(self._problem, question) for question in questions]
+    def answers(self, questions: list[Any]) -> list[Any]:
+        """What each question, such as `Question`, comes to, or the error that it raised."""
+        return [question.answered(self._problem) for question in questions]
 
     def call(self, function: bytes, *arguments: bytes) -> Any:
         """What a pickled function of pickled arguments gives, or the error that it raised."""

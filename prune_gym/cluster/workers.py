@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -131,6 +131,28 @@ class RayWorkers:
             SharingError: something in the problem cannot be pickled.
         """
         check_measured(problem)
+        with self._pool(problem) as pool:
+            n_threads = min(MOST_THREADS, AT_ONCE * self.count)
+            remote = RemoteEvaluator(problem.evaluator, pool, problem)
+            with Workers(n_threads, problem.device) as threads, problem.judged_by(remote):
+                yield threads
+
+    def answers(self, problem: PruningProblem, questions: Sequence[Any]) -> list[Any]:
+        """Have workers answer questions on a problem, one each; gives the answers in order.
+
+        Args:
+            problem: which the workers hold.
+            questions: see `prune_gym.cluster.pool.Pool.ask`.
+
+        Raises:
+            ClusterError: there is no such cluster, or the problem does not fit into it.
+            WorkerError: no worker could.
+        """
+        with self._pool(problem) as pool:
+            return [answer.result() for answer in [pool.ask(one) for one in questions]]
+
+    @contextmanager
+    def _pool(self, problem: PruningProblem) -> Iterator[Pool]:
         with self.connected() as ray:
             hiring = HiringJudges(
                 ray,
@@ -142,10 +164,7 @@ class RayWorkers:
             )
             pool = Pool(ray, hiring, self.count, self.timeout_s, self.retries)
             try:
-                n_threads = min(MOST_THREADS, AT_ONCE * self.count)
-                remote = RemoteEvaluator(problem.evaluator, pool, problem)
-                with Workers(n_threads, problem.device) as threads, problem.judged_by(remote):
-                    yield threads
+                yield pool
             finally:
                 pool.close()
 
@@ -168,7 +187,7 @@ class RayWorkers:
                 ray, self.measure_on, self.timeout_s, self.retries, self.runtime_env, self.report
             )
             try:
-                with placing(measurer.placed):
+                with placing(measurer.placed, measurer.run):
                     yield
             finally:
                 measurer.close()

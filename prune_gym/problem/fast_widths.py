@@ -37,6 +37,7 @@ from torch import nn
 from prune_gym.budgets import as_budget, macs
 from prune_gym.budgets.cuda import ready_on_cuda
 from prune_gym.budgets.latency import Stopwatch, stopwatch_of
+from prune_gym.budgets.resolve import where_measured
 from prune_gym.errors import FileError
 from prune_gym.problem.checks import AUTO
 from prune_gym.problem.problem import PruningProblem
@@ -135,14 +136,21 @@ def fast_widths(problem: PruningProblem) -> FastWidths:
         problem: its network, its layout, and its budgets.
     """
     watch = next((found for found in map(stopwatch_of, problem.budgets) if found), None)
+    if watch is None:
+        return FastWidths(_times(problem, None))
+    return FastWidths(where_measured(_times, problem, watch))
+
+
+def _times(problem: PruningProblem, watch: Stopwatch | None) -> dict[int, float]:
+    """Times by multiple on this machine, from its cache if they are there."""
     file = _file(problem, watch)
     with contextlib.suppress(FileError):  # damaged: it is measured anew
         if is_there(file, FileError):
             times = read_record(file, _Cached, FileError)["times"]
-            return FastWidths({int(multiple): seconds for multiple, seconds in times.items()})
-    found = FastWidths(_measured(problem, watch))
+            return {int(multiple): seconds for multiple, seconds in times.items()}
+    found = _measured(problem, watch)
     with contextlib.suppress(FileError):
-        write_json(file, {"processor": _processor(problem.device), "times": found.times})
+        write_json(file, {"processor": _processor(problem.device), "times": found})
     return found
 
 

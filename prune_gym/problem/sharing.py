@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import pickle
 import tempfile
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from agents.own_code import by_value
 from prune_gym.errors import FileError, InvalidTypeError, SharingError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.utils.arguments import MOST_THREADS, whole_number
@@ -34,18 +38,23 @@ class SharedProblem:
     the process that made it, is gone (a process that is killed leaves it behind). A handle that
     is read from a file runs what its pickle says: take none from somebody else.
 
+    With ``ray`` the arrays lie in the object store of a Ray cluster instead, and every machine of
+    it maps its own copy; they stay there as long as the handle and the connection.
+
     Args:
         problem: on the CPU.
         threads: of torch in a process that opens it; workers with more than their share of the
             cores wait for each other.
+        ray: the module, connected (``ray.init``), for processes on the machines of a cluster.
 
     Raises:
         TypeError: ``problem`` is none; build one with `prune_gym.make_problem`.
-        SharingError: the problem is on an accelerator, or holds what cannot be pickled.
+        SharingError: the problem is on an accelerator, holds what cannot be pickled, or does not
+            fit into the object store.
         FileError: the folder for temporary files is full.
     """
 
-    def __init__(self, problem: PruningProblem, threads: int = 1) -> None:
+    def __init__(self, problem: PruningProblem, threads: int = 1, ray: Any = None) -> None:
         whole_number("threads", threads, 1, MOST_THREADS)
         if not isinstance(problem, PruningProblem):
             raise InvalidTypeError(
@@ -59,9 +68,18 @@ class SharedProblem:
         _ = problem.evaluator  # made here, so that its images are shared as well
         self.threads = threads
         self._problem: PruningProblem | None = problem
+        self._owner = os.getpid()
+        self._reference: bytes | None = None  # of the arrays in the object store
+        if ray is None:
+            self._write_file(problem)
+        else:
+            self._store(problem, ray)
+        _OPENED[str(self._path)] = problem
+
+    def _write_file(self, problem: PruningProblem) -> None:
         try:
             descriptor, name = tempfile.mkstemp(prefix="prune_gym-")
-            self._path, self._owner = Path(name), os.getpid()
+            self._path = Path(name)
             self._close = weakref.finalize(self, _remove, self._path, self._owner)
             with os.fdopen(descriptor, "wb") as file:
                 self._rest, self._n_bytes = write_arrays(problem, file)
@@ -71,11 +89,25 @@ class SharedProblem:
                 f"the problem cannot be shared in {tempfile.gettempdir()} ({error.strerror}); free "
                 "space there, or set the environment variable TMPDIR to another folder.",
             ) from error
-        _OPENED[name] = problem
+
+    def _store(self, problem: PruningProblem, ray: Any) -> None:
+        file = io.BytesIO()
+        with by_value():
+            self._rest, self._n_bytes = write_arrays(problem, file)
+        try:
+            self._held = ray.put(np.frombuffer(file.getbuffer(), np.uint8))
+        except ray.exceptions.RayError as error:
+            raise SharingError(
+                f"the problem, {self._n_bytes / 1e6:,.0f} MB, does not fit into the object store: "
+                f"{' '.join(str(error).split())[:200]} Start Ray with more (ray start "
+                "--object-store-memory BYTES)."
+            ) from error
+        self._path = Path(self._held.hex())
+        self._reference = ray.cloudpickle.dumps(self._held)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the problem, and what removes the file, which is up to the process here."""
-        return {**vars(self), "_problem": None, "_close": None}
+        """All but the problem, and what removes its arrays, which is up to the process here."""
+        return {**vars(self), "_problem": None, "_close": None, "_held": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedProblem:
         """Itself: whoever holds it keeps the file."""
@@ -97,29 +129,39 @@ class SharedProblem:
         name = str(self._path)
         problem = _OPENED.get(name)
         if problem is None:
-            if not self._path.is_file():
-                raise SharingError(
-                    f"{name} is gone: the process that shared the problem has ended, holds the "
-                    "handle no longer, or runs on another machine. Keep the handle as long as "
-                    "there are workers."
-                )
-            problem = _OPENED[name] = _read(self._rest, self._path, self._n_bytes)
+            problem = _OPENED[name] = self._read()
         return problem
+
+    def _read(self) -> PruningProblem:
+        if self._reference is not None:
+            return read_arrays(self._rest, _stored(self._reference))
+        if not self._path.is_file():
+            raise SharingError(
+                f"{self._path} is gone: the process that shared the problem has ended, holds the "
+                "handle no longer, or runs on another machine (share(problem, ray=ray) is for "
+                "those of a Ray cluster). Keep the handle as long as there are workers."
+            )
+        return _read(self._rest, self._path, self._n_bytes)
 
 
 # by file, in this process, as long as something here uses it
 _OPENED: weakref.WeakValueDictionary[str, PruningProblem] = weakref.WeakValueDictionary()
 
 
-def share(problem: PruningProblem, threads: int = 1) -> SharedProblem:
+def share(problem: PruningProblem, threads: int = 1, ray: Any = None) -> SharedProblem:
     """A handle on a problem for other processes; see `SharedProblem`.
+
+    Args:
+        problem: on the CPU.
+        threads: of torch in a process that opens it.
+        ray: the module, connected, where those processes are on machines of a Ray cluster.
 
     >>> import prune_gym
     >>> shared = prune_gym.share(prune_gym.make_problem())
     >>> shared.open().limits
     (0.1,)
     """
-    return SharedProblem(problem, threads)
+    return SharedProblem(problem, threads, ray)
 
 
 def _remove(path: Path, owner: int) -> None:
@@ -224,6 +266,25 @@ def write_arrays(problem: PruningProblem, file: Any) -> tuple[bytes, int]:
 def _read(rest: bytes, path: Path, n_bytes: int) -> PruningProblem:
     storage: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=n_bytes)
     return read_arrays(rest, torch.empty(0, dtype=torch.uint8).set_(storage))
+
+
+def _stored(reference: bytes) -> torch.Tensor:
+    """The bytes that a handle's reference to the object store stands for, not copied."""
+    ray: Any = importlib.import_module("ray")
+    try:
+        return bytes_of(ray.get(ray.cloudpickle.loads(reference)))
+    except ray.exceptions.RayError as error:
+        raise SharingError(
+            f"the problem is no longer in the object store: {' '.join(str(error).split())[:200]} "
+            "Keep the handle, and the connection to Ray, as long as there are workers."
+        ) from error
+
+
+def bytes_of(arrays: NDArray[np.uint8]) -> torch.Tensor:
+    """Bytes for `read_arrays`, not copied; they may be read-only, as nothing is written to them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's, of arrays that are read-only
+        return torch.from_numpy(arrays)
 
 
 def read_arrays(rest: bytes, raw: torch.Tensor) -> PruningProblem:

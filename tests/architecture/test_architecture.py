@@ -44,7 +44,7 @@ LEVELS = {
     "agents": [
         {"stopping", "search_path", "lazy"},
         {"", "errors"},
-        {"files", "costs", "toy", "arguments", "archive", "ray_cluster"},
+        {"files", "costs", "toy", "arguments", "archive", "ray_cluster", "own_code"},
         {"locking", "logs", "console", "ray_tasks", "ray_vec_env"},
         {"multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
@@ -62,6 +62,7 @@ APPLICATION = ("searches", "cli")  # what may build on agents
 SHARED = (
     "agents.files",
     "agents.lazy",
+    "agents.own_code",
     "agents.ray_cluster",
     "agents.stopping",
     "agents.search_path",

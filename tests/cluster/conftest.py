@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
+def started(cluster_class: Any) -> Any:
+    """Three nodes; tried three times, as Ray gives a node's processes 15 s, busy machine or not."""
+    small = {"object_store_memory": 150 * 2**20}
+    for trial in range(3):
+        made = None
+        try:
+            made = cluster_class(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+            for resources in ({"judge": 2}, {"stopwatch": 1}):
+                made.add_node(num_cpus=2, resources=resources, **small)
+        except Exception:  # whatever Ray raises
+            if made is not None:
+                made.shutdown()
+            if trial == 2:
+                raise
+        else:
+            return made
+    return None
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[object]:
     """A head without cores, a node that judges and one that measures; its address is set."""
@@ -36,11 +56,8 @@ def cluster() -> Iterator[object]:
 
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(ROOT)  # of the nodes
-    small = {"object_store_memory": 150 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    made = started(Cluster)
     try:
-        for resources in ({"judge": 2}, {"stopwatch": 1}):
-            made.add_node(num_cpus=2, resources=resources, **small)
         os.environ["RAY_ADDRESS"] = made.address
         yield made
     finally:

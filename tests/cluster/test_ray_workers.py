@@ -43,7 +43,12 @@ def n_parameters(network: nn.Module) -> float:
     return float(sum(p.numel() for p in network.parameters()))
 
 
-@pytest.mark.parametrize("algo", ["random", pytest.param("ppo_lag", marks=pytest.mark.slow)])
+SLOW_ALGORITHMS = ("ppo_lag", "scan", "cem", "evolution", "cmaes", "pretrained")
+
+
+@pytest.mark.parametrize(
+    "algo", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_ALGORITHMS)]
+)
 def test_a_search_is_the_same_with_any_number_of_workers(cluster, algo):
     budgets = {"params": 0.5, own_budget(n_parameters): 0.9}
     found = [
@@ -141,6 +146,8 @@ def test_budgets_are_measured_on_one_machine(cluster):
         assert result.archive.trials[best.number - 1].cost == problem.costs(best.masks)[0]
         assert best.costs["where"] * problem.unpruned_values[0] == 2.0 * n_parameters(best.network)
     assert not seen
+    with pytest.raises(ClusterError, match=r"'where' is measured .* the session with it is over"):
+        problem.budgets[0](problem.network, problem.example)
 
 
 @pytest.mark.slow
@@ -165,6 +172,48 @@ def test_a_training_recovery_brings_its_network_back(cluster):
         result.network.state_dict().values(), alone.network.state_dict().values(), strict=True
     )
     assert all(np.array_equal(one.numpy(), other.numpy()) for one, other in pairs)
+
+
+@pytest.mark.slow
+def test_networks_race_and_are_rounded_as_without_workers(cluster):
+    def found(workers):
+        problem = prune_gym.make_problem(budgets={"params": 0.2}, round_to=4, batch_size=60)
+        return search(problem, "evolution", evaluations=40, racing=True, workers=workers).networks
+
+    alone = found(None)
+    assert (alone["judged"] < 1.0).any()
+    assert alone.tobytes() == found(ONE).tobytes() == found(TWO).tobytes()
+
+
+@pytest.mark.slow
+def test_several_candidates_are_fine_tuned(cluster):
+    problem = prune_gym.make_problem(budgets={"params": 0.2}, batch_size=60)
+    result = search(problem, "random", evaluations=40)
+    alone = result.fine_tune(10, candidates=3)
+    tuned = result.fine_tune(10, candidates=3, workers=TWO)
+    assert tuned.number == alone.number
+    assert tuned.validation_accuracy == alone.validation_accuracy
+    assert tuned.costs["params"] <= 0.2
+    assert tuned.validation_accuracy >= result.fine_tune(10).validation_accuracy
+    assert result.fine_tune(10, workers=ONE).number == result.best.number
+    with pytest.raises(ValueError, match="on_step and state go with one candidate"):
+        result.fine_tune(10, candidates=3, on_step=print)
+
+
+@pytest.mark.slow
+def test_fast_numbers_of_filters_are_found_where_latency_is_measured(cluster, monkeypatch):
+    import prune_gym.problem.fast_widths as fast_widths
+
+    def refuse(*arguments):
+        raise AssertionError("timed here")
+
+    monkeypatch.setattr(fast_widths, "_measured", refuse)
+    workers = RayWorkers(1, cpus_per_worker=0.5, measure_on="stopwatch")
+    with workers.session():
+        problem = problem_of(budgets={"latency_ms": 0.9}, round_to="auto")
+        assert problem.round_to >= 1
+        result = search(problem, "random", evaluations=4, workers=workers)
+    assert len(result) == 4
 
 
 @pytest.mark.slow
