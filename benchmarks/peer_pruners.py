@@ -30,8 +30,7 @@ from prune_gym.training.recovery import bn
 
 HALVINGS = 12  # of a bisection on a pruning ratio, to 1/4096
 FEWER = 8  # where each takes ten steps, to 1/256
-IMAGES = 128  # of the gradients that an importance asks for
-SINGLE = 64  # gradients of single images, which the Hessian asks for
+IMAGES = 256  # of the gradients that an importance asks for: as many as our criteria look at
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class TorchPruning:
         """
         parameters = list(network.parameters())
         is_single = self.importance == "hessian"
-        inputs, labels = self.problem.data.train.calibration(SINGLE if is_single else IMAGES)
+        inputs, labels = self.problem.data.train.calibration(IMAGES)
         loss = nn.functional.cross_entropy
         with torch.enable_grad():
             if not is_single:

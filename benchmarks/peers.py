@@ -47,24 +47,24 @@ from prune_gym.training.evaluation import paired_latency_ms
 
 RESULTS = Path(__file__).parent / "results" / "peers.json"
 WEIGHTS = Path(__file__).parent / "weights"
-OURS = ("evolution", "ppo_lag", "pretrained", "scan", "cem", "random", "uniform", "equal_width")
+SEARCHES = ("scan", "evolution", "ppo_lag", "pretrained", "cem", "random")  # ours
 DRAWING = ("evolution", "ppo_lag", "pretrained", "cem", "random", "amc", "tp-*-random-*")
 SCORES = ("l1", "l2", "bnscale", "taylor", "lamp", "hessian", "fpgm", "random")
+SPLITS = ("validation", "test")
 LATENCY_IMAGES = 100
 Row = dict[str, Any]
 
 
 def methods() -> list[str]:
-    """Names of all methods, ours first, the quickest of the others next."""
+    """Names of all methods, the quickest first."""
     of_library = [
         f"tp-{scope}-{score}-{steps}"
         for steps in (1, 10)
         for scope in ("global", "local")
         for score in SCORES
     ]
-    own = ["dense", "scan", "uniform", "equal_width", "lamp", "rank"]
-    slow = [name for name in OURS if name not in own]
-    return [*own, "tp-local-l1first-1", *of_library, *slow, "amc", "fastnas"]
+    quick = ["dense", "uniform", "equal_width", "lamp", "rank", "tp-local-l1first-1"]
+    return [*quick, *of_library, *SEARCHES, "amc", "fastnas"]
 
 
 @dataclass(frozen=True)
@@ -315,13 +315,10 @@ def lines_of(problem: str, rows: list[Row], tuned: list[Row]) -> Iterator[str]:
     yield from ("", *verdicts(by_method, means))
 
 
-SPLITS = ("validation", "test")
-
-
 def verdicts(by_method: dict[str, list[Row]], means: dict[str, float]) -> Iterator[str]:
     """What the rows say before any fine-tuning, on the test split."""
-    ours = [name for name in means if name in OURS]
-    others = [name for name in means if name not in OURS and name not in ("dense", "lamp")]
+    ours = [name for name in means if name in SEARCHES]
+    others = [name for name in means if name not in (*SEARCHES, "dense")]
     if ours and others:
         own, other = (max(names, key=lambda name: means[name]) for names in (ours, others))
         gap = 100.0 * (means[own] - means[other])
