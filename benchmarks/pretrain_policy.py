@@ -1,13 +1,14 @@
 """The policy that comes with the package: trained on a family of networks, judged on unseen ones.
 
-    python benchmarks/pretrain_policy.py train
+    python benchmarks/pretrain_policy.py train --data folder:DIR
     python benchmarks/pretrain_policy.py judge --data folder:DIR
 
-``train`` trains some VGG- and ResNet-like networks of several widths and depths on digits and drawn
-shapes, then a policy on `prune_gym.envs.FamilyPruneEnv` of them all, with limits drawn anew in
-every episode, and writes ``agents/zoo/data/pretrained.safetensors``. ``judge`` compares, on
-networks that no training saw, the first network that the policy gives with that of the sensitivity
-scan, and searches from both on. Writes ``benchmarks/results/pretrained_policy.json``.
+``train`` trains some VGG- and ResNet-like networks of several widths and depths on digits, drawn
+shapes and the images of CIFAR-10, then a policy on `prune_gym.envs.FamilyPruneEnv` of them all,
+with limits drawn anew in every episode, and writes ``agents/zoo/data/pretrained.safetensors``.
+``judge`` compares, on networks that no training saw, the first network that the policy gives with
+that of the sensitivity scan, and searches from both on. Writes
+``benchmarks/results/pretrained_policy.json``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from prune_gym.training.loop import Recipe, fit
 HERE = Path(__file__).parent
 POLICY = HERE.parent / "agents" / "zoo" / "data" / "pretrained.safetensors"
 RESULTS = HERE / "results" / "pretrained_policy.json"
-STEPS = 400  # of the training of a network
+STEPS = {"digits": 400, "shapes": 400, "cifar": 1500}  # of the training of a network
+SAMPLES = 500  # images that a network is judged on, at most
 LIMITS = (0.03, 0.3)
 # of PPO on a family: longer rollouts, and smaller steps, than on one network
 VALUES = {
@@ -53,11 +55,11 @@ VALUES = {
 
 
 def vgg(*widths: int | str) -> Callable[..., Any]:
-    return lambda n_classes: VGG(widths, in_channels=1, n_classes=n_classes)
+    return functools.partial(VGG, widths)
 
 
 def resnet(widths: tuple[int, ...], depths: tuple[int, ...]) -> Callable[..., Any]:
-    return lambda n_classes: ResNet(widths, depths, in_channels=1, n_classes=n_classes)
+    return functools.partial(ResNet, widths, depths)
 
 
 # name: network and data; each is scored by bn_scale and by l1
@@ -71,6 +73,9 @@ TRAINED: dict[str, tuple[Callable[..., Any], str]] = {
     "resnet-b": (resnet((16, 32), (2, 2)), "digits"),
     "resnet-c": (resnet((16, 32, 64), (1, 1, 1)), "shapes"),
     "resnet-d": (resnet((24, 48), (1, 2)), "shapes"),
+    "vgg-f": (vgg(16, "M", 32, "M", 64, 64, "M", 96, 96), "cifar"),
+    "vgg-g": (vgg(24, 24, "M", 48, "M", 64, "M", 96), "cifar"),
+    "resnet-e": (resnet((8, 16, 32), (2, 2, 2)), "cifar"),
 }
 UNSEEN: dict[str, tuple[Callable[..., Any], str]] = {
     "vgg-wide": (vgg(20, "M", 40, "M", 80, 80, "M", 160, 96), "digits"),
@@ -79,15 +84,29 @@ UNSEEN: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
-def made(name: str, criterion: str, limit: float = 0.1) -> Any:
-    """The problem of a network, which is trained first."""
+@functools.cache
+def trained(name: str, images: str) -> tuple[Any, Any]:
+    """A network, trained, and its data."""
     build, dataset = {**TRAINED, **UNSEEN}[name]
-    data = load_dataset(dataset)
+    data = load_dataset(images if dataset == "cifar" else dataset)
     torch.manual_seed(sum(map(ord, name)))
-    network = build(data.n_classes)
+    network = build(in_channels=data.train.images.shape[1], n_classes=data.n_classes)
     generator = torch.Generator().manual_seed(0)
-    fit(network, data.train, Recipe(), steps=STEPS, generator=generator, augment=data.augment)
-    return prune_gym.make_problem(network, data, criterion=criterion, budgets={"params": limit})
+    steps = STEPS[dataset]
+    fit(network, data.train, Recipe(), steps=steps, generator=generator, augment=data.augment)
+    return network, data
+
+
+def made(name: str, criterion: str, limit: float = 0.1, images: str = "") -> Any:
+    """The problem of a network, which is trained first."""
+    network, data = trained(name, images)
+    return prune_gym.make_problem(
+        network,
+        data,
+        criterion=criterion,
+        budgets={"params": limit},
+        evaluation_samples=min(SAMPLES, len(data.validation)),
+    )
 
 
 def main() -> None:
@@ -96,9 +115,11 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--searches", type=int, default=5, help="seeds of the searches")
-    parser.add_argument("--data", default="", help="images of CIFAR-10, for ResNet20")
+    parser.add_argument("--data", default="", help="images of CIFAR-10, as folder:DIR")
     parser.add_argument("--policy", type=Path, default=POLICY)
     asked = parser.parse_args()
+    if asked.what == "train" and not asked.data:
+        parser.error("train needs the images of CIFAR-10: --data folder:DIR")
     train(asked) if asked.what == "train" else judge(asked)
 
 
@@ -107,7 +128,7 @@ def train(asked: argparse.Namespace) -> None:
     problems = []
     for name in TRAINED:
         for criterion in ("bn_scale", "l1"):
-            problems.append(made(name, criterion))
+            problems.append(made(name, criterion, images=asked.data))
             score = problems[-1].sensitivity.unpruned
             print(f"{name} {criterion}: unpruned {score:.3f}", flush=True)
     venv = VecMonitor(

@@ -78,6 +78,7 @@ class Subject:
     problem: PruningProblem
     share: float
     trained: bool
+    decision: str = "ratio"  # or "prior": the network of the sensitivity scan
 
     @classmethod
     def of(cls, network: str, data: Dataset, dataset: str | None, device: str) -> Subject:
@@ -122,20 +123,23 @@ class Subject:
 
     @cached_property
     def masks(self) -> Masks:
-        """Keep masks at that ratio."""
+        """Keep masks at that ratio, or those of the prior."""
+        if self.decision == "prior":
+            return self.problem.masks_of(self.problem.allocation.counts())
         counts = self.problem.kept_counts([self.ratio] * len(self.problem.groups))
         return self.problem.masks_of(counts)
 
     @cached_property
     def env(self) -> Any:
         """An environment that judges every network anew."""
-        env = gym.make("Prune-v0", problem=self.problem).unwrapped
+        env = gym.make("Prune-v0", problem=self.problem, decision=self.decision).unwrapped
         self.problem.evaluator.memory = OutcomeMemory(0)
         return env
 
     def episode(self) -> None:
         """One whole episode through the environment."""
-        action = np.array([2.0 * self.ratio - 1.0], dtype=np.float32)
+        deviation = 0.0 if self.decision == "prior" else 2.0 * self.ratio - 1.0
+        action = np.array([deviation], dtype=np.float32)
         self.env.reset()
         terminated = False
         while not terminated:

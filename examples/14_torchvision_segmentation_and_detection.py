@@ -5,7 +5,6 @@ start from random weights (give yours weights). A detector takes a list of image
 that it gives itself, and is judged by the boxes that it finds.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,22 +55,17 @@ def train_segmenter(network: nn.Module, train: Any, steps: int, generator: Any) 
 
 images, corners = squares(12)
 masks = masks_of(images)
-builders: tuple[Callable[..., nn.Module], ...] = (
-    segmentation.lraspp_mobilenet_v3_large,
-    segmentation.deeplabv3_mobilenet_v3_large,
+network = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
+problem = prune_gym.make_problem(
+    network.eval(),
+    train=(images[:8], masks[:8]),
+    validation=(images[8:], masks[8:]),
+    output="out",
+    metric="mean_iou",
+    fine_tune=train_segmenter,
+    budgets={"params": 0.5},
 )
-for build in builders:
-    network = build(weights=None, weights_backbone=None, num_classes=2)
-    problem = prune_gym.make_problem(
-        network.eval(),
-        train=(images[:8], masks[:8]),
-        validation=(images[8:], masks[8:]),
-        output="out",
-        metric="mean_iou",
-        fine_tune=train_segmenter,
-        budgets={"params": 0.5},
-    )
-    report(build.__name__, problem)
+report("lraspp", problem)
 
 
 # -- detection: a list of images, and boxes --------------------------------------------------------

@@ -45,6 +45,7 @@ def test_sizes_of_small_resnet():
     assert count("size_bytes", network, image) == 4 * params + buffers == 313_776
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", prune_gym.NETWORKS.names())
 def test_every_network_runs_and_can_be_pruned(name):
     network = prune_gym.NETWORKS.get(name)(in_channels=3, n_classes=7)

@@ -67,7 +67,7 @@ def prune(
     ignore: options.Ignore = None,
     evaluation_samples: options.EvaluationSamples = None,
     precision: options.JudgedIn = "float32",
-    finetune_steps: options.FinetuneSteps = 300,
+    finetune_steps: options.FinetuneSteps = None,
     distillation: options.Distillation = 0.0,
     hard: options.Hard = False,
     racing: options.Racing = True,

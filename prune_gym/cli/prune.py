@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress as BarProgress
+from rich.progress import TaskID
 from rich.table import Table
 
 from agents.console import say
@@ -41,7 +42,7 @@ from prune_gym.problem.trust import check_trust, load_call, named_code
 from prune_gym.searches.algorithms import check_algorithm, check_config
 from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.finalize import finish
-from prune_gym.searches.fine_tuning import OnStep, check_fine_tuning, words_of
+from prune_gym.searches.fine_tuning import USUAL_STEPS, OnStep, check_fine_tuning, words_of
 from prune_gym.searches.progress import Progress
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
@@ -273,18 +274,33 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
     metrics["wall_s"] = wall_s()
     write_json(folder.path / "metrics.json", metrics)
     print_result(metrics, console)
+    if config.finetune_steps is None and not metrics["finetune_steps"]:
+        limits = " ".join(f"--budget {name}={limit:g}" for name, limit in metrics["limits"].items())
+        say(
+            "nothing was trained, as little is lost. To fine-tune: "
+            f"prune-gym pick {folder.path} {limits} --finetune-steps {USUAL_STEPS}",
+            console,
+        )
     warn_of_loss(search.problem, metrics, console)
     console.print(f"report:  {page}")
     say(f"network: {load_call(config.problem.get('network'), repr(str(folder.path)))}", console)
 
 
-def finetuning_bar(progress: BarProgress, steps: int) -> OnStep:
-    """Add a bar for so many optimizer steps, or lines now and then; returns what moves it."""
-    task = progress.add_task("fine-tuning", total=steps, detail="")
+def finetuning_bar(progress: BarProgress, steps: int | None) -> OnStep:
+    """Show the steps of a fine-tuning, once it has begun, by a bar, or lines now and then.
+
+    Args:
+        progress: where the bar is.
+        steps: how many there are to be; None = as many as usual.
+    """
+    steps = USUAL_STEPS if steps is None else steps
+    task: TaskID | None = None
     began = said = time.monotonic()
 
     def on_step(step: int, loss: float) -> None:
-        nonlocal said
+        nonlocal said, task
+        if task is None:
+            task = progress.add_task("fine-tuning", total=steps, detail="")
         progress.update(task, completed=step, detail=f"loss {loss:.3f}")
         now = time.monotonic()
         if not is_live(progress.console) and now - said > LINE_EVERY_S:

@@ -49,7 +49,7 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
         ("timesteps", f"{config.timesteps:,}"),
         ("networks evaluated", f"{metrics['evaluations']:,}{_partial(metrics)}"),
         ("kept within the limits", "each network (hard)" if config.hard else "the returned one"),
-        ("fine-tuning", f"{config.finetune_steps:,} steps{distilled}"),
+        ("fine-tuning", f"{metrics['finetune_steps']:,} steps{distilled}"),
     ]
     for name, words, default in _PROBLEM:
         value = problem.get(name, default)

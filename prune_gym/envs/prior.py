@@ -62,10 +62,11 @@ class Prior:
         found: Widths = np.maximum(widths, episode.minimum)
         return found
 
-    def bounds(self, episode: Episode) -> tuple[int, int]:
-        """The fewest and the most filters that may stay of the group that is next."""
-        limits, index = episode.constraint.limits, episode.n_decided
-        return self.allocation.bounds(episode.counts, index, episode.minimum, limits)
+    def bounded(self, episode: Episode, width: float) -> int:
+        """Filters that stay of the group that is next: nearest to a width, limits used up."""
+        index, limits = episode.n_decided, episode.constraint.limits
+        count = self.allocation.nearest(index, width)
+        return self.allocation.bounded(count, episode.counts, index, episode.minimum, limits)
 
 
 class PriorLayerPruneEnv(PruneEnv):
@@ -142,9 +143,7 @@ class PriorLayerPruneEnv(PruneEnv):
 
     def _decision(self, episode: Episode, deviation: float) -> Decision:
         index = episode.n_decided
-        fewest, most = self.prior.bounds(episode)
-        wanted = self.prior.widths(episode)[index] * 2.0**deviation
-        count = min(max(self.prior.allocation.nearest(index, wanted), fewest), most)
+        count = self.prior.bounded(episode, self.prior.widths(episode)[index] * 2.0**deviation)
         return _kept(episode, top_mask(self.problem.orders[index], count))
 
 
@@ -211,9 +210,7 @@ class PriorFilterPruneEnv(PriorLayerPruneEnv):
         width = float(self.prior.widths(episode)[index])
         rank = np.arange(len(order)) + 0.5
         wish = (width - rank) / max(1.0, 0.5 * width) + action[: len(order)]  # (n_filters,)
-        fewest, most = self.prior.bounds(episode)
-        wanted = self.prior.allocation.nearest(index, float(np.count_nonzero(wish >= 0.0)))
-        count = min(max(wanted, fewest), most)
+        count = self.prior.bounded(episode, float(np.count_nonzero(wish >= 0.0)))
         mask = np.zeros(len(order), dtype=np.bool_)
         mask[order[np.argsort(-wish, kind="stable")[:count]]] = True
         return [_kept(episode, mask)]

@@ -90,6 +90,12 @@ class Allocation:
         ]
         return np.stack(rows, axis=-1)
 
+    @cached_property
+    def _rows(self) -> Widths:
+        """Widths by threshold: (`ROWS`, n_groups)."""
+        found: Widths = np.exp(self.table)
+        return found
+
     def widths(self, place: float | NDArray[np.float64]) -> Widths:
         """Filters per group, not rounded, (..., n_groups), at places (...) in [0, 1]."""
         at = np.asarray(place, dtype=np.float64) * (ROWS - 1)
@@ -201,58 +207,70 @@ class Allocation:
         Returns:
             (n_groups,) widths, not rounded; of decided groups what is kept.
         """
-        low, high = 0.0, 1.0
         within = np.asarray(limits)
-        for n_rows in (ROWS, FINER):
-            places = np.linspace(low, high, n_rows)
-            rows = self._beside(counts, n_decided, places)
-            over = (self._costs(rows) > within).any(axis=-1)
-            first = int(np.argmax(over)) if over.any() else n_rows - 1
-            low, high = float(places[max(first - 1, 0)]), float(places[first])
-        found: Widths = self._beside(counts, n_decided, np.array(low))
-        return found
 
-    def _beside(self, counts: Counts, n_decided: int, places: NDArray[np.float64]) -> Widths:
-        """Widths at places, but for the groups that are decided."""
-        rows = self.widths(places)
-        rows[..., :n_decided] = counts[:n_decided]
-        return rows
+        def last_within(rows: Widths) -> int:
+            rows[:, :n_decided] = counts[:n_decided]
+            over = np.any(self._costs(rows) > within, axis=-1)
+            first = int(over.argmax())
+            return max(first - 1, 0) if over[first] else len(rows) - 1
+
+        row = min(last_within(self._rows.copy()), ROWS - 2)
+        finer = self.widths((row + np.linspace(0.0, 1.0, FINER)) / (ROWS - 1))
+        found: Widths = finer[last_within(finer)]
+        return found
 
     def _costs(self, widths: Widths) -> NDArray[np.float64]:
         """Costs of networks whose groups keep so many filters, whole numbers or not."""
         return self.problem.counted_costs(widths)  # type: ignore[arg-type]
 
-    def bounds(
-        self, counts: Counts, group: int, minimum: Counts, limits: Limits
-    ) -> tuple[int, int]:
-        """The fewest and the most filters of a group with which limits can still be used up.
+    def bounded(
+        self, count: int, counts: Counts, group: int, minimum: Counts, limits: Limits
+    ) -> int:
+        """The number of filters nearest to ``count`` with which limits can still be used up.
 
-        Above the most, a limit breaks even if all later groups are cut to their minimum; below the
-        fewest, something is left over even if all of them stay whole.
+        With more, a limit breaks even if all later groups are cut to their minimum; with fewer,
+        something is left over even if all of them stay whole.
 
         Args:
+            count: filters of a group, a number that can stay.
             counts: (n_groups,) filters; those of earlier groups are decided.
             group: the one that is decided next.
-            minimum: (n_groups,) fewest filters of later groups.
+            minimum: (n_groups,) fewest filters of later groups, and of this one.
             limits: (n_budgets,) costs; budgets that are not known bound nothing.
         """
         own = self.keepable[group]
-        own = own[own >= minimum[group]]
+        own = own[np.searchsorted(own, minimum[group]) :]
+        count = max(count, int(own[0]))
         if not self.known.any():
-            return int(own[0]), int(own[-1])
+            return count
         within = np.asarray(limits)[self.known]
-        rows = np.tile(counts, (2, len(own), 1))
+        fits, uses_up = self._reach(np.array([count]), counts, group, minimum, within)
+        if fits[0] and uses_up[0]:  # nearly always, and cheap to see
+            return count
+        fits, uses_up = self._reach(own, counts, group, minimum, within)
+        most = int(own[np.flatnonzero(fits)[-1]]) if fits.any() else int(own[0])
+        fewest = int(own[np.argmax(uses_up)]) if uses_up.any() else int(own[-1])
+        return min(max(count, fewest), most)
+
+    def _reach(
+        self,
+        own: Counts,
+        counts: Counts,
+        group: int,
+        minimum: Counts,
+        within: NDArray[np.float64],
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether limits can be kept, and used up, with each of ``own`` (n,) filters: (n,) each."""
+        rows = np.empty((2, len(own), len(counts)), dtype=np.int64)
+        rows[...] = counts
         rows[:, :, group] = own
         rows[0, :, group + 1 :] = minimum[group + 1 :]
         rows[1, :, group + 1 :] = self.problem.sizes[group + 1 :]
         costs = self.problem.counted_costs(rows)[..., self.known]
         fits = (costs[0] <= within).all(axis=-1)
-        most = int(own[np.flatnonzero(fits)[-1]]) if fits.any() else int(own[0])
-        if not self.is_known:
-            return int(own[0]), most
-        uses_up = (costs[1] >= within).any(axis=-1)
-        fewest = int(own[np.argmax(uses_up)]) if uses_up.any() else int(own[-1])
-        return min(fewest, most), most
+        uses_up = (costs[1] >= within).any(axis=-1) if self.is_known else np.ones_like(fits)
+        return fits, uses_up
 
 
 def largest_within(

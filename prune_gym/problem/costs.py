@@ -148,13 +148,14 @@ class CostModel:
             (..., n_budgets).
         """
         elements = self.sizes.count(counts)
-        costs = [
-            self.sizes.share(elements)
-            if weights is None
-            else weights.total(elements, counts) / unpruned
-            for weights, unpruned in zip(self._weights, self.unpruned_values, strict=True)
-        ]
-        return np.stack(costs, axis=-1)
+        costs = np.empty((*elements.shape[:-1], len(self.budgets)))
+        for index, weights in enumerate(self._weights):
+            costs[..., index] = (
+                self.sizes.share(elements)
+                if weights is None
+                else weights.total(elements, counts) / self.unpruned_values[index]
+            )
+        return costs
 
 
 class _Weights:

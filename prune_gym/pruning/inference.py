@@ -63,8 +63,9 @@ class InferenceLayout:
         if fast is None:
             copied = rebuild(network, {}).eval()
             return copied if self.dtype == torch.float32 else copied.to(self.dtype)
-        _fold(dict(fast.named_modules()), self.folds)
-        for module in fast.modules():
+        modules = dict(fast.named_modules())
+        _fold(modules, self.folds)
+        for module in modules.values():
             places: list[dict[str, Any]] = [module._parameters, module._buffers]
             for held in places:
                 for key, tensor in held.items():

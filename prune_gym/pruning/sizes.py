@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -82,17 +83,30 @@ class TensorSizes:
             block_tensors=_table([[name in b.tensors for name in names] for b in blocks]),
         )
 
+    @cached_property
+    def _along(self) -> NDArray[np.float64]:
+        """(n_groups, n_axes * n_tensors) positions along each axis per filter."""
+        return np.ascontiguousarray(self.width.reshape(-1, len(self.n_filters)).T)
+
+    @cached_property
+    def _has_single(self) -> bool:
+        return bool(self.single.any())
+
     def count(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
         """Elements per tensor, (..., n_tensors), when so many filters stay, (..., n_groups)."""
         dropped = (self.n_filters - kept).astype(np.float64)
-        along = self.width.reshape(-1, len(self.n_filters)).T  # whole numbers: sums are exact
-        left = self.lengths - (dropped @ along).reshape(*dropped.shape[:-1], *self.lengths.shape)
-        counted = self.fixed * left.prod(axis=-2) - dropped @ self.single.T
+        gone_along = dropped @ self._along  # whole numbers: sums are exact
+        left = self.lengths - gone_along.reshape(*dropped.shape[:-1], *self.lengths.shape)
+        counted = self.fixed * left[..., 0, :]
+        for axis in range(1, len(self.lengths)):
+            counted *= left[..., axis, :]
+        if self._has_single:
+            counted -= dropped @ self.single.T
         if len(self.block_groups):
             empty = (kept == 0).astype(np.float64)
             gone = (empty @ self.block_groups.T > 0.0).astype(np.float64)  # (..., n_blocks)
             counted = counted * (gone @ self.block_tensors == 0.0)
-        return counted  # type: ignore[no-any-return]
+        return counted
 
     def share(self, counted: NDArray[np.float64]) -> NDArray[np.float64]:
         """Parameters of ``counted`` elements per tensor / parameters of the unpruned network."""

@@ -21,7 +21,8 @@ class SearchConfig:
         algo: a name of `prune_gym.searches.algorithms.algorithms`.
         timesteps: environment steps of an agent; controls get as many network evaluations.
         seed: of the search.
-        finetune_steps: optimizer steps of the returned network's fine-tuning.
+        finetune_steps: optimizer steps of the returned network's fine-tuning; None = as many as
+            `prune_gym.searches.fine_tuning.usual_steps` says.
         problem: arguments of `prune_gym.make_problem`.
         distillation: share of the fine-tuning loss that follows the unpruned network.
         hard: whether every network is kept within the limits (`prune_gym.ProjectionWrapper`).
@@ -37,7 +38,7 @@ class SearchConfig:
     algo: str
     timesteps: int
     seed: int
-    finetune_steps: int
+    finetune_steps: int | None
     problem: dict[str, Any]
     distillation: float = 0.0
     hard: bool = False

@@ -17,7 +17,7 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import save_pruned
 from prune_gym.pruning.masks import Mask, Masks
 from prune_gym.searches.config import SearchConfig
-from prune_gym.searches.fine_tuning import FineTuned, OnStep, fine_tune
+from prune_gym.searches.fine_tuning import FineTuned, OnStep, fine_tune, usual_steps
 from prune_gym.searches.remeasure import Confirmation, candidates, confirm
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder
@@ -40,6 +40,7 @@ class _Finished:
     fine_tuned: FineTuned
     confirmed: Confirmation
     state: TrainingState
+    steps: int  # of the fine-tuning
 
 
 def finish(
@@ -130,7 +131,7 @@ def complete(
         "dense": _sizes(problem.network, problem),
         "pruned": _sizes(network, problem, masks),
         **_latencies(network, problem),
-        "finetune_steps": config.finetune_steps,
+        "finetune_steps": done.steps,
         "distillation": config.distillation,
         "search_s": searched_s,
         "wall_s": wall_s(),
@@ -173,13 +174,16 @@ def _first_confirmed(
         if found is not None and not found.feasible:
             refused.append(f"measured anew, the best network is over a limit: {found}")
             continue
+        steps = config.finetune_steps
+        if steps is None:
+            steps = usual_steps(problem, scores)
         notes = {"position": position, "refused": refused, "tuned": tuned, "scores": scores}
-        state = TrainingState(path, _about(config, masks), notes)
-        fine_tuned = _fine_tune(network, problem, config, on_step, state)
+        state = TrainingState(path, _about(config, steps, masks), notes)
+        fine_tuned = _fine_tune(network, problem, config, steps, on_step, state)
         scores["finetuned_validation"] = fine_tuned.accuracy
         found = confirm(problem, masks, network)
         if found.feasible:
-            return _Finished(masks, network, scores, fine_tuned, found, state)
+            return _Finished(masks, network, scores, fine_tuned, found, state, steps)
         refused.append(f"after fine-tuning the best network is over a limit: {found}")
         state.drop()
         tuned += 1
@@ -197,12 +201,12 @@ def _where_it_was(stopped: TrainingState | None) -> tuple[list[str], int, int]:
     return [str(words) for words in notes["refused"]], int(notes["position"]), int(notes["tuned"])
 
 
-def _about(config: SearchConfig, masks: Masks) -> dict[str, Any]:
+def _about(config: SearchConfig, steps: int, masks: Masks) -> dict[str, Any]:
     """What tells one fine-tuning from another."""
     bits = np.packbits(np.concatenate(masks)).tobytes()
     return {
         "network": hashlib.sha256(bits).hexdigest()[:16],
-        "steps": config.finetune_steps,
+        "steps": steps,
         "seed": config.seed,
         "distillation": config.distillation,
     }
@@ -212,13 +216,14 @@ def _fine_tune(
     network: nn.Module,
     problem: PruningProblem,
     config: SearchConfig,
+    steps: int,
     on_step: OnStep,
     state: TrainingState,
 ) -> FineTuned:
     return fine_tune(
         network,
         problem,
-        steps=config.finetune_steps,
+        steps=steps,
         seed=config.seed,
         distillation=config.distillation,
         on_step=on_step,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,8 @@ from prune_gym.utils.words import score_in_words
 
 SMALL_MACS = 5e6  # below, threads wait for each other longer than they work
 SAVE_EVERY_S = 15.0
+USUAL_STEPS = 300  # where fine-tuning is needed
+LITTLE = 0.01  # of accuracy lost, up to which it is not
 OnStep = Callable[[int, float], None]
 
 
@@ -74,14 +76,31 @@ def words_of(fine_tuned: dict[str, Any] | None) -> str:
     )
 
 
-def check_fine_tuning(problem: PruningProblem, steps: int, distillation: float) -> None:
+def usual_steps(problem: PruningProblem, scores: Mapping[str, float | None]) -> int:
+    """Optimizer steps where nobody says how many: none where little was lost.
+
+    Args:
+        problem: whose metric the scores are of.
+        scores: ``dense_validation`` of the unpruned network, ``recovered_validation`` of the one to
+            be handed over.
+    """
+    metric = problem.task.metric
+    unpruned, found = (
+        metric.reward(scores[f"{name}_validation"] or 0.0) for name in ("dense", "recovered")
+    )
+    has_size = metric.ends[1] is not None or metric.scale is not None
+    little = LITTLE * (1.0 if has_size else abs(unpruned))
+    return 0 if found >= unpruned - little else USUAL_STEPS
+
+
+def check_fine_tuning(problem: PruningProblem, steps: int | None, distillation: float) -> None:
     """Raise for a fine-tuning that cannot be, before anything is searched for it.
 
     Raises:
         LossError: there is nothing to train by.
         ValueError: distillation where there are no classes, or with a training of the user's own.
     """
-    if steps and problem.task.fine_tune is None:
+    if steps != 0 and problem.task.fine_tune is None:
         problem.task.need_loss()
     if distillation and (problem.task.loss is not cross_entropy or problem.task.fine_tune):
         raise InvalidValueError(

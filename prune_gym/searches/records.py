@@ -84,7 +84,7 @@ class Config(Record):
     algo: Text
     timesteps: Count
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    finetune_steps: Whole
+    finetune_steps: Whole | None
     problem: _Problem
     distillation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     hard: bool = False

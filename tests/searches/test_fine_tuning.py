@@ -6,18 +6,21 @@ import copy
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import tiny
 import torch
 
 from prune_gym.errors import RunFolderError
+from prune_gym.networks.checkpoints import save_weights
 from prune_gym.problem.saving import load_pruned
 from prune_gym.searches import fine_tuning
-from prune_gym.searches.fine_tuning import FineTuned, fine_tune, words_of
+from prune_gym.searches.fine_tuning import FineTuned, fine_tune, usual_steps, words_of
 from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.search import search
 from prune_gym.searches.training_state import TrainingState
+from prune_gym.tasks.metrics import Metric
 from prune_gym.training.recovery import bn, finetune
 from prune_gym.utils.stopping import Stopped, stop_requested
 
@@ -128,6 +131,45 @@ def test_the_command_goes_on_with_it(command, tmp_path, monkeypatch):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["finetune_steps"] == 5
     assert load_pruned(folder) is not None
+
+
+# -- how long --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "unpruned", "recovered", "steps"),
+    [
+        (None, 0.99, 0.985, 0),
+        (None, 0.97, 0.99, 0),
+        (None, 0.99, 0.975, 300),
+        (Metric(max, "neg"), -0.1, -0.1005, 0),  # no ends: relative to what is unpruned
+        (Metric(max, "neg"), -0.1, -0.102, 300),
+    ],
+)
+def test_what_lost_little_is_not_fine_tuned_unless_told_to(
+    tiny_problem, metric, unpruned, recovered, steps
+):
+    problem = tiny_problem
+    if metric is not None:
+        problem = replace(problem, task=replace(problem.task, metric=metric))
+    scores = {"dense_validation": unpruned, "recovered_validation": recovered}
+    assert usual_steps(problem, scores) == steps
+
+
+def test_the_command_fine_tunes_where_much_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "USUAL_STEPS", 2)
+    weights = tmp_path / "vgg.safetensors"
+    save_weights(tiny.build("vgg"), weights)
+    network = ["--network", "tiny:cli_network", "--dataset", "tiny:cli_dataset"]
+    search = ["--algo", "random", "--evaluations", 4, "--weights", weights]
+    for little, steps in ((0.0, 2), (1.0, 0)):
+        monkeypatch.setattr(fine_tuning, "LITTLE", little - 0.5)
+        out = tmp_path / str(steps)
+        said = tiny.call("prune", *network, *search, "--budget", "params=0.5", "--out", out)
+        assert json.loads((out / "metrics.json").read_text())["finetune_steps"] == steps
+        assert ("nothing was trained" in said) == (steps == 0)
+    again = tiny.call("pick", out, "--trust", "--budget", "params=0.5", "--finetune-steps", 2)
+    assert "fine-tuned" in again
 
 
 # -- what is handed over ---------------------------------------------------------------------------

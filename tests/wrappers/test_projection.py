@@ -94,6 +94,7 @@ def play(env, generator, options=None):
 # -- the promise -----------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @settings(deadline=None, max_examples=12)
 @given(
     seed=st.integers(0, 2**31),
@@ -116,6 +117,7 @@ def test_no_episode_breaks_a_limit(case, seed, max_ratio, cost_mode):
         assert cost_mode == "terminal" or min(charged) >= -1e-12
 
 
+@pytest.mark.sampled
 @settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 2**31))
 def test_scaled_actions_choose_among_what_is_safe(case, seed):
@@ -241,6 +243,7 @@ def candidates(env, action):
             yield (mask,)
 
 
+@pytest.mark.sampled
 def test_actions_are_moved_as_little_as_possible(case):
     problem, granularity = case
     generator = np.random.default_rng(5)

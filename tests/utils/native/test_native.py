@@ -64,6 +64,7 @@ heap_checked = pytest.mark.skipif(not has_checker(), reason="needs glibc's heap 
 
 @heap_checked
 @pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("isa", instruction_sets())
 @pytest.mark.parametrize("what", ["shapes", "odd", "networks"])
