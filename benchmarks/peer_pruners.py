@@ -2,25 +2,25 @@
 
 Every one gives a `Found`: keep masks of our filter groups where it removes whole filters of them,
 so that compaction, recomputed BatchNorm statistics and judgement are the same for all; else its
-own network. torch-pruning and Model-Optimizer are libraries (``pip install torch-pruning``,
-``pip install nvidia-modelopt``); rank of feature maps and AMC are public formulas, written here.
+own network. torch-pruning is a library (``pip install torch-pruning``); rank of feature maps and
+AMC are public formulas, written here.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from stable_baselines3 import DDPG
+from stable_baselines3.common.noise import ActionNoise
 from torch import nn
 
 import prune_gym
@@ -293,76 +293,42 @@ def rank_of_maps(problem: Any, scored: Any) -> Found:
     return Found(masks)
 
 
-# -- fastnas ---------------------------------------------------------------------------------------
-
-
-def fastnas(problem: Any) -> Found:
-    """Model-Optimizer's ``fastnas``: a scan of every layer's widths, one threshold, bisected.
-
-    It sorts filters by its own scores, so that keep masks cannot be told; its network is judged as
-    it is. Widths come in multiples of 1, not of its 32, which is wider than these networks.
-
-    Raises:
-        SystemExit: nothing but one limit of ``params`` or ``macs`` has a name there.
-    """
-    library("modelopt.torch.prune", "nvidia-modelopt")
-    import modelopt.torch.prune as mtp
-
-    names = {"params": "params", "macs": "flops"}
-    if len(problem.names) > 1 or problem.names[0] not in names:
-        raise SystemExit(f"fastnas limits params or MACs, not {', '.join(problem.names)}.")
-    judged = 0
-
-    def score(network: nn.Module) -> float:
-        nonlocal judged
-        judged += 1
-        return problem.accuracy(network.eval(), problem.data.validation)
-
-    settings = mtp.fastnas.FastNASConfig()
-    for kind, field in (
-        ("nn.Conv2d", "channel"),
-        ("nn.BatchNorm2d", "feature"),
-        ("nn.Linear", "feature"),
-    ):
-        settings[kind]["*"][f"{field}_divisor"] = 1
-    inputs, labels = problem.data.train.calibration(256)
-    network = copy.deepcopy(problem.network)
-    network.requires_grad_(True)
-    with tempfile.TemporaryDirectory() as folder:
-        pruned, _ = mtp.prune(
-            model=network,
-            mode=[("fastnas", settings)],
-            constraints={names[problem.names[0]]: f"{100 * problem.limits[0]}%"},
-            dummy_input=problem.example,
-            config={
-                "data_loader": [(inputs, labels)],
-                "score_func": score,
-                "checkpoint": str(Path(folder) / "fastnas.pth"),
-            },
-        )
-    return Found(network=pruned.eval(), evaluations=judged)
-
-
 # -- AMC -------------------------------------------------------------------------------------------
+
+
+class FadingNoise(ActionNoise):
+    """Normal noise of half of the range of actions, which fades by 5 % with each episode.
+
+    Args:
+        warm_up: episodes after which it begins to fade.
+        seed: of its random numbers.
+    """
+
+    def __init__(self, warm_up: int, seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+        self._warm_up, self._episodes = warm_up, 0
+
+    def __call__(self) -> NDArray[np.float64]:
+        """One action's noise, (1,); actions are in [-1, 1]."""
+        return self._generator.normal(0.0, 0.95 ** max(0, self._episodes - self._warm_up), 1)
+
+    def reset(self) -> None:
+        """An episode has ended."""
+        self._episodes += 1
 
 
 def amc(problem: Any, evaluations: int, seed: int) -> Found:
     """AMC (He et al., 1802.03494) on the paper's decision: DDPG, layer by layer, and a wall.
 
     The wall clips each prune ratio so that the layers to come can still meet the limit. As there:
-    two layers of 300, actor 1e-4, critic 1e-3, tau 0.01, batches of 64, no discount, an eighth of
-    the episodes at random, then noise that fades. Here: our observation and reward, and no
-    reconstruction of weights.
+    two layers of 300, tau 0.01, batches of 64, no discount, an eighth of the episodes at random,
+    then noise that fades. Here: our observation and reward, one learning rate (that of its
+    critic), and no reconstruction of weights.
     """
-    from stable_baselines3 import DDPG
-    from stable_baselines3.common.callbacks import CallbackList
-    from stable_baselines3.common.noise import NormalActionNoise
-
-    inner = gym.make("PruneVGG-v0", problem=problem)
-    env = prune_gym.RecordBest(prune_gym.ProjectionWrapper(inner))
-    noise = NormalActionNoise(np.zeros(1), np.ones(1))
-    groups = len(problem.groups)
-    warm_up = max(1, evaluations // 8)
+    env = prune_gym.RecordBest(
+        prune_gym.ProjectionWrapper(gym.make("PruneVGG-v0", problem=problem))
+    )
+    groups, warm_up = len(problem.groups), max(1, evaluations // 8)
     model = DDPG(
         "MlpPolicy",
         env,
@@ -371,14 +337,11 @@ def amc(problem: Any, evaluations: int, seed: int) -> Found:
         tau=0.01,
         batch_size=64,
         learning_starts=warm_up * groups,
-        train_freq=1,
         learning_rate=1e-3,
-        action_noise=noise,
+        action_noise=FadingNoise(warm_up, seed),
         policy_kwargs={"net_arch": [300, 300]},
         device="cpu",
     )
-    for actor in model.actor.optimizer.param_groups:
-        actor["lr"] = 1e-4
-    model.learn(evaluations * groups, callback=CallbackList([]))
+    model.learn(evaluations * groups)
     masks = env.archive.best_masks if env.archive.best is not None else None
     return Found(masks, evaluations=len(env.archive.trials))
