@@ -105,12 +105,12 @@ class Allocation:
         return found
 
     def rounded(self, widths: Widths) -> Counts:
-        """The next smaller numbers of filters that can stay, (n_groups,) (or the fewest)."""
-        places = [
-            max(0, int(np.searchsorted(own, width + 1e-9, side="right")) - 1)
-            for own, width in zip(self.keepable, widths.tolist(), strict=True)
-        ]
-        return np.array([own[i] for own, i in zip(self.keepable, places, strict=True)])
+        """The next smaller numbers of filters that can stay, (..., n_groups) (or the fewest)."""
+        found = np.empty(widths.shape, dtype=np.int64)
+        for group, own in enumerate(self.keepable):
+            places = own.searchsorted(widths[..., group] + 1e-9, side="right") - 1
+            found[..., group] = own[np.maximum(places, 0)]
+        return found
 
     def nearest(self, group: int, width: float) -> int:
         """The number of filters of a group that can stay and is nearest to a width."""
@@ -136,6 +136,13 @@ class Allocation:
             self._found[within] = self._allocated(np.array(within))
         found: Counts = self._found[within].copy()
         return found
+
+    def settle(self, counts: Counts) -> None:
+        """Let numbers of filters, (n_groups,), be the allocation within the problem's limits.
+
+        Judging may show that a network is over a measured limit, and a smaller one is not.
+        """
+        self._found[tuple(self.problem.limits)] = counts
 
     def _allocated(self, limits: NDArray[np.float64]) -> Counts:
         place = largest_within(
@@ -187,14 +194,12 @@ class Allocation:
             return np.array([self.nearest(group, n) for group, n in enumerate(wanted.tolist())])
         within = np.asarray(limits)
         low, high = -12.0, 12.0  # logarithms of scales
-        for _ in range(20):
-            middle = 0.5 * (low + high)
-            fits = self._fits(self._scaled(wanted, middle), within)
-            low, high = (middle, high) if fits else (low, middle)
-        return self.filled(self._scaled(wanted, low), wanted, limits)
-
-    def _scaled(self, wanted: Widths, scale: float) -> Counts:
-        return self.rounded(np.minimum(wanted * np.exp(scale), self.problem.sizes))
+        for _ in range(4):
+            scales = np.linspace(low, high, 33)
+            rows = self.rounded(np.minimum(wanted * np.exp(scales)[:, None], self.problem.sizes))
+            last = last_within(self.problem.counted_costs(rows), within)
+            low, high = scales[last], scales[min(last + 1, len(scales) - 1)]
+        return self.filled(rows[last], wanted, limits)
 
     def left(self, counts: Counts, n_decided: int, limits: Limits) -> Widths:
         """Widths of the groups that are still open, so that they use up what is left.
@@ -209,15 +214,13 @@ class Allocation:
         """
         within = np.asarray(limits)
 
-        def last_within(rows: Widths) -> int:
+        def last(rows: Widths) -> int:
             rows[:, :n_decided] = counts[:n_decided]
-            over = np.any(self._costs(rows) > within, axis=-1)
-            first = int(over.argmax())
-            return max(first - 1, 0) if over[first] else len(rows) - 1
+            return last_within(self._costs(rows), within)
 
-        row = min(last_within(self._rows.copy()), ROWS - 2)
+        row = min(last(self._rows.copy()), ROWS - 2)
         finer = self.widths((row + np.linspace(0.0, 1.0, FINER)) / (ROWS - 1))
-        found: Widths = finer[last_within(finer)]
+        found: Widths = finer[last(finer)]
         return found
 
     def _costs(self, widths: Widths) -> NDArray[np.float64]:
@@ -271,6 +274,13 @@ class Allocation:
         fits = (costs[0] <= within).all(axis=-1)
         uses_up = (costs[1] >= within).any(axis=-1) if self.is_known else np.ones_like(fits)
         return fits, uses_up
+
+
+def last_within(costs: NDArray[np.float64], limits: NDArray[np.float64]) -> int:
+    """The last row of rising costs, (n, n_budgets), before one is over a limit; 0 at least."""
+    over = np.any(costs > limits, axis=-1)
+    first = int(over.argmax())
+    return max(first - 1, 0) if over[first] else len(costs) - 1
 
 
 def largest_within(

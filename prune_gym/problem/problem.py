@@ -261,8 +261,14 @@ class PruningProblem:
         """How many filters each group keeps within limits, by the sensitivity."""
         return Allocation(self, self.sensitivity)
 
-    def knowing(self, sensitivity: Sensitivity) -> PruningProblem:
+    def knowing(
+        self, sensitivity: Sensitivity, allocation: Allocation | None = None
+    ) -> PruningProblem:
         """The same problem, with the same evaluator and a sensitivity that was found before.
+
+        Args:
+            sensitivity: of the same filter groups.
+            allocation: by it, with what was measured for it; None = it is found anew.
 
         Raises:
             ValueError: it is of other filter groups.
@@ -271,6 +277,8 @@ class PruningProblem:
         known = copy.copy(self)
         vars(known).pop("allocation", None)
         vars(known)["sensitivity"] = check_sensitivity(self, sensitivity)
+        if allocation is not None:
+            vars(known)["allocation"] = allocation
         return known
 
     # -- judging -----------------------------------------------------------------------------

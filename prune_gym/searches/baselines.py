@@ -21,8 +21,9 @@ from prune_gym.problem.allocation import Allocation, Widths, largest_within
 from prune_gym.problem.costs import Counts
 from prune_gym.problem.feasibility import Costs, feasible_ratios
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.problem.sensitivity import Judged, Sensitivity, scanning
+from prune_gym.problem.sensitivity import Judged, scanning
 from prune_gym.pruning.masks import Masks, kept_per_group, top_mask
+from prune_gym.tables.problem import TabularProblem
 from prune_gym.utils.registry import Registry
 
 Ratios: TypeAlias = NDArray[np.float64]  # (n_groups,) prune ratio per group, in [0, 1]
@@ -34,6 +35,8 @@ BATCH = 8  # judged side by side
 SCANNING = ("scan", "evolution", "cmaes")  # begin with the sensitivity scan
 OFFSPRING = 4
 STEP = 0.3  # standard deviation of the logarithm of kept filters
+TRIES = 5  # networks of the allocation at most, where it is over a limit when it is measured
+SMALLER, SMALLEST = 0.95, 1e-3  # of the limit, each time; the smallest limit
 
 # a problem, evaluations, a generator of random numbers, and limits, (n_budgets,); those that scan,
 # too, the evaluations by which the scan is planned
@@ -147,11 +150,14 @@ def lamp(
 ) -> Proposer:
     """One threshold on the LAMP scores of all filters (Lee et al., 2010.07611): one network.
 
-    Its scores choose the filters as well, whatever the problem's criterion is.
+    Its scores choose the filters as well, whatever the problem's criterion is. (Of a table, which
+    holds the networks of one order only, that order does.)
     """
     train, task = problem.data.train, problem.task
     scores = score_groups(problem.network, problem.groups, CRITERIA.get("lamp"), train, 0, task)
-    orders = [np.argsort(-own, kind="stable") for own in scores]
+    orders: Sequence[NDArray[np.int64]] = [np.argsort(-own, kind="stable") for own in scores]
+    if isinstance(problem, TabularProblem):
+        orders = problem.orders
     thresholds = np.sort(np.concatenate(scores))[::-1]  # (n_filters,) of all groups
     allocation = Allocation.without_scan(problem)
 
@@ -176,8 +182,8 @@ def scan(
     begun: int,
 ) -> Proposer:
     """The sensitivity scan, and the network of its allocation (`prune_gym.problem.allocation`)."""
-    allocation, _ = yield from _scanned(problem, evaluations, begun)
-    yield [problem.masks_of(allocation.counts(limits))]
+    allocation, left = yield from _scanned(problem, evaluations, begun)
+    yield from _first_within(allocation, limits, left)
 
 
 @BASELINES.register
@@ -193,9 +199,8 @@ def evolution(
     A child is scaled until it fits, then filled up to the limit, where budgets are counted.
     """
     allocation, left = yield from _scanned(problem, evaluations, begun)
-    counts = allocation.counts(limits)
-    best = (rank((yield [problem.masks_of(counts)])[0])) if left > 0 else (False, 0.0)
-    while (left := left - 1) > 0:
+    counts, best, left = yield from _first_within(allocation, limits, left)
+    while left > 0:
         n_children = min(OFFSPRING, left)
         steps = STEP * generator.standard_normal((n_children, counts.size))
         children = [allocation.fitted(_moved(counts, step), limits) for step in steps]
@@ -203,7 +208,7 @@ def evolution(
         top = max(range(n_children), key=lambda index: rank(judged[index]))
         if rank(judged[top]) >= best:
             best, counts = rank(judged[top]), children[top]
-        left -= n_children - 1
+        left -= n_children
 
 
 @BASELINES.register
@@ -226,16 +231,13 @@ def cmaes(
             'cmaes is not installed. pip install "prune-gym[agents]" installs it.', name="cmaes"
         ) from error
     allocation, left = yield from _scanned(problem, evaluations, begun)
-    prior = allocation.counts(limits)
-    if left > 0:
-        yield [problem.masks_of(prior)]
+    prior, _, left = yield from _first_within(allocation, limits, left)
 
     def anew() -> CMA:
         seed = int(generator.integers(2**31))
         return CMA(mean=np.zeros(max(prior.size, 2)), sigma=STEP, seed=seed)
 
     search = anew()
-    left -= 1
     while left > 0:
         size = min(search.population_size, left)
         points = [search.ask() for _ in range(search.population_size)]
@@ -273,13 +275,35 @@ def _scanned(
     return Allocation(problem, sensitivity), evaluations - sensitivity.evaluations
 
 
+def _first_within(
+    allocation: Allocation, limits: Limits, left: int
+) -> Generator[list[Masks], Judged, tuple[Counts, tuple[bool, float], int]]:
+    """The allocation's network, and what it ranks; the evaluations that are left after it.
+
+    Where budgets are measured, and it turns out to be over a limit, smaller ones are tried.
+    """
+    within, best = np.asarray(limits, dtype=np.float64), (False, -np.inf)
+    counts = allocation.counts(within)
+    for n_left in range(min(left, 1 if allocation.is_known else TRIES), 0, -1):
+        best = rank((yield [allocation.problem.masks_of(counts)])[0])
+        left -= 1
+        if best[0] or n_left == 1:
+            break
+        over = counts
+        while np.array_equal(counts, over) and within.max() > SMALLEST:
+            within = within * SMALLER
+            counts = allocation.counts(within)
+    return counts, best, left
+
+
 def prior(
     problem: PruningProblem, evaluations: int, begun: int
-) -> Generator[list[Masks], Judged, Sensitivity]:
+) -> Generator[list[Masks], Judged, Allocation]:
     """What agents start from that decide beside a prior: the scan, and its network."""
-    allocation, _ = yield from _scanned(problem, evaluations, begun)
-    yield [problem.masks_of(allocation.counts())]
-    return allocation.sensitivity
+    allocation, left = yield from _scanned(problem, evaluations, begun)
+    counts, _, _ = yield from _first_within(allocation, problem.limits, max(left, 1))
+    allocation.settle(counts)
+    return allocation
 
 
 # -- masks of ratios -------------------------------------------------------------------------------

@@ -396,8 +396,8 @@ class Search:
         if self.config.decision == "prior":
             begun = self.config.begun or self.evaluations
             proposer = prior(self.problem, self.evaluations, begun)
-            sensitivity = self._run(proposer, workers, self._known_rows())
-            if sensitivity is None:
+            allocation = self._run(proposer, workers, self._known_rows())
+            if allocation is None:
                 return
-            self.scanned = self.problem.knowing(sensitivity)
+            self.scanned = self.problem.knowing(allocation.sensitivity, allocation)
         learn(self, workers)

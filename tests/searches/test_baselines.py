@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
-from prune_gym import make_problem, search
+from prune_gym import TabularProblem, make_problem, search
 from prune_gym.criteria import CRITERIA, score_groups
 from prune_gym.problem.sensitivity import scan_counts
 from prune_gym.pruning.masks import kept_per_group
-from prune_gym.searches.baselines import baseline
+from prune_gym.searches.baselines import TRIES, _first_within, baseline, prior
 
 KNOWING = ("equal_width", "lamp", "scan", "evolution", "cmaes")
 KINDS = {
@@ -72,6 +72,70 @@ def test_a_measured_limit_is_met_by_some(name):
     _, later = judged_of(name, problem)
     assert any(outcome.feasible for _, outcome in later)
     assert max(outcome.cost for _, outcome in later if outcome.feasible) > 0.3
+
+
+class Warming:
+    """A black box that costs more once its network was chosen."""
+
+    factor = 1.0
+
+    def __call__(self, network):
+        return self.factor * parameters(network)
+
+
+def told(proposer, problem):
+    """Whether each network that a proposer yields is within the limits, and what it returns."""
+    batch, fits = next(proposer), []
+    while True:
+        outcomes = [problem.evaluate(masks) for masks in batch]
+        fits += [one.feasible for one in outcomes]
+        try:
+            batch = proposer.send([(one.accuracy, one.cost, one.feasible) for one in outcomes])
+        except StopIteration as end:
+            return fits, end.value
+
+
+def test_smaller_networks_follow_where_the_scans_is_over_when_it_is_measured():
+    budget = Warming()
+    problem = tiny.make_tiny(budgets={budget: 0.4})
+    counts = problem.allocation.counts()
+    budget.factor = 1.25  # what held while it was looked for holds no more
+    fits, (found, best, left) = told(_first_within(problem.allocation, problem.limits, 20), problem)
+    assert fits == [False] * (len(fits) - 1) + [True]
+    assert 1 < len(fits) <= TRIES
+    assert (found < counts).any()
+    assert (best[0], left) == (True, 20 - len(fits))
+
+
+def test_agents_start_from_a_network_that_was_within_the_limits():
+    budget = Warming()
+    problem = tiny.make_tiny(budgets={budget: 0.4})
+    proposer = prior(problem, 40, 40)
+    batch, judged = next(proposer), []
+    n_scan = len(scan_counts(problem, 20))
+    while batch is not None:
+        budget.factor = 1.25 if len(judged) == n_scan else budget.factor
+        judged += [problem.evaluate(masks) for masks in batch]
+        rows = [(one.accuracy, one.cost, one.feasible) for one in judged[-len(batch) :]]
+        try:
+            batch = proposer.send(rows)
+        except StopIteration as end:
+            allocation, batch = end.value, None
+    assert not judged[n_scan].feasible
+    assert judged[-1].feasible
+    kept = np.rint(judged[-1].kept * problem.sizes)
+    assert (allocation.counts() == kept).all()
+    known = problem.knowing(allocation.sensitivity, allocation)
+    assert known.allocation is allocation
+
+
+def test_lamp_takes_the_filters_that_a_table_has():
+    problem = TabularProblem.load("tiny_resnet-digits-taylor", budgets={"params": 0.4})
+    (masks, outcome), *others = judged_of("lamp", problem)[1]
+    assert not others
+    assert outcome.feasible
+    for mask, order in zip(masks, problem.orders, strict=True):
+        assert mask[order[: mask.sum()]].all()
 
 
 def test_searches_begin_with_the_scan_and_its_network(problems):
