@@ -1,0 +1,343 @@
+"""Our searches against other pruners, on one protocol.
+
+    python benchmarks/peers.py
+    python benchmarks/peers.py --problems resnet20-macs --data folder:DIR
+    python benchmarks/peers.py --methods evolution scan "tp-global-lamp-*" --epochs 1 5
+    python benchmarks/peers.py --show
+
+Every method prunes the same dense network to the same limit. What it keeps is cut out of that
+network in the same way, its BatchNorm statistics are recomputed on the same images, and it is
+judged on the same validation images; one that draws random numbers has three seeds. ``--epochs``
+fine-tunes the networks that are there, by the project's fine-tuning. Each network is judged on the
+test split once, when nothing is chosen any more. A pruning ratio is bisected until the limit holds
+as tightly as it can.
+
+Rows that are there are not run again, and each is written as it comes. ``--show`` prints the table
+of all of them. torch-pruning is needed for the methods whose names begin with ``tp-``
+(``pip install torch-pruning``).
+Networks on CIFAR-10 need its images in folders, VGG11 its weights as well. Writes
+``benchmarks/results/peers.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from decision import estimate
+from origin import origin
+from peer_pruners import Found, TorchPruning, amc, feature_map_rank, rank_of_maps
+from torch import nn
+
+import prune_gym
+from agents.files import write_json
+from prune_gym.budgets import count
+from prune_gym.budgets.processor_time import processor_ms
+from prune_gym.problem.outcome import OutcomeMemory
+from prune_gym.pruning.masks import Masks
+from prune_gym.searches.fine_tuning import fine_tune
+
+RESULTS = Path(__file__).parent / "results" / "peers.json"
+WEIGHTS = Path(__file__).parent / "weights"
+SEARCHES = ("scan", "evolution", "ppo_lag", "pretrained", "cem", "random")  # ours
+DRAWING = ("evolution", "ppo_lag", "pretrained", "cem", "random", "amc", "tp-*-random-*")
+SCORES = ("l1", "l2", "bnscale", "taylor", "lamp", "hessian", "fpgm", "random")
+SPLITS = ("validation", "test")
+Row = dict[str, Any]
+
+
+def methods() -> list[str]:
+    """Names of all methods, the quickest first."""
+    of_library = [
+        f"tp-{scope}-{score}-{steps}"
+        for steps in (1, 10)
+        for scope in ("global", "local")
+        for score in SCORES
+    ]
+    quick = ["dense", "uniform", "equal_width", "lamp", "rank", "tp-local-l1first-1"]
+    return [*quick, *of_library, *SEARCHES, "amc"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to be pruned, and how far.
+
+    Attributes:
+        network: its registered name.
+        budgets: limits.
+        evaluations: networks that each search judges.
+        pictures: whether it is on the images of CIFAR-10; else on digits.
+        weights: its file in ``benchmarks/weights``; None = the shipped ones, or ``--weights``.
+    """
+
+    network: str
+    budgets: dict[str, float]
+    evaluations: int
+    pictures: bool = True
+    weights: str | None = None
+
+    def problem(self, data: str, weights: Path | None, criterion: Any = "auto") -> Any:
+        """The pruning problem; on pictures it judges on 1,000 validation images."""
+        if not self.pictures:
+            return prune_gym.make_problem(
+                self.network, criterion=criterion, budgets=self.budgets, weights=weights
+            )
+        return prune_gym.make_problem(
+            self.network,
+            data,
+            weights=WEIGHTS / self.weights if weights is None and self.weights else weights,
+            criterion=criterion,
+            budgets=self.budgets,
+            evaluation_samples=1000,
+        )
+
+
+TASKS = {
+    "small-params": Task("small", {"params": 0.1}, 110, pictures=False),
+    "small-macs": Task("small", {"macs": 0.5}, 110, pictures=False),
+    "resnet20-macs": Task("resnet20", {"macs": 0.5}, 150, weights="resnet20.safetensors"),
+    "resnet20-params": Task("resnet20", {"params": 1 / 3}, 150, weights="resnet20.safetensors"),
+    "resnet56-macs": Task("resnet56", {"macs": 0.5}, 250, weights="resnet56.safetensors"),
+    "vgg11-macs": Task("vgg11", {"macs": 0.5}, 110),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--problems", nargs="*", choices=TASKS, default=list(TASKS)[:2])
+    parser.add_argument(
+        "--methods", nargs="*", default=["*"], help="names or patterns, in that order"
+    )
+    parser.add_argument("--epochs", nargs="*", type=int, default=[], help="of fine-tuning")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", default="cifar10", help="images of CIFAR-10")
+    parser.add_argument("--weights", type=Path, help="of the dense network, if not our own")
+    parser.add_argument("--show", action="store_true", help="print the table, run nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    chosen = list(dict.fromkeys(m for w in asked.methods for m in fnmatch.filter(methods(), w)))
+    if not chosen:
+        parser.error(f"--methods {' '.join(asked.methods)}: none of {', '.join(methods())}")
+    table = Table(asked.out)
+    if not asked.show:
+        for name in asked.problems:
+            bench = Bench(name, asked.data, asked.weights)
+            for method in chosen:
+                for seed in seeds_of(method, asked.seeds):
+                    table.add("rows", {"problem": name, "method": method, "seed": seed}, bench.row)
+            for epochs in sorted(asked.epochs):
+                for method in chosen:
+                    for seed in range(asked.seeds if method != "dense" else 0):
+                        key = {"problem": name, "method": method, "seed": seed, "epochs": epochs}
+                        pruned = table.row(name, method, seed)
+                        if pruned["masks"] is not None:
+                            table.add("tuned", key, bench.tuned, pruned)
+    show(table)
+
+
+def seeds_of(method: str, seeds: int) -> range:
+    """One seed of what draws no random numbers."""
+    return range(seeds if any(fnmatch.fnmatch(method, word) for word in DRAWING) else 1)
+
+
+class Table:
+    """The rows of a results file, written as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        self.rows: list[Row] = found.get("rows", [])
+        self.tuned: list[Row] = found.get("tuned", [])
+
+    def add(self, kind: str, key: Row, make: Any, *words: Any) -> None:
+        """Make a row and write it, unless it is there."""
+        rows = getattr(self, kind)
+        if not any(key.items() <= row.items() for row in rows):
+            rows.append({**key, **make(key, *words)})
+            head = {**origin(), "rows": self.rows, "tuned": self.tuned}
+            write_json(self._path, head, indent=1)
+            print({name: value for name, value in rows[-1].items() if name != "masks"}, flush=True)
+
+    def row(self, problem: str, method: str, seed: int) -> Row:
+        """The pruned network of a method; all seeds of one that draws nothing are the same."""
+        own = [r for r in self.rows if (r["problem"], r["method"]) == (problem, method)]
+        return next((row for row in own if row["seed"] == seed), own[0])
+
+
+# -- one row ---------------------------------------------------------------------------------------
+
+
+class Bench:
+    """One task: its dense network, and how networks are found, judged and fine-tuned."""
+
+    def __init__(self, name: str, data: str, weights: Path | None) -> None:
+        self._task, self._data, self._weights = TASKS[name], data, weights
+
+    @cached_property
+    def problem(self) -> Any:
+        """The pruning problem, made when the first row is."""
+        return self._task.problem(self._data, self._weights)
+
+    def row(self, key: Row) -> Row:
+        """Prune by one method, and judge what it came to."""
+        problem = self.problem
+        problem.evaluator.memory = OutcomeMemory()  # every method judges its own networks
+        began = time.monotonic()
+        found = self.found(key["method"], key["seed"])
+        seconds = round(time.monotonic() - began, 1)
+        row = {"evaluations": found.evaluations, "seconds": seconds, "masks": None}
+        if found.masks is not None:
+            row["masks"] = packed(found.masks)
+            network = problem.evaluate(found.masks).network
+        elif found.network is not None:
+            network = problem.recover(found.network)
+        else:
+            return {**row, "validation": None}  # nothing within the limit
+        return {**row, **self.judged(network), **self.sizes(network)}
+
+    def found(self, method: str, seed: int) -> Found:
+        """What a method keeps."""
+        problem, evaluations = self.problem, self._task.evaluations
+        if method == "dense":
+            return Found(problem.masks_of(problem.sizes), evaluations=0)
+        if method == "rank":
+            return rank_of_maps(
+                problem, self._task.problem(self._data, self._weights, feature_map_rank)
+            )
+        if method == "amc":
+            return amc(problem, evaluations, seed)
+        if method.startswith("tp-"):
+            _, scope, score, steps = method.split("-")
+            return TorchPruning(problem, score, scope == "global", int(steps), seed)()
+        result = prune_gym.search(problem, method, evaluations=evaluations, seed=seed)
+        if result.stopped:
+            raise SystemExit(130)
+        return Found(result.masks if result.feasible else None, evaluations=len(result))
+
+    def judged(self, network: nn.Module) -> Row:
+        """Validation and test accuracy."""
+        test = self.problem.judge(network, self.problem.data.test)
+        return {"validation": round(self.problem.judge(network), 5), "test": round(test, 5)}
+
+    def sizes(self, network: nn.Module) -> Row:
+        """Shares of the dense network's MACs, parameters and latency.
+
+        Latency is that of 32 images on one core, of both in turns, by the processor's clock: what
+        other programs do meanwhile does not count.
+        """
+        problem = self.problem
+        shares = {
+            name: count(name, network, problem.example)
+            / count(name, problem.network, problem.example)
+            for name in ("macs", "params")
+        }
+        shares["latency"] = processor_ms.compare(network, problem.network, problem.example)
+        return {name: round(share, 4) for name, share in shares.items()}
+
+    def tuned(self, key: Row, pruned: Row) -> Row:
+        """Fine-tune a network that is there for some epochs."""
+        problem = self.problem
+        network = problem.recover(problem.compact(unpacked(pruned["masks"], problem)))
+        batch = 128 if self._task.pictures else 100  # of the project's fine-tuning
+        steps = key["epochs"] * (len(problem.data.train) // batch)
+        began = time.monotonic()
+        found = fine_tune(network, problem, steps=steps, seed=key["seed"])
+        seconds = round(time.monotonic() - began, 1)
+        return {**self.judged(network), "kept": found.kept, "steps": steps, "seconds": seconds}
+
+
+def packed(masks: Masks) -> str:
+    """Keep masks as hexadecimal digits."""
+    return np.packbits(np.concatenate(masks)).tobytes().hex()
+
+
+def unpacked(digits: str, problem: Any) -> Masks:
+    """Keep masks of a problem."""
+    sizes = problem.sizes
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=sizes.sum())
+    return tuple(np.split(bits.astype(np.bool_), np.cumsum(sizes)[:-1]))
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def show(table: Table) -> None:
+    """Print a table per problem, the best before fine-tuning first."""
+    for problem in dict.fromkeys(row["problem"] for row in table.rows):
+        rows = [row for row in table.rows if row["problem"] == problem]
+        tuned = [row for row in table.tuned if row["problem"] == problem]
+        print("\n".join(lines_of(problem, rows, tuned)))
+
+
+def lines_of(problem: str, rows: list[Row], tuned: list[Row]) -> Iterator[str]:
+    """The table of one problem: interquartile means over seeds, with 95 % intervals.
+
+    Methods are ordered, and the best of them are told, by validation; the test split chooses none.
+    """
+    limits = ", ".join(f"{name} {limit:.3g}" for name, limit in TASKS[problem].budgets.items())
+    yield f"\n### {problem}: at most {limits}\n"
+    epochs = sorted({row["epochs"] for row in tuned})
+    heads = [f"{n} epoch{'s' * (n > 1)}, {split}" for n in epochs for split in ("val", "test")]
+    shares = ["MACs", "parameters", "latency", "networks judged", "seconds"]
+    cells = ["method", "seeds", "val", "test", *heads, *shares]
+    yield "| " + " | ".join(cells) + " |"
+    yield "|" + " --- |" * len(cells)
+    by_method: dict[str, list[Row]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], []).append(row)
+    means = {
+        method: float(np.mean([row["validation"] or 0.0 for row in own]))
+        for method, own in by_method.items()
+    }
+    for method in sorted(means, key=lambda name: -means[name]):
+        own = by_method[method]
+        within = [row for row in own if row["validation"] is not None]
+        if not within:
+            nothing = ["nothing within the limit", *["-"] * (len(cells) - 5)]
+            seconds = f"{np.median([row['seconds'] for row in own]):.0f}"
+            yield "| " + " | ".join([method, str(len(own)), *nothing, "-", seconds]) + " |"
+            continue
+        line = [method, str(len(own)), *(estimate([r[k] for r in within]) for k in SPLITS)]
+        for n in epochs:
+            trained = [r for r in tuned if (r["method"], r["epochs"]) == (method, n)]
+            line += [estimate([r[k] for r in trained]) if trained else "-" for k in SPLITS]
+        line += [f"{np.mean([r[k] for r in within]):.3f}" for k in ("macs", "params", "latency")]
+        line += [f"{np.median([row[k] for row in own]):.0f}" for k in ("evaluations", "seconds")]
+        yield "| " + " | ".join(line) + " |"
+    yield from ("", *verdicts(by_method, means))
+
+
+def verdicts(by_method: dict[str, list[Row]], means: dict[str, float]) -> Iterator[str]:
+    """What the rows say before any fine-tuning."""
+    ours = [name for name in means if name in SEARCHES]
+    others = [name for name in means if name not in (*SEARCHES, "dense")]
+    if ours and others:
+        own, other = (max(names, key=lambda name: means[name]) for names in (ours, others))
+        tests = [np.mean([r.get("test") or 0.0 for r in by_method[m]]) for m in (own, other)]
+        gap = 100.0 * (tests[0] - tests[1])
+        yield (
+            f"Before fine-tuning the best search, `{own}`, is {abs(gap):.1f} points "
+            f"{'ahead of' if gap >= 0 else 'behind'} the best other, `{other}`, on the test split."
+        )
+    slow = [
+        name
+        for name, own in by_method.items()
+        for row in own
+        if name != "dense" and row["validation"] is not None and row["latency"] > 0.95
+    ]
+    if slow:
+        yield f"Not faster than the dense network: {', '.join(dict.fromkeys(slow))}."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""`benchmarks/peers.py`: peers are judged as our searches are, and rows are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture
+def modules(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    return importlib.import_module("peers"), importlib.import_module("peer_pruners")
+
+
+@pytest.fixture
+def run(modules, monkeypatch, tmp_path, capsys):
+    """The script's main, and what it prints."""
+    peers, _ = modules
+
+    def main(*words):
+        line = ["peers.py", "--problems", "small-params", "--out", str(tmp_path / "out.json")]
+        monkeypatch.setattr(sys, "argv", [*line, *words])
+        peers.main()
+        return capsys.readouterr().out
+
+    return main
+
+
+@pytest.mark.parametrize("named", ["default_problem", "residual_problem"])
+@pytest.mark.parametrize(("score", "is_global", "steps"), [("l2", True, 1), ("taylor", False, 2)])
+def test_masks_of_a_peer_are_its_own_network(modules, request, named, score, is_global, steps):
+    pytest.importorskip("torch_pruning")
+    problem = request.getfixturevalue(named)
+    pruner = modules[1].TorchPruning(problem, score, is_global, steps)
+    masks, network = pruner.pruned(0.4)
+    assert 0.0 < np.concatenate(masks).mean() < 0.8
+    ours, theirs = (problem.recover(one) for one in (problem.compact(masks), network))
+    with torch.no_grad():
+        given = problem.data.validation.batch(slice(0, 16))
+        torch.testing.assert_close(theirs(given), ours(given), rtol=1e-4, atol=1e-4)
+    own = problem.accuracy(theirs)
+    assert own == pytest.approx(problem.evaluate(masks).accuracy, abs=1e-6)
+
+
+def test_the_limit_holds_tightly(modules, default_problem):
+    pytest.importorskip("torch_pruning")
+    costs = {}
+    for is_global in (True, False):
+        found = modules[1].TorchPruning(default_problem, "lamp", is_global)()
+        costs[is_global] = default_problem.costs(found.masks)[0]
+    assert 0.09 < costs[False] <= 0.1
+    assert 0.095 < costs[True] <= 0.1
+
+
+def test_random_scores_go_by_the_seed_alone(modules, tiny_problem):
+    pytest.importorskip("torch_pruning")
+    state = torch.get_rng_state()
+    found = [
+        modules[1].TorchPruning(tiny_problem, "random", True, 1, s).pruned(0.5) for s in (1, 1, 2)
+    ]
+    first, again, other = (np.concatenate(masks) for masks, _ in found)
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (torch.get_rng_state() == state).all()
+
+
+def test_single_gradients_of_the_hessian_are_all_counted(modules, tiny_problem, monkeypatch):
+    pytest.importorskip("torch_pruning")
+    pruners = modules[1]
+    monkeypatch.setattr(pruners, "IMAGES", 4)
+    found = pruners.TorchPruning(tiny_problem, "hessian", True)._dense_slopes[0]
+    network = tiny_problem.network
+    inputs, labels = tiny_problem.data.train.calibration(4)
+    weight = next(network.parameters())
+    loss = torch.nn.functional.cross_entropy(network(inputs), labels, reduction="none")
+    slopes = [torch.autograd.grad(one, weight, retain_graph=True)[0] for one in loss]
+    torch.testing.assert_close(found, torch.stack(slopes).square().mean(dim=0))
+
+
+def test_no_ratio_meets_the_limit(modules, default_problem):
+    every = default_problem.masks_of(default_problem.sizes)
+    ratio, masks = modules[1].tightest(default_problem, lambda ratio: every)
+    assert (ratio, masks) == (1.0, None)
+
+
+def test_filters_that_do_not_fit_our_groups_are_refused(modules, residual_problem):
+    groups = residual_problem.groups
+    shared = next(group for group in groups if len(group.producers) > 1)
+    kept = {name: np.arange(g.n_filters) for g in groups for name in g.producers}
+    assert all(mask.all() for mask in modules[1].masks_of_channels(residual_problem, kept))
+    kept[shared.producers[1]] = np.arange(1, shared.n_filters)
+    with pytest.raises(ValueError, match=f"layers of group {shared.name} keep different filters"):
+        modules[1].masks_of_channels(residual_problem, kept)
+
+
+def test_missing_libraries_say_how_to_get_them(modules):
+    with pytest.raises(SystemExit, match=r"no-such is not installed .* pip install no-such"):
+        modules[1].library("no_such_library", "no-such")
+
+
+def test_rank_of_maps(modules, tiny_problem):
+    from prune_gym.criteria.base import Evidence
+
+    problem = tiny_problem
+    given = "rank", problem.network, problem.groups, problem.data.train, 0
+    scores = modules[1].feature_map_rank(Evidence.of(*given))
+    assert [len(own) for own in scores] == problem.sizes.tolist()
+    side = problem.example.shape[-1]
+    assert all(0.0 <= own.min() <= own.max() <= side for own in scores)
+
+
+def test_amc_keeps_the_limit(modules, default_problem):
+    found = modules[1].amc(default_problem, 5, seed=0)
+    assert found.evaluations == 5
+    assert default_problem.feasible(default_problem.costs(found.masks))
+
+
+def test_rows_are_made_once_and_fine_tuned(modules, run, tmp_path, monkeypatch):
+    peers, _ = modules
+    quick = dataclasses.replace(peers.TASKS["small-params"], evaluations=3)
+    monkeypatch.setitem(peers.TASKS, "small-params", quick)
+    words = ("--methods", "dense", "uniform", "--epochs", "1", "--seeds", "1")
+    said = run(*words)
+    found = json.loads((tmp_path / "out.json").read_text())
+    dense, uniform = found["rows"]
+    assert (dense["macs"], dense["params"]) == (1.0, 1.0)
+    assert uniform["params"] <= 0.1
+    (tuned,) = found["tuned"]
+    assert (tuned["method"], tuned["epochs"]) == ("uniform", 1)
+    assert tuned["steps"] > 0
+    assert tuned["validation"] >= uniform["validation"]  # what is worse is put back
+    assert "| dense | 1 | " in said
+    assert "1 epoch, test" in said
+    monkeypatch.setattr(peers.Bench, "problem", None)  # nothing is left to be run
+    table = run("--show")
+    assert run(*words) == table
+    assert said.endswith(table)
+
+
+def test_masks_are_packed_and_unpacked(modules, residual_problem):
+    generator = np.random.default_rng(0)
+    masks = tuple(generator.random(n) < 0.5 for n in residual_problem.sizes)
+    again = modules[0].unpacked(modules[0].packed(masks), residual_problem)
+    assert all((a == b).all() for a, b in zip(masks, again, strict=True))
+
+
+def test_who_wins_is_said_and_what_is_no_faster(modules):
+    def row(method, test, latency=0.5):
+        shares = {"macs": 0.5, "params": 0.4, "latency": latency, "evaluations": 1, "seconds": 1.0}
+        return {"method": method, "seed": 0, "validation": test, "test": test, **shares}
+
+    rows = [row("scan", 0.5), row("tp-global-l1-1", 0.6, latency=1.0), row("dense", 0.9)]
+    rows.append({"method": "amc", "seed": 0, "validation": None, "evaluations": 9, "seconds": 1.0})
+    lines = list(modules[0].lines_of("small-macs", rows, []))
+    assert {line.count("|") for line in lines if line.startswith("|")} == {10}
+    assert any("| amc | 1 | nothing within the limit |" in line for line in lines)
+    assert lines[-2:] == [
+        "Before fine-tuning the best search, `scan`, is 10.0 points behind the best other, "
+        "`tp-global-l1-1`, on the test split.",
+        "Not faster than the dense network: tp-global-l1-1.",
+    ]
+
+
+def test_unknown_methods_are_refused(run):
+    with pytest.raises(SystemExit):
+        run("--methods", "nonsense")
