@@ -131,7 +131,7 @@ def test_a_lost_machine_that_measured_is_named(cluster, tmp_path):
 def test_ctrl_c_in_a_terminal_stops_and_leaves_the_cluster(cluster, tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "prune_gym", "prune", "--workers", "2", "--algo", "random"]
-    command += ["--evaluations", "5000", "--out", str(run)]
+    command += ["--evaluations", "5000", "--finetune-steps", "0", "--out", str(run)]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -151,7 +151,7 @@ def test_ctrl_c_in_a_terminal_stops_and_leaves_the_cluster(cluster, tmp_path):
     with RayWorkers(1).session():
         assert idle_again()
     more = ["--resume", str(run), "--evaluations", str(judged + 8), "--workers", "1"]
-    command = [*command[:4], *more, "--finetune-steps", "0"]
+    command = [*command[:4], *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert rows(run) == judged + 8
