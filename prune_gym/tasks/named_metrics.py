@@ -145,6 +145,11 @@ ACCURACY = Metric(
 )
 
 
+def is_accuracy(metric: Metric) -> bool:
+    """Whether a metric is `ACCURACY`, also where it came from another process."""
+    return metric.measure is share_right and metric.name == ACCURACY.name
+
+
 def _torchmetrics() -> Any:
     import torchmetrics  # it takes long
 

@@ -15,7 +15,7 @@ from torch import nn
 from prune_gym.datasets import Examples, Split
 from prune_gym.pruning.inference import InferenceLayout
 from prune_gym.tasks.metrics import Tally
-from prune_gym.tasks.named_metrics import ACCURACY, share_right
+from prune_gym.tasks.named_metrics import is_accuracy, share_right
 from prune_gym.tasks.task import CLASSIFICATION, Task
 from prune_gym.training.racing import FEWEST, Race
 from prune_gym.utils.devices import tf32
@@ -152,7 +152,7 @@ class PreparedSplit:
         A look comes after a whole batch: smaller forwards would cost what is saved.
         """
         classes = self.split.classes
-        if self.task.metric is not ACCURACY or self.task.output is not None or classes is None:
+        if not is_accuracy(self.task.metric) or self.task.output is not None or classes is None:
             return None
         race = Race.over(classes, self.device, max(FEWEST, self.batch_size))
         return race if race.looks else None
@@ -184,7 +184,7 @@ class PreparedSplit:
 
     def reward(self, network: nn.Module) -> float:
         """The reward of a network in evaluation mode, which stays as it is; see `Metric`."""
-        if self.task.metric is ACCURACY and self.task.output is None and self.images is not None:
+        if is_accuracy(self.task.metric) and self.task.output is None and self.images is not None:
             return self.accuracy(network)
         return self.task.metric.reward(self.measured(network))
 

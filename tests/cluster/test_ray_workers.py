@@ -51,6 +51,8 @@ SLOW_ALGORITHMS = ("ppo_lag", "scan", "cem", "evolution", "cmaes", "pretrained")
 )
 def test_a_search_is_the_same_with_any_number_of_workers(cluster, algo):
     budgets = {"params": 0.5, own_budget(n_parameters): 0.9}
+    if algo == "pretrained":  # it knows one limit
+        budgets.pop("params")
     found = [
         rows(search(problem_of(budgets=budgets), algo, evaluations=24, workers=workers))
         for workers in (None, ONE, TWO)
@@ -144,7 +146,8 @@ def test_budgets_are_measured_on_one_machine(cluster):
         result = search(problem, "random", evaluations=6, workers=workers)
         best = result.best
         assert result.archive.trials[best.number - 1].cost == problem.costs(best.masks)[0]
-        assert best.costs["where"] * problem.unpruned_values[0] == 2.0 * n_parameters(best.network)
+        twice = 2.0 * n_parameters(best.network)
+        assert best.costs["where"] * problem.unpruned_values[0] == pytest.approx(twice)
     assert not seen
     with pytest.raises(ClusterError, match=r"'where' is measured .* the session with it is over"):
         problem.budgets[0](problem.network, problem.example)

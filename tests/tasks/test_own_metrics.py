@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections import namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torchmetrics.clustering import NormalizedMutualInfoScore
 import prune_gym
 from prune_gym.problem.find_task import _size
 from prune_gym.tasks.metrics import Metric
-from prune_gym.tasks.named_metrics import METRICS
+from prune_gym.tasks.named_metrics import ACCURACY, METRICS, is_accuracy
 
 SEGMENTER = trained("segmentation", 30)
 REGRESSOR = trained("regression", 30)
@@ -409,3 +410,15 @@ def test_types_that_differ_are_named():
     problem = prune_gym.make_problem(network, metric="mae", budgets={"params": 0.5}, **doubled)
     assert problem.example.dtype == torch.float64
     assert prune_gym.search(problem, "random", evaluations=2).best.fine_tune(2).test_accuracy > 0
+
+
+def test_accuracy_is_known_in_every_process():
+    """Networks race, and are judged as fast, in workers as well."""
+    assert is_accuracy(pickle.loads(pickle.dumps(ACCURACY)))
+    assert not is_accuracy(Metric(max, "accuracy"))
+
+
+def test_networks_of_another_process_race(default_problem):
+    again = pickle.loads(pickle.dumps(default_problem.task))
+    split = replace(default_problem.evaluator.validation, task=again, batch_size=60)
+    assert split.race is not None
