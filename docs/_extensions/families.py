@@ -124,7 +124,7 @@ import gymnasium as gym
 import prune_gym
 
 # time of this thread alone, so that a busy machine measures the same; "latency_ms" takes all time
-latency = prune_gym.latency_ms(clock=time.thread_time, error=0.2)
+latency = prune_gym.latency_ms(32, clock=time.thread_time, error=0.2)
 env = gym.make("PruneVGGLatency-v0", budgets={latency: 0.5}, render_mode="rgb_array")
 """,
         caption="The latency was measured on the machine that built this page.",
