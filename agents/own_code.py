@@ -10,13 +10,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
 import cloudpickle
 
 _REGISTERING = threading.RLock()  # cloudpickle has one register for the process
-_OURS = ("prune_gym", "agents")
 
 
 @contextmanager
@@ -41,11 +41,19 @@ def _own_modules() -> list[ModuleType]:
     found = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or name == "__main__" or name.partition(".")[0] in _OURS:
+        if not isinstance(file, str) or name == "__main__" or name.partition(".")[0] in _ours():
             continue
         if not _is_installed(file):
             found.append(module)
     return found
+
+
+@cache
+def _ours() -> frozenset[str]:
+    """The packages of the distribution that this one is of, wherever they lie."""
+    own, found = __name__.partition(".")[0], packages_distributions()
+    mine = set(found.get(own, ()))
+    return frozenset({own, *(name for name, of in found.items() if mine & set(of))})
 
 
 @cache  # there are thousands, and this is asked for every network

@@ -190,6 +190,7 @@ def test_the_page_of_the_command_names_every_command_and_no_other():
 # of Ray's own command, and of SLURM's
 OTHERS = {
     *("--address", "--block", "--head", "--num-cpus", "--port", "--resources"),
+    "--working-dir",
     *("--cpus-per-task", "--exclude", "--nodes", "--ntasks", "--ntasks-per-node", "--time"),
 }
 

@@ -120,7 +120,8 @@ def test_agents_start_from_a_network_that_was_within_the_limits():
         try:
             batch = proposer.send(rows)
         except StopIteration as end:
-            allocation, batch = end.value, None
+            (allocation, n_judged), batch = end.value, None
+    assert n_judged == len(judged)
     assert not judged[n_scan].feasible
     assert judged[-1].feasible
     kept = np.rint(judged[-1].kept * problem.sizes)
