@@ -15,7 +15,7 @@ class Progress:
         total: networks to be judged.
         best_accuracy: of the best feasible one; None where there is none yet. Of a problem with
             another metric it is that one's number.
-        recent_cost: mean scalar cost of the latest fifty.
+        recent_cost: mean scalar cost of the latest eight.
         cost_limit: the scalar limit.
         multiplier: the agent's Lagrange multiplier; NaN for baselines.
         remembered: evaluations for which nothing was run, as the same decision had been judged.

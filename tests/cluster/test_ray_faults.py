@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,19 +11,14 @@ import time
 
 import pytest
 import tiny
+from kills import KILLS, RAY_MARKS, killing
 from torch import nn
 
 from prune_gym import Budget, search
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import ClusterError
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-]
-KILLS = 20
+pytestmark = RAY_MARKS
 
 
 def noting_budget(folder, seconds) -> Budget:
@@ -46,24 +40,6 @@ def problem_of(folder, seconds=0.2, **arguments):
 
 def alone(folder, evaluations):
     return search(problem_of(folder), "random", evaluations=evaluations).networks.tobytes()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            return file.read().rpartition(") ")[2][0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def killing(folder, killed: list[int], ended: threading.Event) -> None:
-    """Kill a random worker now and then."""
-    generator = random.Random(0)
-    while len(killed) < KILLS and not ended.wait(0.3):
-        living = [pid for pid in map(int, os.listdir(folder)) if is_alive(pid)]
-        if living:
-            killed.append(generator.choice(living))
-            os.kill(killed[-1], signal.SIGKILL)
 
 
 def test_twenty_killed_workers_change_nothing(cluster, tmp_path):

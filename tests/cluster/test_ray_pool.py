@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
 import threading
 import time
 from dataclasses import dataclass
 
 import pytest
+from kills import KILLS, RAY_MARKS, killing
 
 from prune_gym.cluster.hiring import Hiring
 from prune_gym.cluster.pool import Pool
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import WorkerError
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-]
-KILLS = 20
+pytestmark = RAY_MARKS
 
 
 @pytest.fixture
@@ -65,24 +58,6 @@ def make_kinds(folder):
             return Answer(self.number, time.perf_counter() - began)
 
     return Question
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            return file.read().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
-
-
-def killing(folder, killed, ended):
-    """Kill a random worker now and then."""
-    generator = random.Random(0)
-    while len(killed) < KILLS and not ended.wait(0.2):
-        living = [pid for pid in map(int, sorted(os.listdir(folder))) if is_alive(pid)]
-        if living:
-            killed.append(generator.choice(living))
-            os.kill(killed[-1], signal.SIGKILL)
 
 
 def pool_of(ray, n, timeout_s=600.0, retries=KILLS):
