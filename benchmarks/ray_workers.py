@@ -7,8 +7,9 @@ Parts: ``start`` (seconds until the first network is judged), ``overhead`` (a ne
 worker against a plain call), ``threads`` (two workers against two threads, on VGG11 with random
 weights and images), ``memory`` (of a further worker), ``kills`` (a random worker is killed twenty
 times during a search), ``growth`` (networks that sleep half a second, 1 to 64 workers that hold no
-problem: networks a second against the ideal). On a busy machine only ratios of one run mean
-something. Each part is written into ``benchmarks/results/ray_workers.json``.
+problem: networks a second against the ideal, and the time of this process's that each takes). All
+take some five minutes on two cores, ``growth`` half of them: 64 processes start. On a busy machine
+only ratios of one run mean something. Each part is written into the file when it ends.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from naps import NAP_S, Nap
 from origin import origin
 from torch import nn
 
@@ -46,8 +48,13 @@ from prune_gym.utils.threads import Workers
 
 RESULTS = Path(__file__).parent / "results" / "ray_workers.json"
 LIGHT = 0.01  # cores that a worker asks for, so that many fit on any machine
-NAP_S = 0.5
+ROUNDS = 10  # networks that each worker naps over
 Figures = dict[str, Any]
+
+
+def say(words: str) -> None:
+    """Tell on the standard error what is done."""
+    print(words, file=sys.stderr, flush=True)
 
 
 def sleeping(seconds: float, noted: str | None = None) -> Budget:
@@ -97,9 +104,10 @@ def start(given: argparse.Namespace) -> Figures:
 def overhead(given: argparse.Namespace) -> Figures:
     """A network of 20 ms by one worker against a plain call, in turns."""
     problem = make_problem(budgets={sleeping(0.02): 0.9}, evaluation_samples=20)
-    n, rows = 200, []
+    n, rows = 100, []
     masks = decisions(problem, n + 1)
-    for _ in range(given.turns):
+    for turn in range(given.turns):
+        say(f"overhead: turn {turn + 1} of {given.turns}")
         here = timed(lambda: [problem.evaluator.judge(one, 0, 0) for one in masks[:n]])
         with RayWorkers(1, cpus_per_worker=LIGHT).judging(problem) as pool:
             judged(pool, problem.evaluator, masks[n:])  # it is up
@@ -128,7 +136,8 @@ def threads(given: argparse.Namespace) -> Figures:
         remote = problem.evaluator
         for pool, evaluator in ((workers, remote), (own, plain)):
             judged(pool, evaluator, masks[given.n :])
-        for _ in range(given.turns):
+        for turn in range(given.turns):
+            say(f"threads: turn {turn + 1} of {given.turns}")
             rows.append(
                 {
                     "threads_s": timed(partial(judged, own, plain, masks[: given.n])),
@@ -201,42 +210,25 @@ def killer(noted: str, every_s: float, most: int, killed: list[int]) -> Iterator
 
 def kills(given: argparse.Namespace) -> Figures:
     """The same search alone, and with workers of which twenty are killed."""
-    alone = search(make_problem(budgets={sleeping(0.0): 0.9}), "random", evaluations=given.n)
+    n = 3 * given.kills
+    alone = search(make_problem(budgets={sleeping(0.0): 0.9}), "random", evaluations=n)
     killed: list[int] = []
     workers = RayWorkers(2, cpus_per_worker=LIGHT, retries=given.kills)
 
     def wait(progress: Any) -> None:
-        """Until all have been killed, so that the search does not end before."""
-        while progress.evaluations > given.n // 2 and len(killed) < given.kills:
-            time.sleep(0.1)
+        """Go on slowly, so that the search does not end before all have been killed."""
+        say(f"kills: {len(killed)} of {given.kills}, {progress.evaluations} networks judged")
+        if len(killed) * n < progress.evaluations * given.kills:
+            time.sleep(given.every)
 
     with (
         tempfile.TemporaryDirectory() as noted,
         killer(noted, given.every, given.kills, killed),
     ):
         problem = make_problem(budgets={sleeping(0.5, noted): 0.9})
-        result = search(problem, "random", evaluations=given.n, workers=workers, on_progress=wait)
+        result = search(problem, "random", evaluations=n, workers=workers, on_progress=wait)
     same = bool(np.array_equal(result.networks, alone.networks))
     return {"killed": len(killed), "networks": len(result), "same": same}
-
-
-@dataclass(frozen=True)
-class Rested:
-    """What a nap comes to."""
-
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Nap:
-    """A question that takes half a second, no core, and no library."""
-
-    masks: tuple[()] = ()
-
-    def answered(self, problem: Any) -> Rested:
-        """Sleep."""
-        time.sleep(NAP_S)
-        return Rested(NAP_S)
 
 
 class UnladenHiring(Hiring):
@@ -250,17 +242,20 @@ class UnladenHiring(Hiring):
         """There are no versions to compare."""
 
 
+class StandingHiring(Hiring):
+    """Gives workers that are up already, and leaves them so."""
+
+    def __init__(self, ray: Any, workers: Sequence[Any]) -> None:
+        super().__init__(ray, {})
+        self._standing = list(workers)
+
+    def hire(self) -> Any:
+        """One of them."""
+        return self._standing.pop()
+
+
 class NappingPool(Pool):
     """Workers that take a nap for every network; everything else is as in a search."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.up: list[Any] = []
-        super().__init__(*arguments)
-
-    def _hired(self) -> Any:
-        worker = super()._hired()
-        self.up.append(worker)
-        return worker
 
     def judge(self, question: Question) -> Judged:
         """See `Pool.judge`."""
@@ -268,23 +263,23 @@ class NappingPool(Pool):
         return Judged(0.5, np.array([1.0]), None, NAP_S)
 
 
-def growth_of(n: int, ray: Any) -> Figures:
-    """Eight rounds of networks by so many workers, once all are up."""
+def growth_of(workers: Sequence[Any], ray: Any) -> Figures:
+    """Some rounds of networks by workers that are up."""
+    n = len(workers)
     problem = make_problem(evaluation_samples=20)
-    masks = decisions(problem, 8 * n)
-    needs = {"num_cpus": LIGHT, "max_restarts": 0}
-    pool = NappingPool(ray, UnladenHiring(ray, needs), n, 600.0, 0)
+    masks = decisions(problem, ROUNDS * n)
+    pool = NappingPool(ray, StandingHiring(ray, workers), n, 600.0, 0)
     evaluator = RemoteEvaluator(problem.evaluator, pool, problem)
     try:
         with Workers(min(MOST_THREADS, AT_ONCE * n)) as threads:
-            while len(pool.up) < n:
-                time.sleep(0.1)
+            began = time.process_time()
             seconds = timed(partial(judged, threads, evaluator, masks))
+            own_s = time.process_time() - began
     finally:
         pool.close()
-    rate = 8 * n / seconds
-    row = {"workers": n, "networks_per_s": rate, "of_ideal": rate * NAP_S / n}
-    print(f"growth: {row}", flush=True)
+    rate, own_ms = len(masks) / seconds, 1e3 * own_s / len(masks)
+    row = {"workers": n, "per_s": rate, "of_ideal": rate * NAP_S / n, "driver_ms": own_ms}
+    say(f"growth: {row}")
     return row
 
 
@@ -292,35 +287,52 @@ def growth(given: argparse.Namespace) -> Figures:
     """Networks a second against the ideal, with networks that sleep half a second."""
     import ray
 
-    return {"rows": [growth_of(n, ray) for n in given.workers], "bar": 0.9}
+    hiring = UnladenHiring(ray, {"num_cpus": LIGHT, "max_restarts": 0})
+    most = max(given.workers)
+    say(f"growth: {most} workers start")
+    began = time.perf_counter()
+    with ThreadPoolExecutor(most) as threads:
+        workers = [*threads.map(lambda _: hiring.hire(), range(most))]
+    say(f"growth: {most} workers are up after {time.perf_counter() - began:.0f} s")
+    try:
+        rows = [growth_of(workers[:n], ray) for n in given.workers]
+    finally:
+        hiring.dismiss_all()
+    limit = 1e3 / rows[-1]["driver_ms"]  # networks a second that one core hands out
+    return {"rows": rows, "bar": 0.9, "driver_per_s": limit, "driver_workers": limit * NAP_S}
 
 
 PARTS = {part.__name__: part for part in (start, overhead, threads, memory, kills, growth)}
 
 
-def note(name: str, figures: Figures) -> None:
+def note(name: str, figures: Figures, file: Path) -> None:
     """Write the figures of one part, and leave the others as they are."""
     print(f"{name}: {json.dumps(figures)}", flush=True)
-    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    write_json(RESULTS, {**known, name: {**figures, "of": origin()}}, indent=1)
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    write_json(file, {**known, name: {**figures, "of": origin()}}, indent=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=[*PARTS], help=", ".join(PARTS))
-    parser.add_argument("--samples", type=int, default=500, help="images of the part threads")
-    parser.add_argument("--n", type=int, default=40, help="networks")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=200, help="images of the part threads")
+    parser.add_argument("--n", type=int, default=16, help="networks of the part threads")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--every", type=float, default=3.0, help="seconds between kills")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between kills")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of the figures")
     given = parser.parse_args(arguments)
+    unknown = [name for name in given.parts if name not in PARTS]
+    if unknown:
+        parser.error(f"{unknown[0]!r} is no part; they are {', '.join(PARTS)}")
     began = time.perf_counter()
     with RayWorkers(2).session():
         given.cluster_s = time.perf_counter() - began
         for name in given.parts:
-            note(name, PARTS[name](given))
+            say(f"{name} ...")
+            note(name, PARTS[name](given), given.out)
 
 
 if __name__ == "__main__":

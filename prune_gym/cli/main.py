@@ -69,6 +69,7 @@ def prune(
     precision: options.JudgedIn = "float32",
     finetune_steps: options.FinetuneSteps = None,
     distillation: options.Distillation = 0.0,
+    candidates: options.Candidates = 1,
     hard: options.Hard = False,
     racing: options.Racing = True,
     device: options.Device = "cpu",
@@ -120,7 +121,7 @@ def _search_config(given: Mapping[str, Any]) -> SearchConfig:
     """How to search, from the options."""
     from prune_gym.searches import config
 
-    same = ("algo", "seed", "finetune_steps", "distillation", "hard", "racing")
+    same = ("algo", "seed", "finetune_steps", "distillation", "candidates", "hard", "racing")
     return config.SearchConfig(
         env=given["env"] or "",
         timesteps=given["timesteps"] or 0,
@@ -156,10 +157,12 @@ def pick(
     run: options.Run,
     budget: options.OtherLimits,
     finetune_steps: options.PickedSteps = None,
+    candidates: options.PickedCandidates = None,
     out: options.PickedOut = None,
     trust: options.Trust = False,
     workers: options.WorkersOfRay = None,
     ray_address: options.RayAddress = None,
+    gpus_per_worker: options.GpusPerWorker = 0.0,
     measure_on: options.MeasureOn = None,
     version: options.Version = False,
 ) -> None:
@@ -170,8 +173,10 @@ def pick(
         out = None if out is None else user_path(out)
         limits = parse_budgets(budget)
         cluster = cluster_of(context.params, console)
+        asked = {"finetune_steps": finetune_steps, "candidates": candidates}
+        other = {name: value for name, value in asked.items() if value is not None}
         with in_cluster(cluster):
-            picked(user_path(run), limits, finetune_steps, out, console, trust=trust)
+            picked(user_path(run), limits, other, out, console, trust=trust, cluster=cluster)
 
 
 @app.command("list", cls=Command, short_help="Name networks, criteria, budgets and more.")

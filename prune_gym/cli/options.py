@@ -14,6 +14,7 @@ from prune_gym.cli import names
 from prune_gym.utils.arguments import (
     LEARNING_RATES,
     MOST_BATCH,
+    MOST_CANDIDATES,
     MOST_EPOCHS,
     MOST_EVALUATIONS,
     MOST_FILTERS,
@@ -209,6 +210,15 @@ Distillation = Annotated[
         "of the labels, 0 to 1.",
     ),
 ]
+Candidates = Annotated[
+    int,
+    whole_option(
+        least=1,
+        most=MOST_CANDIDATES,
+        help="Fine-tune so many of the best networks, with --workers side by side, and take the "
+        "one that is best then.",
+    ),
+]
 
 # -- clusters --------------------------------------------------------------------------------------
 
@@ -268,6 +278,16 @@ PickedSteps = Annotated[
         least=0,
         most=MOST_STEPS,
         help="Optimizer steps; default: those of the run.",
+    ),
+]
+PickedCandidates = Annotated[
+    int | None,
+    whole_option(
+        "--candidates",
+        least=1,
+        most=MOST_CANDIDATES,
+        help="Fine-tune so many of the best networks, with --workers side by side, and take the "
+        "one that is best then; default: as in the run.",
     ),
 ]
 PickedOut = Annotated[

@@ -15,13 +15,14 @@ from rich.console import Console
 from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, CommandSpec, as_budget
 from prune_gym.cli.console import progress_bar
+from prune_gym.cli.fine_tuning import trainer_of
 from prune_gym.cli.prune import (
-    finetuning_bar,
     importing,
     print_result,
     problem_of,
 )
 from prune_gym.cli.remarks import warn_of_loss
+from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import (
     InvalidValueError,
     NothingFeasibleError,
@@ -46,11 +47,12 @@ from prune_gym.utils.words import score_in_words
 def pick(
     path: Path,
     limits: Mapping[BudgetKey, Any],
-    finetune_steps: int | None,
+    other: Mapping[str, Any],
     out: Path | None,
     console: Console,
     *,
     trust: bool = False,
+    cluster: RayWorkers | None = None,
 ) -> None:
     """Take the most accurate network of a run that is within other limits, and finish it.
 
@@ -61,10 +63,11 @@ def pick(
         path: the run folder.
         limits: by budget; those that are not named are not limited. Registered budgets that give
             equal networks equal numbers are measured now where the search did not.
-        finetune_steps: None = those of the run.
+        other: what is to be other than in the run, ``finetune_steps`` or ``candidates``.
         out: the folder to make; None = ``picked-NAME=LIMIT`` in the run folder.
         console: where to report.
         trust: whether code that the folder names may run; budgets in ``limits`` may anyway.
+        cluster: whose workers fine-tune several candidates; None = one after another.
 
     Raises:
         TrustError: the folder names code, and nobody trusts it.
@@ -87,8 +90,7 @@ def pick(
     check_trust(folder.path / "config.json", named, trust)
     front = _with_measured(front, limits, folder, config, console)
     config = _with_limits(config, limits, front, meant)
-    if finetune_steps is not None:
-        config = replace(config, finetune_steps=finetune_steps)
+    config = replace(config, **other)
     problem = problem_of(folder, config, trust=trust, given=limits)
     folder.check_front(front, problem)
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
@@ -96,7 +98,8 @@ def pick(
     place = usual if out is None else out
     with lock_run(place):
         made = _begun_before(place, config) or RunFolder.create(place, config)
-        metrics = _finished(problem, config, within[:CANDIDATES], made, folder, console, began)
+        within = within[: max(CANDIDATES, config.candidates)]
+        metrics = _finished(problem, config, within, made, folder, console, began, cluster)
     print_result(metrics, console)
     warn_of_loss(problem, metrics, console, best=max(one.accuracy for one in front))
     say(f"network: {load_call(config.problem.get('network'), repr(str(made.path)))}", console)
@@ -126,17 +129,21 @@ def _finished(
     run: RunFolder,
     console: Console,
     began: float,
+    cluster: RayWorkers | None,
 ) -> dict[str, Any]:
-    """The first of the candidates that keeps the limits, finished; gives its metrics."""
-    told, metric = _told(run), problem.task.metric
+    """The one of the candidates to be handed over, finished; gives its metrics."""
+    metric, masks_of = problem.task.metric, {one.number: one.masks for one in within}
+
+    def told(masks: Masks) -> dict[str, Any]:
+        number = next(number for number, own in masks_of.items() if own is masks)
+        return {**_told(run), "picked_network": number}
 
     def in_turn() -> Iterator[Masks]:
-        for one in within:  # the one that stays is the last that was asked for
-            told["picked_network"] = one.number
+        for one in within:
             score = metric.value(one.accuracy)
             said = f"validation {metric.name} {score_in_words(score)} as searched"
             console.print(f"network {one.number}: {said}")
-            yield one.masks
+            yield masks_of[one.number]
 
     try:
         with progress_bar(console) as progress:
@@ -147,7 +154,7 @@ def _finished(
                 made.path,
                 told,
                 lambda: time.monotonic() - began,
-                finetuning_bar(progress, config.finetune_steps),
+                trainer_of(progress, config, problem, cluster),
             )
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and made.fine_tuning.is_file():

@@ -15,13 +15,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress as BarProgress
-from rich.progress import TaskID
 from rich.table import Table
 
 from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, amount
 from prune_gym.cli.cluster import in_cluster
 from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, say_words, time_left
+from prune_gym.cli.fine_tuning import trainer_of
 from prune_gym.cli.remarks import say_unpruned, warn_of_loss
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
 from prune_gym.cluster.workers import RayWorkers
@@ -42,7 +42,7 @@ from prune_gym.problem.trust import check_trust, load_call, named_code
 from prune_gym.searches.algorithms import check_algorithm, check_config
 from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.finalize import finish
-from prune_gym.searches.fine_tuning import USUAL_STEPS, OnStep, check_fine_tuning, words_of
+from prune_gym.searches.fine_tuning import USUAL_STEPS, check_fine_tuning, words_of
 from prune_gym.searches.progress import Progress
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
@@ -244,8 +244,8 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
                 result = search.run()
             if not result.stopped:
                 result.archive.feasible_masks()  # an error must not wait for the bar below
-                on_step = finetuning_bar(progress, config.finetune_steps)
-                metrics = finish(result, folder.path, wall_s=wall_s, on_step=on_step)
+                trainer = trainer_of(progress, config, search.problem, search.cluster)
+                metrics = finish(result, folder.path, wall_s=wall_s, **vars(trainer))
                 page = write_report(folder, config)
     except KeyboardInterrupt:
         result = replace(result, stopped=True)
@@ -284,31 +284,6 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
     warn_of_loss(search.problem, metrics, console)
     console.print(f"report:  {page}")
     say(f"network: {load_call(config.problem.get('network'), repr(str(folder.path)))}", console)
-
-
-def finetuning_bar(progress: BarProgress, steps: int | None) -> OnStep:
-    """Show the steps of a fine-tuning, once it has begun, by a bar, or lines now and then.
-
-    Args:
-        progress: where the bar is.
-        steps: how many there are to be; None = as many as usual.
-    """
-    steps = USUAL_STEPS if steps is None else steps
-    task: TaskID | None = None
-    began = said = time.monotonic()
-
-    def on_step(step: int, loss: float) -> None:
-        nonlocal said, task
-        if task is None:
-            task = progress.add_task("fine-tuning", total=steps, detail="")
-        progress.update(task, completed=step, detail=f"loss {loss:.3f}")
-        now = time.monotonic()
-        if not is_live(progress.console) and now - said > LINE_EVERY_S:
-            said = now
-            left = time_left((steps - step) * (now - began) / step)
-            say(f"fine-tuning {step}/{steps}  loss {loss:.3f}  {left}", progress.console)
-
-    return on_step
 
 
 class SearchDisplay:

@@ -49,13 +49,18 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
         ("timesteps", f"{config.timesteps:,}"),
         ("networks evaluated", f"{metrics['evaluations']:,}{_partial(metrics)}"),
         ("kept within the limits", "each network (hard)" if config.hard else "the returned one"),
-        ("fine-tuning", f"{metrics['finetune_steps']:,} steps{distilled}"),
+        ("fine-tuning", f"{metrics['finetune_steps']:,} steps{distilled}{_candidates(metrics)}"),
     ]
     for name, words, default in _PROBLEM:
         value = problem.get(name, default)
         if value != default or name in ("structure", "device"):
             rows.append((words, ", ".join(value) if isinstance(value, list) else str(value)))
     return rows
+
+
+def _candidates(metrics: Mapping[str, Any]) -> str:
+    n = metrics.get("candidates", 1)
+    return f", the best of {n:,} candidates" if n > 1 else ""
 
 
 def _partial(metrics: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import torch
 import prune_gym
 from agents.ray_cluster import INSTALL
 from prune_gym.cluster import worker as worker_module
-from prune_gym.cluster.shipping import lacks_code, pack, stored
+from prune_gym.cluster.shipping import pack, stored
 from prune_gym.errors import ClusterError
 from prune_gym.problem.problem import PruningProblem
 
@@ -51,7 +51,8 @@ class Hiring:
         """A worker that is ready; waits for its place.
 
         Raises:
-            ClusterError: its machine lacks a module, or has another version of this package.
+            ClusterError: its machine lacks a module or a GPU, or has another version of this
+                package.
             NoPlaceError: the cluster has no place for it.
             RayError: it died.
         """
@@ -61,16 +62,15 @@ class Hiring:
             ended = self._ended
         if ended:
             self.dismiss(actor)
-        versions = self._placed(actor)
-        self._check(versions)
+        self._check(self._placed(actor))
         missing = self._opened(actor)
         if missing:
             self.dismiss(actor)
-            raise ClusterError(lacks_code(versions["node"], missing))
+            raise ClusterError(missing)
         return actor
 
     def _opened(self, actor: Any) -> str:
-        """Make it ready; gives what is missing on its machine, in words."""
+        """Make it ready; gives a sentence on what is missing on its machine, or nothing."""
         return ""
 
     def dismiss(self, actor: Any) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prune_gym.cluster.hiring import Hiring, NoPlaceError
-from prune_gym.cluster.shipping import Judged, Question, Refused
+from prune_gym.cluster.shipping import Judged, Question, Refused, full_store, store_is_full
 from prune_gym.errors import ClusterError, OutOfMemoryError, WorkerError
 
 CALL_S = 0.1  # of judging in a call: a thousandth of a second on the way is nothing beside it
@@ -188,6 +188,10 @@ class Pool:
         try:
             answer = worker.answers.remote(questions)
             found = ray.get(answer, timeout=self._timeout_s * len(jobs))
+        except full_store(ray) as error:
+            for job in jobs:
+                job.future.set_exception(store_is_full(_words(error)))
+            return True
         except ray.exceptions.RayTaskError as error:
             for job in jobs:
                 job.future.set_exception(WorkerError(f"a worker failed: {_words(error)}"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from agents.own_code import by_value
@@ -165,12 +166,26 @@ def stored(ray: Any, value: Any, what: str, n_bytes: int) -> Any:
     """
     try:
         return ray.put(value)
-    except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
-        raise ClusterError(
-            f"the object store of the cluster is full: {what} takes {n_bytes / 1e6:,.0f} MB. Start "
-            "Ray with more (ray start --object-store-memory BYTES), free space where it spills to, "
-            "or judge on fewer images (evaluation_samples)."
-        ) from error
+    except full_store(ray) as error:
+        raise store_is_full(f"{what} takes {n_bytes / 1e6:,.0f} MB") from error
+
+
+def full_store(ray: Any) -> tuple[type[Exception], ...]:
+    """What Ray raises where its object store, and the disk that it spills to, are full."""
+    return ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError
+
+
+def store_is_full(what: str) -> ClusterError:
+    """The error to raise then, with the cure.
+
+    Args:
+        what: did not fit, in words.
+    """
+    return ClusterError(
+        f"the object store of the cluster is full: {what}. Start Ray with more (ray start "
+        "--object-store-memory BYTES), free space where it spills to, or judge on fewer images "
+        "(evaluation_samples)."
+    )
 
 
 def refused(error: BaseException) -> Refused:
@@ -193,6 +208,15 @@ def lacks_code(machine: str, words: object) -> str:
     return (
         f"machine {machine} lacks code that the problem needs: {words}. Install it there, or send "
         "it along: RayWorkers(runtime_env={'py_modules': [...]}) or {'pip': [...]}."
+    )
+
+
+def lacks_gpu(machine: str) -> str:
+    """A sentence on a machine of the cluster whose GPUs torch cannot use, with the cure."""
+    return (
+        f"gpus_per_worker: Ray lends GPUs of machine {machine}, and torch {torch.__version__} "
+        "finds none there that it can use. Install a torch with CUDA and its driver there, or "
+        "leave gpus_per_worker out."
     )
 
 

@@ -35,7 +35,7 @@ class Worker:
         return found
 
     def open(self, rest: bytes, arrays: Any, device: str, threads: int) -> str:
-        """Take a problem up; gives what is missing here, in words, or nothing.
+        """Take a problem up; gives a sentence on what is missing here, or nothing.
 
         Args:
             rest: the problem, pickled without its arrays.
@@ -45,13 +45,15 @@ class Worker:
         """
         import torch
 
-        from prune_gym.cluster.shipping import unpack
+        from prune_gym.cluster.shipping import lacks_code, lacks_gpu, unpack
 
+        if device == "cuda" and not torch.cuda.is_available():
+            return lacks_gpu(platform.node())
         torch.set_num_threads(threads)
         try:
             self._problem = unpack(rest, arrays, device)
         except ImportError as error:
-            return f"{error}"
+            return lacks_code(platform.node(), error)
         return ""
 
     def answers(self, questions: list[Any]) -> list[Any]:

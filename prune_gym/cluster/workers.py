@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,10 +26,13 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
 from prune_gym.training.recovery import is_fixed
 from prune_gym.utils.arguments import MOST_WORKERS, whole_number
+from prune_gym.utils.stopping import check_stop, stopping
 from prune_gym.utils.threads import Workers, usable_cores
 
 MOST_THREADS = 256  # of this process that wait for workers
 AT_ONCE = 4  # networks handed out per worker, so that none waits for the next
+FOREVER_S = 1e9
+LOOK_EVERY_S = 0.5  # whether a stop was asked for
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class RayWorkers:
         cpus_per_worker: cores of each, which torch uses.
         measure_on: name of a resource of one machine, on which budgets that measure are called, one
             at a time, with nothing else of the cluster beside (``ray start --resources``).
-        timeout_s: seconds that a network may take before its worker is ended.
+        timeout_s: seconds that judging a network may take before its worker is ended.
         retries: how often a network is judged anew after its worker died, ran out of memory, or
             took too long, before `WorkerError` names it.
         runtime_env: of Ray, for what the workers need beyond what is installed. Code of the
@@ -137,19 +141,37 @@ class RayWorkers:
             with Workers(n_threads, problem.device) as threads, problem.judged_by(remote):
                 yield threads
 
-    def answers(self, problem: PruningProblem, questions: Sequence[Any]) -> list[Any]:
-        """Have workers answer questions on a problem, one each; gives the answers in order.
+    def answers(
+        self,
+        problem: PruningProblem,
+        questions: Sequence[Any],
+        on_answer: Callable[[int, Any], None],
+    ) -> list[Any]:
+        """Have workers answer questions on a problem, one each, however long it takes.
 
         Args:
             problem: which the workers hold.
             questions: see `prune_gym.cluster.pool.Pool.ask`.
+            on_answer: called with the index of a question that is answered, and the answer.
+
+        Returns:
+            The answers, in order.
 
         Raises:
             ClusterError: there is no such cluster, or the problem does not fit into it.
+            Stopped: a stop was asked for; nothing is waited for then.
             WorkerError: no worker could.
         """
-        with self._pool(problem) as pool:
-            return [answer.result() for answer in [pool.ask(one) for one in questions]]
+        n = min(self.count, len(questions))
+        with stopping("stopping"), replace(self, n=n, timeout_s=FOREVER_S)._pool(problem) as pool:
+            asked = {pool.ask(one): index for index, one in enumerate(questions)}
+            waiting = set(asked)
+            while waiting:
+                check_stop()
+                done, waiting = wait(waiting, LOOK_EVERY_S, FIRST_COMPLETED)
+                for answer in done:
+                    on_answer(asked[answer], answer.result())
+            return [answer.result() for answer in asked]
 
     @contextmanager
     def _pool(self, problem: PruningProblem) -> Iterator[Pool]:

@@ -25,6 +25,8 @@ class SearchConfig:
             `prune_gym.searches.fine_tuning.usual_steps` says.
         problem: arguments of `prune_gym.make_problem`.
         distillation: share of the fine-tuning loss that follows the unpruned network.
+        candidates: so many of the best networks are fine-tuned, and the one that is best then is
+            returned.
         hard: whether every network is kept within the limits (`prune_gym.ProjectionWrapper`).
         racing: whether networks that are far behind are judged on a part of the images only.
         folder: working directory in which it began; modules of the user's may lie there.
@@ -41,6 +43,7 @@ class SearchConfig:
     finetune_steps: int | None
     problem: dict[str, Any]
     distillation: float = 0.0
+    candidates: int = 1
     hard: bool = False
     racing: bool = False
     folder: str = ""

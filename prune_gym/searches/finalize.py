@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import numpy as np
 from torch import nn
 
 from prune_gym.budgets import count
+from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import NothingFeasibleError, RunFolderError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import save_pruned
 from prune_gym.pruning.masks import Mask, Masks
 from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.fine_tuning import FineTuned, OnStep, fine_tune, usual_steps
-from prune_gym.searches.remeasure import Confirmation, candidates, confirm
+from prune_gym.searches.remeasure import CANDIDATES, Confirmation, candidates, confirm
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder
+from prune_gym.searches.several import OnTrained, fine_tuned
 from prune_gym.searches.training_state import TrainingState
 from prune_gym.training.evaluation import paired_latency_ms
 from prune_gym.utils.files import reading, write_json
@@ -39,20 +42,48 @@ class _Finished:
     scores: dict[str, float | None]
     fine_tuned: FineTuned
     confirmed: Confirmation
-    state: TrainingState
+    state: TrainingState | None
     steps: int  # of the fine-tuning
+    candidates: int = 1  # that were fine-tuned, of which it is the best
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How candidates are fine-tuned, and who is told.
+
+    Attributes:
+        on_step: called with (steps done, loss), where they are trained in this process.
+        on_trained: called with the number of a candidate that is trained, from 0, and what came of
+            it, where there are several.
+        cluster: whose workers train several of them side by side; None = one after another, here.
+    """
+
+    on_step: OnStep
+    on_trained: OnTrained | None = None
+    cluster: RayWorkers | None = None
 
 
 def finish(
-    result: SearchResult, path: Path, *, wall_s: Callable[[], float], on_step: OnStep
+    result: SearchResult,
+    path: Path,
+    *,
+    wall_s: Callable[[], float],
+    on_step: OnStep,
+    on_trained: OnTrained | None = None,
+    cluster: RayWorkers | None = None,
 ) -> dict[str, Any]:
     """Fine-tune the best feasible network, test it, and write network and ``metrics.json``.
+
+    Where the configuration asks for several candidates, the one that is best when all of them are
+    fine-tuned is handed over.
 
     Args:
         result: of a search that has ended.
         path: of its run folder.
         wall_s: gives the seconds spent on the run so far, all calls together.
-        on_step: called with (steps done, loss) while fine-tuning.
+        on_step: see `Trainer`.
+        on_trained: likewise.
+        cluster: likewise.
 
     Returns:
         What ``metrics.json`` holds.
@@ -62,7 +93,9 @@ def finish(
             does when it is measured anew; the run folder keeps the network as it was searched.
     """
     problem, config, trials = result.problem, result.config, result.archive.trials
-    in_turn = candidates(result.archive, problem, config.by_ratio)
+    n = None if config.candidates == 1 else max(CANDIDATES, config.candidates)
+    found = candidates(result.archive, problem, config.by_ratio, n)
+    in_turn = chain([next(found)[1]], (masks for _, masks in found))
     feasible = sum(trial.feasible for trial in trials)
     told = {
         "evaluations": len(trials),
@@ -72,7 +105,8 @@ def finish(
         "partial_evaluations": sum(trial.is_partial for trial in trials),
     }
     try:
-        return complete(problem, config, in_turn, path, told, wall_s, on_step)
+        trainer = Trainer(on_step, on_trained, cluster)
+        return complete(problem, config, in_turn, path, lambda masks: told, wall_s, trainer)
     except NothingFeasibleError as error:
         raise NothingFeasibleError(
             f"{error} The network as searched is kept in the run folder."
@@ -84,9 +118,9 @@ def complete(
     config: SearchConfig,
     in_turn: Iterable[Masks],
     path: Path,
-    told: dict[str, Any],
+    told: Callable[[Masks], dict[str, Any]],
     wall_s: Callable[[], float],
-    on_step: OnStep,
+    trainer: Trainer,
 ) -> dict[str, Any]:
     """Build, recover, fine-tune, measure and test a network; see `finish`.
 
@@ -95,9 +129,9 @@ def complete(
         config: how it is fine-tuned.
         in_turn: keep masks of networks; the first that keeps the limits is taken.
         path: folder for network and ``metrics.json``.
-        told: what else the metrics are to hold.
+        told: gives what else the metrics are to hold of the network with these masks.
         wall_s: see `finish`.
-        on_step: see `finish`.
+        trainer: of the network, or of the candidates for it.
 
     Raises:
         NothingFeasibleError: none of them keeps the limits when it is measured anew.
@@ -105,7 +139,10 @@ def complete(
     """
     searched_s, metric = wall_s(), problem.task.metric
     state_path = RunFolder(path).fine_tuning
-    done = _first_confirmed(problem, config, in_turn, state_path, on_step)
+    if config.candidates == 1:
+        done = _first_confirmed(problem, config, in_turn, state_path, trainer.on_step)
+    else:
+        done = _best_confirmed(problem, config, in_turn, trainer)
     masks, network, scores, confirmed = done.masks, done.network, done.scores, done.confirmed
     scores.update(_exact_scores(network, problem))
     scores["finetuned_test"] = _test_accuracy(network, problem)
@@ -120,7 +157,7 @@ def complete(
         "metric": {"name": metric.name, "higher_is_better": metric.higher_is_better},
         "accuracy": scores,  # by the metric, in its unit, whatever it is
         "fine_tuned": done.fine_tuned.to_json(),
-        **told,
+        **told(masks),
         "hard": config.hard,
         "algo": config.algo,
         "timesteps": config.timesteps,
@@ -132,13 +169,15 @@ def complete(
         "pruned": _sizes(network, problem, masks),
         **_latencies(network, problem),
         "finetune_steps": done.steps,
+        "candidates": done.candidates,
         "distillation": config.distillation,
         "search_s": searched_s,
         "wall_s": wall_s(),
     }
     check_stop()
     write_json(path / "metrics.json", metrics)
-    done.state.drop()
+    if done.state is not None:
+        done.state.drop()
     return metrics
 
 
@@ -160,16 +199,12 @@ def _first_confirmed(
     for position, masks in enumerate(in_turn):
         if position < first:
             continue
-        network = problem.compact(masks)
         goes_on = position == first and stopped is not None
         if goes_on and stopped is not None:
+            network, scores = problem.compact(masks), dict(stopped.notes["scores"])
             problem.recover(network, seed=config.seed)
-            scores = dict(stopped.notes["scores"])
         else:
-            scores = _dense_scores(problem)
-            scores["raw_validation"] = problem.judge(network)
-            problem.recover(network, seed=config.seed)
-            scores["recovered_validation"] = problem.judge(network)
+            network, scores = _recovered(problem, config, masks)
         found = confirm(problem, masks, network) if noisy and not goes_on else None
         if found is not None and not found.feasible:
             refused.append(f"measured anew, the best network is over a limit: {found}")
@@ -189,8 +224,71 @@ def _first_confirmed(
         tuned += 1
         if tuned == TUNED:
             break
+    raise _none_of_them(refused)
+
+
+def _best_confirmed(
+    problem: PruningProblem, config: SearchConfig, in_turn: Iterable[Masks], trainer: Trainer
+) -> _Finished:
+    """The network that is best once several are fine-tuned, and within every limit then."""
+    noisy = not all(budget.is_deterministic for budget in problem.budgets)
+    refused: list[str] = []
+    chosen: list[tuple[Masks, nn.Module]] = []
+    scores: list[dict[str, float | None]] = []
+    for masks in in_turn:
+        network, its_scores = _recovered(problem, config, masks)
+        found = confirm(problem, masks, network) if noisy else None
+        if found is not None and not found.feasible:
+            refused.append(f"measured anew, the best network is over a limit: {found}")
+            continue
+        chosen.append((masks, network))
+        scores.append(its_scores)
+        if len(chosen) == config.candidates:
+            break
+    if not chosen:
+        raise _none_of_them(refused)
+    steps = config.finetune_steps
+    if steps is None:
+        steps = usual_steps(problem, scores[0])
+    trained = fine_tuned(
+        problem,
+        chosen,
+        trainer.cluster,
+        steps=steps,
+        seed=config.seed,
+        distillation=config.distillation,
+        on_step=trainer.on_step,
+        on_trained=trainer.on_trained,
+    )
+    reward = problem.task.metric.reward
+    best_first = sorted(range(len(chosen)), key=lambda i: -reward(trained[i][1].accuracy))
+    for index in best_first:
+        (masks, _), (network, fine_tuning) = chosen[index], trained[index]
+        found = confirm(problem, masks, network)
+        if found.feasible:
+            scores[index]["finetuned_validation"] = fine_tuning.accuracy
+            its_scores = scores[index]
+            return _Finished(
+                masks, network, its_scores, fine_tuning, found, None, steps, len(chosen)
+            )
+        refused.append(f"after fine-tuning the best network is over a limit: {found}")
+    raise _none_of_them(refused)
+
+
+def _recovered(
+    problem: PruningProblem, config: SearchConfig, masks: Masks
+) -> tuple[nn.Module, dict[str, float | None]]:
+    """A network as it was searched, with its scores before and after its recovery."""
+    network, scores = problem.compact(masks), _dense_scores(problem)
+    scores["raw_validation"] = problem.judge(network)
+    problem.recover(network, seed=config.seed)
+    scores["recovered_validation"] = problem.judge(network)
+    return network, scores
+
+
+def _none_of_them(refused: Sequence[str]) -> NothingFeasibleError:
     others = f"; so are the next {len(refused) - 1} of the best" if len(refused) > 1 else ""
-    raise NothingFeasibleError(f"{refused[0]}{others}. A budget is noisy, or depends on weights.")
+    return NothingFeasibleError(f"{refused[0]}{others}. A budget is noisy, or depends on weights.")
 
 
 def _where_it_was(stopped: TrainingState | None) -> tuple[list[str], int, int]:

@@ -87,6 +87,7 @@ class Config(Record):
     finetune_steps: Whole | None
     problem: _Problem
     distillation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    candidates: Count = 1
     hard: bool = False
     racing: bool = False
     folder: Text = ""
@@ -141,6 +142,7 @@ class _Metrics(Record):
     latency_batch: Count
     latency_device: Text = "cpu"
     finetune_steps: Whole
+    candidates: Count = 1
     search_s: Amount = 0.0
     wall_s: Amount
     picked_from: Text = ""

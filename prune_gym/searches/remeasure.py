@@ -103,24 +103,37 @@ def spread_in_words(measured: dict[str, Any]) -> str:
     )
 
 
-def candidates(archive: Archive, problem: PruningProblem, by_ratio: bool) -> Iterator[Masks]:
-    """Keep masks of feasible networks, the best first, for whoever confirms one of them.
+def candidates(
+    archive: Archive, problem: PruningProblem, by_ratio: bool, n: int | None = None
+) -> Iterator[tuple[int, Masks]]:
+    """Number and keep masks of feasible networks, the best first.
 
     Args:
         archive: of a search.
         problem: which was searched.
-        by_ratio: whether masks follow from the kept fractions, as where agents choose ratios; then
-            networks after the best one come, too (with ``structure="filter"``).
+        by_ratio: whether masks follow from the kept fractions, as where agents choose ratios. Where
+            they do not, or with ``structure="weight"``, those of the front are known only.
+        n: how many at most; None = `CANDIDATES`, and the best one only where others are not nearly
+            as good, as those of the front.
 
     Raises:
         NothingFeasibleError: there is none.
     """
-    yield archive.feasible_masks()
+    best_masks = archive.feasible_masks()
+    number = archive.trials.index(archive.best) + 1  # type: ignore[arg-type]
+    yield number, best_masks
     if not by_ratio or problem.structure != "filter":
+        limits = dict(zip(problem.names, problem.limits, strict=True))
+        others = [one for one in archive.front if one.is_within(limits) and one.number != number]
+        for one in sorted(others, key=lambda one: -one.accuracy)[: (n or 1) - 1]:
+            yield one.number, one.masks
         return
-    rows = {row.kept: row for row in archive.trials if row.feasible and not row.is_partial}
-    if archive.best is not None:
-        rows.pop(archive.best.kept, None)
-    best = sorted(rows.values(), key=lambda row: (-row.accuracy, row.cost))
-    for row in best[: CANDIDATES - 1]:
-        yield problem.masks_of(np.rint(np.array(row.kept) * problem.sizes).astype(np.int64))
+    rows = {
+        row.kept: (number, row)
+        for number, row in enumerate(archive.trials, start=1)
+        if row.feasible and not row.is_partial
+    }
+    rows.pop(archive.trials[number - 1].kept, None)
+    best = sorted(rows.values(), key=lambda one: (-one[1].accuracy, one[1].cost))
+    for number, row in best[: (n or CANDIDATES) - 1]:
+        yield number, problem.masks_of(np.rint(np.array(row.kept) * problem.sizes).astype(np.int64))

@@ -15,17 +15,18 @@ from torch import nn
 from prune_gym.budgets import Budget, as_budget, parse_limit, relative
 from prune_gym.cluster.workers import RayWorkers, as_workers
 from prune_gym.errors import InvalidValueError
-from prune_gym.problem.archive import Archive, Candidate, Front, measured_later
+from prune_gym.problem.archive import Archive, Front, measured_later
 from prune_gym.problem.outcome import Outcome
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import save_pruned
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.fine_tuning import OnStep, fine_tune
+from prune_gym.searches.remeasure import candidates as best_of
 from prune_gym.searches.several import fine_tuned
 from prune_gym.searches.training_state import TrainingState
 from prune_gym.utils.arguments import (
-    MOST_EVALUATIONS,
+    MOST_CANDIDATES,
     MOST_SEED,
     MOST_STEPS,
     check_share,
@@ -248,7 +249,7 @@ class SearchResult:
             known = budget.name in front.names
             asked[budget.name] = relative(limit, self._unpruned(budget), budget) if known else 1.0
         found = front.best_within(asked)
-        return self._of_front(found)
+        return self._recovered(found.number, found.masks)
 
     def fine_tune(
         self,
@@ -269,9 +270,9 @@ class SearchResult:
             distillation: share of the loss that follows the unpruned network, in [0, 1].
             on_step: of one candidate.
             state: likewise.
-            candidates: so many of the best networks of the front within the limits are trained,
-                and the one that is best then, and still within them, comes back; where none is,
-                the best one as it was.
+            candidates: so many of the best networks within the limits are trained, and the one
+                that is best then, and still within them, comes back; where none is, the best one
+                as it was.
             workers: processes of a Ray cluster that train them side by side; how many, or
                 `RayWorkers`. None = one after another, here.
 
@@ -280,7 +281,7 @@ class SearchResult:
             ClusterError: the cluster of ``workers`` cannot be used.
         """
         cluster = as_workers(workers)
-        if whole_number("candidates", candidates, 1, MOST_EVALUATIONS) == 1 and cluster is None:
+        if whole_number("candidates", candidates, 1, MOST_CANDIDATES) == 1 and cluster is None:
             return self.best.fine_tune(
                 steps, seed=seed, distillation=distillation, on_step=on_step, state=state
             )
@@ -294,27 +295,25 @@ class SearchResult:
             "seed": whole_number("seed", seed, 0, MOST_SEED),
             "distillation": check_share("distillation", distillation),
         }
-        untrained = self._best_of_front(candidates)
-        if cluster is None:
-            trained = [network.fine_tune(**how) for network in untrained]
-        else:
-            trained = fine_tuned(untrained, cluster, **how)
-        sign = 1.0 if self.problem.task.metric.higher_is_better else -1.0
-        trained.sort(key=lambda one: -sign * one.validation_accuracy)
+        others = [*best_of(self.archive, self.problem, self.config.by_ratio, candidates)][1:]
+        untrained = [self.best, *(self._recovered(*one) for one in others)]
+        given = [(one.masks, one.network) for one in untrained]
+        trained = [
+            replace(one, network=network, validation_accuracy=found.accuracy)
+            for one, (network, found) in zip(
+                untrained, fine_tuned(self.problem, given, cluster, **how), strict=True
+            )
+        ]
+        reward = self.problem.task.metric.reward
+        trained.sort(key=lambda one: -reward(one.validation_accuracy))
         limits = dict(zip(self.problem.names, self.problem.limits, strict=True))
         within = (one for one in trained if all(one.costs[n] <= limits[n] for n in limits))
         return next(within, untrained[0])
 
-    def _best_of_front(self, n: int) -> list[PrunedNetwork]:
-        """The best networks within the limits, the best one first."""
-        best, limits = self.best, dict(zip(self.problem.names, self.problem.limits, strict=True))
-        others = [one for one in self.front.within(limits) if one.number != best.number]
-        return [best, *(self._of_front(one) for one in others[: n - 1])]
-
-    def _of_front(self, found: Candidate) -> PrunedNetwork:
-        network = self.problem.compact(found.masks)
+    def _recovered(self, number: int, masks: Masks) -> PrunedNetwork:
+        network = self.problem.compact(masks)
         self.problem.recover(network, seed=self.config.seed)
-        return self._built(found.masks, found.number, found.accuracy, network)
+        return self._built(masks, number, self.archive.trials[number - 1].accuracy, network)
 
     def save(self, path: Path | str) -> None:
         """Write the best network to a folder that `prune_gym.load_pruned` reads."""

@@ -229,7 +229,7 @@ class Search:
     ) -> None:
         check_algorithm(config.algo)  # a folder may name anything
         self.problem, self.config, self.folder = problem, config, folder
-        self._cluster = cluster
+        self.cluster = cluster
         self.archive = Archive(further=further_costs(problem))
         self.scanned = problem  # an agent's knows the sensitivity that its own scan found
         self.before_agent = 0  # networks that were judged for it
@@ -315,7 +315,7 @@ class Search:
                 stopping(words, self),
                 finishing(),
                 one_thread(),
-                workers_of(self.problem, self._cluster) as workers,
+                workers_of(self.problem, self.cluster) as workers,
             ):
                 if self.config.algo in BASELINES:
                     self._run_baseline(workers)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -15,10 +15,9 @@ from prune_gym.cluster.shipping import Refused, pickled, refused
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
-from prune_gym.searches.fine_tuning import check_fine_tuning, fine_tune
+from prune_gym.searches.fine_tuning import FineTuned, OnStep, check_fine_tuning, fine_tune
 
-if TYPE_CHECKING:
-    from prune_gym.searches.result import PrunedNetwork
+OnTrained = Callable[[int, FineTuned], None]
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,12 @@ class Trained:
 
     Attributes:
         network: pickled, on the CPU.
-        accuracy: metric on the validation split, in its unit.
+        found: what came of it.
         seconds: how long it took.
     """
 
     network: bytes
-    accuracy: float
+    found: FineTuned
     seconds: float
 
 
@@ -68,42 +67,66 @@ class Lesson:
             )
         except Exception as error:  # goes on where it was asked for
             return refused(error)
-        return Trained(pickled(network.cpu()), found.accuracy, time.perf_counter() - began)
+        return Trained(pickled(network.cpu()), found, time.perf_counter() - began)
 
 
 def fine_tuned(
-    networks: Sequence[PrunedNetwork],
-    cluster: RayWorkers,
+    problem: PruningProblem,
+    networks: Sequence[tuple[Masks, nn.Module]],
+    cluster: RayWorkers | None,
     *,
     steps: int,
     seed: int,
     distillation: float,
-) -> list[PrunedNetwork]:
-    """Have workers fine-tune networks of one problem; those that are given stay as they are.
+    on_step: OnStep | None = None,
+    on_trained: OnTrained | None = None,
+) -> list[tuple[nn.Module, FineTuned]]:
+    """Fine-tune networks of one problem; those that are given stay as they are.
 
     Args:
-        networks: as a search found them.
-        cluster: the workers.
-        steps: see `prune_gym.searches.fine_tuning.fine_tune`.
+        problem: of all.
+        networks: keep masks and compact networks.
+        cluster: whose workers train them side by side; None = one after another, here.
+        steps: of each; see `prune_gym.searches.fine_tuning.fine_tune`.
         seed: likewise.
         distillation: likewise.
+        on_step: called with (steps done of all networks, loss), where they are trained here.
+        on_trained: called with the index of a network that is trained, and what came of it.
+
+    Returns:
+        The trained networks and what came of each, in order.
 
     Raises:
         ClusterError: the cluster cannot be used.
+        Stopped: a stop was asked for.
         WorkerError: no worker could fine-tune one of them.
     """
-    problem = networks[0].problem
     check_fine_tuning(problem, steps, distillation)
-    lessons = [
-        Lesson(one.masks, pickled(deepcopy(one.network).cpu()), steps, seed, distillation)
-        for one in networks
-    ]
-    trained: list[Trained] = cluster.answers(problem, lessons)
-    return [
-        replace(
-            one,
-            network=pickle.loads(done.network).to(problem.device),
-            validation_accuracy=done.accuracy,
+    told = on_trained or (lambda index, found: None)
+    if cluster is not None:
+        lessons = [
+            Lesson(masks, pickled(deepcopy(network).cpu()), steps, seed, distillation)
+            for masks, network in networks
+        ]
+        answers: list[Trained] = cluster.answers(
+            problem, lessons, lambda index, answer: told(index, answer.found)
         )
-        for one, done in zip(networks, trained, strict=True)
-    ]
+        return [(pickle.loads(one.network).to(problem.device), one.found) for one in answers]
+    trained = []
+    for index, (_, given) in enumerate(networks):
+        network = deepcopy(given)
+        found = fine_tune(
+            network,
+            problem,
+            steps=steps,
+            seed=seed,
+            distillation=distillation,
+            on_step=None if on_step is None else partial(_later, on_step, index * steps),
+        )
+        told(index, found)
+        trained.append((network, found))
+    return trained
+
+
+def _later(on_step: OnStep, before: int, step: int, loss: float) -> None:
+    on_step(before + step, loss)

@@ -9,6 +9,7 @@ from prune_gym.errors import InvalidValueError
 
 MOST_TIMESTEPS = 1_000_000_000
 MOST_EVALUATIONS = 10_000_000
+MOST_CANDIDATES = 10_000  # that are fine-tuned
 MOST_STEPS = 10_000_000  # of an optimizer
 MOST_EPOCHS = 100_000
 MOST_IMAGES = 1_000_000_000  # in a split
