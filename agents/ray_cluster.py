@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 LOCAL = "local"
+ANSWER_S = 10.0  # that a cluster has to answer
 INSTALL = 'pip install "prune-gym[ray]"'
 # what Ray would otherwise ask, report or warn of when a program starts it; its workers would give
 # way to everything else on the machine
@@ -81,6 +83,7 @@ def connected(
         how |= {"num_cpus": n_cpus, "include_dashboard": False, "resources": resources or {}}
     with _own_signals():
         try:
+            _check_answers(wanted)
             ray.init(address=wanted, **how)
         except Exception as failed:  # Ray has no type of its own for it
             with suppress(Exception):
@@ -93,8 +96,18 @@ def connected(
             ray.shutdown()
 
 
+def _check_answers(address: str) -> None:
+    """Raise at once where nothing listens at HOST:PORT; Ray would try for minutes."""
+    if address in (LOCAL, "auto") or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("it is no HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+
+
 def _not_connected(address: str, failed: Exception) -> str:
-    said = " ".join(str(failed).split())
+    said = f"{' '.join(str(failed).split()).rstrip('.')}."
     if "version mismatch" in said.lower():
         return (
             f"the Ray cluster at {address} runs other versions than this process (Python "

@@ -82,11 +82,11 @@ def prune(
     version: options.Version = False,
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
-    from prune_gym.cli import prune as command
-
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
-        cluster = cluster_of(context.params, console)
         _refuse_what_does_not_go_together(context)
+        cluster = cluster_of(context.params, console)
+        from prune_gym.cli import prune as command
+
         if resume is not None:
             how: Any = {"trust": trust, "evaluations": evaluations, "cluster": cluster}
             command.resume(user_path(resume), timesteps, finish, console, **how)

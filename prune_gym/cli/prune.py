@@ -18,12 +18,13 @@ from rich.progress import Progress as BarProgress
 from rich.table import Table
 
 from agents.console import say
-from prune_gym.budgets import BUDGETS, BudgetKey, amount
+from prune_gym.budgets import BUDGETS, BudgetKey, amount, as_budget
 from prune_gym.cli.cluster import in_cluster
 from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, say_words, time_left
 from prune_gym.cli.fine_tuning import trainer_of
 from prune_gym.cli.remarks import say_unpruned, warn_of_loss
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
+from prune_gym.cluster.measuring import check_measured
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import (
     BudgetError,
@@ -89,6 +90,8 @@ def _start(
     began: float,
     cluster: RayWorkers | None,
 ) -> None:
+    if cluster is not None and cluster.measure_on is None:
+        check_measured(map(as_budget, arguments["budgets"]))
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)
     steps = config.timesteps or (evaluations or EVALUATIONS) * len(problem.groups)

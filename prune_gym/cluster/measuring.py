@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +15,6 @@ from prune_gym.budgets import Budget
 from prune_gym.cluster.hiring import Hiring
 from prune_gym.cluster.shipping import Refused, pickled, stored
 from prune_gym.errors import ClusterError, WorkerError
-from prune_gym.problem.problem import PruningProblem
 
 
 class Measurer:
@@ -175,13 +174,16 @@ class BudgetElsewhere(Budget):
         return self
 
 
-def check_measured(problem: PruningProblem) -> None:
+def check_measured(budgets: Iterable[Budget]) -> None:
     """Raise where workers would measure a budget, each on its machine and beside the others.
+
+    Args:
+        budgets: of a problem.
 
     Raises:
         ClusterError: names the budget, and what can be done.
     """
-    for budget in problem.budgets:
+    for budget in budgets:
         if not budget.is_deterministic and not isinstance(budget, BudgetElsewhere):
             raise ClusterError(
                 f"budget {budget.name!r} may differ from machine to machine, and with what runs "

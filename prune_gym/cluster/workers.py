@@ -134,7 +134,7 @@ class RayWorkers:
             ClusterError: there is no such cluster, or the problem does not fit into it.
             SharingError: something in the problem cannot be pickled.
         """
-        check_measured(problem)
+        check_measured(problem.budgets)
         with self._pool(problem) as pool:
             n_threads = min(MOST_THREADS, AT_ONCE * self.count)
             remote = RemoteEvaluator(problem.evaluator, pool, problem)

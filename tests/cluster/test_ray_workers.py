@@ -61,6 +61,16 @@ def test_a_search_is_the_same_with_any_number_of_workers(cluster, algo):
 
 
 @pytest.mark.slow
+def test_eight_workers_find_what_one_finds(cluster):
+    eight = RayWorkers(8, cpus_per_worker=0.25)
+    found = [
+        rows(search(problem_of(), "cem", evaluations=60, workers=workers))
+        for workers in (None, eight)
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
 def test_workers_that_are_killed_change_nothing(cluster, tmp_path):
     problem = problem_of(budgets={own_budget(killing(tmp_path)): 0.9})
     alone = search(problem_of(budgets={own_budget(n_parameters): 0.9}), "random", evaluations=16)
@@ -241,12 +251,22 @@ def test_a_stop_ends_the_search_and_leaves_the_cluster(cluster):
         assert ray.cluster_resources()["CPU"] == 4.0
 
 
-@pytest.mark.slow
-def test_where_there_is_no_cluster(monkeypatch):
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:9", r"at '127\.0\.0\.1:9': .* refused\. Start one \(ray start --head\)"),
+        ("nonsense.invalid:1", r"at 'nonsense\.invalid:1': .*\. Start one"),
+        ("nonsense", r"at 'nonsense': it is no HOST:PORT\."),
+        (":6379", r"at ':6379': it is no HOST:PORT\."),
+    ],
+)
+def test_where_there_is_no_cluster(address, words):
     pytest.importorskip("ray")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ClusterError, match=r"no Ray cluster answers at '127\.0\.0\.1:9'"):
-        search(problem_of(), "random", evaluations=2, workers=RayWorkers(1, address="127.0.0.1:9"))
+    with (
+        pytest.raises(ClusterError, match=f"no Ray cluster answers {words}"),
+        RayWorkers(1, address=address).session(),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
