@@ -40,6 +40,7 @@ def test_a_grid_is_every_combination(tmp_path):
         ({**TOY, "sed": 1}, "'sed' is no field of a run"),
         ({**TOY, "seed": [0, 0]}, "two runs are called"),
         ({**TOY, "seed": "a"}, "seed is 'a'"),
+        ({**TOY, "algo": []}, "'algo' is an empty list"),
         ({**TOY, "seed.x": 1}, "'seed.x' is no field"),
         ({**TOY, "algo": "no"}, "name is 'no'"),
     ],
