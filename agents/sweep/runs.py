@@ -82,14 +82,12 @@ def sweep_runs(grid: Mapping[str, Any], where: str = "the sweep") -> list[SweepR
                 f"{where}: {name[:80]!r} is no field of a run; it must be one of "
                 f"{', '.join(known)}, or env_kwargs.NAME, overrides.NAME."
             )
-        if value == []:
-            raise InvalidValueError(
-                f"{where}: {name!r} is an empty list; give a value, or leave it."
-            )
+        if value == [] and field not in _LISTS:
+            raise InvalidValueError(f"{where}: {name!r} is an empty list; give it a value.")
         is_choice = isinstance(value, list) and (
             field not in _LISTS or all(isinstance(one, list) for one in value)
         )
-        choices[name] = value if is_choice else [value]
+        choices[name] = value if is_choice and value else [value]
     for name in ("algo", "env"):
         if name not in choices:
             raise InvalidValueError(f"{where}: {name!r} is missing.")
