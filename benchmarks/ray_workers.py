@@ -332,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("parts", nargs="*", default=[*PARTS], help=", ".join(PARTS))
     parser.add_argument("--samples", type=int, default=200, help="images of the part threads")
     parser.add_argument("--n", type=int, default=16, help="networks of the part threads")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--every", type=float, default=1.0, help="seconds between kills")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
