@@ -343,7 +343,7 @@ class MakeEnv:
             env.step(action)
         if self._ledger.last is None:
             raise InvalidValueError(
-                f"plan holds {len(actions)} actions, after which the episode goes on."
+                f"plan holds {self.n_steps} actions, after which the episode goes on."
             )
         return self._ledger.last
 
@@ -351,18 +351,18 @@ class MakeEnv:
 
     def _actions(self, plan: Any, space: gym.Space[Any]) -> list[Any]:
         try:
-            actions = list(plan)
+            n_actions, found = len(plan), f"holds {len(plan)} actions"
         except TypeError:
-            actions = []
-        if len(actions) != self.n_steps:
+            n_actions, found = 0, f"is {shown(plan)}"
+        if n_actions != self.n_steps:
             raise InvalidValueError(
-                f"plan is {shown(plan)}; it must hold {self.n_steps} actions, one for each step."
+                f"plan {found}; it must hold {self.n_steps}, an action for each step."
             )
         try:
-            return [np.asarray(one, space.dtype).reshape(space.shape or ()) for one in actions]
+            return [np.asarray(one, space.dtype).reshape(space.shape or ()) for one in plan]
         except (TypeError, ValueError) as error:
             raise InvalidValueError(
-                f"plan holds actions such as {shown(actions[0])}; each must be one of {space}."
+                f"plan holds actions such as {shown(plan[0])}; each must be one of {space}."
             ) from error
 
     def _seed(self) -> int:

@@ -172,8 +172,8 @@ def test_environments_that_cannot_be_made(bench, arguments, words):
 @pytest.mark.parametrize(
     ("plan", "words"),
     [
-        (np.zeros((3, 1)), "plan is .*; it must hold 8 actions, one for each step"),
-        (0.5, "plan is 0.5; it must hold 8 actions, one for each step"),
+        (np.zeros((3, 1)), "plan holds 3 actions; it must hold 8, an action for each step"),
+        (0.5, "plan is 0.5; it must hold 8, an action for each step"),
         (np.zeros((STEPS, 2)), r"plan holds actions such as .*; each must be one of Box"),
     ],
 )
