@@ -266,7 +266,8 @@ class MakeEnv:
     """Makes the environments of a run; the first argument of every ``train``.
 
     ``make_env()`` gives one environment, ``make_env(num_envs=8)`` a vector of Gymnasium. All of
-    them share the evaluations of the run.
+    them share the evaluations of the run. What sums of costs are held against is ``env.cost_limit``
+    and, of a vector, ``envs.cost_limits``.
 
     Args:
         problems: Of the task.

@@ -132,6 +132,7 @@ def test_episodes_that_are_given_up_count(bench):
 def test_vectors_count_like_single_environments(bench, mode):
     def train(make_env, seed, budget):
         envs = make_env(num_envs=3, autoreset_mode=mode)
+        assert envs.cost_limits.tolist() == [make_env().cost_limit] * 3 == [0.5] * 3
         envs.reset()
         while True:
             ended = envs.step(np.full((3, 1), -0.5, dtype=np.float32))[2]
