@@ -61,9 +61,12 @@ def unwrapped_ids(env: VecEnv) -> set[int]:
 def env_id(env: gym.Env[Any, Any] | VecEnv) -> str:
     """Return the id an environment was registered under, empty if it has none."""
     if isinstance(env, VecEnv):
+        inner = getattr(env.unwrapped, "envs", [])
+        if inner:
+            return env_id(inner[0])
         spec = env.get_attr("spec")[0] if env.has_attr("spec") else None
     else:
-        spec = env.spec
+        spec = env.unwrapped.spec  # a wrapper's is a deep copy: of the network and data, too
     return "" if spec is None else str(spec.id)
 
 

@@ -47,14 +47,15 @@ def train(make_env, seed, budget):
         envs.single_action_space.shape[0],
     )
     actor, multiplier = Actor(n_features, n_actions), 2.0
-    limit = envs.unwrapped.cost_limit
+    limits = np.tile(envs.cost_limits, EPISODES // N_ENVS)[:, None].astype(np.float32)
     optimizer = torch.optim.Adam(actor.parameters(), lr=1e-3)
     with suppress(EvaluationsSpent):  # raised where all evaluations are spent
         while True:
             rollout = [play(envs, actor, make_env.n_steps) for _ in range(EPISODES // N_ENVS)]
             observations, actions, rewards, costs = map(np.concatenate, zip(*rollout, strict=True))
-            multiplier = max(0.0, multiplier + 2.0 * (costs.sum(axis=1).mean() - limit) / limit)
-            gains = (rewards - multiplier * costs / limit) / (1.0 + multiplier)
+            costs /= limits
+            multiplier = max(0.0, multiplier + 2.0 * (costs.sum(axis=1).mean() - 1.0))
+            gains = (rewards - multiplier * costs) / (1.0 + multiplier)
             returns = gains[:, ::-1].cumsum(axis=1)[:, ::-1].copy()  # (episodes, steps)
             update(actor, optimizer, *map(torch.as_tensor, (observations, actions, returns)))
     return actor

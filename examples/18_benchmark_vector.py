@@ -18,7 +18,7 @@ N_ENVS, RATE, PENALTY = 32, 0.3, 5.0
 def train(make_env, seed, budget):
     generator = np.random.default_rng(seed)
     envs = make_env(num_envs=N_ENVS, autoreset_mode="SameStep")
-    limit, n_steps = envs.unwrapped.cost_limit, make_env.n_steps
+    limits, n_steps = envs.cost_limits, make_env.n_steps  # of the sums of costs
     shape = (n_steps, *envs.single_action_space.shape)
     mean, spread = np.zeros(shape), 0.5
     observations, _ = envs.reset()
@@ -26,14 +26,15 @@ def train(make_env, seed, budget):
     try:
         while True:
             noise = generator.standard_normal((n_steps, N_ENVS, *shape[1:]))
-            gains = np.zeros(N_ENVS)
+            gains, costs = np.zeros(N_ENVS), np.zeros(N_ENVS)
             keys = []
             for step in range(n_steps):
                 keys.append(observations[0].copy())
                 actions = np.clip(mean[step] + spread * noise[step], -1.0, 1.0)
                 observations, rewards, ended, _, infos = envs.step(actions.astype(np.float32))
                 last = infos["final_info"] if ended.any() else infos
-                gains += rewards - PENALTY * np.maximum(0.0, last["cost"]) * (1.0 - limit)
+                gains, costs = gains + rewards, costs + last["cost"]
+            gains -= PENALTY * np.maximum(0.0, costs / limits - 1.0)
             advantages = (gains - gains.mean()) / (gains.std() + 1e-8)
             mean += RATE * spread * np.tensordot(noise, advantages, axes=(1, 0)) / N_ENVS
             mean, spread = np.clip(mean, -1.0, 1.0), max(0.1, 0.98 * spread)

@@ -36,6 +36,11 @@ class CountedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._ledger, self._first_seed = ledger, seed
         self._steps, self._return, self._cost = 0, 0.0, 0.0
 
+    @property
+    def cost_limit(self) -> float:
+        """What the sum of ``info["cost"]`` over an episode is held against."""
+        return float(read_cost_limit(self.env))
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -63,9 +68,8 @@ class CountedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._cost += read_cost(info)
         if terminated or truncated:
             self._steps = 0
-            limit = read_cost_limit(self.env)
             inner = self.env.unwrapped
-            self._ledger.add(judged(self._return, self._cost, limit, inner, info))
+            self._ledger.add(judged(self._return, self._cost, self.cost_limit, inner, info))
         return observation, reward, terminated, truncated, info
 
 
@@ -127,6 +131,14 @@ class CountedVectorEnv(VectorWrapper):
         mode = env.metadata.get("autoreset_mode", AUTORESET_MODES[0])
         self._mode = getattr(mode, "value", mode)
 
+    @property
+    def cost_limits(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Of every environment, (num_envs,), see `CountedEnv.cost_limit`."""
+        inner: Any = self.env.unwrapped
+        if hasattr(inner, "cost_limit"):  # drawn limits are part of the cost: all of them are one
+            return np.full(self.num_envs, float(inner.cost_limit))
+        return np.array([float(read_cost_limit(env)) for env in inner.envs])
+
     def reset(
         self,
         *,
@@ -160,9 +172,9 @@ class CountedVectorEnv(VectorWrapper):
         self._costs += np.where(begun_anew, 0.0, costs)
         self._steps += ~begun_anew
         self._ended = ended
-        limits = self._limits(final)
+        limits = self.cost_limits if ended.any() else ()
         for index in np.flatnonzero(ended).tolist():
-            self._add(index, final, limits[index])
+            self._add(index, final, float(limits[index]))
         self._steps[ended] = 0
         if self._mode == "SameStep":
             self._forget(ended)
@@ -173,13 +185,6 @@ class CountedVectorEnv(VectorWrapper):
     def _forget(self, mask: np.ndarray[Any, Any]) -> None:
         self._steps[mask], self._returns[mask], self._costs[mask] = 0, 0.0, 0.0
         self._ended = self._ended & ~mask
-
-    def _limits(self, infos: Mapping[str, Any]) -> list[float]:
-        """Of every environment; drawn limits are part of the cost, so that they all are one."""
-        inner: Any = self.env.unwrapped
-        if hasattr(inner, "cost_limit"):
-            return [float(inner.cost_limit)] * self.num_envs
-        return [read_cost_limit(env) for env in inner.envs]
 
     def _add(self, index: int, infos: Mapping[str, Any], limit: float) -> None:
         own = {
@@ -261,7 +266,8 @@ class MakeEnv:
     """Makes the environments of a run; the first argument of every ``train``.
 
     ``make_env()`` gives one environment, ``make_env(num_envs=8)`` a vector of Gymnasium. All of
-    them share the evaluations of the run.
+    them share the evaluations of the run. What sums of costs are held against is ``env.cost_limit``
+    and, of a vector, ``envs.cost_limits``.
 
     Args:
         problems: Of the task.
@@ -326,25 +332,39 @@ class MakeEnv:
 
         Raises:
             EvaluationsSpent: All evaluations are spent.
-            InvalidValueError: Too many or too few actions.
+            InvalidValueError: Too many or too few actions, or some that the environment does not
+                take.
         """
-        if len(plan) != self.n_steps:
-            raise InvalidValueError(
-                f"plan holds {len(plan)} actions; it must hold {self.n_steps}, one for each step."
-            )
         if self._judging is None:
             self._judging = self()
-        env, space = self._judging, self._judging.action_space
+        env = self._judging
+        actions = self._actions(plan, env.action_space)
         env.reset(options=options)
-        for action in plan:
-            env.step(np.asarray(action, dtype=space.dtype).reshape(space.shape or ()))
+        for action in actions:
+            env.step(action)
         if self._ledger.last is None:
             raise InvalidValueError(
-                f"plan holds {len(plan)} actions, after which the episode goes on."
+                f"plan holds {self.n_steps} actions, after which the episode goes on."
             )
         return self._ledger.last
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _actions(self, plan: Any, space: gym.Space[Any]) -> list[Any]:
+        try:
+            n_actions, found = len(plan), f"holds {len(plan)} actions"
+        except TypeError:
+            n_actions, found = 0, f"is {shown(plan)}"
+        if n_actions != self.n_steps:
+            raise InvalidValueError(
+                f"plan {found}; it must hold {self.n_steps}, an action for each step."
+            )
+        try:
+            return [np.asarray(one, space.dtype).reshape(space.shape or ()) for one in plan]
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError(
+                f"plan holds actions such as {shown(plan[0])}; each must be one of {space}."
+            ) from error
 
     def _seed(self) -> int:
         return int(self._seeds.integers(2**31))
@@ -362,10 +382,10 @@ class MakeEnv:
         if len(training) > 1:
             envs = [self._single() for _ in range(number)]
             return SyncVectorEnv([lambda env=env: env for env in envs], **how)  # type: ignore[misc]
+        arguments = self._problems.arguments(training[0])  # imports what registers the environment
         if gym.spec(self._task.environment.rpartition(":")[2]).vector_entry_point is None and how:
             how = {"vector_kwargs": how}
-        arguments = {**self._problems.arguments(training[0]), **how}
-        made = gym.make_vec(self._task.environment, num_envs=number, **arguments)
+        made = gym.make_vec(self._task.environment, num_envs=number, **arguments, **how)
         made.action_space.seed(self._seed())
         return made
 

@@ -49,7 +49,8 @@ class Detectable:
     Attributes:
         probability: Of improvement; None where there are too few runs to find any.
         deviations: The shift, in standard deviations of a run, that it is for normal scores.
-        score: The same in units of score, for the median standard deviation of a run.
+        score: The same in units of score, for the median standard deviation of a run (of algorithms
+            whose runs differ); None where all runs are equal.
     """
 
     probability: float | None
@@ -243,8 +244,9 @@ def leaderboard(
         MissingFileError: If a folder is not there, or holds no rows.
     """
     suite = load_suite(suite)
-    of_package = published_rows(suite) if published else []
+    choose_tasks(tasks, suite)  # what was asked for is checked before thousands of rows are read
     added = read_rows(add, suite)
+    of_package = published_rows(suite) if published else []
     taken = {row.algorithm for row in of_package}
     for row in added:
         if row.algorithm in taken:
@@ -384,12 +386,8 @@ class _Ranker:
         probability = detectable_probability(n_runs, n_pairs) if n_pairs else None
         if probability is None:
             return Detectable(None, None, None)
-        spreads = [
-            float(self.tests.scores[task][name].std(ddof=1))
-            for task in tasks
-            for name in names
-            if len(self.tests.scores[task][name]) > 1
-        ]
+        found = [self.tests.scores[task][name] for task in tasks for name in names]
+        spreads = [float(own.std(ddof=1)) for own in found if np.ptp(own) > 0.0]
         deviations = shift_of(probability)
         score = deviations * float(np.median(spreads)) if spreads else None
         return Detectable(probability, deviations, score)

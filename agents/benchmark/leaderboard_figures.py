@@ -135,11 +135,13 @@ def draw_violations(board: Leaderboard) -> Any:
     panel = figure.subplots()
     for height, name in enumerate(names):
         one, colour = standings[name], style[name][0]
-        panel.barh(height + 0.18, one.violation_rate, 0.34, color=colour, alpha=0.45)
-        if one.final_violation_rate is None:
-            panel.text(0.01, height - 0.18, "no policy", va="center", fontsize=8, color=GREY)
-        else:
-            panel.barh(height - 0.18, one.final_violation_rate, 0.34, color=colour)
+        shares = ((0.18, one.violation_rate, 0.45), (-0.18, one.final_violation_rate, 1.0))
+        for place, share, alpha in shares:
+            if share:
+                panel.barh(height + place, share, 0.34, color=colour, alpha=alpha)
+            else:
+                words = "no policy" if share is None else "0"
+                panel.text(0.01, height + place, words, va="center", fontsize=8, color=GREY)
     panel.set_yticks(range(len(names)), names)
     panel.set_xlim(0.0, 1.0)
     panel.set_xlabel(
@@ -205,7 +207,10 @@ def _lines(
         panel.grid(color="#dddddd", linewidth=0.8)
     figure.supxlabel(labels[0], fontsize=10)
     figure.supylabel(labels[1], fontsize=10)
-    figure.legend(handles=_keys(style), loc="outside right center", fontsize=9, frameon=False)
+    names = {name for lines in found.values() for name in lines}
+    figure.legend(
+        handles=_keys(style, names), loc="outside right center", fontsize=9, frameon=False
+    )
     figure.suptitle(board.suite.protocol, fontsize=11)
     return figure
 
@@ -221,7 +226,8 @@ def _styles(board: Leaderboard, ranking: Ranking) -> dict[str, tuple[str, str]]:
     return style
 
 
-def _keys(style: dict[str, tuple[str, str]]) -> list[Any]:
+def _keys(style: dict[str, tuple[str, str]], names: set[str]) -> list[Any]:
+    """Return what the legend shows: every coloured algorithm, and how many of ``names`` are not."""
     from matplotlib.lines import Line2D
 
     keys = [
@@ -229,9 +235,10 @@ def _keys(style: dict[str, tuple[str, str]]) -> list[Any]:
         for name, (colour, marker) in style.items()
         if colour != OTHERS
     ]
-    n_others = len(style) - len(keys)
+    n_others = len(names) - len(keys)
     if n_others:
-        keys.append(Line2D([], [], color=OTHERS, lw=0.9, label=f"{n_others} others"))
+        label = f"{n_others} other{'' if n_others == 1 else 's'}"
+        keys.append(Line2D([], [], color=OTHERS, lw=0.9, label=label))
     return keys
 
 

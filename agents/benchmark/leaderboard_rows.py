@@ -197,8 +197,7 @@ def _parts(fields: Fields, suite: Suite, task: Task, spent: int) -> list[float |
         part.number("cost", -math.inf, math.inf)
         costs = Fields(part.mapping("costs"), fields.source, f"parts[{index}].costs.")
         for name, limit in _limits(task, index).items():
-            if name in costs.content:
-                costs.number(name, 0.0, limit, f"the limit of {task.name}")
+            costs.number(name, 0.0, limit, f"the limit of {task.name}")
         found.append(_accuracy(part, task, index))
     return found
 
@@ -212,11 +211,13 @@ def _accuracy(part: Fields, task: Task, index: int) -> float:
 
 
 def _limits(task: Task, index: int) -> Mapping[str, float]:
-    """Limits by budget of a part; none where they are not plain numbers."""
+    """Limits of a part by the name that its budget has in a row; none where there are none."""
     judged = task.judged[index]
     problem = task.problems[judged.get("problem", task.training[0])]
     limits = judged.get("limits") or problem.get("budgets")
-    return limits if isinstance(limits, Mapping) else {}
+    if not isinstance(limits, Mapping):
+        return {}
+    return {name.rpartition(":")[2]: limit for name, limit in limits.items()}  # "module:budget"
 
 
 def _best(fields: Fields, parts: Sequence[float | None]) -> Fields | None:

@@ -35,6 +35,19 @@ class Policy:
         takes_masks = self._predict and "action_masks" in _parameters(self._predict)
         self._takes_masks = bool(takes_masks)
 
+    def wrapped(self, env: Env) -> Env:
+        """Give an environment as the policy takes it.
+
+        Raises:
+            BenchmarkError: What ``wrap`` gave is no environment.
+        """
+        found = self.wrap(env)
+        if not isinstance(found, gym.Env):
+            raise BenchmarkError(
+                f"wrap(env) gave {shown(found)}; it must give an environment, env in a wrapper."
+            )
+        return found
+
     def play(
         self,
         env: Env,

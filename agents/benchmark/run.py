@@ -136,7 +136,7 @@ class Runner:
         best = [Best(limits) for limits in self.task.limits]
         for one, place in zip(best, self._where, strict=True):
             ledger = Ledger(None)
-            env = policy.wrap(CountedEnv(self.problems.make(place["problem"]), ledger))
+            env = policy.wrapped(CountedEnv(self.problems.make(place["problem"]), ledger))
             for episode in range(1 + self.suite.policy_episodes):
                 check_stop()
                 policy.play(

@@ -16,7 +16,7 @@ from agents.benchmark.rows import check_out, read_row, row_path, write_row
 from agents.benchmark.run import Row, Runner, Train
 from agents.benchmark.suite import DEFAULT_SUITE, Suite, Task, load_suite, own_folder
 from agents.errors import BenchmarkError, UnfitEnvError
-from agents.ray_tasks import Cluster, run_tasks
+from agents.ray_tasks import Cluster, Done, run_tasks
 from agents.stopping import check_stop
 
 DEFAULT_OUT = "prunebench"
@@ -82,10 +82,15 @@ def benchmark(
     done = len(wanted) - len(ahead)
     if done:
         report(f"{done} of {len(wanted)} runs are there already.")
-    for number, (task, seed, row) in enumerate(
+    for number, (task, seed, run) in enumerate(
         work(suite, given, algorithm, ahead, jobs), done + 1
     ):
         said = f"{number}/{len(wanted)} {algorithm} {task.name} seed {seed}"
+        try:
+            row = run()
+        except Exception as error:  # often of the algorithm's own code, which is seen as it is
+            report(f"{said}: failed, {type(error).__name__}; the rows before it are kept")
+            raise
         if isinstance(row, str):
             report(f"{said}: left out: {row}")
             continue
@@ -136,17 +141,18 @@ def checked_folder(out: str | os.PathLike[str], suite: Suite) -> Path:
 # -- runs ------------------------------------------------------------------------------------------
 
 Ahead = list[tuple[Task, int]]
-Done = Iterator[tuple[Task, int, Row | str]]  # a word in place of a row: why there is none
-Work = Callable[[Suite, Any, str, Ahead, int], Done]
+Run = Callable[[], Row | str]  # words in place of a row: why there is none
+Runs = Iterator[tuple[Task, int, Run]]
+Work = Callable[[Suite, Any, str, Ahead, int], Runs]
 
 
-def _one_by_one(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: int) -> Done:
+def _one_by_one(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: int) -> Runs:
     for task, seed in ahead:
         check_stop()
-        yield task, seed, _run(suite, train, algorithm, task, seed)
+        yield task, seed, partial(_run, suite, train, algorithm, task, seed)
 
 
-def _side_by_side(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: int) -> Done:
+def _side_by_side(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: int) -> Runs:
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         try:
             futures = {
@@ -156,22 +162,27 @@ def _side_by_side(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: 
             for future in as_completed(futures):
                 check_stop()
                 task, seed = futures[future]
-                yield task, seed, future.result()
+                yield task, seed, future.result
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _in_cluster(
     cluster: Cluster, suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: int
-) -> Done:
+) -> Runs:
     tasks = [partial(_run, suite, train, algorithm, task, seed) for task, seed in ahead]
     for done in run_tasks(tasks, cluster):
         check_stop()
         task, seed = ahead[done.index]
-        if done.error is not None:
-            raise BenchmarkError(f"{algorithm} on {task.name}, seed {seed}: {done.error}")
-        yield task, seed, done.value
+        yield task, seed, partial(_value, f"{algorithm} on {task.name}, seed {seed}", done)
     check_stop()
+
+
+def _value(name: str, done: Done) -> Row | str:
+    if done.error is not None:
+        raise BenchmarkError(f"{name}: {done.error}")
+    value: Row | str = done.value
+    return value
 
 
 def _run(suite: Suite, train: Any, algorithm: str, task: Task, seed: int) -> Row | str:

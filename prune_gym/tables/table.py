@@ -132,7 +132,8 @@ class PruneTable:
             counts: (n_groups,) filters kept per group.
             split: ``"validation"`` or ``"test"``.
         """
-        return float(self.accuracies(split).flat[self.number(counts)])
+        place, which = np.unravel_index(self.number(counts), self.shape), self._split(split)
+        return float(self.right[place][which] / self.n_examples[which])
 
     def right_of(self, numbers: Any) -> Any:
         """Validation examples that the network at a place gets right, or those at many places."""

@@ -132,6 +132,7 @@ def test_episodes_that_are_given_up_count(bench):
 def test_vectors_count_like_single_environments(bench, mode):
     def train(make_env, seed, budget):
         envs = make_env(num_envs=3, autoreset_mode=mode)
+        assert envs.cost_limits.tolist() == [make_env().cost_limit] * 3 == [0.5] * 3
         envs.reset()
         while True:
             ended = envs.step(np.full((3, 1), -0.5, dtype=np.float32))[2]
@@ -167,6 +168,30 @@ def test_environments_stay_in_their_process(bench):
 def test_environments_that_cannot_be_made(bench, arguments, words):
     with pytest.raises(InvalidValueError, match=words):
         bench(lambda make_env, seed, budget: make_env(**arguments))
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (np.zeros((3, 1)), "plan holds 3 actions; it must hold 8, an action for each step"),
+        (0.5, "plan is 0.5; it must hold 8, an action for each step"),
+        (np.zeros((STEPS, 2)), r"plan holds actions such as .*; each must be one of Box"),
+    ],
+)
+def test_plans_that_are_none(bench, plan, words):
+    with pytest.raises(InvalidValueError, match=words):
+        bench(lambda make_env, seed, budget: make_env.judge(plan))
+
+
+def test_a_training_that_raises_is_seen_as_it_is_and_the_run_is_named(bench):
+    def broken(make_env, seed, budget):
+        if seed == 1:
+            raise KeyError("mine")
+
+    said: list[str] = []
+    with pytest.raises(KeyError, match="mine"):
+        bench(broken, seeds=None, report=said.append)
+    assert said[1] == "2/3 mine toy-10 seed 1: failed, KeyError; the rows before it are kept"
 
 
 # -- policies --------------------------------------------------------------------------------------
@@ -208,6 +233,7 @@ def test_a_policy_comes_with_its_wrapper(bench):
         (lambda observation: [np.nan], r"action is array\(\[nan\].*must be finite numbers"),
         (lambda observation: "left", "the policy gave the action 'left'; it must be one of Box"),
         (lambda observation: [0.0, 0.0], "the policy gave the action"),
+        ((POLICIES[1], lambda env: None), r"wrap\(env\) gave None; it must give an environment"),
     ],
 )
 def test_what_is_no_policy_is_named(bench, returned, words):
@@ -363,7 +389,9 @@ def test_a_file_that_is_no_suite(tmp_path):
 
 def test_the_command_runs_and_says_so(suite, tmp_path):
     (tmp_path / "mine.py").write_text(
-        "def train(make_env, seed, budget):\n    make_env.judge([[0.0]] * 8)\n"
+        "def train(make_env, seed, budget):\n"
+        "    make_env(num_envs=2)  # before anything else has imported the environment\n"
+        "    make_env.judge([[0.0]] * 8)\n"
     )
     words = ["mine:train", "--suite", "toy.json", "--tasks", "toy-10", "--seeds", "0-1"]
     done = subprocess.run(

@@ -17,6 +17,7 @@ from agents.benchmark.suite import DATA, Reference, Suite, Task, load_suite
 from agents.files import write_json
 
 SEEDS = 8
+OWN_BUDGET = ({"budgets": {"own.module:params": 0.1}},)  # by the name of its function in rows
 
 
 def make_task(name, category, **changes):
@@ -39,7 +40,7 @@ def make_task(name, category, **changes):
 def suite():
     tasks = [
         make_task("table-a", "table"),
-        make_task("table-b", "table", seeds=range(2 * SEEDS)),
+        make_task("table-b", "table", seeds=range(2 * SEEDS), problems=OWN_BUDGET),
         make_task(
             "limits",
             "any limit",
@@ -185,6 +186,7 @@ def test_every_field_has_to_be_there(suite):
     [
         ("accuracy", 0.95, r"parts\[0\].accuracy is 0.95; it must be at most 0.9, the optimum of"),
         ("evaluation", 501, r"parts\[0\].evaluation is 501; .* at most 500"),
+        ("costs", {}, r"parts\[0\].costs.params is missing; every row has it"),
         ("costs", {"params": 0.2}, r"costs.params is 0.2; .* at most 0.1, the limit of table-a"),
         ("cost", "cheap", r"parts\[0\].cost is 'cheap'; it must be a number that is finite"),
     ],
@@ -193,6 +195,13 @@ def test_networks_have_to_be_possible(suite, key, value, message):
     row = copy.deepcopy(make_row(suite))
     row["parts"][0][key] = value
     with pytest.raises(ValueError, match=message):
+        check_row(row, suite, "x.json")
+
+
+def test_limits_hold_for_budgets_of_a_module_too(suite):
+    row = copy.deepcopy(make_row(suite, "table-b"))
+    row["parts"][0]["costs"] = {"params": 0.2}
+    with pytest.raises(ValueError, match=r"costs.params is 0.2; .*the limit of table-b"):
         check_row(row, suite, "x.json")
 
 
@@ -349,6 +358,15 @@ def test_what_is_detectable_stands_below_every_table(board):
     words = text(board)
     assert words.count("Detectable") == len(board.rankings)
     assert "Detectable, 80 times of 100 among 3 pairs: a probability of 0." in words
+
+
+def test_what_is_detectable_is_told_for_runs_that_differ(suite):
+    same = [{**row, "algorithm": name} for row in make_rows(suite, {"a": 0.5}) for name in "abc"]
+    for row in same:
+        if row["algorithm"] != "a":  # as of a search that draws nothing
+            row.update(make_row(suite, row["task"], row["algorithm"], row["seed"]))
+    board = Leaderboard.of([check_row(row, suite, "x") for row in same], suite, reps=20)
+    assert 0.02 < board["table-b"].detectable.score < 0.5
 
 
 def test_nothing_but_one_algorithm_is_not_tested(suite):

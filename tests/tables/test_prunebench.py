@@ -133,6 +133,7 @@ def test_vectors_of_tables_and_of_environments_in_turn():
 
     def train(make_env, seed, budget):
         envs = make_env(num_envs=3)
+        assert envs.cost_limits.tolist() == [0.1] * 3
         envs.reset()
         with suppress(EvaluationsSpent):
             while True:
