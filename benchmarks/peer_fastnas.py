@@ -32,7 +32,6 @@ from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Masks
 
 CONSTRAINTS = {"params": "params", "macs": "flops"}  # our names of limits, and its own
-BATCHES, IMAGES = 50, 16  # it recomputes BatchNorm statistics on 50 batches, or not at all
 SMALLER, TRIES = 0.99, 10  # of its limit, where its count and ours differ
 
 
@@ -89,7 +88,8 @@ class FastNAS:
     """A scan of all widths of each layer, and one threshold of accuracy lost, bisected.
 
     Widths are its own shares of 5 %, but in multiples of 1 instead of 32, which is wider than these
-    networks. Networks are judged on the validation images, as everywhere.
+    networks. Networks are judged on the validation images, and BatchNorm statistics are recomputed
+    before, as everywhere; its own way asks for 50 batches of images for each network.
     """
 
     def __init__(self, problem: Any) -> None:
@@ -123,8 +123,6 @@ class FastNAS:
             for name in rules["*"] if isinstance(rules, dict) else ():
                 if name.endswith("_divisor"):
                     rules["*"][name] = 1
-        inputs, labels = problem.data.train.calibration(BATCHES * IMAGES)
-        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
         network = copy.deepcopy(problem.network)
         network.requires_grad_(True)
         found, _ = prune.prune(
@@ -133,8 +131,9 @@ class FastNAS:
             constraints={CONSTRAINTS[problem.names[0]]: f"{100 * share:.4f}%"},
             dummy_input=problem.example,
             config={
-                "data_loader": [(inputs[own], labels[own]) for own in order.chunk(BATCHES)],
+                "data_loader": [problem.data.train.calibration(1)],
                 "score_func": self._score,
+                "verbose": False,
                 "checkpoint": str(scan),
             },
         )
@@ -142,7 +141,7 @@ class FastNAS:
 
     def _score(self, network: nn.Module) -> float:
         self.judged += 1
-        return float(self.problem.judge(network))
+        return float(self.problem.judge(self.problem.recover(network)))
 
 
 def kept_filters(dense: nn.Module, pruned: nn.Module, group: FilterGroup) -> NDArray[np.bool_]:
