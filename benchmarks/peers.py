@@ -65,7 +65,15 @@ def methods(modelopt: bool = True) -> list[str]:
         for scope in ("global", "local")
         for score in SCORES
     ]
-    quick = ["dense", "equal_width", "lamp", "lamp_widths", "rank", "tp-local-l1first-1"]
+    quick = [
+        "dense",
+        "narrowest",
+        "equal_width",
+        "lamp",
+        "lamp_widths",
+        "rank",
+        "tp-local-l1first-1",
+    ]
     return [*quick, *of_library, "uniform", *SEARCHES, "amc", *["fastnas"] * modelopt]
 
 
@@ -196,6 +204,8 @@ class Bench:
         problem, evaluations = self.problem, self._task.evaluations
         if method == "dense":
             return Found(problem.masks_of(problem.sizes), evaluations=0)
+        if method == "narrowest":  # a filter per layer: what no pruning of filters takes off
+            return Found(problem.masks_of(np.ones_like(problem.sizes)), evaluations=0)
         if method == "rank":
             return rank_of_maps(
                 problem, self._task.problem(self._data, self._weights, feature_map_rank)
@@ -335,7 +345,7 @@ def leaders(when: str, by_method: dict[str, list[Row]]) -> Iterator[str]:
         for method, own in by_method.items()
     }
     ours = [name for name in means if name in SEARCHES]
-    others = [name for name in means if name not in (*SEARCHES, "dense")]
+    others = [name for name in means if name not in (*SEARCHES, "dense", "narrowest")]
     if ours and others:
         own, other = (max(names, key=lambda name: means[name]) for names in (ours, others))
         tests = [np.mean([r.get("test") or 0.0 for r in by_method[m]]) for m in (own, other)]

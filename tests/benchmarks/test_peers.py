@@ -193,10 +193,12 @@ def test_who_wins_after_fine_tuning_is_said(modules):
 def test_widths_of_lamp_keep_the_limit(modules, default_problem):
     bench = modules[0].Bench("small-params", "cifar10", None)
     vars(bench)["problem"] = default_problem
-    found = {name: bench.found(name, 0).masks for name in ("lamp", "lamp_widths")}
-    counts = [[int(mask.sum()) for mask in masks] for masks in found.values()]
-    assert counts[0] == counts[1]
-    assert any((a != b).any() for a, b in zip(*found.values(), strict=True))
+    lamp, widths, narrowest = (
+        bench.found(name, 0).masks for name in ("lamp", "lamp_widths", "narrowest")
+    )
+    assert [mask.sum() for mask in lamp] == [mask.sum() for mask in widths]
+    assert any((a != b).any() for a, b in zip(lamp, widths, strict=True))
+    assert {int(mask.sum()) for mask in narrowest} == {1}
 
 
 def test_filters_that_fastnas_keeps_are_told_by_their_norms(fastnas):
