@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from peer_tasks import TASKS, packed, unpacked
 from torch import nn
 
 import prune_gym
-from agents.files import read_json, write_json
+from agents.files import write_json
 from prune_gym.pruning.groups import FilterGroup
 from prune_gym.pruning.masks import Masks
 
@@ -62,7 +63,7 @@ def fastnas(problem: Any, python: Path, words: list[str]) -> Found:
                 f"fastnas ended with status {ended.returncode}: {' '.join(command[:2])}. It needs "
                 "pip install nvidia-modelopt torchprofile==0.0.4 in the environment of that Python."
             )
-        found = read_json(out)
+        found = json.loads(out.read_text())
     masks = None if found["masks"] is None else unpacked(found["masks"], problem)
     return Found(masks, evaluations=found["evaluations"])
 
