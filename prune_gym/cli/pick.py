@@ -22,6 +22,7 @@ from prune_gym.cli.prune import (
     problem_of,
 )
 from prune_gym.cli.remarks import warn_of_loss
+from prune_gym.cluster.measuring import check_measured
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import (
     InvalidValueError,
@@ -77,6 +78,7 @@ def pick(
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
+    config.check_machine(cluster)
     _check_free(path, out)
     files = FrontFiles(folder.front, bool(config.problem.get("depth", False)))
     front = files.read(len(folder.read_episodes()))
@@ -92,6 +94,8 @@ def pick(
     config = _with_limits(config, limits, front, meant)
     config = replace(config, **other)
     problem = problem_of(folder, config, trust=trust, given=limits)
+    if cluster is not None:
+        check_measured(problem.budgets)
     folder.check_front(front, problem)
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
     usual = path / _folder_name(problem.names, limits.values())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import InvalidValueError, RunFolderError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES, SCANNING
+
+if TYPE_CHECKING:
+    from prune_gym.cluster.workers import RayWorkers
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class SearchConfig:
         groups: filters by filter group; likewise.
         begun: evaluations that it was begun with, by which its sensitivity scan was made; 0 = as
             many as now.
+        measure_on: resource of the machine of a cluster that measured its budgets; None = here.
     """
 
     env: str
@@ -50,6 +54,7 @@ class SearchConfig:
     limits: dict[str, float] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
     begun: int = 0
+    measure_on: str | None = None
 
     @property
     def granularity(self) -> str:
@@ -93,6 +98,21 @@ class SearchConfig:
         if self.algo in BASELINES:
             return self.algo in SCANNING
         return self.decision == "prior"
+
+    def check_machine(self, cluster: RayWorkers | None) -> None:
+        """Raise unless budgets are measured on the machine that measured them before.
+
+        Raises:
+            InvalidValueError: names the machine's resource.
+        """
+        if self.measure_on is not None and (
+            cluster is None or cluster.measure_on != self.measure_on
+        ):
+            raise InvalidValueError(
+                f"the run's budgets were measured on the machine with {self.measure_on!r}, and "
+                f"differ elsewhere: go on with --workers N --measure-on {self.measure_on} (in "
+                f"Python: workers=RayWorkers(N, measure_on={self.measure_on!r}))."
+            )
 
     def check_same(self, problem: PruningProblem) -> None:
         """Raise RunFolderError unless a problem is the one that was searched."""

@@ -94,6 +94,7 @@ class Config(Record):
     limits: dict[Text, _Share] = Field(default_factory=dict)
     groups: dict[Text, Annotated[int, Field(ge=1, le=2**40)]] = Field(default_factory=dict)
     begun: Whole = 0
+    measure_on: Text | None = None
 
 
 class _State(Record):

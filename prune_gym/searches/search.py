@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from agents.locking import locked_folder
+from prune_gym.cluster.measuring import BudgetElsewhere
 from prune_gym.cluster.workers import RayWorkers, as_workers, workers_of
 from prune_gym.envs.checks import check_flag
 from prune_gym.errors import (
@@ -198,6 +199,8 @@ def begin(
     limits = dict(zip(problem.names, problem.limits, strict=True))
     config = replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
     config = replace(config, begun=max(1, config.timesteps // len(problem.groups)))
+    if any(isinstance(budget, BudgetElsewhere) for budget in problem.budgets):
+        config = replace(config, measure_on=None if cluster is None else cluster.measure_on)
     folder = None if out is None else RunFolder.create(out, config)
     return Search(problem, config, folder, on_progress, cluster)
 
@@ -228,6 +231,7 @@ class Search:
         cluster: RayWorkers | None = None,
     ) -> None:
         check_algorithm(config.algo)  # a folder may name anything
+        config.check_machine(cluster)
         self.problem, self.config, self.folder = problem, config, folder
         self.cluster = cluster
         self.archive = Archive(further=further_costs(problem))
