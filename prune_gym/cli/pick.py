@@ -91,15 +91,13 @@ def pick(
     named = named_code({**config.problem, "budgets": meant}, limits)
     check_trust(folder.path / "config.json", named, trust)
     front = _with_measured(front, limits, folder, config, console)
-    config = _with_limits(config, limits, front, meant)
-    config = replace(config, **other)
+    config = replace(_with_limits(config, limits, front, meant), **other)
     problem = problem_of(folder, config, trust=trust, given=limits)
     if cluster is not None:
         check_measured(problem.budgets)
     folder.check_front(front, problem)
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
-    usual = path / _folder_name(problem.names, limits.values())
-    place = usual if out is None else out
+    place = out or path / _folder_name(problem.names, limits.values())
     with lock_run(place):
         made = _begun_before(place, config) or RunFolder.create(place, config)
         within = within[: max(CANDIDATES, config.candidates)]
