@@ -99,7 +99,7 @@ def measured(
         facts["optima"] = optima
         facts["levels"] = [[list(x) for x in one.table.levels] for one in problems]
     tables = {
-        str(given["table"]): str(table_digest(one))
+        str(given["table"]): table_digest(one.table)
         for given, one in zip(task.problems, problems, strict=True)
         if "table" in given
     }

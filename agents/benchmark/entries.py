@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from agents.arguments import shown
@@ -92,6 +95,34 @@ def check_train(train: Any, name: str = "train") -> Train:
         pass
     found: Train = train
     return found
+
+
+def code_of(algorithm: Train | str, train: Train) -> dict[str, str | None]:
+    """What stands for an algorithm's code in its rows, ``train`` and ``sha256``.
+
+    Args:
+        algorithm: As it was given.
+        train: The function that it names.
+
+    Returns:
+        The name, and 16 digits of its source file; None for those that come with the package, and
+        where there is no file.
+    """
+    if isinstance(algorithm, str) and ":" not in algorithm:
+        return {"train": algorithm, "sha256": None}
+    function: Any = train
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not hasattr(function, "__qualname__"):  # an object that is called
+        function = type(function)
+    module, digest = function.__module__, None
+    try:
+        path = Path(inspect.getsourcefile(function) or "")
+        digest = sha256(path.read_bytes()).hexdigest()[:16]
+        module = path.stem if module == "__main__" else module  # a script is imported elsewhere
+    except (OSError, TypeError):  # typed in, or compiled
+        pass
+    return {"train": f"{module}:{function.__qualname__}", "sha256": digest}
 
 
 def name_of(train: Any, path: str | None = None, name: str | None = None) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from agents.arguments import MOST_REPS, MOST_SEED, whole_number
 from agents.benchmark.leaderboard_files import published_rows, read_rows
 from agents.benchmark.leaderboard_rows import ScoredRun
-from agents.benchmark.suite import DEFAULT_SUITE, LOWEST_SCORE, Suite, Task, load_suite
+from agents.benchmark.suite import DEFAULT_SUITE, Suite, load_suite
 from agents.comparison.pairwise import (
     Pair,
     PairTests,
@@ -352,7 +352,8 @@ class _Ranker:
         """Scores of the best network until each of `CURVE_POINTS`."""
         task = self.suite.tasks[row.task]
         steps = [evaluations for evaluations, _ in row.curve]
-        scores = [_score(task, 0.0), *(_score(task, accuracy) for _, accuracy in row.curve)]
+        found = [(0.0,) * len(task.judged), *(accuracies for _, accuracies in row.curve)]
+        scores = [task.score(accuracies) or 0.0 for accuracies in found]
         done = np.searchsorted(steps, CURVE_POINTS * task.evaluations + 1e-9, side="right")
         return [scores[index] for index in done]
 
@@ -391,14 +392,6 @@ class _Ranker:
         deviations = shift_of(probability)
         score = deviations * float(np.median(spreads)) if spreads else None
         return Detectable(probability, deviations, score)
-
-
-def _score(task: Task, accuracy: float) -> float:
-    """Score of a mean accuracy; of several parts, relative to the means of their references."""
-    if len(task.references) == 1 or task.random is None or task.best is None:
-        return task.score([accuracy]) or 0.0
-    gap = max(task.best - task.random, 1e-9)
-    return max(LOWEST_SCORE, (accuracy - task.random) / gap)
 
 
 def _place(standing: Standing) -> tuple[bool, bool, float, str]:

@@ -16,7 +16,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from agents.benchmark.leaderboard_rows import AGAIN, ScoredRun, check_row, regret_of
+from agents.benchmark.leaderboard_fields import AGAIN
+from agents.benchmark.leaderboard_older import older_runs
+from agents.benchmark.leaderboard_rows import (
+    FORMAT,
+    ScoredRun,
+    check_protocol,
+    check_row,
+    regret_of,
+)
+from agents.benchmark.networks import means_of
 from agents.benchmark.suite import DATA, Suite
 from agents.errors import BenchmarkError, MissingFileError
 from agents.files import check_place, is_partial, read_json, replacing, user_path
@@ -25,6 +34,7 @@ PACKED = ".jsonl.gz"
 LEADERBOARD = "leaderboard.json"  # what `agents.benchmark.leaderboard_report.save` wrote: no row
 DIGITS = 7  # of numbers in a packed file
 _MOST_BYTES = 256 * 2**20  # of a packed file, unpacked
+_NAMED = ("algorithm", "task", "versions", "code")  # of all runs in a line
 _FIELDS = (
     "seed",
     "evaluations",
@@ -36,11 +46,9 @@ _FIELDS = (
     "policy",
     "wall_s",
 )
-_NETWORK = ("accuracy", "test_accuracy", "cost", "costs", "evaluation")  # of a part
-_PLAYED = {
-    "deterministic": ("accuracy", "test_accuracy", "cost", "feasible"),
-    "sampled": ("accuracy", "test_accuracy", "cost", "violation_rate", "episodes"),
-}
+_NETWORK = ("accuracy", "test_accuracy", "costs", "counts")
+_PART = (*_NETWORK, "evaluation")
+_SAMPLED = ("accuracy", "test_accuracy", "violation_rate", "episodes")
 _FEW = {"cumulative_violation": 5, "policy": 5, "wall_s": 3}  # digits that say something
 
 
@@ -54,6 +62,9 @@ def published_rows(suite: Suite) -> list[ScoredRun]:
     path = published_file(suite)
     if not path.exists():
         return []
+    head, *lines = _lines(path)
+    if "format" not in head:  # until they are made anew
+        return older_runs(lines, suite, str(path))
     return [check_row(content, suite, source) for source, content in _unpacked(path, suite)]
 
 
@@ -117,11 +128,10 @@ def pack(
     found = [content for one in files for _, content in _contents(one, suite)]
     found = [one for one in found if _key(one) in wanted]
     found.sort(key=_key)
-    lines: list[dict[str, Any]] = [{"protocol": suite.protocol, "suite_hash": suite.hash}]
-    for (algorithm, task), group in groupby(found, key=lambda one: (one["algorithm"], one["task"])):
-        rows = list(group)
-        named = {"algorithm": algorithm, "task": task, "versions": rows[0]["versions"]}
-        lines.append({**named, **_columns(rows)})
+    head = {"format": FORMAT, "protocol": suite.protocol, "suite_hash": suite.hash}
+    lines: list[dict[str, Any]] = [head]
+    for named, group in groupby(found, key=lambda one: {name: one[name] for name in _NAMED}):
+        lines.append({**named, **_columns(list(group))})
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     with replacing(path) as partial:
         partial.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
@@ -177,12 +187,13 @@ def _contents(path: Path, suite: Suite) -> Iterator[tuple[str, Mapping[str, Any]
 def _unpacked(path: Path, suite: Suite) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every row of a packed file, and its place: the file, algorithm, task and seed."""
     head, *lines = _lines(path)
+    check_protocol(head, suite, str(path))
     for number, line in enumerate(lines, start=2):
         try:
             columns = [line[key] for key in _FIELDS]
             for values in zip(*columns, strict=True):
                 row = {key: _full(key, one) for key, one in zip(_FIELDS, values, strict=True)}
-                named = {key: line[key] for key in ("algorithm", "task", "versions")}
+                named = {key: line[key] for key in _NAMED}
                 source = f"{path}, {line['algorithm']}/{line['task']}/{row['seed']}"
                 yield source, {**head, **named, **row, **_computed(row, suite, line["task"])}
         except (KeyError, TypeError, ValueError) as error:
@@ -195,18 +206,14 @@ def _unpacked(path: Path, suite: Suite) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _computed(row: Mapping[str, Any], suite: Suite, name: Any) -> dict[str, Any]:
     """What follows from the task, of a task that there is."""
-    task = suite.tasks.get(str(name))
+    task = {**suite.tasks, **suite.tuning_tasks}.get(str(name))
     parts = row["parts"]
     if task is None or len(parts) != len(task.judged):
         return {"budget": None, "score": None, "regret": None, "best": None}
     accuracies = [0.0 if part is None else float(part["accuracy"]) for part in parts]
     best = None
     if None not in parts:
-        tests = [part["test_accuracy"] for part in parts]
-        best = {
-            "accuracy": sum(accuracies) / len(parts),
-            "test_accuracy": None if None in tests else sum(tests) / len(parts),
-        }
+        best = {**_means(parts), "evaluation": max(part["evaluation"] for part in parts)}
     score, regret = task.score(accuracies), regret_of(task, accuracies)
     return {"budget": task.evaluations, "score": score, "regret": regret, "best": best}
 
@@ -240,9 +247,11 @@ def _bare(key: str, value: Any) -> Any:
     if value is None:
         return None
     if key == "parts":
-        return [part and [part[name] for name in _NETWORK] for part in value]
+        return [part and [part[name] for name in _PART] for part in value]
     if key == "policy":
-        return [[value[kind][name] for name in names] for kind, names in _PLAYED.items()]
+        fixed, sampled = value["deterministic"], [value["sampled"][name] for name in _SAMPLED]
+        networks = [[part[name] for name in _NETWORK] for part in fixed["parts"]]
+        return [fixed["feasible"], networks, sampled]
     return value
 
 
@@ -251,11 +260,19 @@ def _full(key: str, value: Any) -> Any:
     if value is None:
         return None
     if key == "parts":
-        return [part and dict(zip(_NETWORK, part, strict=True)) for part in value]
+        return [part and dict(zip(_PART, part, strict=True)) for part in value]
     if key == "policy":
-        pairs = zip(_PLAYED.items(), value, strict=True)
-        return {kind: dict(zip(names, own, strict=True)) for (kind, names), own in pairs}
+        feasible, networks, sampled = value
+        parts = [dict(zip(_NETWORK, part, strict=True)) for part in networks]
+        return {
+            "deterministic": {**_means(parts), "feasible": feasible, "parts": parts},
+            "sampled": dict(zip(_SAMPLED, sampled, strict=True)),
+        }
     return value
+
+
+def _means(networks: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    return means_of([(one["accuracy"], one["test_accuracy"]) for one in networks])
 
 
 def _rounded(value: Any, digits: int) -> Any:

@@ -2,7 +2,8 @@
 
 A row is one run, a JSON object, see `agents.benchmark.rows`; it lies in a file of its own
 (``OUT/ALGORITHM/TASK/SEED.json``) or with others in a packed one
-(`agents.benchmark.leaderboard_files`). Nothing of it is believed that can be computed.
+(`agents.benchmark.leaderboard_files`). Nothing of it is believed that can be computed, and networks
+of tables are looked up.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any
 
 from agents.arguments import shown
+from agents.benchmark.leaderboard_fields import NEAR, Fields, is_number, is_whole
+from agents.benchmark.networks import means_of, table_of
 from agents.benchmark.suite import Suite, Task
-from agents.errors import BenchmarkError
 
-AGAIN = "Rows are written by python -m agents.benchmark, not by hand: run it again."
-NEAR = 1e-5  # of what is computed from rounded numbers
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+FORMAT = 2  # of rows; 1 had no networks
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")  # of an algorithm, which is a folder's
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,12 @@ class FinalPolicy:
     Attributes:
         accuracy: Of the network that its most likely actions lead to.
         test_accuracy: The same on the test split.
-        cost: Of that network.
         feasible: Whether it is within the limits.
         violation_rate: Share of episodes of sampled actions whose network breaks a limit.
     """
 
     accuracy: float
     test_accuracy: float | None
-    cost: float
     feasible: bool
     violation_rate: float
 
@@ -56,8 +55,10 @@ class ScoredRun:
             a part has none.
         test_accuracy: The same on the test split.
         regret: What it lacks of the optimum's accuracy; None where the optimum is not known.
-        curve: Evaluations and accuracy, whenever the best network within the limits got better.
+        curve: Evaluations and the accuracies of the parts (0 where there is no network yet),
+            whenever the best network within the limits of one got better.
         infeasible_evaluations: Judged networks that broke a limit.
+        given_up_episodes: Evaluations that judged no network.
         cumulative_violation: Sum of what their costs were above it.
         policy: The last policy; None where the algorithm has none.
         wall_s: Duration in seconds.
@@ -72,8 +73,9 @@ class ScoredRun:
     accuracy: float | None
     test_accuracy: float | None
     regret: float | None
-    curve: tuple[tuple[int, float], ...]
+    curve: tuple[tuple[int, tuple[float, ...]], ...]
     infeasible_evaluations: int
+    given_up_episodes: int
     cumulative_violation: float
     policy: FinalPolicy | None
     wall_s: float
@@ -82,7 +84,8 @@ class ScoredRun:
     @property
     def violation_rate(self) -> float:
         """Share of the judged networks that broke a limit."""
-        return self.infeasible_evaluations / self.evaluations if self.evaluations else 0.0
+        judged = self.evaluations - self.given_up_episodes
+        return self.infeasible_evaluations / judged if judged else 0.0
 
 
 def check_row(content: Mapping[str, Any], suite: Suite, source: str) -> ScoredRun:
@@ -98,41 +101,60 @@ def check_row(content: Mapping[str, Any], suite: Suite, source: str) -> ScoredRu
             allowed, and the cure).
     """
     fields = Fields(content, source)
-    _check_protocol(fields, suite)
+    check_protocol(content, suite, source)
     algorithm = _algorithm(fields)
     task = _task(fields, suite)
     seed = _seed(fields, task)
     fields.equal("budget", task.evaluations, f"the evaluations of {task.name}")
     spent = fields.whole("evaluations", 0, task.evaluations, f"the budget of {task.name}")
     over = fields.whole("infeasible_evaluations", 0, spent, "those that were spent")
-    fields.whole("given_up_episodes", 0, spent - over, "what the others leave")
+    given_up = fields.whole("given_up_episodes", 0, spent - over, "what the others leave")
     violation = fields.number("cumulative_violation", 0.0, math.inf)
-    if violation > 0.0 and not over:
-        fields.fail("cumulative_violation", "0 where no network broke a limit")
+    if (violation > 0.0) != (over > 0):
+        fields.fail("cumulative_violation", "above 0 where networks broke a limit, else 0")
     parts = _parts(fields, suite, task, spent)
-    accuracies = [0.0 if part is None else part for part in parts]
     best = _best(fields, parts)
-    curve = _curve(fields, task, sum(accuracies) / len(parts), spent)
+    curve = _curve(fields, suite, task, parts, spent)
+    if task.limits.count(None) and len(curve) > spent - given_up - over:
+        why = f"as the {len(curve)} networks of the curve broke none"
+        fields.fail("infeasible_evaluations", f"at most {spent - given_up - len(curve)}, {why}")
     for computed in ("score", "regret"):  # relative to references that may have risen since
         fields.optional(computed, -math.inf, math.inf)
+    accuracies = [0.0 if part is None else part.accuracy for part in parts]
     score, regret = task.score(accuracies), regret_of(task, accuracies)
-    fields.mapping("versions")
+    _check_origin(fields)
     return ScoredRun(
         algorithm=algorithm,
         task=task.name,
         seed=seed,
         evaluations=spent,
         score=math.nan if score is None else score,
-        accuracy=None if best is None else best.number("accuracy", 0.0, 1.0),
-        test_accuracy=None if best is None else best.optional("test_accuracy", 0.0, 1.0),
+        accuracy=None if best is None else best["accuracy"],
+        test_accuracy=None if best is None else best["test_accuracy"],
         regret=regret,
         curve=curve,
         infeasible_evaluations=over,
+        given_up_episodes=given_up,
         cumulative_violation=violation,
-        policy=_policy(fields),
+        policy=_policy(fields, suite, task),
         wall_s=fields.number("wall_s", 0.0, math.inf),
         source=source,
     )
+
+
+def check_protocol(content: Mapping[str, Any], suite: Suite, source: str) -> None:
+    """Check that a row, or a packed file of rows, is of a suite, and of the format of today.
+
+    Raises:
+        BenchmarkError: It is not.
+    """
+    fields = Fields(content, source)
+    if fields.get("protocol") != suite.protocol:
+        fields.fail("protocol", repr(suite.protocol), "Run the algorithm on that version.")
+    if fields.get("suite_hash") != suite.hash:
+        cure = "Its tasks are others: run the algorithm again with this version of the package."
+        fields.fail("suite_hash", f"{suite.hash!r}, that of {suite.protocol} here", cure)
+    fields.equal("format", FORMAT, "that of rows of this version of the package")
 
 
 def regret_of(task: Task, accuracies: Sequence[float]) -> float | None:
@@ -145,17 +167,9 @@ def regret_of(task: Task, accuracies: Sequence[float]) -> float | None:
 # -- parts of a row --------------------------------------------------------------------------------
 
 
-def _check_protocol(fields: Fields, suite: Suite) -> None:
-    if fields.get("protocol") != suite.protocol:
-        fields.fail("protocol", repr(suite.protocol), "Run the algorithm on that version.")
-    if fields.get("suite_hash") != suite.hash:
-        cure = "Its tasks are others: run the algorithm again with this version of the package."
-        fields.fail("suite_hash", f"{suite.hash!r}, that of {suite.protocol} here", cure)
-
-
 def _algorithm(fields: Fields) -> str:
     name = fields.get("algorithm")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         allowed = "letters, digits and . _ + -, at most 64"
         fields.fail("algorithm", allowed, "Give it a name: --name.")
     return str(name)
@@ -172,188 +186,179 @@ def _task(fields: Fields, suite: Suite) -> Task:
 
 def _seed(fields: Fields, task: Task) -> int:
     seed = fields.get("seed")
-    if not _is_whole(seed) or seed not in task.seeds:
+    if not is_whole(seed) or seed not in task.seeds:
         span = f"{task.seeds.start} to {task.seeds.stop - 1}"
         fields.fail("seed", f"one of {task.name}, {span}", "Other seeds are for tuning.")
     return int(seed)
 
 
-def _parts(fields: Fields, suite: Suite, task: Task, spent: int) -> list[float | None]:
-    """Return the accuracies of the parts; None for one without a network within its limits."""
-    given = fields.get("parts")
-    if not isinstance(given, list) or len(given) != len(task.judged):
-        fields.fail("parts", f"a list of {len(task.judged)}, one for each part of {task.name}")
+@dataclass(frozen=True)
+class _Network:
+    accuracy: float
+    test_accuracy: float | None
+    excess: float | None  # of costs over limits, the largest; None = they are not named
+    evaluation: int = 0
+
+
+def _network(fields: Fields, suite: Suite, task: Task, index: int) -> _Network:
+    """Return a network of a part, after a check against the table that holds it, if one does."""
+    limits, table = _limits(task, index), table_of(suite, _problem(task, index))
+    accuracy = fields.number("accuracy", 0.0, 1.0)
+    test_accuracy = fields.optional("test_accuracy", 0.0, 1.0)
+    costs = fields.object("costs")
+    found = {name: costs.number(name, 0.0, math.inf) for name in {**limits, **costs.content}}
+    counts = fields.get("counts")
+    if table is not None:
+        try:
+            entry = table.entry(table.number([] if counts is None else counts))
+        except (TypeError, ValueError):  # of a network that the table does not hold
+            allowed = f"the kept filters of each of the {len(table.levels)} groups, levels of"
+            fields.fail("counts", f"{allowed} table {_problem(task, index)['table']!r}")
+        fields.near("accuracy", entry.accuracy, "that of the table")
+        fields.near("test_accuracy", entry.test_accuracy, "that of the table")
+        for name in found:
+            costs.near(name, entry.costs.get(name), "that of the table")
+        accuracy, test_accuracy = entry.accuracy, entry.test_accuracy
+    elif counts is not None and not (isinstance(counts, list) and all(map(is_whole, counts))):
+        fields.fail("counts", "the kept filters of each group, or null")
+    excess = max((found[name] - limit for name, limit in limits.items()), default=None)
+    return _Network(accuracy, test_accuracy, excess)
+
+
+def _parts(fields: Fields, suite: Suite, task: Task, spent: int) -> list[_Network | None]:
+    """Return the networks of the parts; None for one without a network within its limits."""
+    given = fields.items("parts", len(task.judged), f"one for each part of {task.name}")
     most = 1 + suite.policy_episodes if task.by_policy else spent
-    found: list[float | None] = []
-    for index, one in enumerate(given):
-        if one is None:
+    found: list[_Network | None] = []
+    for index, part in enumerate(given):
+        if part is None:
             found.append(None)
             continue
-        if not isinstance(one, Mapping):
-            fields.fail("parts", f"objects or null; one is {shown(one)}")
-        part = Fields(one, fields.source, f"parts[{index}].")
-        part.whole("evaluation", 1, most, "those that were judged")
-        part.optional("test_accuracy", 0.0, 1.0)
-        part.number("cost", -math.inf, math.inf)
-        costs = Fields(part.mapping("costs"), fields.source, f"parts[{index}].costs.")
-        for name, limit in _limits(task, index).items():
-            costs.number(name, 0.0, limit, f"the limit of {task.name}")
-        found.append(_accuracy(part, task, index))
+        evaluation = part.whole("evaluation", 1, most, "those that were judged")
+        network = _network(part, suite, task, index)
+        if network.excess is not None and network.excess > NEAR:
+            limits = ", ".join(f"{name} {one:g}" for name, one in _limits(task, index).items())
+            part.fail("costs", f"within {limits}, the limits of {task.name}")
+        reference = task.references[index] if task.references else None
+        if reference and reference.optimum and network.accuracy > reference.best + NEAR:
+            part.fail("accuracy", f"at most {reference.best:g}, the optimum of {task.name}")
+        found.append(replace(network, evaluation=evaluation))
     return found
 
 
-def _accuracy(part: Fields, task: Task, index: int) -> float:
-    accuracy = part.number("accuracy", 0.0, 1.0)
-    reference = task.references[index] if task.references else None
-    if reference is not None and reference.optimum and accuracy > reference.best + NEAR:
-        part.fail("accuracy", f"at most {reference.best:g}, the optimum of {task.name}")
-    return accuracy
+def _problem(task: Task, index: int) -> Mapping[str, Any]:
+    """Return what a part of a task prunes."""
+    which: int = task.judged[index].get("problem", task.training[0])
+    return task.problems[which]
 
 
 def _limits(task: Task, index: int) -> Mapping[str, float]:
     """Limits of a part by the name that its budget has in a row; none where there are none."""
-    judged = task.judged[index]
-    problem = task.problems[judged.get("problem", task.training[0])]
-    limits = judged.get("limits") or problem.get("budgets")
+    limits = task.judged[index].get("limits") or _problem(task, index).get("budgets")
     if not isinstance(limits, Mapping):
         return {}
     return {name.rpartition(":")[2]: limit for name, limit in limits.items()}  # "module:budget"
 
 
-def _best(fields: Fields, parts: Sequence[float | None]) -> Fields | None:
+def _best(fields: Fields, parts: Sequence[_Network | None]) -> dict[str, Any] | None:
+    """Return the means over the parts, after a check that the row says so, too."""
     best = fields.part("best")
-    known = [accuracy for accuracy in parts if accuracy is not None]
+    known = [part for part in parts if part is not None]
     if (best is None) != (len(known) < len(parts)):
         fields.fail("best", "null where a part has no network within its limits, else an object")
-    if best is not None:
-        best.near("accuracy", sum(known) / len(known), "the mean of 'parts'")
-    return best
+    if best is None:
+        return None
+    means = means_of([(part.accuracy, part.test_accuracy) for part in known])
+    for name, value in means.items():
+        best.near(name, value, "the mean of 'parts'")
+    best.equal("evaluation", max(part.evaluation for part in known), "the last one of 'parts'")
+    return means
 
 
 def _curve(
-    fields: Fields, task: Task, accuracy: float, spent: int
-) -> tuple[tuple[int, float], ...]:
-    """Return the improvements, after a check that they rise, and end at the best network."""
+    fields: Fields, suite: Suite, task: Task, parts: Sequence[_Network | None], spent: int
+) -> tuple[tuple[int, tuple[float, ...]], ...]:
+    """Return the improvements, after a check that they rise, and end at the best networks."""
     points = fields.get("curve")
-    if task.by_policy and points != []:
-        fields.fail("curve", f"empty: {task.name} scores the final policy")
-    allowed = f"a list of [evaluations, accuracy] that rise, at most {spent} evaluations"
+    if task.by_policy:
+        if points != []:
+            fields.fail("curve", f"empty: {task.name} scores the final policy")
+        return ()
+    allowed = (
+        f"a list of [evaluations, {', '.join(['accuracy'] * len(parts))}] that rise, at most "
+        f"{spent} evaluations"
+    )
     if not isinstance(points, list):
         fields.fail("curve", allowed)
-    before = (0, 0.0)
+    tables = [table_of(suite, _problem(task, index)) for index in range(len(parts))]
+    before = [0, *(0.0 for _ in parts)]
     for point in points:
-        fits = isinstance(point, list) and len(point) == 2 and _is_number(point[1])
-        fits = fits and _is_whole(point[0]) and before[0] < point[0] <= spent
-        if not fits or not before[1] <= point[1] <= 1.0:
-            fields.fail("curve", f"{allowed}; {shown(point)} does not follow {list(before)}")
-        before = (point[0], float(point[1]))
-    if not task.by_policy and abs(before[1] - accuracy) > NEAR:
-        fields.fail("curve", f"a list that ends at the accuracy of 'parts', {accuracy:g}")
-    return tuple((int(evaluations), float(value)) for evaluations, value in points)
+        if not _follows(point, before, spent, tables):
+            fields.fail("curve", f"{allowed}; {shown(point)} does not follow {before}")
+        before = point
+    found = tuple((point[0], tuple(map(float, point[1:]))) for point in points)
+    for index, part in enumerate(parts):
+        accuracy, evaluation = (part.accuracy, part.evaluation) if part else (0.0, 0)
+        first = next((at for at, values in found if values[index] > accuracy - NEAR), 0)
+        if abs(before[1 + index] - accuracy) > NEAR or (accuracy > 0.0 and first != evaluation):
+            where = f"accuracy {accuracy:g} at evaluation {evaluation}"
+            fields.fail("curve", f"a list that ends at parts[{index}], {where}")
+    return found
 
 
-def _policy(fields: Fields) -> FinalPolicy | None:
+def _follows(point: Any, before: Sequence[Any], spent: int, tables: Sequence[Any]) -> bool:
+    """Whether a point of a curve can come after the one before."""
+    if not isinstance(point, list) or len(point) != len(before) or not is_whole(point[0]):
+        return False
+    rises: bool = before[0] < point[0] <= spent
+    for value, last, table in zip(point[1:], before[1:], tables, strict=True):
+        rises = rises and is_number(value) and last <= value <= 1.0
+        if rises and table is not None:  # a share of its images
+            n = value * table.n_examples[0]
+            rises = abs(n - round(n)) < 0.01
+    return rises
+
+
+def _policy(fields: Fields, suite: Suite, task: Task) -> FinalPolicy | None:
     policy = fields.part("policy")
     if policy is None:
+        if task.by_policy:
+            fields.fail("policy", f"an object: {task.name} scores the final policy")
         return None
-    fixed, sampled = policy.part("deterministic"), policy.part("sampled")
-    if fixed is None or sampled is None:
-        policy.fail("sampled" if fixed else "deterministic", "an object")
-    if not isinstance(fixed.get("feasible"), bool):
-        fixed.fail("feasible", "true or false")
+    fixed, sampled = policy.object("deterministic"), policy.object("sampled")
+    n, networks = len(task.judged), []
+    for index, one in enumerate(fixed.items("parts", n, f"one for each part of {task.name}")):
+        if one is None:
+            fixed.fail("parts", "objects")
+        networks.append(_network(one, suite, task, index))
+    means = means_of([(one.accuracy, one.test_accuracy) for one in networks])
+    for name, value in means.items():
+        fixed.near(name, value, "the mean of its 'parts'")
+    feasible = fixed.get("feasible")
+    excess = max((one.excess for one in networks if one.excess is not None), default=None)
+    fits = isinstance(feasible, bool)
+    if fits and excess is not None:  # within rounding both are right
+        fits = excess <= NEAR if feasible else excess >= -NEAR
+    if not fits:
+        fixed.fail("feasible", "true or false, as the costs of its 'parts' are within the limits")
+    episodes = n * suite.policy_episodes
+    sampled.equal("episodes", episodes, f"{suite.policy_episodes} for each part")
+    for name in means:
+        sampled.optional(name, 0.0, 1.0)
+    over = sampled.number("violation_rate", 0.0, 1.0)
+    if abs(over * episodes - round(over * episodes)) > 0.01:
+        sampled.fail("violation_rate", f"a share of {episodes} episodes")
     return FinalPolicy(
         accuracy=fixed.number("accuracy", 0.0, 1.0),
-        test_accuracy=fixed.optional("test_accuracy", 0.0, 1.0),
-        cost=fixed.number("cost", -math.inf, math.inf),
-        feasible=fixed.get("feasible"),
-        violation_rate=sampled.number("violation_rate", 0.0, 1.0),
+        test_accuracy=means["test_accuracy"],
+        feasible=feasible,
+        violation_rate=over,
     )
 
 
-# -- fields ----------------------------------------------------------------------------------------
-
-
-class Fields:
-    """The fields of an object of a row, each checked when it is read.
-
-    Args:
-        content: The object.
-        source: Name of the file, for errors.
-        inside: Name of the field that it is the value of, with a dot; empty for the row itself.
-    """
-
-    def __init__(self, content: Mapping[str, Any], source: str, inside: str = "") -> None:
-        self.content, self.source, self.inside = content, source, inside
-
-    def fail(self, key: str, allowed: str, cure: str = AGAIN) -> NoReturn:
-        """Raise the error that says what a field must be."""
-        value = shown(self.content.get(key))
-        words = f"{self.source}: {self.inside}{key} is {value}; it must be {allowed}."
-        raise BenchmarkError(f"{words.rstrip('.')}. {cure}".rstrip().replace("?.", "?"))
-
-    def get(self, key: str) -> Any:
-        """Return a field, which must be there."""
-        if key not in self.content:
-            raise BenchmarkError(
-                f"{self.source}: {self.inside}{key} is missing; every row has it. {AGAIN}"
-            )
-        return self.content[key]
-
-    def part(self, key: str) -> Fields | None:
-        """Return an object, or None."""
-        value = self.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, Mapping):
-            self.fail(key, "an object or null")
-        return Fields(value, self.source, f"{self.inside}{key}.")
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        """Return an object."""
-        value = self.get(key)
-        if not isinstance(value, Mapping):
-            self.fail(key, "an object")
-        return value
-
-    def number(self, key: str, least: float, most: float, why: str = "") -> float:
-        """Return a finite number in [least, most]."""
-        value = self.get(key)
-        if not _is_number(value) or not least <= value <= most + NEAR * (most <= 1.0):
-            ends = [f"at least {least:g}"] if least > -math.inf else []
-            ends += [f"at most {most:g}"] if most < math.inf else []
-            words = f" of {' and '.join(ends)}" if ends else " that is finite"
-            self.fail(key, f"a number{words}{why and f', {why}'}")
-        return float(value)
-
-    def optional(self, key: str, least: float, most: float) -> float | None:
-        """Return a number, or None."""
-        return None if self.get(key) is None else self.number(key, least, most)
-
-    def whole(self, key: str, least: int, most: int, why: str = "") -> int:
-        """Return a whole number in [least, most]."""
-        value = self.get(key)
-        if not _is_whole(value) or not least <= value <= most:
-            words = f"a whole number of at least {least:,} and at most {most:,}"
-            self.fail(key, words + (why and f", {why}"))
-        return int(value)
-
-    def equal(self, key: str, value: int, why: str) -> None:
-        """Check that a field is a number."""
-        if self.get(key) != value or isinstance(self.get(key), bool):
-            self.fail(key, f"{value:,}, {why}")
-
-    def near(self, key: str, value: float | None, why: str) -> None:
-        """Check that a field is what others give, but for rounding."""
-        given = self.get(key)
-        if value is None and given is None:
-            return
-        if value is None or not _is_number(given) or abs(given - value) > NEAR * (1 + abs(value)):
-            self.fail(key, f"{'null' if value is None else f'{value:.6g}'}, {why}")
-
-
-def _is_number(value: object) -> bool:
-    return type(value) is int or (type(value) is float and math.isfinite(value))
-
-
-def _is_whole(value: object) -> bool:
-    return type(value) is int
+def _check_origin(fields: Fields) -> None:
+    """Check what a row says of where it comes from."""
+    for key, name in (("versions", "python"), ("code", "train")):
+        origin = fields.object(key)
+        if not isinstance(origin.get(name), str):
+            origin.fail(name, "a text")

@@ -93,7 +93,7 @@ class Ledger:
         given_up: How many episodes were given up.
         violation: Sum of ``max(0, cost - limit)`` over all networks.
         best: The best network for each of ``limits``.
-        curve: (evaluations, mean accuracy of the best networks), where that grew.
+        curve: [evaluations, accuracy of the best network for each of ``limits``], where one grew.
         last: The latest network.
     """
 
@@ -104,7 +104,7 @@ class Ledger:
         self.best = [Best(one) for one in limits]
         self.evaluations = self.infeasible = self.given_up = 0
         self.violation = 0.0
-        self.curve: list[tuple[int, float]] = []
+        self.curve: list[list[float]] = []
         self.last: Judged | None = None
 
     def __reduce__(self) -> NoReturn:
@@ -140,8 +140,7 @@ class Ledger:
             self.violation += max(0.0, network.cost - network.cost_limit)
         found = [one.see(network, self.evaluations) for one in self.best]
         if any(found):
-            mean = sum(one.accuracy for one in self.best) / len(self.best)
-            self.curve.append((self.evaluations, mean))
+            self.curve.append([self.evaluations, *(one.accuracy for one in self.best)])
 
     def give_up(self) -> None:
         """Count an episode that was begun and not ended."""

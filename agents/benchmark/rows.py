@@ -2,38 +2,36 @@
 
 A row holds
 
-* ``protocol``, ``suite_hash``: the rules, and what stands for the tasks' definitions;
+* ``format``: 2; ``protocol``, ``suite_hash``: the rules, and what stands for the tasks'
+  definitions;
 * ``task``, ``algorithm``, ``seed``: whose run it is;
 * ``budget``, ``evaluations``: how many networks it was allowed to judge, and judged;
-* ``best``: ``accuracy``, ``test_accuracy``, ``cost`` and ``evaluation`` of the best network within
-  the limits (of a task with several parts the means, and the last evaluation); null where one part
-  has none; ``parts``: the same for each part, with ``costs`` by budget;
+* ``parts``: the best network within the limits of each part: ``accuracy``, ``test_accuracy``,
+  ``costs`` by budget, ``counts`` (kept filters of each group) and ``evaluation``, its number; null
+  for a part without one; ``best``: means of these, and the last evaluation, null where one is null;
 * ``score``: normalised, null without references; ``regret``: what is lacking to the exact optimum,
   null where that is not known;
-* ``curve``: ``[evaluations, accuracy]`` wherever the best grew (empty where the final policy is
-  what is scored);
+* ``curve``: ``[evaluations, accuracy]`` wherever the best grew, with an accuracy for each part, 0
+  where it has no network yet (empty where the final policy is what is scored);
 * ``infeasible_evaluations``, ``given_up_episodes``, ``cumulative_violation`` (sum of
   ``max(0, cost - limit)``);
-* ``policy``: null, or what the final policy does, ``deterministic`` (one episode a part) and
-  ``sampled`` (``policy_episodes`` a part);
-* ``wall_s``, ``versions``.
+* ``policy``: null, or what the final policy does, ``deterministic`` (one episode a part, whose
+  networks are its ``parts``) and ``sampled`` (``policy_episodes`` a part);
+* ``wall_s``, ``versions``, ``code``: the function that trained, and a hash of its source file.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from agents.arguments import shown
-from agents.benchmark.leaderboard_rows import check_row
+from agents.benchmark.leaderboard_rows import NAME, check_protocol, check_row
 from agents.benchmark.run import Row
 from agents.benchmark.suite import Suite
 from agents.errors import BenchmarkError
 from agents.files import is_partial, read_json, write_json
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 def row_path(out: Path, algorithm: str, task: str, seed: int) -> Path:
@@ -81,16 +79,36 @@ def row_paths(out: Path) -> Iterator[Path]:
             yield path
 
 
-def check_out(out: Path, suite: Suite) -> None:
-    """Raise a BenchmarkError where a folder holds rows of another protocol or suite."""
+def check_out(out: Path, suite: Suite, algorithm: str, code: Mapping[str, Any]) -> None:
+    """Check the rows that lie in a folder already.
+
+    Args:
+        out: The folder.
+        suite: Of the run.
+        algorithm: Whose rows are to come.
+        code: As `agents.benchmark.entries.code_of` gives it.
+
+    Raises:
+        BenchmarkError: They are of another protocol or suite, or of other code under that name.
+    """
     for path in row_paths(out):
         row = read_json(path, BenchmarkError)
-        for name, wanted in (("protocol", suite.protocol), ("suite_hash", suite.hash)):
-            if row.get(name) != wanted:
-                raise BenchmarkError(
-                    f"out: {path} is of another {name}, {shown(row.get(name))} in place of "
-                    f"{wanted!r}; choose another --out."
-                )
+        try:
+            check_protocol(row, suite, str(path))
+        except BenchmarkError as error:
+            raise BenchmarkError(f"out: {error} Or choose another --out.") from error
+        if row.get("algorithm") == algorithm and row.get("code") != code:
+            raise BenchmarkError(
+                f"out: {path} is of other code ({_in_words(row.get('code'))}) than this run's "
+                f"({_in_words(code)}), so that one name would stand for two algorithms; choose "
+                "another --name or --out."
+            )
+
+
+def _in_words(code: Any) -> str:
+    if not isinstance(code, Mapping):
+        return shown(code)
+    return f"{code.get('train')}, source {code.get('sha256') or 'of the package'}"
 
 
 def check_algorithm_name(name: Any) -> str:
@@ -99,7 +117,7 @@ def check_algorithm_name(name: Any) -> str:
     Raises:
         BenchmarkError: It cannot be one.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise BenchmarkError(
             f"name is {shown(name)}; it must be letters, digits and . _ + -, 64 at most, as it is "
             "the name of a folder. Give one: name=..., --name ..."

@@ -13,8 +13,15 @@ import numpy as np
 import torch as th
 
 from agents.benchmark.environments import CountedEnv, MakeEnv, Problems
+from agents.benchmark.leaderboard_rows import FORMAT
 from agents.benchmark.ledger import Best, EvaluationsSpent, Judged, Ledger
-from agents.benchmark.networks import table_digest, test_accuracy
+from agents.benchmark.networks import (
+    check_digest,
+    counts_of,
+    means_of,
+    table_digest,
+    test_accuracy,
+)
 from agents.benchmark.policies import Policy, as_policy
 from agents.benchmark.suite import Suite, Task
 from agents.errors import BenchmarkError
@@ -23,8 +30,6 @@ from agents.stopping import check_stop
 Row = dict[str, Any]
 # (make_env, seed, budget) -> policy, (policy, wrap) or None
 Train = Callable[[MakeEnv, int, int], Any]
-
-_Shown = tuple[Judged, bool, float | None]  # whether it is within the limits, test accuracy
 
 _PACKAGES = ("prune-gym", "numpy", "torch", "gymnasium", "stable-baselines3", "sb3-contrib")
 _POLICY_SEED = 100_000  # policies are judged by other random numbers than they were trained by
@@ -74,6 +79,7 @@ class Runner:
         places = [which["problem"] for which in self._where]
         parts = [self._part(one, place) for one, place in zip(best, places, strict=True)]
         return {
+            "format": FORMAT,
             "protocol": self.suite.protocol,
             "suite_hash": self.suite.hash,
             "task": task.name,
@@ -81,11 +87,11 @@ class Runner:
             "seed": seed,
             "budget": task.evaluations,
             "evaluations": ledger.evaluations,
-            "best": _mean_part(parts),
+            "best": _best(parts),
             "parts": parts,
             "score": task.score([one.accuracy for one in best]),
             "regret": self._regret(best),
-            "curve": [] if task.by_policy else [list(point) for point in ledger.curve],
+            "curve": [] if task.by_policy else ledger.curve,
             "infeasible_evaluations": ledger.infeasible,
             "given_up_episodes": ledger.given_up,
             "cumulative_violation": ledger.violation,
@@ -106,20 +112,19 @@ class Runner:
         ]
 
     def _part(self, best: Best, which: int) -> dict[str, Any] | None:
-        network = best.network
-        if network is None:
+        if best.network is None:
             return None
+        return {**self._shown(best.network, which), "evaluation": best.evaluation}
+
+    def _shown(self, network: Judged, which: int) -> dict[str, Any]:
+        """A network in a row."""
+        problem = self.problems.arguments(which).get("problem")
         return {
             "accuracy": network.accuracy,
-            "test_accuracy": self._test(network, which),
-            "cost": network.cost,
+            "test_accuracy": test_accuracy(problem, network.choice),
             "costs": dict(network.costs),
-            "evaluation": best.evaluation,
+            "counts": counts_of(network.choice),
         }
-
-    def _test(self, network: Judged, which: int) -> float | None:
-        problem = self.problems.arguments(which).get("problem")
-        return test_accuracy(problem, network.choice)
 
     def _regret(self, best: list[Best]) -> float | None:
         task = self.task
@@ -131,8 +136,9 @@ class Runner:
 
     def _policy(self, policy: Policy, seed: int) -> dict[str, Any]:
         """Play the final policy on every judged part; with the best networks of its episodes."""
-        fixed: list[_Shown] = []
-        drawn: list[_Shown] = []
+        fixed: list[dict[str, Any]] = []
+        drawn: list[dict[str, Any]] = []
+        within: list[bool] = []
         best = [Best(limits) for limits in self.task.limits]
         for one, place in zip(best, self._where, strict=True):
             ledger = Ledger(None)
@@ -149,18 +155,16 @@ class Runner:
                 if network is None:
                     raise BenchmarkError("wrap(env) ended an episode that env did not end.")
                 one.see(network, episode + 1)
-                within = network.is_within(one.limits)
-                test = self._test(network, place["problem"])
-                (drawn if episode else fixed).append((network, within, test))
+                (drawn if episode else fixed).append(self._shown(network, place["problem"]))
+                within.append(network.is_within(one.limits))
             env.close()
+        each = 1 + self.suite.policy_episodes  # of each part, the first is not sampled
+        broken = [not fits for number, fits in enumerate(within) if number % each]
         return {
-            "deterministic": {
-                **_means(fixed),
-                "feasible": all(within for _, within, _ in fixed),
-            },
+            "deterministic": {**_means(fixed), "feasible": all(within[::each]), "parts": fixed},
             "sampled": {
                 **_means(drawn),
-                "violation_rate": 1.0 - float(np.mean([within for _, within, _ in drawn])),
+                "violation_rate": float(np.mean(broken)),
                 "episodes": len(drawn),
             },
             **({"best": best} if self.task.by_policy else {}),
@@ -169,14 +173,8 @@ class Runner:
     # -- checks --------------------------------------------------------------------------------
 
     def _check_table(self, given: Mapping[str, Any], problem: Any) -> None:
-        name = given.get("table")
-        found, wanted = table_digest(problem), self.suite.tables.get(str(name))
-        if found is not None and wanted is not None and found != wanted:
-            raise BenchmarkError(
-                f"task {self.task.name!r}: table {name!r} holds other numbers ({found}) than those "
-                f"of {self.suite.protocol} ({wanted}): scores would not compare. Install the "
-                "version of this package that the suite came with."
-            )
+        if hasattr(problem, "table"):
+            check_digest(self.suite, str(given.get("table")), table_digest(problem.table))
 
 
 def versions() -> dict[str, str]:
@@ -200,27 +198,16 @@ def _no_policy(task: Task, ended_by_spending: bool) -> str:
     )
 
 
-def _means(networks: list[_Shown]) -> dict[str, float | None]:
-    tests = [test for _, _, test in networks if test is not None]
-    return {
-        "accuracy": float(np.mean([one.accuracy for one, _, _ in networks])),
-        "test_accuracy": float(np.mean(tests)) if len(tests) == len(networks) else None,
-        "cost": float(np.mean([one.cost for one, _, _ in networks])),
-    }
+def _means(networks: list[dict[str, Any]]) -> dict[str, float | None]:
+    return means_of([(one["accuracy"], one["test_accuracy"]) for one in networks])
 
 
-def _mean_part(parts: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+def _best(parts: list[dict[str, Any] | None]) -> dict[str, Any] | None:
     """Means over all parts; None where one of them has no network within its limits."""
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    tests = [part["test_accuracy"] for part in known]
-    return {
-        "accuracy": float(np.mean([part["accuracy"] for part in known])),
-        "test_accuracy": None if None in tests else float(np.mean(tests)),
-        "cost": float(np.mean([part["cost"] for part in known])),
-        "evaluation": max(part["evaluation"] for part in known),
-    }
+    return {**_means(known), "evaluation": max(part["evaluation"] for part in known)}
 
 
 @contextmanager

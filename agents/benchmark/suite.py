@@ -25,7 +25,10 @@ DATA = Path(__file__).parent / "data"
 DEFAULT_SUITE = "prunebench-v1"
 LOWEST_SCORE = -1.0  # of a run that finds nothing, say
 # what is measured or said of a task, but does not define it; tables are looked at when one is used
-_NOT_DEFINING = ("title", "about", "known", "references", "facts", "tables", "entries")
+_NOT_DEFINING = (
+    *("title", "about", "known", "references", "facts"),
+    *("entries", "tables", "table_loader"),
+)
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class Suite:
             first that fits is taken.
         policy_episodes: Episodes by which a sampled policy is judged.
         hash: Of all that defines the tasks, 16 digits.
+        table_loader: Gives a table by name, ``"module:function"``; "" = rows are not looked up.
     """
 
     protocol: str
@@ -158,6 +162,7 @@ class Suite:
     discrete_wrappers: tuple[str, ...]
     policy_episodes: int
     hash: str
+    table_loader: str = ""
 
     def __repr__(self) -> str:
         """Short."""
@@ -275,6 +280,7 @@ def _suite(content: Mapping[str, Any]) -> Suite:
         discrete_wrappers=tuple(content["discrete_wrappers"]),
         policy_episodes=int(content["policy_episodes"]),
         hash=hash_of(content),
+        table_loader=str(content.get("table_loader", "")),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.arguments import shown, whole_number
-from agents.benchmark.entries import check_train, find_entry, name_of
+from agents.benchmark.entries import check_train, code_of, find_entry, name_of
 from agents.benchmark.rows import check_out, read_row, row_path, write_row
 from agents.benchmark.run import Row, Runner, Train
 from agents.benchmark.suite import DEFAULT_SUITE, Suite, Task, load_suite, own_folder
@@ -73,7 +73,8 @@ def benchmark(
     chosen = suite.choose(tasks)
     wanted = [(task, seed) for task in chosen for seed in seeds_of(task, seeds)]
     whole_number("jobs", jobs, 1, MOST_JOBS)
-    folder = checked_folder(out, suite)
+    folder, code = own_folder(out), code_of(train, function)
+    check_out(folder, suite, algorithm, code)
     ahead = [one for one in wanted if not row_path(folder, algorithm, one[0].name, one[1]).exists()]
     work: Work = _side_by_side if jobs > 1 else _one_by_one
     if cluster is not None:
@@ -94,7 +95,7 @@ def benchmark(
         if isinstance(row, str):
             report(f"{said}: left out: {row}")
             continue
-        write_row(folder, row)
+        write_row(folder, {**row, "code": code})
         report(f"{said}: {in_words(row)}")
     paths = [row_path(folder, algorithm, task.name, seed) for task, seed in wanted]
     return [read_row(path, suite) for path in paths if path.exists()]
@@ -124,18 +125,6 @@ def seeds_of(task: Task, seeds: Seeds) -> list[int]:
                 f"{task.seeds.start} to {task.seeds.stop - 1}."
             )
     return list(dict.fromkeys(given))
-
-
-def checked_folder(out: str | os.PathLike[str], suite: Suite) -> Path:
-    """A folder for rows, in which no others lie.
-
-    Raises:
-        BenchmarkError: It is the package's own, or holds rows of another protocol.
-        FileError: It cannot be written.
-    """
-    folder = own_folder(out)
-    check_out(folder, suite)
-    return folder
 
 
 # -- runs ------------------------------------------------------------------------------------------

@@ -272,10 +272,7 @@ def test_finished_rows_are_not_run_again(bench, suite, tmp_path):
     first = bench(forever)
     said: list[str] = []
 
-    def never(make_env, seed, budget):
-        raise AssertionError
-
-    assert bench(never, report=said.append) == first
+    assert bench(forever, report=said.append) == first
     assert said == ["1 of 1 runs are there already."]
     rows = agents.benchmark(
         forever, suite=suite, tasks="toy-10", out=tmp_path / "rows", name="mine", jobs=2
@@ -308,8 +305,20 @@ def test_a_folder_with_rows_of_another_suite_is_refused(bench, tmp_path):
     bench(forever)
     path = tmp_path / "rows/mine/toy-10/0.json"
     path.write_text(path.read_text().replace("toy-v1", "toy-v2"))
-    with pytest.raises(BenchmarkError, match=r"out: .*another protocol, 'toy-v2'.*another --out"):
+    with pytest.raises(BenchmarkError, match=r"out: .*protocol is 'toy-v2'; .*another --out"):
         bench(forever, seeds=1)
+
+
+def test_rows_of_other_code_are_not_taken_for_ones_own(bench):
+    def other(make_env, seed, budget):
+        return None
+
+    row = bench(forever)
+    assert row["code"]["train"].endswith("test_benchmark:forever")
+    assert len(row["code"]["sha256"]) == 16
+    with pytest.raises(BenchmarkError, match=r"out: .*is of other code \(.*forever, .*--name or"):
+        bench(other)
+    bench(other, name="other")
 
 
 def test_what_is_published_is_never_overwritten(bench):

@@ -57,18 +57,20 @@ def make_row(suite, task="table-a", algorithm="mine", seed=0, skill=0.5, policy=
     one = {**suite.tasks, **suite.tuning_tasks}[task]
     found = [ref.random + skill * (ref.best - ref.random) for ref in one.references]
     accuracy = sum(found) / len(found)
-    network = {"accuracy": accuracy, "test_accuracy": 0.5, "cost": 0.09, "evaluation": 20}
+    network = {"test_accuracy": 0.5, "counts": [4, 3]}
     limits = [part.get("limits", {"params": 0.1}) for part in one.judged]
     parts = [
-        {**network, "accuracy": value, "costs": {"params": 0.9 * limit["params"]}}
+        {**network, "accuracy": value, "costs": {"params": 0.9 * limit["params"]}, "evaluation": 20}
         for value, limit in zip(found, limits, strict=True)
     ]
-    played = {"accuracy": 0.4, "test_accuracy": 0.3, "cost": 0.12}
+    played = {"accuracy": 0.4, "test_accuracy": 0.3}
+    final = [{**played, "counts": None, "costs": {"params": 0.5}} for _ in parts]
     shown = {
-        "deterministic": {**played, "feasible": False},
-        "sampled": {**played, "violation_rate": 0.25, "episodes": 20},
+        "deterministic": {**played, "feasible": False, "parts": final},
+        "sampled": {**played, "violation_rate": 0.25, "episodes": 20 * len(parts)},
     }
     return {
+        "format": 2,
         "protocol": suite.protocol,
         "suite_hash": suite.hash,
         "task": task,
@@ -76,17 +78,18 @@ def make_row(suite, task="table-a", algorithm="mine", seed=0, skill=0.5, policy=
         "seed": seed,
         "budget": one.evaluations,
         "evaluations": 500,
-        "best": network,
+        "best": {"accuracy": accuracy, "test_accuracy": 0.5, "evaluation": 20},
         "parts": parts,
         "score": one.score(found),
         "regret": max(0.0, one.best - accuracy) if one.optimum else None,
-        "curve": [] if one.by_policy else [[3, accuracy / 2], [20, accuracy]],
+        "curve": [] if one.by_policy else [[3, *(0.5 * value for value in found)], [20, *found]],
         "infeasible_evaluations": 100,
         "given_up_episodes": 2,
         "cumulative_violation": 3.5,
         "policy": shown if policy else None,
         "wall_s": 2.0,
         "versions": {"python": "3.11"},
+        "code": {"train": "mine:train", "sha256": "0ff"},
     }
 
 
@@ -120,7 +123,7 @@ def write(tmp_path, suite):
 def test_a_row_says_what_it_holds(suite):
     row = check_row(make_row(suite, skill=0.5), suite, "x.json")
     assert (row.score, row.accuracy, row.regret) == pytest.approx((0.5, 0.7, 0.2))
-    assert row.violation_rate == 0.2
+    assert row.violation_rate == 100 / 498  # of the judged networks
     assert row.policy.violation_rate == 0.25
 
 
@@ -139,6 +142,7 @@ def test_a_run_that_found_nothing_counts(suite):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"format": 1}, r"format is 1; it must be 2, that of rows of this version of the package"),
         ({"protocol": "bench-v0"}, r"x.json: protocol is 'bench-v0'; it must be 'bench-v1'. Run"),
         ({"suite_hash": "abc"}, r"suite_hash is 'abc'; it must be '0ff', .* Its tasks are others"),
         ({"evaluations": 100_000}, r"evaluations is 100000; .* at most 500, the budget of table-a"),
@@ -151,19 +155,26 @@ def test_a_run_that_found_nothing_counts(suite):
         ({"score": float("nan")}, r"score is nan; it must be a number that is finite"),
         ({"regret": "none"}, r"regret is 'none'; it must be a number that is finite"),
         ({"infeasible_evaluations": 501}, r"infeasible_evaluations is 501; .* at most 500"),
-        ({"infeasible_evaluations": 0}, r"cumulative_violation is 3.5; it must be 0 where no"),
+        ({"infeasible_evaluations": 497}, r"infeasible_evaluations is 497; .* at most 496, as the"),
+        ({"infeasible_evaluations": 0}, r"cumulative_violation is 3.5; it must be above 0 where"),
+        ({"cumulative_violation": 0.0}, r"cumulative_violation is 0.0; it must be above 0 where"),
         ({"cumulative_violation": -1.0}, r"cumulative_violation is -1.0; .* at least 0"),
         ({"curve": [[20, 0.7], [3, 0.7]]}, r"curve is .*\[3, 0.7\] does not follow \[20, 0.7\]"),
         ({"curve": [[3, 0.7], [600, 0.7]]}, r"curve is .*\[600, 0.7\] does not follow"),
         (
             {"curve": [[3, 0.4]]},
-            r"curve is \[\[3, 0.4\]\]; .* ends at the accuracy of 'parts', 0.7",
+            r"curve is \[\[3, 0.4\]\]; .* ends at parts\[0\], accuracy 0.7 at evaluation 20",
         ),
+        ({"curve": [[1, 0.7]]}, r"curve is .*ends at parts\[0\], accuracy 0.7 at evaluation 20"),
+        ({"curve": [[20, 0.7, 0.7]]}, r"curve is .*\[20, 0.7, 0.7\] does not follow"),
         ({"best": None}, r"best is None; it must be null where a part has no network"),
         ({"parts": []}, r"parts is \[\]; it must be a list of 1, one for each part of table-a"),
         ({"policy": {"deterministic": {}}}, r"policy.sampled is missing; every row has it"),
+        ({"policy": {"deterministic": {}, "sampled": None}}, r"policy.sampled is None; .* an obj"),
         ({"wall_s": None}, r"wall_s is None; it must be a number of at least 0"),
         ({"versions": []}, r"versions is \[\]; it must be an object"),
+        ({"versions": {}}, r"versions.python is missing"),
+        ({"code": {"train": 7}}, r"code.train is 7; it must be a text"),
     ],
 )
 def test_what_is_not_possible_is_refused_in_one_line(suite, changes, message):
@@ -187,8 +198,13 @@ def test_every_field_has_to_be_there(suite):
         ("accuracy", 0.95, r"parts\[0\].accuracy is 0.95; it must be at most 0.9, the optimum of"),
         ("evaluation", 501, r"parts\[0\].evaluation is 501; .* at most 500"),
         ("costs", {}, r"parts\[0\].costs.params is missing; every row has it"),
-        ("costs", {"params": 0.2}, r"costs.params is 0.2; .* at most 0.1, the limit of table-a"),
-        ("cost", "cheap", r"parts\[0\].cost is 'cheap'; it must be a number that is finite"),
+        (
+            "costs",
+            {"params": 0.2},
+            r"costs is {'params': 0.2}; .* within params 0.1, the limits of",
+        ),
+        ("costs", {"params": -5.0}, r"parts\[0\].costs.params is -5.0; .* at least 0"),
+        ("counts", "all", r"parts\[0\].counts is 'all'; it must be the kept filters of each group"),
     ],
 )
 def test_networks_have_to_be_possible(suite, key, value, message):
@@ -201,8 +217,45 @@ def test_networks_have_to_be_possible(suite, key, value, message):
 def test_limits_hold_for_budgets_of_a_module_too(suite):
     row = copy.deepcopy(make_row(suite, "table-b"))
     row["parts"][0]["costs"] = {"params": 0.2}
-    with pytest.raises(ValueError, match=r"costs.params is 0.2; .*the limit of table-b"):
+    with pytest.raises(ValueError, match=r"costs is {'params': 0.2}; .*the limits of table-b"):
         check_row(row, suite, "x.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (
+            "deterministic",
+            {"feasible": True},
+            r"policy.deterministic.feasible is True; .* as the c",
+        ),
+        ("deterministic", {"accuracy": 1.0}, r"accuracy is 1.0; it must be 0.4, the mean of its"),
+        ("deterministic", {"parts": []}, r"policy.deterministic.parts is \[\]; .* a list of 1"),
+        (
+            "deterministic",
+            {"parts": [None]},
+            r"deterministic.parts is \[None\]; it must be objects",
+        ),
+        ("sampled", {"episodes": 1}, r"policy.sampled.episodes is 1; it must be 20, 20 for each"),
+        ("sampled", {"violation_rate": 0.33}, r"violation_rate is 0.33; .* a share of 20 episodes"),
+    ],
+)
+def test_policies_have_to_be_possible(suite, kind, change, message):
+    row = copy.deepcopy(make_row(suite))
+    row["policy"][kind].update(change)
+    with pytest.raises(ValueError, match=message):
+        check_row(row, suite, "x.json")
+
+
+def test_a_task_of_policies_has_one_in_its_rows(suite):
+    with pytest.raises(ValueError, match=r"policy is None; .* an object: transfer scores the fin"):
+        check_row(make_row(suite, "transfer", policy=False), suite, "x.json")
+
+
+def test_a_network_may_break_the_limit_of_its_episode_and_be_within_that_of_a_part(suite):
+    row = make_row(suite, "limits")
+    row["infeasible_evaluations"] = row["evaluations"] - row["given_up_episodes"]
+    assert check_row(row, suite, "x.json").score == pytest.approx(0.5)
 
 
 # -- files -------------------------------------------------------------------------------------
@@ -332,7 +385,7 @@ def test_numbers_are_means_over_tasks(board):
     assert best.score.value == pytest.approx(0.9, abs=0.06)
     assert best.score.low < best.score.value < best.score.high
     assert best.regret == pytest.approx(0.4 * 0.1, abs=0.03)
-    assert best.violation_rate == pytest.approx(0.2)
+    assert best.violation_rate == pytest.approx(100 / 498)
     assert best.final_violation_rate == pytest.approx(0.25)
     assert best.final_infeasible == 1.0
     assert board["limits"].standings[0].regret is None
@@ -345,6 +398,10 @@ def test_curves_and_profiles_end_where_they_should(board):
     profiles = board.profiles(board["table"], np.array([-1.0, 2.0]))
     assert profiles["good"][0].tolist() == pytest.approx([1.0, 0.0])
     assert board.curves(board["transfer"]) == {}
+    several = board["limits"]  # of which each has its own scale
+    scores = {one.algorithm: one.score.value for one in several.standings}
+    for name, curve in board.curves(several).items():
+        assert curve[0, -1] == pytest.approx(scores[name])
 
 
 def test_a_seed_makes_it_repeatable(suite):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import suppress
 from dataclasses import replace
 
@@ -10,9 +11,10 @@ import pytest
 
 from agents.benchmark import EvaluationsSpent, load_suite
 from agents.benchmark.entries import find_entry
+from agents.benchmark.leaderboard_rows import check_row
 from agents.benchmark.networks import table_digest
 from agents.benchmark.run import Runner
-from agents.errors import UnfitEnvError
+from agents.errors import BenchmarkError, UnfitEnvError
 from prune_gym.budgets.accelerator import count_cycles
 from prune_gym.tables.files import load_table
 from prune_gym.tables.problem import TabularProblem
@@ -23,13 +25,6 @@ ON_TABLES = {
     name: task for name, task in EVERY.items() if all("table" in one for one in task.problems)
 }
 N_JUDGED = 40
-
-
-class Stand:
-    """As much of a problem as a digest is made of."""
-
-    def __init__(self, table):
-        self.table = table
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +52,7 @@ def test_seeds_are_many_and_those_for_tuning_are_others():
 
 def test_tables_are_those_that_the_references_were_measured_on(tables):
     for name, table in tables.items():
-        assert SUITE.tables[name] == table_digest(Stand(table))
+        assert SUITE.tables[name] == table_digest(table)
 
 
 @pytest.mark.parametrize("name", ON_TABLES)
@@ -82,6 +77,58 @@ def test_the_black_box_is_no_monotone_function(tables):
         entry = table.entry(number)
         live = count_cycles(problem.compact(problem.masks_of(entry.counts)))
         assert live == table.values("accelerator_cycles").flat[number]
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def row():
+    """Of a true run."""
+    task = SUITE.tasks["table-vgg-shapes-10"]
+    found = Runner(SUITE, task).run(find_entry("evolution", SUITE)[1], "mine", 0)
+    return {**found, "code": {"train": "mine:train", "sha256": None}}
+
+
+def forge(row, **changes):
+    forged = copy.deepcopy(row)
+    forged["parts"][0].update(changes)
+    forged["best"].update({key: changes[key] for key in changes if key in forged["best"]})
+    forged["curve"][-1][1] = forged["parts"][0]["accuracy"]
+    return forged
+
+
+def test_a_true_row_is_what_its_table_says(row, tables):
+    checked = check_row(row, SUITE, "x")
+    table = tables["tiny_vgg-shapes-taylor"]
+    assert checked.accuracy == table.accuracy(row["parts"][0]["counts"])
+    assert checked.policy.feasible
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accuracy": 0.3674}, r"parts\[0\].accuracy is 0.3674; it must be .*, that of the table"),
+        ({"test_accuracy": 1.0}, r"parts\[0\].test_accuracy is 1.0; .*that of the table"),
+        ({"costs": {"params": 1e-7}}, r"parts\[0\].costs.params is 1e-07; .*that of the table"),
+        ({"costs": {"params": 0.05, "x": 0.1}}, r"parts\[0\].costs.* it must be"),
+        ({"counts": None}, r"parts\[0\].counts is None; it must be the kept filters of each of"),
+        ({"counts": [1, 2, 3]}, r"parts\[0\].counts is \[1, 2, 3\]; it must be the kept filters"),
+        ({"counts": [16, 32, 32, 64, 64, 64]}, r"parts\[0\].accuracy is .*, that of the table"),
+    ],
+)
+def test_networks_are_looked_up(row, changes, message):
+    with pytest.raises(BenchmarkError, match=message):
+        check_row(forge(row, **changes), SUITE, "x")
+
+
+def test_points_of_a_curve_are_shares_of_the_images(row):
+    forged = copy.deepcopy(row)
+    forged["curve"][0][1] = 0.00123
+    with pytest.raises(
+        BenchmarkError, match=r"curve is .*\[.*0.00123\] does not follow \[0, 0.0\]"
+    ):
+        check_row(forged, SUITE, "x")
 
 
 # -- entries ---------------------------------------------------------------------------------------
