@@ -41,6 +41,7 @@ _COMMANDS = (
     "agents.train",
     "agents.enjoy",
     "agents.compare",
+    "agents.benchmark",
     "prune_gym.tables",
 )
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -210,9 +211,9 @@ def _on_signal(number: int, frame: Any) -> None:
         if _state.requested:
             if time.monotonic() - _state.requested_at < SAME_SIGNAL_S:
                 return
-            _end("stopped at once.")
+            end_process("stopped at once.")
         if not _state.is_working:
-            _end("stopped; nothing was begun.")
+            end_process("stopped; nothing was begun.")
     elif _state.requested:
         raise KeyboardInterrupt
     _state.requested_at = time.monotonic()
@@ -234,12 +235,17 @@ def _only_once(number: int) -> None:
             call(number, handler)
 
 
-def _end(words: str) -> NoReturn:
+def end_process(words: str) -> NoReturn:
+    """End the process, whatever the thread is caught in, with exit code 130.
+
+    Args:
+        words: Said on standard error.
+    """
     for clean_up in reversed(_state.at_end):
         with suppress(Exception):
             clean_up()
     _say(words)
-    os._exit(EXIT_CODE)  # whatever the thread is caught in
+    os._exit(EXIT_CODE)
 
 
 def _say(words: str) -> None:

@@ -61,7 +61,7 @@ def imported(path: str) -> Train:
         raise BenchmarkError(f"algorithm is {shown(path)}; expected module:function.")
     try:
         found: Any = import_module_last(module)
-    except Exception as error:  # whatever the module raises
+    except (Exception, SystemExit) as error:  # whatever the module raises
         words = f"{type(error).__name__}: {error}".splitlines()[0]
         raise BenchmarkError(
             f"algorithm {path!r}: module {module!r} cannot be imported ({words}). It is looked up "

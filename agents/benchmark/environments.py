@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ class CountedEnv(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._ledger, self._first_seed = ledger, seed
         self._steps, self._return, self._cost = 0, 0.0, 0.0
+        self._step = guarded(env.unwrapped, env.step)
 
     @property
     def cost_limit(self) -> float:
@@ -45,6 +47,7 @@ class CountedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; one that was begun and not ended counts as an evaluation."""
+        self._ledger.check_open()
         if self._steps:
             self._ledger.give_up()
         self._steps, self._return = 0, 0.0
@@ -62,7 +65,8 @@ class CountedEnv(gym.Wrapper[Any, Any, Any, Any]):
         """
         self._ledger.check()
         check_action(action)
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self._step(action)
+        self._ledger.open += not self._steps
         self._steps += 1
         self._return += float(reward)
         self._cost += read_cost(info)
@@ -91,6 +95,35 @@ def judged(accuracy: float, cost: float, limit: float, env: Any, info: Mapping[s
         costs=costs_of(env, info),
         choice=choice_of(env, info),
     )
+
+
+def guarded(inner: Any, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A step through which alone an unwrapped environment can be stepped.
+
+    Args:
+        inner: The unwrapped environment.
+        step: Of it, or of a wrapper or vector around it.
+    """
+    taken, is_counted = inner.step, False
+
+    def refuse(action: Any) -> Any:
+        if is_counted:
+            return taken(action)
+        raise BenchmarkError(
+            "env.unwrapped is not stepped by itself: its networks would not be counted. Step the "
+            "environment that make_env gave."
+        )
+
+    def counted(action: Any) -> Any:
+        nonlocal is_counted
+        is_counted = True
+        try:
+            return step(action)
+        finally:
+            is_counted = False
+
+    inner.step = refuse
+    return counted
 
 
 def check_action(action: Any) -> None:
@@ -130,6 +163,9 @@ class CountedVectorEnv(VectorWrapper):
         self._ended = np.zeros(env.num_envs, dtype=np.bool_)
         mode = env.metadata.get("autoreset_mode", AUTORESET_MODES[0])
         self._mode = getattr(mode, "value", mode)
+        self._step = env.step
+        for inner in getattr(env.unwrapped, "envs", [env]):
+            self._step = guarded(inner.unwrapped, self._step)
 
     @property
     def cost_limits(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -146,6 +182,7 @@ class CountedVectorEnv(VectorWrapper):
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Begin episodes; those that were begun and not ended count as evaluations."""
+        self._ledger.check_open()
         mask = np.ones(self.num_envs, dtype=np.bool_)
         if options is not None and "reset_mask" in options:
             mask = np.asarray(options["reset_mask"], dtype=np.bool_)
@@ -164,17 +201,17 @@ class CountedVectorEnv(VectorWrapper):
         check_action(actions)
         begun_anew = self._ended & (self._mode == "NextStep")
         self._forget(begun_anew)
-        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        observations, rewards, terminations, truncations, infos = self._step(actions)
+        self._ledger.open += int((~begun_anew & (self._steps == 0)).sum())
+        self._steps += ~begun_anew
         ended = np.asarray(terminations | truncations)
         final = infos.get("final_info", infos)  # of those that were reset in this very step
         costs = np.where(ended, final["cost"], infos["cost"])
         self._returns += np.where(begun_anew, 0.0, rewards)
         self._costs += np.where(begun_anew, 0.0, costs)
-        self._steps += ~begun_anew
         self._ended = ended
-        limits = self.cost_limits if ended.any() else ()
         for index in np.flatnonzero(ended).tolist():
-            self._add(index, final, float(limits[index]))
+            self._add(index, final)
         self._steps[ended] = 0
         if self._mode == "SameStep":
             self._forget(ended)
@@ -186,16 +223,18 @@ class CountedVectorEnv(VectorWrapper):
         self._steps[mask], self._returns[mask], self._costs[mask] = 0, 0.0, 0.0
         self._ended = self._ended & ~mask
 
-    def _add(self, index: int, infos: Mapping[str, Any], limit: float) -> None:
+    def _add(self, index: int, infos: Mapping[str, Any]) -> None:
         own = {
             key: value[index]
             for key, value in infos.items()
             if isinstance(value, np.ndarray) and not key.startswith("_")
         }
         inner: Any = self.env.unwrapped
-        one = inner.envs[index].unwrapped if hasattr(inner, "envs") else inner
+        one = inner.envs[index] if hasattr(inner, "envs") else inner
+        one = getattr(one, "stepped", one)  # of environments in turn, the one that was decided
+        limit = float(one.cost_limit if one is inner else read_cost_limit(one))
         cost, accuracy = float(self._costs[index]), float(self._returns[index])
-        self._ledger.add(judged(accuracy, cost, limit, one, own))
+        self._ledger.add(judged(accuracy, cost, limit, one.unwrapped, own))
 
 
 class Rotation(gym.Wrapper[Any, Any, Any, Any]):
@@ -204,6 +243,9 @@ class Rotation(gym.Wrapper[Any, Any, Any, Any]):
     Args:
         envs: The environments.
         first: Which of them comes first.
+
+    Attributes:
+        stepped: The one in which the last step was taken.
     """
 
     def __init__(self, envs: Sequence[Env], first: int = 0) -> None:
@@ -211,6 +253,12 @@ class Rotation(gym.Wrapper[Any, Any, Any, Any]):
         self._order: Iterator[Env] = itertools.cycle([*envs[start:], *envs[:start]])
         self._is_new = True
         super().__init__(next(self._order))
+        self.stepped = self.env
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step."""
+        self.stepped = self.env
+        return self.env.step(action)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -285,7 +333,7 @@ class MakeEnv:
     def __init__(self, problems: Problems, seed: int, ledger: Ledger) -> None:
         self._task = task = problems.task  # the optimum is in it
         self.name, self.known, self.by_policy = task.name, task.known, task.by_policy
-        self.judged = task.judged
+        self.judged = copy.deepcopy(task.judged)
         self._problems, self._ledger = problems, ledger
         self._seeds = np.random.default_rng([seed, 17])
         self._n_made = 0

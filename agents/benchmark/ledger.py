@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from agents.errors import BenchmarkError
-from agents.stopping import check_stop
+from agents.stopping import check_stop, end_process
+
+MOST_RAISES = 1000  # of `EvaluationsSpent`, by a loop that catches everything
 
 
 class EvaluationsSpent(BaseException):
@@ -91,6 +93,7 @@ class Ledger:
         evaluations: Spent so far.
         infeasible: How many networks broke a limit.
         given_up: How many episodes were given up.
+        open: How many episodes are begun and not ended.
         violation: Sum of ``max(0, cost - limit)`` over all networks.
         best: The best network for each of ``limits``.
         curve: [evaluations, accuracy of the best network for each of ``limits``], where one grew.
@@ -102,7 +105,8 @@ class Ledger:
     ) -> None:
         self.budget = budget
         self.best = [Best(one) for one in limits]
-        self.evaluations = self.infeasible = self.given_up = 0
+        self.evaluations = self.infeasible = self.given_up = self.open = 0
+        self._raised, self._closed = 0, False
         self.violation = 0.0
         self.curve: list[list[float]] = []
         self.last: Judged | None = None
@@ -123,8 +127,31 @@ class Ledger:
     def check(self) -> None:
         """Raise `EvaluationsSpent` where none is left."""
         check_stop()
+        self.check_open()
         if self.left <= 0:
+            self._raised += 1
+            if self._raised > MOST_RAISES:
+                end_process(
+                    f"error: the training goes on although all {self.budget} evaluations are "
+                    f"spent, as it catches EvaluationsSpent: it was told {MOST_RAISES} times. "
+                    "Leave the loop there: except EvaluationsSpent: break."
+                )
             raise EvaluationsSpent(f"all {self.budget} evaluations are spent.")
+
+    def check_open(self) -> None:
+        """Raise a BenchmarkError where the run has ended."""
+        if self._closed:
+            raise BenchmarkError(
+                "this environment is of a training that has ended; nothing more is judged in it. A "
+                "final policy decides by observations alone, and each run makes environments of "
+                "its own."
+            )
+
+    def close(self) -> None:
+        """End the counting; episodes that are begun and not ended are given up."""
+        for _ in range(self.open):
+            self.give_up()
+        self._closed = True
 
     def add(self, network: Judged) -> None:
         """Count a network.
@@ -134,6 +161,7 @@ class Ledger:
         """
         self.check()
         self.evaluations += 1
+        self.open -= 1
         self.last = network
         if not network.feasible:
             self.infeasible += 1
@@ -144,6 +172,7 @@ class Ledger:
 
     def give_up(self) -> None:
         """Count an episode that was begun and not ended."""
+        self.open -= 1
         if self.left > 0:
             self.evaluations += 1
             self.given_up += 1

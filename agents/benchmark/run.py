@@ -71,6 +71,8 @@ class Runner:
                 ended_by_spending = False
             except EvaluationsSpent:
                 policy, ended_by_spending = None, True
+            finally:
+                ledger.close()
             check_stop()
             if task.by_policy and policy is None:
                 raise BenchmarkError(_no_policy(task, ended_by_spending))
@@ -152,8 +154,12 @@ class Runner:
                     options=None if place["options"] is None else dict(place["options"]),
                 )
                 network = ledger.last
-                if network is None:
-                    raise BenchmarkError("wrap(env) ended an episode that env did not end.")
+                if network is None or (ledger.evaluations, ledger.given_up) != (episode + 1, 0):
+                    raise BenchmarkError(
+                        f"task {self.task.name!r}: the final policy is judged by one episode at a "
+                        "time, which env ends; neither it nor wrap(env) may play others, or give "
+                        "one up."
+                    )
                 one.see(network, episode + 1)
                 (drawn if episode else fixed).append(self._shown(network, place["problem"]))
                 within.append(network.is_within(one.limits))

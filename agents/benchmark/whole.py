@@ -89,8 +89,13 @@ def benchmark(
         said = f"{number}/{len(wanted)} {algorithm} {task.name} seed {seed}"
         try:
             row = run()
-        except Exception as error:  # often of the algorithm's own code, which is seen as it is
+        except (Exception, SystemExit) as error:  # often of the algorithm's own code: seen as it is
             report(f"{said}: failed, {type(error).__name__}; the rows before it are kept")
+            if isinstance(error, SystemExit):
+                raise BenchmarkError(
+                    f"{algorithm} on {task.name}, seed {seed}: it ended the program by "
+                    f"SystemExit({shown(error.code)}); a training returns, or raises an error."
+                ) from error
             raise
         if isinstance(row, str):
             report(f"{said}: left out: {row}")

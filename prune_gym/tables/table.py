@@ -256,7 +256,9 @@ class PruneTable:
 
     @cached_property
     def _validation(self) -> NDArray[np.uint16]:
-        return np.ascontiguousarray(self.right[..., 0]).ravel()  # (n_networks,)
+        found = np.ascontiguousarray(self.right[..., 0]).ravel()  # (n_networks,)
+        found.setflags(write=False)
+        return found
 
     @cached_property
     def _costs(self) -> dict[str, NDArray[np.float64]]:

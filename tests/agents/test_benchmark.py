@@ -8,9 +8,11 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
+from gymnasium import Wrapper
 from typer.testing import CliRunner
 
 import agents
@@ -149,6 +151,73 @@ def test_vectors_count_like_single_environments(bench, mode):
     assert many["cumulative_violation"] == pytest.approx(one["cumulative_violation"])
 
 
+def begin(env):
+    env.reset()
+    env.step(env.action_space.sample())
+
+
+def test_episodes_that_are_left_at_the_end_count(bench):
+    def train(make_env, seed, budget):
+        begin(make_env())
+        begin(make_env(num_envs=3))
+
+    row = bench(train)
+    assert (row["evaluations"], row["given_up_episodes"]) == (4, 4)
+
+
+def test_a_run_has_no_evaluations_of_another(bench):
+    kept = []
+
+    def carry(make_env, seed, budget):
+        kept.append(make_env())
+        begin(kept[0])
+
+    with pytest.raises(BenchmarkError, match="of a training that has ended; nothing more is jud"):
+        bench(carry, seeds=[0, 1])
+
+
+def test_inner_environments_are_not_stepped_uncounted(bench):
+    def train(make_env, seed, budget, num_envs=None):
+        env = make_env(num_envs=num_envs)
+        begin(env)
+        inner = env.unwrapped.envs[0] if num_envs else env
+        inner.unwrapped.step(np.zeros(1, dtype=np.float32))
+
+    for number in (None, 2):
+        with pytest.raises(BenchmarkError, match=r"env.unwrapped is not stepped by itself"):
+            bench(partial(train, num_envs=number), name=f"n{number}")
+
+
+def test_what_is_judged_cannot_be_changed_by_a_training(bench, suite):
+    def train(make_env, seed, budget):
+        make_env.judged[0]["limits"] = {"params": 1.0}
+
+    bench(train)
+    assert suite.tasks["toy-10"].judged == ({},)
+
+
+def test_a_loop_that_catches_everything_is_ended(tmp_path):
+    (tmp_path / "toy.json").write_text(json.dumps(CONTENT), encoding="utf-8")
+    (tmp_path / "loopy.py").write_text(
+        "def train(make_env, seed, budget):\n"
+        "    while True:\n"
+        "        try:\n"
+        "            make_env.judge([[0.0]] * 8)\n"
+        "        except BaseException:\n"
+        "            pass\n"
+    )
+    words = ["loopy:train", "--suite", "toy.json", "--tasks", "toy-10"]
+    done = subprocess.run(
+        [sys.executable, "-m", "agents.benchmark", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 130
+    assert "error: the training goes on although all 20 evaluations are spent" in done.stderr
+
+
 def test_environments_stay_in_their_process(bench):
     def train(make_env, seed, budget):
         pickle.dumps(make_env())
@@ -188,6 +257,11 @@ def test_a_training_that_raises_is_seen_as_it_is_and_the_run_is_named(bench):
         if seed == 1:
             raise KeyError("mine")
 
+    def leaving(make_env, seed, budget):
+        raise SystemExit(3)
+
+    with pytest.raises(BenchmarkError, match=r"mine on toy-10, seed 0: it ended .*SystemExit\(3\)"):
+        bench(leaving)
     said: list[str] = []
     with pytest.raises(KeyError, match="mine"):
         bench(broken, seeds=None, report=said.append)
@@ -223,6 +297,44 @@ def test_a_policy_comes_with_its_wrapper(bench):
 
     row = bench(lambda make_env, seed, budget: (lambda observation: [10.0], wrap))
     assert row["policy"]["deterministic"]["accuracy"] == pytest.approx(0.5**0.5, abs=0.01)
+
+
+class Searching(Wrapper):
+    """Plays as many episodes as it likes in each reset."""
+
+    def reset(self, **given):
+        for _ in range(5):
+            self.env.reset()
+            for _ in range(STEPS):
+                self.env.step(self.action_space.sample())
+        return self.env.reset(**given)
+
+
+class Peeking(Wrapper):
+    """Looks at the costs of one decision before it decides."""
+
+    def reset(self, **given):
+        self.env.reset()
+        self.env.step(self.action_space.sample())
+        return self.env.reset(**given)
+
+
+@pytest.mark.parametrize("wrap", [Searching, Peeking])
+@pytest.mark.parametrize("task", ["toy-10", "toy-policy"])
+def test_a_final_policy_plays_no_further_episodes(bench, wrap, task):
+    with pytest.raises(BenchmarkError, match="the final policy is judged by one episode at a time"):
+        bench(lambda make_env, seed, budget: (POLICIES[1], wrap), task)
+
+
+def test_a_final_policy_judges_nothing(bench):
+    def train(make_env, seed, budget):
+        def policy(observation):
+            make_env.judge([[0.0]] * STEPS)
+
+        return policy
+
+    with pytest.raises(BenchmarkError, match="of a training that has ended"):
+        bench(train)
 
 
 @pytest.mark.parametrize(
@@ -354,10 +466,13 @@ def test_what_there_is_not_is_named(suite, tmp_path, arguments, words):
 
 
 def test_a_module_that_raises_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "leaving_entry.py").write_text("raise SystemExit(3)")
     (tmp_path / "broken_entry.py").write_text("raise RuntimeError('no\\nway')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(BenchmarkError, match=r"cannot be imported \(RuntimeError: no\)") as caught:
         imported("broken_entry:train")
+    with pytest.raises(BenchmarkError, match=r"cannot be imported \(SystemExit: 3\)"):
+        imported("leaving_entry:train")
     assert "\n" not in str(caught.value)
 
 

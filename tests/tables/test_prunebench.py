@@ -12,6 +12,7 @@ import pytest
 from agents.benchmark import EvaluationsSpent, load_suite
 from agents.benchmark.entries import find_entry
 from agents.benchmark.leaderboard_rows import check_row
+from agents.benchmark.ledger import Ledger
 from agents.benchmark.networks import table_digest
 from agents.benchmark.run import Runner
 from agents.errors import BenchmarkError, UnfitEnvError
@@ -190,6 +191,29 @@ def test_vectors_of_tables_and_of_environments_in_turn():
     row = Runner(SUITE, task).run(train, "mine", 0)
     assert (row["evaluations"], len(row["parts"]), row["curve"]) == (9, 2, [])
     assert all(part["evaluation"] == 1 for part in row["parts"])
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_networks_in_turn_are_known_after_the_turn(mode, monkeypatch):
+    task = replace(SUITE.tasks["transfer-10"], evaluations=9)
+    found = []
+    monkeypatch.setattr(Ledger, "add", lambda self, network: found.append(network))
+
+    def train(make_env, seed, budget):
+        envs = make_env(num_envs=2, autoreset_mode=mode)
+        envs.reset()
+        problems = [one.unwrapped.problem for one in envs.unwrapped.envs]
+        while not found:
+            envs.step(np.zeros((2, 1), dtype=np.float32))
+        for one, problem in zip(found, problems, strict=True):
+            assert dict(one.costs) == pytest.approx(
+                dict(zip(problem.names, problem.counted_costs(np.array(one.choice)), strict=True))
+            )
+        return lambda observation: [0.9]
+
+    with suppress(BenchmarkError):  # nothing was counted
+        Runner(SUITE, task).run(train, "mine", 0)
+    assert len(found) >= 2
 
 
 def test_any_limit_is_judged_at_each_limit():
