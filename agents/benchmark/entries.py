@@ -63,9 +63,11 @@ def imported(path: str) -> Train:
         found: Any = import_module_last(module)
     except (Exception, SystemExit) as error:  # whatever the module raises
         words = f"{type(error).__name__}: {error}".splitlines()[0]
+        where = "It is looked up among what is installed, then in the working folder."
+        if module.endswith(".py"):
+            where = f"Leave out '.py': {module.removesuffix('.py')}:{function}."
         raise BenchmarkError(
-            f"algorithm {path!r}: module {module!r} cannot be imported ({words}). It is looked up "
-            "among what is installed, then in the working folder."
+            f"algorithm {path!r}: module {module!r} cannot be imported ({words}). {where}"
         ) from error
     for part in function.split("."):
         if not hasattr(found, part):

@@ -38,6 +38,7 @@ from agents.errors import BenchmarkError
 from agents.files import in_words
 
 BUT_POLICY = "all tasks but those of a policy"  # what algorithms without one can be ranked on
+OPTIMUM = "optimum"  # looked up: the end of the scale, no algorithm, and neither ranked nor tested
 CURVE_REPS = 200  # bootstrap samples behind the band of a curve, which is drawn only
 CURVE_POINTS = np.geomspace(0.01, 1.0, 25)  # shares of the evaluations that a task allows
 
@@ -65,7 +66,8 @@ class Standing:
     Attributes:
         algorithm: Its name.
         runs: How many there are, over all tasks.
-        missing: How many runs the suite asks for beyond these; it is ranked where there are none.
+        missing: How many runs the suite asks for beyond these; it is ranked where there are none,
+            unless it is the exact optimum.
         score: Interquartile mean of the normalised scores; None where a task has no run.
         ranks: The lowest and the highest place that it may have; None where it is not ranked.
         regret: Mean of what the best networks lack of the optimum; None where none is known.
@@ -264,18 +266,13 @@ def choose_tasks(tasks: str | Iterable[str] | None, suite: Suite) -> list[str]:
     """Return the names of the judged tasks that are meant, in the order of the suite."""
     if tasks is None:
         return list(suite.tasks)
-    given = [tasks] if isinstance(tasks, str) else list(tasks)
-    categories: dict[str, list[str]] = {}
-    for name, task in suite.tasks.items():
-        categories.setdefault(task.category, []).append(name)
-    meant: set[str] = set()
-    for name in given:
-        meant.update(categories.get(name) or [task.name for task in suite.choose(str(name))])
+    meant = {task.name for task in suite.choose(tasks)}
     chosen = [name for name in suite.tasks if name in meant]
     if not chosen:
+        categories = dict.fromkeys(task.category for task in suite.tasks.values())
         raise BenchmarkError(
-            f"tasks are {', '.join(map(str, given)) or 'none'}; the leaderboard has no tasks for "
-            f"tuning. Choose some of {', '.join([*categories, *suite.tasks])}."
+            f"tasks are {', '.join(sorted(meant))}; the leaderboard has no tasks for tuning. "
+            f"Choose some of {', '.join([*categories, *suite.tasks])}."
         )
     return chosen
 
@@ -319,7 +316,7 @@ class _Ranker:
             for algorithm, of_tasks in self.runs.items()
             if any(task in of_tasks for task in tasks)
         }
-        complete = sorted(algorithm for algorithm, n in missing.items() if n == 0)
+        complete = sorted(name for name, n in missing.items() if n == 0 and name != OPTIMUM)
         pairs = self.tests.compare(complete, tasks)
         ranks = rank_intervals(complete, pairs)
         standings = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.benchmark.leaderboard import (
+    OPTIMUM,
     Leaderboard,
     Ranking,
     Standing,
@@ -27,10 +28,10 @@ NAME = "leaderboard"  # of the files
 HEAD = """\
 Scores: 0 = random search's median, 1 = the exact optimum or the best known. IQM: interquartile mean
 over runs, tasks alike, with a 95 % interval of a stratified bootstrap. Ranks: all that the tests
-leave possible. Over: share of networks that break a limit, of those judged in training and of those
-of the final policy, sampled. Pairs are told apart where Mann-Whitney's and Brunner-Munzel's tests
-both say so (runs are not paired; summed over tasks), Holm-corrected: 5 % for all pairs of a table
-together."""
+leave possible; the exact optimum is the end of the scale, and not ranked. Over: share of networks
+that break a limit, of those judged in training and of those of the final policy, sampled. Pairs are
+told apart where Mann-Whitney's and Brunner-Munzel's tests both say so (runs are not paired; summed
+over tasks), Holm-corrected: 5 % for all pairs of a table together."""
 
 
 def show_leaderboard(
@@ -87,12 +88,11 @@ def text(board: Leaderboard, *, with_tasks: bool = True) -> str:
         with_tasks: Whether those of single tasks are wanted, too.
     """
     head = f"{board.suite.protocol} ({board.suite.hash}), {len(board.rows)} runs. {HEAD}"
-    shown = [
-        ranking
-        for ranking in board.rankings
-        if with_tasks or ranking.name not in board.suite.tasks or len(board.rankings) == 1
-    ]
-    sections = [_section(board, ranking) for ranking in shown]
+    shown: dict[tuple[str, ...], Ranking] = {}
+    for ranking in board.rankings:
+        if with_tasks or ranking.name not in board.suite.tasks or len(board.rankings) == 1:
+            shown.setdefault(ranking.tasks, ranking)  # one table for a category of one task
+    sections = [_section(board, ranking) for ranking in shown.values()]
     bare = ", ".join(board.without_score)
     if bare:
         sections.append(f"Without reference values yet, and therefore not here: {bare}.")
@@ -170,7 +170,7 @@ def _section(board: Leaderboard, ranking: Ranking) -> str:
     parts = [title, _table(ranking)]
     if len(ranking.ranked) > 1:
         parts += [in_words(ranking), detectable_in_words(ranking)]
-    missing = [one for one in ranking.standings if one.ranks is None]
+    missing = [one for one in ranking.standings if one.missing]
     if missing:
         words = ", ".join(f"{one.algorithm} ({one.missing} runs missing)" for one in missing)
         parts.append(f"Incomplete, and therefore not ranked: {words}.")
@@ -195,7 +195,7 @@ def _table(ranking: Ranking) -> str:
 
 def _ranks(standing: Standing) -> str:
     if standing.ranks is None:
-        return "-"
+        return "scale" if standing.algorithm == OPTIMUM and not standing.missing else "-"
     first, last = standing.ranks
     return str(first) if first == last else f"{first} to {last}"
 

@@ -32,8 +32,7 @@ class Policy:
     def __init__(self, given: Any, wrap: Wrap = _as_it_is) -> None:
         self.given, self.wrap = given, wrap
         self._predict = getattr(given, "predict", None)
-        takes_masks = self._predict and "action_masks" in _parameters(self._predict)
-        self._takes_masks = bool(takes_masks)
+        self._takes = _parameters(self._predict)
 
     def wrapped(self, env: Env) -> Env:
         """Give an environment as the policy takes it.
@@ -85,7 +84,9 @@ class Policy:
                 "episode_start": np.array([first]),
                 "deterministic": deterministic,
             }
-            if self._takes_masks:
+            if "**" not in self._takes:
+                arguments = {name: arguments[name] for name in arguments if name in self._takes}
+            if "action_masks" in self._takes:
                 arguments["action_masks"] = env.get_wrapper_attr("action_masks")()
             answer = self._predict(observation, **arguments)
             if not isinstance(answer, tuple) or len(answer) != 2:
@@ -154,7 +155,9 @@ def _fitting(action: Any, space: gym.Space[Any]) -> Any:
 
 
 def _parameters(function: Any) -> set[str]:
+    """Names of what a function takes; "**" among them where it takes any."""
     try:
-        return set(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return set()
+        found = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of compiled functions, which do not say
+        return {"**"}
+    return {"**" if one.kind is one.VAR_KEYWORD else name for name, one in found.items()}

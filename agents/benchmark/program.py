@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,8 +103,15 @@ def main(
     with user_errors(AgentsError, stopped="stopped; the same command goes on."):
         from agents.benchmark.suite import load_suite
 
-        _check_together(algorithm, show, bool(add) or packed is not None)
-        names = None if not tasks else [part for one in tasks for part in one.split(",")]
+        of_runs = {
+            "--seeds": bool(seeds),
+            "--name": name is not None,
+            "--jobs": jobs != 1,
+            "--workers": workers is not None,
+            "--list": list_tasks,
+        }
+        _check_together(algorithm, show, bool(add) or packed is not None, of_runs)
+        names = tasks or None
         loaded = load_suite(suite)
         if show:
             from agents.benchmark.leaderboard_report import show_leaderboard
@@ -112,7 +119,7 @@ def main(
             show_leaderboard(
                 add or [],
                 suite=loaded,
-                tasks=tasks,
+                tasks=names,
                 out=out,
                 packed=packed,
                 published=published,
@@ -130,13 +137,17 @@ def main(
             _run(algorithm, loaded, names, seeds or [], out, name, jobs, cluster)
 
 
-def _check_together(algorithm: str | None, show: bool, adds: bool) -> None:
+def _check_together(
+    algorithm: str | None, show: bool, adds: bool, of_runs: Mapping[str, bool]
+) -> None:
     """Raise a BenchmarkError for options that do not go together."""
     if show and algorithm is not None:
         raise BenchmarkError(
             f"--leaderboard runs nothing, but {algorithm!r} was given; run it first, then show "
             "its rows: --leaderboard --add FOLDER."
         )
+    for option in (name for name, given in of_runs.items() if given and show):
+        raise BenchmarkError(f"--leaderboard runs nothing, so that {option} says nothing there.")
     if adds and not show:
         raise BenchmarkError("--add and --pack are for the leaderboard: say --leaderboard, too.")
 
@@ -201,6 +212,7 @@ def parse_seeds(given: Sequence[str]) -> list[int]:
         first = int(found[1])
         last = first if found[2] is None else int(found[2])
         if not first <= last < first + 100_000:
-            raise BenchmarkError(f"--seeds {text!r}: expected the lower number first, as in 0-9.")
+            wanted = "the lower number first" if last < first else "at most 100,000 seeds"
+            raise BenchmarkError(f"--seeds {text!r}: expected {wanted}, as in 0-9.")
         seeds.extend(range(first, last + 1))
     return seeds

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from agents.benchmark.environments import CountedEnv, MakeEnv, Problems
+from agents.benchmark.counted import CountedEnv
+from agents.benchmark.environments import MakeEnv, Problems
 from agents.benchmark.leaderboard_rows import FORMAT
 from agents.benchmark.ledger import Best, EvaluationsSpent, Judged, Ledger
 from agents.benchmark.networks import (

@@ -188,10 +188,8 @@ class Suite:
         if tasks is None:
             return list(self.tasks.values())
         every = {**self.tasks, **self.tuning_tasks}
-        given = tasks.split(",") if isinstance(tasks, str) else list(tasks)
         chosen: dict[str, Task] = {}
-        for name in given:
-            name = str(name).strip()
+        for name in self._names(tasks):
             found = [
                 task
                 for key, task in every.items()
@@ -206,6 +204,19 @@ class Suite:
                 )
             chosen.update({task.name: task for task in found})
         return list(chosen.values())
+
+    def _names(self, tasks: str | Iterable[str]) -> list[str]:
+        """Names, categories and patterns; commas part them, but for those of a category."""
+        given = [tasks] if isinstance(tasks, str) else tasks
+        names = list(given) if isinstance(given, Iterable) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise BenchmarkError(
+                f"tasks is {shown(tasks)}; it must be names of tasks, categories or patterns such "
+                "as 'table-*'; leave it out for all of them."
+            )
+        categories = {task.category for task in self.tasks.values()}
+        parted = [[one] if one.strip() in categories else one.split(",") for one in names]
+        return [name.strip() for own in parted for name in own]
 
 
 def load_suite(suite: str | Path | Suite = DEFAULT_SUITE) -> Suite:
@@ -223,6 +234,8 @@ def load_suite(suite: str | Path | Suite = DEFAULT_SUITE) -> Suite:
     """
     if isinstance(suite, Suite):
         return suite
+    if not isinstance(suite, str | os.PathLike):
+        raise BenchmarkError(f"suite is {shown(suite)}; it must be a name, or a JSON file.")
     path = user_path(suite)
     if path.suffix != ".json":
         path = DATA / f"{suite}.json"
@@ -248,6 +261,8 @@ def own_folder(out: str | os.PathLike[str]) -> Path:
         BenchmarkError: It is the package's own.
         FileError: It cannot be written.
     """
+    if not isinstance(out, str | os.PathLike):
+        raise BenchmarkError(f"out is {shown(out)}; it must be a folder.")
     folder = user_path(out)
     if DATA.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise BenchmarkError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -71,8 +73,11 @@ def benchmark(
     else:
         algorithm, function = name_of(train, None, name), check_train(train)
     chosen = suite.choose(tasks)
-    wanted = [(task, seed) for task in chosen for seed in seeds_of(task, seeds)]
+    numbers = _whole_numbers(seeds)
+    wanted = [(task, seed) for task in chosen for seed in seeds_of(task, numbers)]
     whole_number("jobs", jobs, 1, MOST_JOBS)
+    if jobs > 1 and not isinstance(train, str):
+        _check_sent(train, jobs)
     folder, code = own_folder(out), code_of(train, function)
     check_out(folder, suite, algorithm, code)
     ahead = [one for one in wanted if not row_path(folder, algorithm, one[0].name, one[1]).exists()]
@@ -114,7 +119,7 @@ def in_words(row: Row) -> str:
     return f"{found}{scored}, {row['evaluations']} evaluations, {row['wall_s']:.1f} s"
 
 
-def seeds_of(task: Task, seeds: Seeds) -> list[int]:
+def seeds_of(task: Task, seeds: list[int] | None) -> list[int]:
     """The seeds to run of a task.
 
     Raises:
@@ -122,14 +127,41 @@ def seeds_of(task: Task, seeds: Seeds) -> list[int]:
     """
     if seeds is None:
         return list(task.seeds)
-    given = [seeds] if isinstance(seeds, int) else list(seeds)
-    for seed in given:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed not in task.seeds:
+    for seed in seeds:
+        if seed not in task.seeds:
             raise BenchmarkError(
                 f"seeds: {shown(seed)} is none of task {task.name!r}, which has "
                 f"{task.seeds.start} to {task.seeds.stop - 1}."
             )
-    return list(dict.fromkeys(given))
+    return list(dict.fromkeys(seeds))
+
+
+def _whole_numbers(seeds: Any) -> list[int] | None:
+    """Seeds as they were given, one or several, as numbers."""
+    if seeds is None:
+        return None
+    try:
+        given = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+        found = [operator.index(one) for one in given if not isinstance(one, bool)]
+    except TypeError:
+        given, found = [], []
+    if not found or len(found) < len(given):
+        raise BenchmarkError(
+            f"seeds is {shown(seeds)}; it must be whole numbers, such as 3 or range(5); leave it "
+            "out for all of a task."
+        )
+    return found
+
+
+def _check_sent(train: Any, jobs: int) -> None:
+    """Raise a BenchmarkError for a function that other processes cannot import."""
+    try:
+        pickle.dumps(train)
+    except Exception as error:
+        raise BenchmarkError(
+            f"jobs is {jobs}, but train is {shown(train)}, which other processes cannot import; it "
+            "must be a function of a module, or 'module:function'."
+        ) from error
 
 
 # -- runs ------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents.benchmark.environments import Env, MakeEnv
+from agents.benchmark.counted import Env
+from agents.benchmark.environments import MakeEnv
 from agents.benchmark.ledger import EvaluationsSpent
 from agents.benchmark.policies import Wrap
 from agents.errors import AgentsError, UnfitEnvError

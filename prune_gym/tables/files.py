@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic_core import from_json
 
 from agents.files import user_path
-from prune_gym.errors import InvalidValueError, TableError
+from prune_gym.errors import InvalidTypeError, InvalidValueError, TableError
 from prune_gym.tables.counted import Polynomial
 from prune_gym.tables.table import PruneTable
 from prune_gym.utils.arrays import read_arrays
@@ -112,6 +112,8 @@ def find_table(table: Path | str) -> Path:
     Raises:
         TableError: there is neither.
     """
+    if not isinstance(table, str | Path):
+        raise InvalidTypeError(f"table={table!r}: expected a name, a file, or a PruneTable.")
     path = user_path(table)
     shipped = SHIPPED / f"{table}.npz"
     if path.suffix == ".npz" or path.is_file():

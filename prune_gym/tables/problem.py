@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -51,12 +51,7 @@ class TabularProblem(PruningProblem):
         """
         if digest_of(problem) != table.digest:
             raise TableError(f"{table!r} is not of this network and these labels; make another.")
-        missing = [name for name in problem.names if name not in table.budgets]
-        if missing:
-            raise TableError(
-                f"the table does not know budget {missing[0]!r}, but {', '.join(table.budgets)}; "
-                "make one with it: python -m prune_gym.tables make --budget NAME."
-            )
+        _check_known(table, problem.names)
         given = {one.name: getattr(problem, one.name) for one in fields(PruningProblem)}
         given["scores"] = table.scores
         given["unpruned_values"] = np.array([table.unpruned_value(name) for name in problem.names])
@@ -91,6 +86,8 @@ class TabularProblem(PruningProblem):
                 f"{table!r} takes objects to be made: TabularProblem.of(make_problem(...), table)."
             )
         limits = {"params": 0.1} if budgets is None else budgets
+        plain = [name for name in limits if isinstance(name, str) and ":" not in name]
+        _check_known(table, plain)  # before one that it does not know is measured
         known = {name: value for name, value in table.unpruned.items() if name in limits}
         problem = make_problem(**table.arguments, budgets=limits, unpruned_values=known or None)
         return cls.of(problem, table)
@@ -181,6 +178,16 @@ class TabularProblem(PruningProblem):
 
     def _recovered(self, masks: Masks) -> nn.Module:
         return self.recover(self.compact(masks))
+
+
+def _check_known(table: PruneTable, names: Iterable[str]) -> None:
+    """Raise a TableError for a budget that a table does not know."""
+    for name in names:
+        if name not in table.budgets:
+            raise TableError(
+                f"the table does not know budget {name!r}, but {', '.join(table.budgets)}; make "
+                "one with it: python -m prune_gym.tables make --budget NAME."
+            )
 
 
 def _written(budgets: Mapping[Any, float | str] | None) -> str | Mapping[Any, float | str] | None:

@@ -100,8 +100,12 @@ class PruneTable:
         """Place of a network among all, of filters kept per group, (n_groups,).
 
         Raises:
-            ValueError: a number of filters that is no level of its group.
+            ValueError: a number of filters that is no level of its group, or too few or too many.
         """
+        if len(counts) != len(self.levels):
+            raise InvalidValueError(
+                f"counts={counts}: expected {len(self.levels)} numbers of filters, one a group."
+            )
         number = 0
         for group, (levels, n) in enumerate(zip(self.levels, counts, strict=True)):
             if n not in levels:
@@ -226,6 +230,10 @@ class PruneTable:
             NothingFeasibleError: no network of the table is within the limits.
         """
         given = np.asarray(counts)
+        if given.ndim == 0 or given.dtype.kind not in "iuf":
+            raise InvalidValueError(
+                f"counts={counts!r}: expected {len(self.levels)} numbers of filters, one a group."
+            )
         best = self.optimum(limits, split)
         top = best.accuracy if split == SPLITS[0] else best.test_accuracy
         rows = given.reshape(-1, given.shape[-1])
@@ -247,6 +255,8 @@ class PruneTable:
             From the lowest accuracy to the highest.
         """
         names = self.budgets[:1] if budgets is None else tuple(budgets)
+        if not names:
+            raise InvalidValueError("budgets=[]: give one at least, e.g. ['params'].")
         right = self.right[..., self._split(split)].ravel().astype(np.int64)
         costs = np.stack([self.costs(name).ravel() for name in names], axis=1)
         order = np.lexsort((*costs.T[::-1], -right))  # most accurate, then cheapest first

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +177,9 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
         self._state.begin(rows, self.single.dynamics(float(schedule["max_ratio"])), limits)
 
     def _seed(self, seed: Any, mask: NDArray[np.bool_]) -> None:
-        if seed is None or self.single.limit_range is None:
+        seeds = _checked_seeds(seed, self.num_envs)
+        if self.single.limit_range is None:
             return
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed)
-        if len(seeds) != self.num_envs:
-            raise InvalidValueError(f"seed has {len(seeds)} numbers for {self.num_envs} of them.")
         for row in np.flatnonzero(mask).tolist():
             if seeds[row] is not None:
                 self._generators[row] = seeding.np_random(seeds[row])[0]
@@ -194,6 +193,21 @@ class TableVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
         """A finished episode draws a recovery's seed in the live environment."""
         for row in rows.tolist():
             self._generator(row).integers(2**31)
+
+
+def _checked_seeds(seed: Any, n: int) -> list[int | None]:
+    """Seeds of all environments: one number is counted up."""
+    try:
+        if seed is None or not isinstance(seed, Iterable):
+            return [None if seed is None else operator.index(seed) + i for i in range(n)]
+        seeds = [None if one is None else operator.index(one) for one in seed]
+    except TypeError:
+        raise InvalidValueError(
+            f"seed={seed!r}: expected a whole number, {n} of them, or None."
+        ) from None
+    if len(seeds) != n:
+        raise InvalidValueError(f"seed has {len(seeds)} numbers for {n} environments.")
+    return seeds
 
 
 class _State:

@@ -353,6 +353,15 @@ def test_what_is_no_policy_is_named(bench, returned, words):
         bench(lambda make_env, seed, budget: returned)
 
 
+def test_a_predict_gets_what_it_takes(bench):
+    class Bare:
+        def predict(self, observation):
+            return [0.0], None
+
+    shows = bench(lambda make_env, seed, budget: Bare())["policy"]
+    assert shows["deterministic"]["accuracy"] == pytest.approx(0.5**0.5, abs=0.01)
+
+
 def test_a_predict_of_another_form_is_named(bench):
     class Odd:
         def predict(self, observation, **_):
@@ -448,6 +457,18 @@ def test_what_is_published_is_never_overwritten(bench):
     [
         ({"tasks": "toy-1"}, "tasks: 'toy-1' is no task of toy-v1. Did you mean 'toy-10'"),
         ({"seeds": 3}, "seeds: 3 is none of task 'toy-10', which has 0 to 2"),
+        ({"seeds": "0-4"}, r"seeds is '0-4'; it must be whole numbers, such as 3 or range\(5\)"),
+        ({"seeds": 1.0}, "seeds is 1.0; it must be whole numbers"),
+        (
+            {"seeds": []},
+            r"seeds is \[\]; it must be whole numbers, .*leave it out for all of a task",
+        ),
+        ({"tasks": []}, r"tasks is \[\]; it must be names of tasks, categories or patterns"),
+        ({"tasks": 7}, "tasks is 7; it must be names of tasks, categories or patterns"),
+        ({"out": 7}, "out is 7; it must be a folder"),
+        ({"suite": 7}, "suite is 7; it must be a name, or a JSON file"),
+        ({"train": lambda a, b, c: None, "jobs": 2}, "jobs is 2, but train is .*module:function"),
+        ({"train": "mine.py:train"}, "'mine.py' cannot be imported .*Leave out '.py': mine:train"),
         ({"name": "../x"}, "name is '../x'; it must be letters"),
         ({"jobs": 0}, "jobs is 0; it must be at least 1"),
         ({"suite": "prunebench-v9"}, "suite is 'prunebench-v9'; it must be one of prunebench-v1"),
@@ -482,6 +503,30 @@ def test_rows_are_named_after_the_module_of_a_train(suite, tmp_path, monkeypatch
     assert find_entry("my_method:train", suite)[0] == "my_method"
     assert find_entry("my_method:other", suite)[0] == "other"
     assert find_entry("my_method:other", suite, "x")[0] == "x"
+
+
+def test_seeds_of_numpy_are_numbers(bench, suite, tmp_path):
+    given = {"suite": suite, "tasks": "toy-10", "out": tmp_path / "rows"}
+    rows = agents.benchmark(forever, seeds=np.arange(2), name="mine", **given)
+    assert [row["seed"] for row in rows] == [0, 1]
+    assert bench(forever, seeds=np.int64(1)) == rows[1]
+
+
+def test_categories_may_hold_commas(tmp_path):
+    path = tmp_path / "toy.json"
+    tasks = [{**TASK, "category": "live, toy"}, {**TASK, "name": "other", "category": "b"}]
+    path.write_text(json.dumps({**CONTENT, "tasks": tasks}), encoding="utf-8")
+    suite = load_suite(path)
+    assert [one.name for one in suite.choose("live, toy")] == ["toy-10"]
+    assert [one.name for one in suite.choose(["live, toy", "b"])] == ["toy-10", "other"]
+    assert [one.name for one in suite.choose("b, toy-*")] == ["other", "toy-10"]
+    said = CliRunner().invoke(app, ["--list", "--suite", str(path), "--tasks", "live, toy"]).stdout
+    assert said.startswith("toy-10: ")
+
+
+def test_too_many_seeds():
+    with pytest.raises(BenchmarkError, match="--seeds '0-9999999': expected at most 100,000 seeds"):
+        parse_seeds(["0-9999999"])
 
 
 @pytest.mark.parametrize("text", ["a", "5-2", "-1", "1.5", ""])

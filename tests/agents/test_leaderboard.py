@@ -413,7 +413,7 @@ def test_a_seed_makes_it_repeatable(suite):
 
 def test_what_is_detectable_stands_below_every_table(board):
     words = text(board)
-    assert words.count("Detectable") == len(board.rankings)
+    assert words.count("Detectable") == len({one.tasks for one in board.rankings})
     assert "Detectable, 80 times of 100 among 3 pairs: a probability of 0." in words
 
 
@@ -447,6 +447,10 @@ def test_tasks_are_chosen_by_name_category_and_pattern(suite):
         names(["tabel"])
     with pytest.raises(ValueError, match="the leaderboard has no tasks for tuning"):
         names(["tune"])
+    with pytest.raises(
+        ValueError, match="tasks is 7; it must be names of tasks, categories or pat"
+    ):
+        names(7)
 
 
 def test_bad_names_and_numbers(board, suite):
@@ -454,6 +458,22 @@ def test_bad_names_and_numbers(board, suite):
         board["x"]
     with pytest.raises(ValueError, match="reps is 3; it must be at least 20"):
         Leaderboard.of([], suite, reps=3)
+
+
+def test_the_optimum_is_the_end_of_the_scale_and_not_ranked(suite):
+    rows = make_rows(suite, {"optimum": 1.0, "good": 0.5, "bad": 0.1}, ["table-a"])
+    board = Leaderboard.of([check_row(row, suite, "x") for row in rows], suite, reps=20)
+    ranking = board["table-a"]
+    assert ranking.ranked == ("good", "bad")
+    assert len(ranking.pairs) == 1
+    assert "| scale" in text(board)
+    assert "Incomplete" not in text(board, with_tasks=True).split("## table-a")[-1]
+
+
+def test_a_category_of_one_task_has_one_table(suite):
+    rows = [check_row(row, suite, "x") for row in make_rows(suite, {"one": 0.5})]
+    words = text(Leaderboard.of(rows, suite, tasks=["table-a"], reps=20))
+    assert words.count("IQM of scores") == 1
 
 
 def test_tasks_without_reference_values_have_no_scores(suite):
@@ -561,6 +581,11 @@ def test_the_folder_of_the_package_is_not_written(suite, write):
         (["--add", "rows", "random"], "--add and --pack are for the leaderboard: say --leaderboa"),
         (["--tasks", "table-*"], "no algorithm was given; say module:function or a name, or --le"),
         (["--leaderboard", "--pack", "x.jsonl.gz"], "x.jsonl.gz would hold no rows; add some"),
+        (
+            ["--leaderboard", "--jobs", "2"],
+            "--leaderboard runs nothing, so that --jobs says nothing",
+        ),
+        (["--leaderboard", "--seeds", "0"], "runs nothing, so that --seeds says nothing there."),
         (["--leaderboard", "--tasks", "nothing"], "'nothing' is no task of prunebench-v1."),
         (["--leaderboard", "--add", "nowhere"], "nowhere is not there. Pass the folder that the"),
     ],
