@@ -1,6 +1,7 @@
 """The values that the zoo's agents start from: plain data, no code.
 
-They were tuned on short episodes (a dozen steps), on the tuning tasks and seeds of PruneBench.
+They were tuned on short episodes (a dozen steps), on tables and tuning seeds of PruneBench; which
+tasks these were stands on the page of its leaderboard.
 Reward and cost are measured in units of their own, so that they serve problems of any size.
 """
 

@@ -108,6 +108,7 @@ def test_this_is_no_command(monkeypatch):
     for words, expected in (
         (["python", "-m", "prune_gym", "prune"], True),
         (["python", "-X", "dev", "-m", "agents.train"], True),
+        (["python", "-m", "agents.benchmark", "random"], True),
         (["python", "-m", "pytest", "-m", "prune_gym"], False),
     ):
         monkeypatch.setattr(sys, "orig_argv", words)

@@ -299,3 +299,22 @@ def test_registered_ids():
     assert isinstance(env.unwrapped, TablePruneEnv)
     assert isinstance(many.unwrapped, TableVectorEnv)
     assert env.unwrapped.problem is many.unwrapped.problem
+
+
+def test_a_budget_that_the_table_lacks_is_not_measured_first(monkeypatch):
+    monkeypatch.setattr("prune_gym.tables.problem.make_problem", None)
+    with pytest.raises(TableError, match="does not know budget 'latency_ms', but params"):
+        gym.make("prune_gym:PruneTable-v1", budgets={"latency_ms": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("seed", "words"),
+    [
+        ("x", "seed='x': expected a whole number, 2 of them"),
+        ([1, 2, 3], "seed has 3 numbers for 2"),
+    ],
+)
+def test_seeds_of_a_vector_are_checked(seed, words):
+    envs = gym.make_vec("prune_gym:PruneTable-v1", num_envs=2, table="tiny_vgg-shapes-taylor")
+    with pytest.raises(InvalidValueError, match=words):
+        envs.reset(seed=seed)

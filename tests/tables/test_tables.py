@@ -12,7 +12,12 @@ from torch import nn
 
 import prune_gym
 from prune_gym import TabularProblem, load_table, make_problem, make_table, save_table
-from prune_gym.errors import InvalidValueError, NothingFeasibleError, TableError
+from prune_gym.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    NothingFeasibleError,
+    TableError,
+)
 from prune_gym.tables.make import levels_of
 from prune_gym.tables.recipes import RECIPES
 from prune_gym.tables.walk import Walk
@@ -351,3 +356,30 @@ def test_a_file_of_another_table_is_not_gone_on_with(live, tmp_path):
     make_table(live, (0.5, 1.0), partial=partial)
     with pytest.raises(TableError, match=r"t.partial was begun for another table"):
         make_table(live, (0.25, 1.0), partial=partial)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda table: table.number([4, 4, 4]),
+            r"counts=\[4, 4, 4\]: expected \d numbers of filters",
+        ),
+        (lambda table: table.regret([4, 4, 4], 0.5), r"counts=.*: expected \d numbers of filters"),
+        (lambda table: table.regret("abc", 0.5), r"counts='abc': expected \d numbers of filters"),
+        (lambda table: table.front([]), r"budgets=\[\]: give one at least"),
+    ],
+)
+def test_arguments_that_fit_no_table(table, call, words):
+    with pytest.raises(InvalidValueError, match=words):
+        call(table)
+
+
+def test_a_table_is_a_name_or_a_file():
+    with pytest.raises(InvalidTypeError, match="table=3: expected a name, a file, or a PruneTable"):
+        load_table(3)
+
+
+def test_accuracies_cannot_be_changed(table):
+    with pytest.raises(ValueError, match="read-only"):
+        table.right_of(slice(None))[:] = 0
