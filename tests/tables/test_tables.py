@@ -362,10 +362,10 @@ def test_a_file_of_another_table_is_not_gone_on_with(live, tmp_path):
     ("call", "words"),
     [
         (
-            lambda table: table.number([4, 4, 4]),
-            r"counts=\[4, 4, 4\]: expected \d numbers of filters",
+            lambda table: table.number([4, 4, 4, 4]),
+            r"counts=\[4, 4, 4, 4\]: expected \d numbers of filters",
         ),
-        (lambda table: table.regret([4, 4, 4], 0.5), r"counts=.*: expected \d numbers of filters"),
+        (lambda table: table.regret([4, 4], 0.5), r"counts=.*: expected \d numbers of filters"),
         (lambda table: table.regret("abc", 0.5), r"counts='abc': expected \d numbers of filters"),
         (lambda table: table.front([]), r"budgets=\[\]: give one at least"),
     ],
