@@ -51,6 +51,19 @@ def test_seeds_are_many_and_those_for_tuning_are_others():
         assert task.known
 
 
+def test_tuning_tasks_judge_a_table_that_no_judged_task_has():
+    judged, tuned = (
+        {
+            task.problems[part.get("problem", task.training[0])].get("table")
+            for task in tasks.values()
+            for part in task.judged
+        }
+        for tasks in (SUITE.tasks, SUITE.tuning_tasks)
+    )
+    assert tuned == {"tiny_vgg-digits-taylor"}
+    assert tuned.isdisjoint(judged)
+
+
 def test_tables_are_those_that_the_references_were_measured_on(tables):
     for name, table in tables.items():
         assert SUITE.tables[name] == table_digest(table)
