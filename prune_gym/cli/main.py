@@ -69,6 +69,7 @@ def prune(
     precision: options.JudgedIn = "float32",
     finetune_steps: options.FinetuneSteps = None,
     distillation: options.Distillation = 0.0,
+    ema: options.Ema = 0.0,
     hard: options.Hard = False,
     racing: options.Racing = True,
     device: options.Device = "cpu",
@@ -120,7 +121,7 @@ def _search_config(given: Mapping[str, Any]) -> SearchConfig:
     """How to search, from the options."""
     from prune_gym.searches import config
 
-    same = ("algo", "seed", "finetune_steps", "distillation", "hard", "racing")
+    same = ("algo", "seed", "finetune_steps", "distillation", "ema", "hard", "racing")
     return config.SearchConfig(
         env=given["env"] or "",
         timesteps=given["timesteps"] or 0,

@@ -209,6 +209,15 @@ Distillation = Annotated[
         "of the labels, 0 to 1.",
     ),
 ]
+Ema = Annotated[
+    float,
+    number_option(
+        least=0.0,
+        most=0.999999,
+        help="Decay of an exponential moving average of the weights in fine-tuning, which is "
+        "handed over then, e.g. 0.98; 0: the last weights are.",
+    ),
+]
 
 # -- clusters --------------------------------------------------------------------------------------
 

@@ -95,7 +95,7 @@ def _start(
     env = config.env or env_id("layer", problem, config.hard)
     config = replace(config, env=env, timesteps=steps)
     check_config(config, problem)
-    check_fine_tuning(problem, config.finetune_steps, config.distillation)
+    check_fine_tuning(problem, config.finetune_steps, config.distillation, config.ema)
     say_unpruned(problem, console)
     if arguments.get("round_to") == AUTO:
         say(f"filters per group: {multiples_in_words(problem)}", console)

@@ -37,6 +37,7 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
         recovery += f", {problem.get('recovery_steps')} steps"
     share = config.distillation
     distilled = f", {share:g} of the loss by the unpruned network's outputs" if share else ""
+    averaged = f", weights averaged (decay {config.ema:g})" if config.ema else ""
     rows = [
         ("network", f"{network} on {data}"),
         ("limits", "; ".join(_limit(name, metrics) for name in metrics["limits"])),
@@ -49,7 +50,7 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
         ("timesteps", f"{config.timesteps:,}"),
         ("networks evaluated", f"{metrics['evaluations']:,}{_partial(metrics)}"),
         ("kept within the limits", "each network (hard)" if config.hard else "the returned one"),
-        ("fine-tuning", f"{metrics['finetune_steps']:,} steps{distilled}"),
+        ("fine-tuning", f"{metrics['finetune_steps']:,} steps{distilled}{averaged}"),
     ]
     for name, words, default in _PROBLEM:
         value = problem.get(name, default)

@@ -30,6 +30,8 @@ class SearchConfig:
         folder: working directory in which it began; modules of the user's may lie there.
         limits: by budget, as fractions; empty in runs of earlier versions.
         groups: filters by filter group; likewise.
+        ema: decay of the average of weights that fine-tuning hands over; 0 = the last weights.
+        rounds: searches in a row, each of what the one before left, and fine-tuned.
         begun: evaluations that it was begun with, by which its sensitivity scan was made; 0 = as
             many as now.
     """
@@ -47,6 +49,8 @@ class SearchConfig:
     limits: dict[str, float] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
     begun: int = 0
+    ema: float = 0.0
+    rounds: int = 1
 
     @property
     def granularity(self) -> str:

@@ -133,6 +133,7 @@ def complete(
         **_latencies(network, problem),
         "finetune_steps": done.steps,
         "distillation": config.distillation,
+        "ema": config.ema,
         "search_s": searched_s,
         "wall_s": wall_s(),
     }
@@ -209,6 +210,7 @@ def _about(config: SearchConfig, steps: int, masks: Masks) -> dict[str, Any]:
         "steps": steps,
         "seed": config.seed,
         "distillation": config.distillation,
+        **({"ema": config.ema} if config.ema else {}),
     }
 
 
@@ -226,6 +228,7 @@ def _fine_tune(
         steps=steps,
         seed=config.seed,
         distillation=config.distillation,
+        ema=config.ema,
         on_step=on_step,
         state=state,
     )

@@ -28,6 +28,7 @@ from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
     MOST_SEED,
     MOST_STEPS,
+    check_decay,
     check_share,
     whole_number,
 )
@@ -83,6 +84,7 @@ class PrunedNetwork:
         *,
         seed: int = 0,
         distillation: float = 0.0,
+        ema: float = 0.0,
         on_step: OnStep | None = None,
         state: Path | str | None = None,
     ) -> PrunedNetwork:
@@ -95,6 +97,8 @@ class PrunedNetwork:
             steps: optimizer steps.
             seed: of the batches' order and of augmentation.
             distillation: share of the loss that follows the unpruned network, in [0, 1].
+            ema: decay, in [0, 1), of an exponential moving average of the weights, which comes back
+                then; 0 = the last weights do.
             on_step: called with (steps done, loss).
             state: a file (safetensors) in which the training is saved now and then, and when it is
                 stopped; the same call goes on from there. It is removed at the end.
@@ -103,13 +107,14 @@ class PrunedNetwork:
             Stopped: Ctrl-C or SIGTERM, a ``KeyboardInterrupt`` at the end of a step.
         """
         network = copy.deepcopy(self.network)
-        saved = None if state is None else self._training_state(Path(state), steps, seed)
+        saved = None if state is None else self._training_state(Path(state), steps, seed, ema)
         fine_tuned = fine_tune(
             network,
             self.problem,
             steps=whole_number("steps", steps, 0, MOST_STEPS),
             seed=whole_number("seed", seed, 0, MOST_SEED),
             distillation=check_share("distillation", distillation),
+            ema=check_decay("ema", ema),
             on_step=on_step,
             state=saved,
         )
@@ -117,8 +122,9 @@ class PrunedNetwork:
             saved.drop()
         return replace(self, network=network, validation_accuracy=fine_tuned.accuracy)
 
-    def _training_state(self, path: Path, steps: int, seed: int) -> TrainingState:
-        return TrainingState(path, {"network": self.number, "steps": steps, "seed": seed})
+    def _training_state(self, path: Path, steps: int, seed: int, ema: float) -> TrainingState:
+        about = {"network": self.number, "steps": steps, "seed": seed}
+        return TrainingState(path, {**about, **({"ema": ema} if ema else {})})
 
     def save(self, path: Path | str) -> None:
         """Write it to a folder that `prune_gym.load_pruned` reads (safetensors and a plan)."""
@@ -256,6 +262,7 @@ class SearchResult:
         *,
         seed: int = 0,
         distillation: float = 0.0,
+        ema: float = 0.0,
         on_step: OnStep | None = None,
         state: Path | str | None = None,
         candidates: int = 1,
@@ -267,6 +274,8 @@ class SearchResult:
             steps: optimizer steps.
             seed: of the batches' order and of augmentation.
             distillation: share of the loss that follows the unpruned network, in [0, 1].
+            ema: decay, in [0, 1), of an exponential moving average of the weights, which comes back
+                then; 0 = the last weights do.
             on_step: of one candidate.
             state: likewise.
             candidates: so many of the best networks of the front within the limits are trained,
@@ -282,7 +291,7 @@ class SearchResult:
         cluster = as_workers(workers)
         if whole_number("candidates", candidates, 1, MOST_EVALUATIONS) == 1 and cluster is None:
             return self.best.fine_tune(
-                steps, seed=seed, distillation=distillation, on_step=on_step, state=state
+                steps, seed=seed, distillation=distillation, ema=ema, on_step=on_step, state=state
             )
         if on_step is not None or state is not None:
             raise InvalidValueError(
@@ -293,6 +302,7 @@ class SearchResult:
             "steps": whole_number("steps", steps, 0, MOST_STEPS),
             "seed": whole_number("seed", seed, 0, MOST_SEED),
             "distillation": check_share("distillation", distillation),
+            "ema": check_decay("ema", ema),
         }
         untrained = self._best_of_front(candidates)
         if cluster is None:

@@ -43,6 +43,7 @@ from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
     MOST_SEED,
     MOST_STEPS,
+    check_decay,
     check_share,
     whole_number,
 )
@@ -73,6 +74,7 @@ def search(
     resume: bool = False,
     finetune_steps: int | None = None,
     distillation: float = 0.0,
+    ema: float = 0.0,
     on_progress: OnProgress | None = None,
     workers: int | RayWorkers | None = None,
 ) -> SearchResult:
@@ -99,6 +101,7 @@ def search(
             more than 0.01 of accuracy is lost); nothing is fine-tuned here, see
             `SearchResult.fine_tune`.
         distillation: likewise.
+        ema: likewise.
         on_progress: called after every judged network.
         workers: processes of a Ray cluster that judge the networks: how many, or `RayWorkers`;
             None = threads of this process. The networks found are the same.
@@ -149,6 +152,7 @@ def search(
         finetune_steps=steps,
         problem={},
         distillation=check_share("distillation", distillation),
+        ema=check_decay("ema", ema),
         hard=check_flag("hard", hard),
         racing=check_flag("racing", racing),
     )

@@ -46,6 +46,7 @@ class Lesson:
         steps: optimizer steps.
         seed: of the batches' order and of augmentation.
         distillation: share of the loss that follows the unpruned network.
+        ema: decay of the average of weights that is handed over; 0 = the last weights.
     """
 
     masks: Masks
@@ -53,6 +54,7 @@ class Lesson:
     steps: int
     seed: int
     distillation: float
+    ema: float
 
     def answered(self, problem: PruningProblem) -> Trained | Refused:
         """Fine-tune it, in a worker."""
@@ -65,6 +67,7 @@ class Lesson:
                 steps=self.steps,
                 seed=self.seed,
                 distillation=self.distillation,
+                ema=self.ema,
             )
         except Exception as error:  # goes on where it was asked for
             return refused(error)
@@ -78,6 +81,7 @@ def fine_tuned(
     steps: int,
     seed: int,
     distillation: float,
+    ema: float,
 ) -> list[PrunedNetwork]:
     """Have workers fine-tune networks of one problem; those that are given stay as they are.
 
@@ -87,15 +91,16 @@ def fine_tuned(
         steps: see `prune_gym.searches.fine_tuning.fine_tune`.
         seed: likewise.
         distillation: likewise.
+        ema: likewise.
 
     Raises:
         ClusterError: the cluster cannot be used.
         WorkerError: no worker could fine-tune one of them.
     """
     problem = networks[0].problem
-    check_fine_tuning(problem, steps, distillation)
+    check_fine_tuning(problem, steps, distillation, ema)
     lessons = [
-        Lesson(one.masks, pickled(deepcopy(one.network).cpu()), steps, seed, distillation)
+        Lesson(one.masks, pickled(deepcopy(one.network).cpu()), steps, seed, distillation, ema)
         for one in networks
     ]
     trained: list[Trained] = cluster.answers(problem, lessons)

@@ -59,6 +59,14 @@ def check_share(name: str, value: Any) -> float:
     return float(value)
 
 
+def check_decay(name: str, value: Any) -> float:
+    """A number in [0, 1) (raises ValueError)."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0.0 <= value < 1.0:
+        raise InvalidValueError(f"{name}={shown(value)} must be a number of at least 0, below 1.")
+    return float(value)
+
+
 def shown(value: object, longest: int = 60) -> str:
     """The ``repr`` of a value, short enough for one line of an error.
 
