@@ -70,6 +70,7 @@ def prune(
     finetune_steps: options.FinetuneSteps = None,
     distillation: options.Distillation = 0.0,
     ema: options.Ema = 0.0,
+    rounds: options.Rounds = 1,
     hard: options.Hard = False,
     racing: options.Racing = True,
     device: options.Device = "cpu",
@@ -83,18 +84,21 @@ def prune(
 ) -> None:
     """Search for the best network within the budget, fine-tune it, test it, report it."""
     from prune_gym.cli import prune as command
+    from prune_gym.cli import rounds as several
 
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         cluster = cluster_of(context.params, console)
         _refuse_what_does_not_go_together(context)
         if resume is not None:
             how: Any = {"trust": trust, "evaluations": evaluations, "cluster": cluster}
-            command.resume(user_path(resume), timesteps, finish, console, **how)
+            go_on = several.resume if several.are_in(user_path(resume)) else command.resume
+            go_on(user_path(resume), timesteps, finish, console, **how)
             return
         problem = _problem_arguments(context.params, command.environment(env or "PruneVGG-v1"))
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
         config = _search_config(context.params)
-        command.start(config, problem, folder, console, evaluations, cluster)
+        start = several.start if rounds > 1 else command.start
+        start(config, problem, folder, console, evaluations, cluster)
 
 
 def _refuse_what_does_not_go_together(context: typer.Context) -> None:
@@ -121,7 +125,7 @@ def _search_config(given: Mapping[str, Any]) -> SearchConfig:
     """How to search, from the options."""
     from prune_gym.searches import config
 
-    same = ("algo", "seed", "finetune_steps", "distillation", "ema", "hard", "racing")
+    same = ("algo", "seed", "finetune_steps", "distillation", "ema", "rounds", "hard", "racing")
     return config.SearchConfig(
         env=given["env"] or "",
         timesteps=given["timesteps"] or 0,

@@ -18,6 +18,7 @@ from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
     MOST_FILTERS,
     MOST_IMAGES,
+    MOST_ROUNDS,
     MOST_SEED,
     MOST_STEPS,
     MOST_TIMESTEPS,
@@ -207,6 +208,15 @@ Distillation = Annotated[
         most=1.0,
         help="Share of the fine-tuning loss that follows the unpruned network's outputs instead "
         "of the labels, 0 to 1.",
+    ),
+]
+Rounds = Annotated[
+    int,
+    whole_option(
+        least=1,
+        most=MOST_ROUNDS,
+        help="Search and fine-tune so many times in a row, each time in what was left; limits "
+        "fall step by step, and evaluations and steps are shared out.",
     ),
 ]
 Ema = Annotated[

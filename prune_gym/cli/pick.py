@@ -75,6 +75,11 @@ def pick(
     began = time.monotonic()
     folder, config = RunFolder.open(path)
     _check_free(path, out)
+    if config.rounds > 1:
+        raise RunFolderError(
+            f"{path} was pruned in {config.rounds} rounds, of which no network answers for other "
+            "limits; start a new run: prune-gym prune --budget."
+        )
     files = FrontFiles(folder.front, bool(config.problem.get("depth", False)))
     front = files.read(len(folder.read_episodes()))
     if not front:

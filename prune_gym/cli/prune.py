@@ -89,6 +89,22 @@ def _start(
     began: float,
     cluster: RayWorkers | None,
 ) -> None:
+    problem, config = prepared(config, arguments, console, evaluations)
+    with lock_run(path):
+        _run(begin(problem, config, path, cluster=cluster), began, console)
+
+
+def prepared(
+    config: SearchConfig, arguments: dict[str, Any], console: Console, evaluations: int | None
+) -> tuple[PruningProblem, SearchConfig]:
+    """The problem of a new run, and its configuration with environment and timesteps.
+
+    Args:
+        config: see `start`.
+        arguments: of `make_problem`.
+        console: where to say what was loaded.
+        evaluations: see `start`.
+    """
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)
     steps = config.timesteps or (evaluations or EVALUATIONS) * len(problem.groups)
@@ -100,8 +116,7 @@ def _start(
     if arguments.get("round_to") == AUTO:
         say(f"filters per group: {multiples_in_words(problem)}", console)
     check_stop()
-    with lock_run(path):
-        _run(begin(problem, config, path, cluster=cluster), began, console)
+    return problem, config
 
 
 def environment(env_id: str) -> dict[str, Any]:
@@ -273,6 +288,27 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
         raise SystemExit(130)
     metrics["wall_s"] = wall_s()
     write_json(folder.path / "metrics.json", metrics)
+    say_finished(search.problem, config, folder, metrics, page, console)
+
+
+def say_finished(
+    problem: PruningProblem,
+    config: SearchConfig,
+    folder: RunFolder,
+    metrics: dict[str, Any],
+    page: Path,
+    console: Console,
+) -> None:
+    """Print what a run came to, and where it lies.
+
+    Args:
+        problem: of the unpruned network.
+        config: of the run.
+        folder: of the run.
+        metrics: of its network.
+        page: its report.
+        console: where to print.
+    """
     print_result(metrics, console)
     if config.finetune_steps is None and not metrics["finetune_steps"]:
         limits = " ".join(f"--budget {name}={limit:g}" for name, limit in metrics["limits"].items())
@@ -281,7 +317,7 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
             f"prune-gym pick {folder.path} {limits} --finetune-steps {USUAL_STEPS}",
             console,
         )
-    warn_of_loss(search.problem, metrics, console)
+    warn_of_loss(problem, metrics, console)
     console.print(f"report:  {page}")
     say(f"network: {load_call(config.problem.get('network'), repr(str(folder.path)))}", console)
 

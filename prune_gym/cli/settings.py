@@ -50,6 +50,7 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
         ("timesteps", f"{config.timesteps:,}"),
         ("networks evaluated", f"{metrics['evaluations']:,}{_partial(metrics)}"),
         ("kept within the limits", "each network (hard)" if config.hard else "the returned one"),
+        *([("rounds", str(config.rounds))] if config.rounds > 1 else []),
         ("fine-tuning", f"{metrics['finetune_steps']:,} steps{distilled}{averaged}"),
     ]
     for name, words, default in _PROBLEM:

@@ -72,7 +72,7 @@ class SearchConfig:
     @property
     def network_name(self) -> str | None:
         """Registered name of the unpruned network, or ``"module:function"``; None = an object."""
-        name = self.problem.get("network", "small")
+        name = self.problem.get("network", "small") if self.problem else None
         return name if isinstance(name, str) else None
 
     def lengthened(self, timesteps: int) -> SearchConfig:

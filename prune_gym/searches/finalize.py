@@ -31,16 +31,24 @@ TUNED = 3  # networks are fine-tuned at most before a search gives up
 
 
 @dataclass(frozen=True, eq=False)
-class _Finished:
-    """The network to hand over, what it was measured as, and the state to be removed then."""
+class Finished:
+    """A network to hand over, and what is known of it.
+
+    Attributes:
+        masks: its keep masks.
+        network: it, recovered and fine-tuned.
+        scores: metric by name, of it and of the unpruned network.
+        fine_tuned: what came of its fine-tuning.
+        confirmed: what it costs, measured anew.
+        steps: of its fine-tuning.
+    """
 
     masks: Masks
     network: nn.Module
     scores: dict[str, float | None]
     fine_tuned: FineTuned
     confirmed: Confirmation
-    state: TrainingState
-    steps: int  # of the fine-tuning
+    steps: int
 
 
 def finish(
@@ -103,10 +111,34 @@ def complete(
         NothingFeasibleError: none of them keeps the limits when it is measured anew.
         Stopped: a stop was asked for; a fine-tuning that was begun goes on with the next call.
     """
-    searched_s, metric = wall_s(), problem.task.metric
+    searched_s = wall_s()
     state_path = RunFolder(path).fine_tuning
-    done = _first_confirmed(problem, config, in_turn, state_path, on_step)
-    masks, network, scores, confirmed = done.masks, done.network, done.scores, done.confirmed
+    done, state = _first_confirmed(problem, config, in_turn, state_path, on_step)
+    metrics = hand_over(problem, config, done, path, {**told, "search_s": searched_s}, wall_s)
+    state.drop()
+    return metrics
+
+
+def hand_over(
+    problem: PruningProblem,
+    config: SearchConfig,
+    done: Finished,
+    path: Path,
+    told: dict[str, Any],
+    wall_s: Callable[[], float],
+) -> dict[str, Any]:
+    """Test a network that is finished, measure it, and write it and ``metrics.json``.
+
+    Args:
+        problem: of the unpruned network that it is compared with.
+        config: how it was made.
+        done: the network.
+        path: folder for network and ``metrics.json``.
+        told: what else the metrics are to hold.
+        wall_s: see `finish`.
+    """
+    metric, scores, network, masks = problem.task.metric, done.scores, done.network, done.masks
+    confirmed = done.confirmed
     scores.update(_exact_scores(network, problem))
     scores["finetuned_test"] = _test_accuracy(network, problem)
     save_pruned(path, network, problem, masks, config.network_name)
@@ -134,12 +166,10 @@ def complete(
         "finetune_steps": done.steps,
         "distillation": config.distillation,
         "ema": config.ema,
-        "search_s": searched_s,
         "wall_s": wall_s(),
     }
     check_stop()
     write_json(path / "metrics.json", metrics)
-    done.state.drop()
     return metrics
 
 
@@ -149,8 +179,10 @@ def _first_confirmed(
     in_turn: Iterable[Masks],
     path: Path,
     on_step: OnStep,
-) -> _Finished:
+) -> tuple[Finished, TrainingState]:
     """The best network that is within every limit when it is measured anew, fine-tuned.
+
+    Beside it the state of its fine-tuning, which is to be removed when it is written down.
 
     A fine-tuning that was stopped goes on, without measuring the network before it once more.
     """
@@ -167,7 +199,7 @@ def _first_confirmed(
             problem.recover(network, seed=config.seed)
             scores = dict(stopped.notes["scores"])
         else:
-            scores = _dense_scores(problem)
+            scores = dense_scores(problem)
             scores["raw_validation"] = problem.judge(network)
             problem.recover(network, seed=config.seed)
             scores["recovered_validation"] = problem.judge(network)
@@ -184,7 +216,7 @@ def _first_confirmed(
         scores["finetuned_validation"] = fine_tuned.accuracy
         found = confirm(problem, masks, network)
         if found.feasible:
-            return _Finished(masks, network, scores, fine_tuned, found, state, steps)
+            return Finished(masks, network, scores, fine_tuned, found, steps), state
         refused.append(f"after fine-tuning the best network is over a limit: {found}")
         state.drop()
         tuned += 1
@@ -234,7 +266,8 @@ def _fine_tune(
     )
 
 
-def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:
+def dense_scores(problem: PruningProblem) -> dict[str, float | None]:
+    """The metric of the unpruned network on the validation and the test split."""
     return {
         "dense_validation": problem.judge(problem.network),
         "dense_test": _test_accuracy(problem.network, problem),

@@ -45,7 +45,7 @@ class PrunedNetwork:
         network: the compact network, in evaluation mode.
         validation_accuracy: metric of ``network`` on the validation split, in its unit: its
             accuracy, where no other metric was asked for.
-        number: of its evaluation in the search, from 1.
+        number: of its evaluation in the search, from 1; 0 where several searches made it.
         name: registered name of the unpruned network; None where it is an object.
     """
 

@@ -17,6 +17,7 @@ MOST_FILTERS = 1_000_000  # in a filter group
 MOST_ENVS = 65_536
 MOST_THREADS = 4_096
 MOST_WORKERS = 4_096  # processes of a cluster
+MOST_ROUNDS = 100  # of searching and fine-tuning
 MOST_SEED = 2**31 - 1  # what numpy, torch and the agents all take, with room for sums
 LEARNING_RATES = (1e-9, 100.0)
 
