@@ -15,12 +15,8 @@ from rich.console import Console
 from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, CommandSpec, as_budget
 from prune_gym.cli.console import progress_bar
-from prune_gym.cli.prune import (
-    finetuning_bar,
-    importing,
-    print_result,
-    problem_of,
-)
+from prune_gym.cli.display import finetuning_bar
+from prune_gym.cli.prune import importing, print_result, problem_of
 from prune_gym.cli.remarks import warn_of_loss
 from prune_gym.errors import (
     InvalidValueError,

@@ -14,14 +14,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress as BarProgress
-from rich.progress import TaskID
 from rich.table import Table
 
 from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, amount
 from prune_gym.cli.cluster import in_cluster
-from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, say_words, time_left
+from prune_gym.cli.console import progress_bar, say_words
+from prune_gym.cli.display import SearchDisplay, finetuning_bar
 from prune_gym.cli.remarks import say_unpruned, warn_of_loss
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
 from prune_gym.cluster.workers import RayWorkers
@@ -42,8 +41,7 @@ from prune_gym.problem.trust import check_trust, load_call, named_code
 from prune_gym.searches.algorithms import check_algorithm, check_config
 from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.finalize import finish
-from prune_gym.searches.fine_tuning import USUAL_STEPS, OnStep, check_fine_tuning, words_of
-from prune_gym.searches.progress import Progress
+from prune_gym.searches.fine_tuning import USUAL_STEPS, check_fine_tuning, words_of
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, how_to_go_on
@@ -320,63 +318,6 @@ def say_finished(
     warn_of_loss(problem, metrics, console)
     console.print(f"report:  {page}")
     say(f"network: {load_call(config.problem.get('network'), repr(str(folder.path)))}", console)
-
-
-def finetuning_bar(progress: BarProgress, steps: int | None) -> OnStep:
-    """Show the steps of a fine-tuning, once it has begun, by a bar, or lines now and then.
-
-    Args:
-        progress: where the bar is.
-        steps: how many there are to be; None = as many as usual.
-    """
-    steps = USUAL_STEPS if steps is None else steps
-    task: TaskID | None = None
-    began = said = time.monotonic()
-
-    def on_step(step: int, loss: float) -> None:
-        nonlocal said, task
-        if task is None:
-            task = progress.add_task("fine-tuning", total=steps, detail="")
-        progress.update(task, completed=step, detail=f"loss {loss:.3f}")
-        now = time.monotonic()
-        if not is_live(progress.console) and now - said > LINE_EVERY_S:
-            said = now
-            left = time_left((steps - step) * (now - began) / step)
-            say(f"fine-tuning {step}/{steps}  loss {loss:.3f}  {left}", progress.console)
-
-    return on_step
-
-
-class SearchDisplay:
-    """Live progress of a search: a bar in a terminal, a line now and then elsewhere."""
-
-    def __init__(self, search: Search, bars: BarProgress, console: Console) -> None:
-        self.bars, self.console = bars, console
-        self.total = search.evaluations
-        self.task = bars.add_task("searching", total=self.total, detail="")
-        name = search.problem.task.metric.name
-        self.metric = "" if name == "accuracy" else f"{name} "
-        self.began = self.said = time.monotonic()
-        self.already = search.progress.evaluations
-        bars.update(self.task, completed=self.already)
-
-    def update(self, progress: Progress) -> None:
-        """Show the state after one more evaluated network."""
-        done, best = progress.evaluations, progress.best_accuracy
-        detail = (
-            f"{'none feasible yet' if best is None else f'best {self.metric}{best:.4g}'}  "
-            f"cost {progress.recent_cost:.3f}/{progress.cost_limit:.4g}"
-        )
-        if not math.isnan(progress.multiplier):
-            detail += f"  multiplier {progress.multiplier:.2f}"
-        if progress.remembered:
-            detail += f"  known {progress.remembered}"
-        self.bars.update(self.task, completed=done, detail=detail)
-        now = time.monotonic()
-        if not is_live(self.console) and now - self.said > LINE_EVERY_S:
-            self.said = now
-            left = (self.total - done) * (now - self.began) / max(1, done - self.already)
-            say(f"{done}/{self.total}  {detail}  {time_left(max(0.0, left))}", self.console)
 
 
 def _say_stopped(result: SearchResult, folder: RunFolder, console: Console) -> None:

@@ -14,13 +14,8 @@ from rich.progress import Progress as BarProgress
 
 from prune_gym.cli.cluster import in_cluster
 from prune_gym.cli.console import progress_bar
-from prune_gym.cli.prune import (
-    SearchDisplay,
-    finetuning_bar,
-    prepared,
-    problem_of,
-    say_finished,
-)
+from prune_gym.cli.display import SearchDisplay, finetuning_bar
+from prune_gym.cli.prune import prepared, problem_of, say_finished
 from prune_gym.cli.report import write_report
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import (
