@@ -246,12 +246,17 @@ def _one_round(
             rounds=1,
         )
         search = begin(problem, own, place.path, cluster=cluster)
-    on_step = (lambda step, loss: None) if show is None else show(number, search)
+    on_step = (show or _silent)(number, search)
     before = wall_s()
     result = search.run()
     if result.stopped:
         raise Stopped
     return finish(result, place.path, wall_s=lambda: wall_s() - before, on_step=on_step)
+
+
+def _silent(number: int, search: Search) -> OnStep:
+    """Show nothing."""
+    return lambda step, loss: None
 
 
 def _limits(
