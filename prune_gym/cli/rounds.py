@@ -29,7 +29,7 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.algorithms import check_algorithm
 from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.fine_tuning import USUAL_STEPS, OnStep
-from prune_gym.searches.rounds import check_in_rounds, in_rounds, written_config
+from prune_gym.searches.rounds import check_in_rounds, in_rounds
 from prune_gym.searches.run_folder import RunFolder, how_to_go_on
 from prune_gym.searches.search import Search, lock_run
 from prune_gym.utils.files import write_json
@@ -55,7 +55,7 @@ def start(
         problem, config = prepared(config, arguments, console, evaluations)
         check_in_rounds(problem, config)
         with lock_run(path):
-            config = written_config(config, problem)
+            config = config.of(problem)
             folder = RunFolder.create(path, config)
             _run(problem, config, folder, began, console, cluster)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from prune_gym import ENVIRONMENTS
@@ -10,6 +11,8 @@ from prune_gym.budgets import budgets_from_json, budgets_to_json
 from prune_gym.errors import InvalidValueError, RunFolderError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES, SCANNING
+
+MEASURED = ("batch_size", "unpruned_values")  # arguments of `make_problem` that a run keeps
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,19 @@ class SearchConfig:
         if self.algo in BASELINES:
             return self.algo in SCANNING
         return self.decision == "prior"
+
+    def of(self, problem: PruningProblem) -> SearchConfig:
+        """The same with what it has to know of its problem, and of where it begins."""
+        config = self
+        if problem.arguments is not None:
+            # whoever goes on with the run judges in the same batches, and by the same limits
+            unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
+            found = (problem.evaluator.validation.batch_size, unpruned)
+            fixed = dict(zip(MEASURED, found, strict=True))
+            config = replace(config, problem={**problem.arguments, **fixed})
+        groups = {group.name: group.n_filters for group in problem.groups}
+        limits = dict(zip(problem.names, problem.limits, strict=True))
+        return replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
 
     def check_same(self, problem: PruningProblem) -> None:
         """Raise RunFolderError unless a problem is the one that was searched."""

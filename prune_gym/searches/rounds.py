@@ -26,7 +26,7 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import load_pruned, read_plan
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.algorithms import check_algorithm, check_config
-from prune_gym.searches.config import SearchConfig
+from prune_gym.searches.config import MEASURED, SearchConfig
 from prune_gym.searches.finalize import Finished, dense_scores, finish, hand_over
 from prune_gym.searches.fine_tuning import USUAL_STEPS, FineTuned, OnStep, check_fine_tuning
 from prune_gym.searches.remeasure import confirm
@@ -92,7 +92,9 @@ def search_in_rounds(
     folder = RunFolder(user_path(out))
     rounds = whole_number("rounds", rounds, 1, MOST_ROUNDS)
     check_algorithm(algo)
-    first = make_problem(**problem)
+    before = RunFolder.open(folder.path)[1] if (folder.path / "config.json").is_file() else None
+    measured = {} if before is None else {name: before.problem.get(name) for name in MEASURED}
+    first = make_problem(**{**measured, **problem})
     config = SearchConfig(
         env=env_id("layer", first, check_flag("hard", hard)),
         algo=algo,
@@ -107,16 +109,14 @@ def search_in_rounds(
         rounds=rounds,
     )
     check_in_rounds(first, config)
-    config = written_config(config, first)
+    config = config.of(first)
+    if before is not None and replace(config, folder=before.folder) != before:
+        raise InvalidValueError(
+            f"out={str(out)!r} holds a run with other settings; give the same ones, or another "
+            "folder."
+        )
     with lock_run(folder.path):
-        if (folder.path / "config.json").is_file():
-            _, before = RunFolder.open(folder.path)
-            if before.to_json() != config.to_json():
-                raise InvalidValueError(
-                    f"out={str(out)!r} holds a run with other settings; give the same ones, or "
-                    "another folder."
-                )
-        else:
+        if before is None:
             RunFolder.create(folder.path, config)
         began, cluster = time.monotonic(), as_workers(workers)
         in_rounds(first, problem, config, folder, lambda: time.monotonic() - began, cluster=cluster)
@@ -153,17 +153,6 @@ def check_in_rounds(problem: PruningProblem, config: SearchConfig) -> None:
             f"evaluations={evaluations} is too few for rounds={rounds}: each round judges one "
             f"network at least; give at least {rounds}."
         )
-
-
-def written_config(config: SearchConfig, problem: PruningProblem) -> SearchConfig:
-    """The configuration of a run in rounds, with what it has to know of its problem."""
-    if problem.arguments is not None:
-        unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
-        fixed = {"batch_size": problem.evaluator.validation.batch_size, "unpruned_values": unpruned}
-        config = replace(config, problem={**problem.arguments, **fixed})
-    groups = {group.name: group.n_filters for group in problem.groups}
-    limits = dict(zip(problem.names, problem.limits, strict=True))
-    return replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
 
 
 def in_rounds(

@@ -193,14 +193,7 @@ def begin(
         RunFolder.check_free(out)
     check_algorithm(config.algo)
     check_config(config, problem)
-    if problem.arguments is not None:
-        # whoever goes on with the run judges in the same batches, and by the same limits
-        unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
-        fixed = {"batch_size": problem.evaluator.validation.batch_size, "unpruned_values": unpruned}
-        config = replace(config, problem={**problem.arguments, **fixed})
-    groups = {group.name: group.n_filters for group in problem.groups}
-    limits = dict(zip(problem.names, problem.limits, strict=True))
-    config = replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
+    config = config.of(problem)
     config = replace(config, begun=max(1, config.timesteps // len(problem.groups)))
     folder = None if out is None else RunFolder.create(out, config)
     return Search(problem, config, folder, on_progress, cluster)
