@@ -225,7 +225,7 @@ Ema = Annotated[
         least=0.0,
         most=0.999999,
         help="Decay of an exponential moving average of the weights in fine-tuning, which is "
-        "handed over then, e.g. 0.98; 0: the last weights are.",
+        "handed over then, e.g. 0.9; 0: the last weights are.",
     ),
 ]
 
