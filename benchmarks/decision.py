@@ -35,7 +35,7 @@ from prune_gym.problem.outcome import OutcomeMemory
 RESULTS = Path(__file__).parent / "results" / "decision.json"
 WEIGHTS = Path(__file__).parent / "weights"
 SEARCHES = (
-    *("ppo_lag", "evolution", "cmaes", "cem", "random", "uniform"),
+    *("ppo_lag", "bayesian", "evolution", "cmaes", "cem", "random", "uniform"),
     *("scan", "lamp", "equal_width"),
 )
 

@@ -17,6 +17,7 @@ kind: those that are counted need no network, the others are measured a few time
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
@@ -169,10 +170,14 @@ class Allocation:
         counts = self.rounded(self.widths(place))
         return self.filled(counts, self.widths(place), limits) if self.is_known else counts
 
-    def _fits(self, counts: Counts, limits: NDArray[np.float64]) -> bool:
-        """Whether the limits of all known budgets hold."""
-        costs = self.problem.counted_costs(counts)
-        return bool((costs <= limits)[self.known].all())
+    @cached_property
+    def _next(self) -> Counts:
+        """The next larger number that can stay, by group and number: (n_groups, largest + 1)."""
+        found = np.zeros((len(self.keepable), int(self.problem.sizes.max()) + 1), dtype=np.int64)
+        for group, own in enumerate(self.keepable):
+            for less, more in itertools.pairwise(own.tolist()):
+                found[group, less:more] = more
+        return found
 
     def filled(self, counts: Counts, wanted: Widths, limits: Limits) -> Counts:
         """Numbers of filters with what is left of the limits used up.
@@ -180,41 +185,58 @@ class Allocation:
         The group that is furthest below its wish gets its next step first, as long as one fits.
 
         Args:
-            counts: (n_groups,) filters, within the limits.
-            wanted: (n_groups,) widths; groups grow in proportion to them.
+            counts: (..., n_groups) filters, within the limits.
+            wanted: (..., n_groups) widths; groups grow in proportion to them.
             limits: (n_budgets,) costs; those of known budgets are looked at.
+
+        Returns:
+            (..., n_groups) filters.
         """
-        within, counts = np.asarray(limits), counts.copy()
-        is_open = counts < self.problem.sizes
-        while is_open.any():
-            group = int(np.argmin(np.where(is_open, counts / wanted, np.inf)))
-            own = self.keepable[group]
-            more = counts.copy()
-            more[group] = own[np.searchsorted(own, counts[group], side="right")]
-            if self._fits(more, within):
-                counts = more
-                is_open[group] = counts[group] < self.problem.sizes[group]
-            else:
-                is_open[group] = False
-        return counts
+        sizes, within = self.problem.sizes, np.asarray(limits)[self.known]
+        found: Counts = np.array(counts).reshape(-1, len(sizes))
+        wishes = np.broadcast_to(wanted, counts.shape).reshape(found.shape)
+        is_open = found < sizes
+        rows = np.flatnonzero(is_open.any(axis=-1))
+        while rows.size:
+            own, among = found[rows], np.arange(rows.size)
+            shares = np.where(is_open[rows], own / wishes[rows], np.inf)
+            group = shares.argmin(axis=-1)
+            own[among, group] = self._next[group, own[among, group]]
+            costs = self.problem.counted_costs(own)[..., self.known]
+            fits = (costs <= within).all(axis=-1)
+            found[rows[fits]] = own[fits]
+            is_open[rows, group] = fits & (own[among, group] < sizes[group])
+            rows = rows[is_open[rows].any(axis=-1)]
+        filled: Counts = found.reshape(counts.shape)
+        return filled
 
     def fitted(self, wanted: Widths, limits: Limits) -> Counts:
         """Numbers of filters in proportion to widths, scaled until they fit, then filled up.
 
         Args:
-            wanted: (n_groups,) above 0.
+            wanted: (..., n_groups) above 0.
             limits: (n_budgets,) costs; where one is not known, numbers are rounded and no more.
+
+        Returns:
+            (..., n_groups) filters.
         """
         if not self.is_known:
-            return np.array([self.nearest(group, n) for group, n in enumerate(wanted.tolist())])
+            columns = [
+                own[np.abs(own - wanted[..., group, None]).argmin(axis=-1)]
+                for group, own in enumerate(self.keepable)
+            ]
+            return np.stack(columns, axis=-1)
         within = np.asarray(limits)
-        low, high = -12.0, 12.0  # logarithms of scales
-        for _ in range(4):
-            scales = np.linspace(low, high, 33)
-            rows = self.rounded(np.minimum(wanted * np.exp(scales)[:, None], self.problem.sizes))
-            last = last_within(self.problem.counted_costs(rows), within)
-            low, high = scales[last], scales[min(last + 1, len(scales) - 1)]
-        return self.filled(rows[last], wanted, limits)
+        low, high = np.full(wanted.shape[:-1], -12.0), np.full(wanted.shape[:-1], 12.0)
+        for _ in range(4):  # they are logarithms of scales
+            scales = np.linspace(low, high, 33, axis=-1)
+            widths = wanted[..., None, :] * np.exp(scales)[..., None]
+            rows = self.rounded(np.minimum(widths, self.problem.sizes))
+            last = last_within(self.problem.counted_costs(rows), within)[..., None]
+            low = np.take_along_axis(scales, last, axis=-1)[..., 0]
+            high = np.take_along_axis(scales, np.minimum(last + 1, 32), axis=-1)[..., 0]
+        found: Counts = np.take_along_axis(rows, last[..., None], axis=-2)[..., 0, :]
+        return self.filled(found, wanted, limits)
 
     def left(self, counts: Counts, n_decided: int, limits: Limits) -> Widths:
         """Widths of the groups that are still open, so that they use up what is left.
@@ -231,7 +253,7 @@ class Allocation:
 
         def last(rows: Widths) -> int:
             rows[:, :n_decided] = counts[:n_decided]
-            return last_within(self._costs(rows), within)
+            return int(last_within(self._costs(rows), within))
 
         row = min(last(self._rows.copy()), ROWS - 2)
         finer = self.widths((row + np.linspace(0.0, 1.0, FINER)) / (ROWS - 1))
@@ -291,11 +313,11 @@ class Allocation:
         return fits, uses_up
 
 
-def last_within(costs: NDArray[np.float64], limits: NDArray[np.float64]) -> int:
-    """The last row of rising costs, (n, n_budgets), before one is over a limit; 0 at least."""
-    over = np.any(costs > limits, axis=-1)
-    first = int(over.argmax())
-    return max(first - 1, 0) if over[first] else len(costs) - 1
+def last_within(costs: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The last row of rising costs, (..., n, n_budgets), before one is over a limit; 0 at least."""
+    fits = np.logical_and.accumulate((costs <= limits).all(axis=-1), axis=-1)
+    found: NDArray[np.int64] = np.maximum(fits.sum(axis=-1) - 1, 0)
+    return found
 
 
 def largest_within(

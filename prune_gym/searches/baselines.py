@@ -3,8 +3,9 @@
 Each gets as many network evaluations as the agent. Three of them only see accuracy and cost
 (`uniform`, `random`, `cem`); the others know the budgets that are counted, as the agents' own
 environment does, and use them up: `equal_width` and `lamp` judge one network, `scan` the networks
-of the sensitivity scan and the one that follows from them, `evolution` and `cmaes` go on from
-there. Where a budget is measured or not monotone, they are led to the limit by what they are told.
+of the sensitivity scan and the one that follows from them, `evolution`, `cmaes` and `bayesian` go
+on from there. Where a budget is measured or not monotone, they are led to the limit by what they
+are told.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from prune_gym.problem.feasibility import Costs, feasible_ratios
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.sensitivity import Judged, scanning
 from prune_gym.pruning.masks import Masks, kept_per_group, top_mask
+from prune_gym.searches.surrogate import Surrogate
 from prune_gym.tables.problem import TabularProblem
 from prune_gym.utils.registry import Registry
 
@@ -32,10 +34,10 @@ Proposer: TypeAlias = Generator[list[Masks], Judged, None]
 Limits: TypeAlias = Sequence[float]  # (n_budgets,)
 
 BATCH = 8  # judged side by side
-SCANNING = ("scan", "evolution", "cmaes")  # begin with the sensitivity scan
+SCANNING = ("scan", "evolution", "cmaes", "bayesian")  # begin with the sensitivity scan
 OFFSPRING = 4
 STEP = 0.3  # standard deviation of the logarithm of kept filters
-TRIES = 5  # networks of the allocation at most, where it is over a limit when it is measured
+TRIES = 5  # networks of the allocation at most, where it is over a measured limit
 SMALLER, SMALLEST = 0.95, 1e-3  # of the limit, each time; the smallest limit
 
 # a problem, evaluations, a generator of random numbers, and limits, (n_budgets,); those that scan,
@@ -203,7 +205,7 @@ def evolution(
     while left > 0:
         n_children = min(OFFSPRING, left)
         steps = STEP * generator.standard_normal((n_children, counts.size))
-        children = [allocation.fitted(_moved(counts, step), limits) for step in steps]
+        children = allocation.fitted(_moved(counts, steps), limits)
         judged = yield [problem.masks_of(child) for child in children]
         top = max(range(n_children), key=lambda index: rank(judged[index]))
         if rank(judged[top]) >= best:
@@ -242,9 +244,8 @@ def cmaes(
         size = min(search.population_size, left)
         points = [search.ask() for _ in range(search.population_size)]
         asked = points[:size]
-        children = [
-            allocation.fitted(_moved(prior, point[: prior.size]), limits) for point in asked
-        ]
+        steps = np.array([point[: prior.size] for point in asked])
+        children = allocation.fitted(_moved(prior, steps), limits)
         judged = yield [problem.masks_of(child) for child in children]
         left -= size
         if size < len(points):
@@ -253,6 +254,34 @@ def cmaes(
         search.tell(list(zip(points, losses, strict=True)))
         if search.should_stop():
             search = anew()
+
+
+@BASELINES.register
+def bayesian(
+    problem: PruningProblem,
+    evaluations: int,
+    generator: np.random.Generator,
+    limits: Limits,
+    begun: int,
+) -> Proposer:
+    """Bayesian optimisation around the scan's network: a Gaussian process chooses among steps.
+
+    Candidates are log-normal steps from the best networks so far, scaled until they fit. A Gaussian
+    process over the numbers of filters, which learns from every network, the scan's included, says
+    of which most is expected; those are filled up to the limit and judged, four at a time. Where
+    budgets are measured, another one learns costs (`prune_gym.searches.surrogate`).
+    """
+    limit = limits[0] if len(limits) == 1 else 1.0  # several costs are told as shares of limits
+    surrogate = Surrogate(None if Allocation.without_scan(problem).is_known else limit)
+    allocation, left = yield from surrogate.noting(_scanned(problem, evaluations, begun))
+    *_, left = yield from surrogate.noting(_first_within(allocation, limits, left))
+    while left > 0:
+        n = min(OFFSPRING, left)
+        wanted = surrogate.candidates(generator)
+        children = surrogate.chosen(allocation.fitted(wanted, limits), n, generator)
+        judged = yield [problem.masks_of(child) for child in children]
+        surrogate.note(children, judged)
+        left -= len(children)
 
 
 def _moved(counts: Counts, steps: NDArray[np.float64]) -> Widths:

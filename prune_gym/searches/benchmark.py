@@ -135,6 +135,11 @@ def cmaes(make_env: MakeEnv, seed: int, budget: int) -> Plan | None:
     return baseline("cmaes", make_env, budget, seed)
 
 
+def bayesian(make_env: MakeEnv, seed: int, budget: int) -> Plan | None:
+    """Bayesian optimisation around the scan's network, by a Gaussian process."""
+    return baseline("bayesian", make_env, budget, seed)
+
+
 # -- one network -----------------------------------------------------------------------------------
 
 

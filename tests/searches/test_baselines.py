@@ -14,7 +14,7 @@ from prune_gym.problem.sensitivity import scan_counts
 from prune_gym.pruning.masks import kept_per_group
 from prune_gym.searches.baselines import TRIES, _first_within, baseline, prior
 
-KNOWING = ("equal_width", "lamp", "scan", "evolution", "cmaes")
+KNOWING = ("equal_width", "lamp", "scan", "evolution", "cmaes", "bayesian")
 KINDS = {
     "params": {"budgets": {"params": 0.4}},
     "two": {"budgets": {"params": 0.6, "macs": 0.5}},
@@ -141,7 +141,7 @@ def test_lamp_takes_the_filters_that_a_table_has():
 
 def test_searches_begin_with_the_scan_and_its_network(problems):
     problem = problems["params"]
-    for name in ("scan", "evolution", "cmaes"):
+    for name in ("scan", "evolution", "cmaes", "bayesian"):
         scanned, later = judged_of(name, problem)
         plan = scan_counts(problem, 20)
         assert [kept_per_group(m).tolist() for m, _ in scanned] == [c.tolist() for c in plan]
@@ -153,6 +153,19 @@ def test_evolution_goes_on_from_the_best(problems):
     _, later = judged_of("evolution", problem, 60)
     best = [outcome.accuracy for _, outcome in later]
     assert max(best) >= best[0]
+
+
+def test_bayesian_optimisation_judges_no_network_twice(default_problem):
+    _, later = judged_of("bayesian", default_problem, 24)
+    assert len({tuple(kept_per_group(masks)) for masks, _ in later}) == len(later)
+
+
+def test_bayesian_optimisation_learns_what_a_measured_budget_costs():
+    problem = tiny.make_tiny(budgets={parameters: 0.4})
+    _, later = judged_of("bayesian", problem, 60)
+    costs = np.array([outcome.cost for _, outcome in later[-20:]])
+    assert (costs <= 0.4).mean() > 0.6
+    assert costs.max() > 0.3  # and uses it up
 
 
 def test_equal_width_keeps_the_same_number_in_every_group(default_problem):
@@ -192,7 +205,7 @@ def test_the_library_of_cmaes_is_named_where_it_is_missing(tiny_problem, monkeyp
 # -- in a search -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algo", ["evolution", "ppo_lag", "scan"])
+@pytest.mark.parametrize("algo", ["evolution", "bayesian", "ppo_lag", "scan"])
 @pytest.mark.parametrize("evaluations", [1, 2, 5, 30])
 def test_a_search_of_few_networks(algo, evaluations):
     result = search(tiny.make_tiny(), algo, evaluations=evaluations)
