@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -69,11 +70,13 @@ def main() -> None:
     rows = json.loads(asked.out.read_text())["rows"] if asked.out.is_file() else []
     for name in [] if asked.show else asked.problems:
         bench = Bench(name, asked.data, asked.images, asked.epochs)
-        for part, n, what in (
-            ("tuned", asked.networks, bench.tuned),
-            *((f"{steps} steps", asked.networks, partial(bench.trained, steps)) for steps in STEPS),
+        n = asked.networks
+        parts: list[tuple[str, int, Callable[[int], Row]]] = [
+            ("tuned", n, bench.tuned),
+            *((f"{steps} steps", n, partial(bench.trained, steps)) for steps in STEPS),
             ("tuned again", asked.again, partial(bench.tuned, seed=1)),
-        ):
+        ]
+        for part, n, what in parts:
             for number in range(n):
                 key = {**bench.key, "network": number, "part": part}
                 if not any(key.items() <= row.items() for row in rows):
@@ -106,7 +109,8 @@ class Bench:
     @cached_property
     def teacher(self) -> torch.Tensor:
         """Outputs of the dense network on the validation split, (n, n_classes)."""
-        return self.problem.evaluator.validation.logits(self.problem.network)
+        found: torch.Tensor = self.problem.evaluator.validation.logits(self.problem.network)
+        return found
 
     def masks(self, number: int) -> Masks:
         """Keep masks of a network."""
@@ -117,7 +121,8 @@ class Bench:
         else:
             steps = STEP * generator.standard_normal(len(problem.sizes))
             wanted = allocation.counts() * np.exp(steps)
-        return problem.masks_of(allocation.fitted(wanted, problem.limits))
+        found: Masks = problem.masks_of(allocation.fitted(wanted, problem.limits))
+        return found
 
     def tuned(self, number: int, seed: int = 0) -> Row:
         """Score a network as it is judged without training, fine-tune it, and test it."""

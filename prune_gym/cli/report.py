@@ -128,7 +128,7 @@ def _page(
         names = ", ".join(f"<code>{html.escape(name)}</code>" for name in gone)
         body.append(f"<p>Residual blocks went whole; gone are {names}.</p>")
     if "rounds" in metrics:
-        body += ["<h2>Rounds</h2>", _table(_ROUNDS, _rounds_rows(metrics))]
+        body += ["<h2>Rounds</h2>", _table(list(_ROUNDS), _rounds_rows(metrics))]
     for name, title, words in _PICTURES:
         if name not in pictures:
             continue

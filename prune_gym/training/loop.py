@@ -164,7 +164,8 @@ class Training:
         network.train()
         self._average: AveragedModel | None = None
         if recipe.ema:
-            self._average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+            rule = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+            self._average = AveragedModel(network, multi_avg_fn=rule)
 
     def step(self) -> torch.Tensor:
         """Take one optimizer step; the loss comes back detached, (), on the device."""
