@@ -127,6 +127,8 @@ def _page(
     if gone:
         names = ", ".join(f"<code>{html.escape(name)}</code>" for name in gone)
         body.append(f"<p>Residual blocks went whole; gone are {names}.</p>")
+    if "rounds" in metrics:
+        body += ["<h2>Rounds</h2>", _table(list(_ROUNDS), _rounds_rows(metrics))]
     for name, title, words in _PICTURES:
         if name not in pictures:
             continue
@@ -149,6 +151,25 @@ def _page(
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
         f"<body>{''.join(body)}</body></html>\n"
     )
+
+
+_ROUNDS = (
+    *("round", "at most", "networks evaluated", "fine-tuning, steps"),
+    *("validation, recovered", "validation, fine-tuned"),
+)
+
+
+def _rounds_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row per round; its limits are relative to the network that it began with."""
+    rows = []
+    for row in metrics["rounds"]:
+        limits = (
+            f"{name} {limit:.4g} of what it began with" for name, limit in row["limits"].items()
+        )
+        scores = (share_or_score(metric_of(metrics), score) for score in row["validation"].values())
+        counts = f"{row['evaluations']:,}", f"{row['finetune_steps']:,}"
+        rows.append((str(row["round"]), "; ".join(limits), *counts, *scores))
+    return rows
 
 
 _PICTURES = (

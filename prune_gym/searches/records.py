@@ -94,6 +94,8 @@ class Config(Record):
     limits: dict[Text, _Share] = Field(default_factory=dict)
     groups: dict[Text, Annotated[int, Field(ge=1, le=2**40)]] = Field(default_factory=dict)
     begun: Whole = 0
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    rounds: Count = 1
 
 
 class _State(Record):

@@ -43,6 +43,7 @@ from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
     MOST_SEED,
     MOST_STEPS,
+    check_decay,
     check_share,
     whole_number,
 )
@@ -73,6 +74,7 @@ def search(
     resume: bool = False,
     finetune_steps: int | None = None,
     distillation: float = 0.0,
+    ema: float = 0.0,
     on_progress: OnProgress | None = None,
     workers: int | RayWorkers | None = None,
 ) -> SearchResult:
@@ -99,6 +101,7 @@ def search(
             more than 0.01 of accuracy is lost); nothing is fine-tuned here, see
             `SearchResult.fine_tune`.
         distillation: likewise.
+        ema: likewise.
         on_progress: called after every judged network.
         workers: processes of a Ray cluster that judge the networks: how many, or `RayWorkers`;
             None = threads of this process. The networks found are the same.
@@ -149,6 +152,7 @@ def search(
         finetune_steps=steps,
         problem={},
         distillation=check_share("distillation", distillation),
+        ema=check_decay("ema", ema),
         hard=check_flag("hard", hard),
         racing=check_flag("racing", racing),
     )
@@ -189,14 +193,7 @@ def begin(
         RunFolder.check_free(out)
     check_algorithm(config.algo)
     check_config(config, problem)
-    if problem.arguments is not None:
-        # whoever goes on with the run judges in the same batches, and by the same limits
-        unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
-        fixed = {"batch_size": problem.evaluator.validation.batch_size, "unpruned_values": unpruned}
-        config = replace(config, problem={**problem.arguments, **fixed})
-    groups = {group.name: group.n_filters for group in problem.groups}
-    limits = dict(zip(problem.names, problem.limits, strict=True))
-    config = replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
+    config = config.of(problem)
     config = replace(config, begun=max(1, config.timesteps // len(problem.groups)))
     folder = None if out is None else RunFolder.create(out, config)
     return Search(problem, config, folder, on_progress, cluster)

@@ -1,0 +1,171 @@
+"""Rounds: searches in a row, each in what the one before left, and one network of them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import prune_gym
+from prune_gym.errors import InvalidValueError, RunFolderError
+from prune_gym.searches import fine_tuning
+from prune_gym.searches.rounds import search_in_rounds
+from prune_gym.searches.several import Trainer
+from prune_gym.utils.stopping import Stopped
+
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to one process")
+ASKED = {"algo": "evolution", "evaluations": 13, "finetune_steps": 5}
+
+
+def pruned(out, rounds=2, **other):
+    """A network that was pruned in rounds, of the small VGG."""
+    problem = {"network": tiny.build("vgg"), "dataset": tiny.cli_dataset()}
+    return search_in_rounds(
+        rounds, out, **{"budgets": {"params": 0.4}, **problem, **ASKED, **other}
+    )
+
+
+def test_the_network_is_the_unpruned_ones_within_its_limits(tmp_path):
+    found = pruned(tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    rows = run["rounds"]
+    assert found.costs["params"] == run["costs"]["params"] <= 0.4
+    assert [row["evaluations"] for row in rows] == [7, 6]
+    assert [row["finetune_steps"] for row in rows] == [3, 2]
+    assert (run["evaluations"], run["finetune_steps"]) == (13, 5)
+    assert rows[0]["limits"]["params"] == pytest.approx(0.4**0.5)
+    assert rows[0]["costs"]["params"] * rows[1]["limits"]["params"] == pytest.approx(0.4)
+    whole = prune_gym.count("params", found.problem.network, found.problem.example)
+    assert prune_gym.count("params", found.network, found.problem.example) <= 0.4 * whole
+    assert run["accuracy"]["finetuned_validation"] == found.validation_accuracy
+    assert found.problem.judge(found.network) == found.validation_accuracy
+    # shapes of what its masks keep of the unpruned network, weights of its own
+    expected = found.problem.compact(found.masks).state_dict()
+    state = found.network.state_dict()
+    assert {name: tensor.shape for name, tensor in state.items()} == {
+        name: tensor.shape for name, tensor in expected.items()
+    }
+    loaded = prune_gym.load_pruned(tmp_path / "run", found.problem.network).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.items())
+
+
+def test_each_round_keeps_of_what_the_one_before_kept(tmp_path):
+    found = pruned(tmp_path / "run", rounds=3, evaluations=9, finetune_steps=3)
+    plans = [
+        json.loads((tmp_path / "run" / f"round-{number}" / "plan.json").read_text())["groups"]
+        for number in (1, 2, 3)
+    ]
+    for group, mask in enumerate(found.masks):
+        rows = np.arange(len(mask))
+        for plan in plans:
+            assert plan[group]["filters"] == len(rows)
+            rows = rows[plan[group]["kept"]]
+        assert np.flatnonzero(mask).tolist() == rows.tolist()
+
+
+def test_each_round_takes_the_best_of_its_candidates(tmp_path):
+    found = pruned(tmp_path / "run", candidates=2, ema=0.5)
+    run = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [row["candidates"] for row in run["rounds"]] == [2, 2]
+    assert (run["candidates"], run["ema"], run["finetune_steps"]) == (2, 0.5, 5)
+    assert found.costs["params"] == run["costs"]["params"] <= 0.4
+
+
+@posix
+@pytest.mark.parametrize("moment", ["a search", "a fine-tuning"])
+def test_the_same_call_goes_on(moment, tmp_path, monkeypatch):
+    expected = pruned(tmp_path / "whole")
+    step, calls = fine_tuning.Training.step, []
+
+    def stopped(self):
+        calls.append(1)
+        if len(calls) == 4:  # of the second round
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    def show(number, search):
+        def stop(progress):
+            if number == 2 and progress.evaluations == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        search.on_progress = stop
+        return lambda: Trainer(lambda step, loss: None)
+
+    with monkeypatch.context() as patch:
+        if moment == "a fine-tuning":
+            patch.setattr(fine_tuning.Training, "step", stopped)
+        else:
+            patch.setattr("prune_gym.searches.rounds._silent", show)
+        with pytest.raises(Stopped):
+            pruned(tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    found = pruned(tmp_path / "run")
+    state = expected.network.state_dict()
+    for name, tensor in found.network.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    assert pruned(tmp_path / "run").costs == found.costs  # it is over, and stays as it is
+    with pytest.raises(InvalidValueError, match="holds a run with other settings; give the same"):
+        pruned(tmp_path / "run", seed=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rounds": 0}, "rounds=0 must be a whole number of at least 1 and at most 100"),
+        ({"finetune_steps": 0}, "finetune_steps=0 is too few for rounds=2: .*give at least 2"),
+        ({"evaluations": 1}, "evaluations=1 is too few for rounds=2: .*give at least 2"),
+        ({"structure": "weight"}, "rounds=2 goes with structure='filter' only"),
+        ({"candidates": 0}, "candidates=0 must be a whole number of at least 1"),
+        ({"ema": 1}, "ema=1 must be a number of at least 0, below 1"),
+    ],
+)
+def test_what_no_rounds_can_be_is_refused(given, words, tmp_path):
+    with pytest.raises(InvalidValueError, match=words):
+        pruned(tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+@posix
+def test_the_command_prunes_in_rounds_and_goes_on(tmp_path, monkeypatch):
+    weights, run = tmp_path / "vgg.safetensors", tmp_path / "run"
+    prune_gym.networks.checkpoints.save_weights(tiny.build("vgg"), weights)
+    options = ["--network", "tiny:cli_network", "--dataset", "tiny:cli_dataset"]
+    options += ["--weights", weights, "--algo", "evolution", "--budget", "params=0.4"]
+    options += ["--evaluations", 12, "--finetune-steps", 5, "--rounds", 2, "--ema", 0.5]
+    step, calls = fine_tuning.Training.step, []
+
+    def stopped(self):
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning.Training, "step", stopped)
+        said = tiny.call("prune", *options, "--out", run, code=130)
+    assert "round 2 of 2: at most params 0." in said
+    assert f"stopped; go on: prune-gym prune --resume {run} --trust" in said
+    said = tiny.call("prune", "--resume", run, "--finish", "--trust", code=2)
+    assert "was begun with --rounds 2" in said
+    said = tiny.call("prune", "--resume", run, "--trust")
+    assert "round 1" not in said
+    assert "12 networks evaluated" in said
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert (metrics["feasible"], metrics["ema"], len(metrics["rounds"])) == (True, 0.5, 2)
+    page = (run / "report.html").read_text()
+    assert "<h2>Rounds</h2>" in page
+    assert "params 0.6325 of what it began with" in page
+    assert "within every limit" in tiny.call("evaluate", run, "--trust")
+    tiny.call("inspect", run)
+    said = tiny.call("pick", run, "--trust", "--budget", "params=0.5", code=2)
+    assert "was pruned in 2 rounds" in said
+    with pytest.raises(RunFolderError, match="begun from Python with an object"):
+        raise RunFolderError(tiny.call("prune", "--resume", run / "round-2", code=2))
