@@ -14,7 +14,9 @@ as tightly as it can.
 
 Rows that are there are not run again, and each is written as it comes. ``--show`` prints the table
 of all of them. torch-pruning is needed for the methods whose names begin with ``tp-``
-(``pip install torch-pruning``).
+(``pip install torch-pruning``), and ``--modelopt-python`` for ``fastnas`` (`peer_fastnas.py`).
+``--latency`` measures that of all networks again, one after the other, for when the machine has
+nothing else to do.
 Networks on CIFAR-10 need its images in folders, VGG11 its weights as well. Writes
 ``benchmarks/results/peers.json``.
 """
@@ -24,9 +26,9 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,9 @@ from typing import Any
 import numpy as np
 from decision import estimate
 from origin import origin
+from peer_fastnas import fastnas
 from peer_pruners import Found, TorchPruning, amc, feature_map_rank, rank_of_maps
+from peer_tasks import TASKS, packed, unpacked
 from torch import nn
 
 import prune_gym
@@ -42,72 +46,35 @@ from agents.files import write_json
 from prune_gym.budgets import count
 from prune_gym.budgets.processor_time import processor_ms
 from prune_gym.problem.outcome import OutcomeMemory
-from prune_gym.pruning.masks import Masks
 from prune_gym.searches.fine_tuning import fine_tune
 
 RESULTS = Path(__file__).parent / "results" / "peers.json"
-WEIGHTS = Path(__file__).parent / "weights"
 SEARCHES = ("scan", "evolution", "ppo_lag", "pretrained", "cem", "random")  # ours
 DRAWING = ("evolution", "ppo_lag", "pretrained", "cem", "random", "amc", "tp-*-random-*")
 SCORES = ("l1", "l2", "bnscale", "taylor", "lamp", "hessian", "fpgm", "random")
 SPLITS = ("validation", "test")
+MEASUREMENTS = 3  # of a latency
 Row = dict[str, Any]
 
 
-def methods() -> list[str]:
-    """Names of all methods, the quickest first."""
+def methods(modelopt: bool = True) -> list[str]:
+    """Names of all methods, the quickest first; without ``fastnas`` where it is not there."""
     of_library = [
         f"tp-{scope}-{score}-{steps}"
         for steps in (1, 10)
         for scope in ("global", "local")
         for score in SCORES
     ]
-    quick = ["dense", "uniform", "equal_width", "lamp", "rank", "tp-local-l1first-1"]
-    return [*quick, *of_library, *SEARCHES, "amc"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A network to be pruned, and how far.
-
-    Attributes:
-        network: its registered name.
-        budgets: limits.
-        evaluations: networks that each search judges.
-        pictures: whether it is on the images of CIFAR-10; else on digits.
-        weights: its file in ``benchmarks/weights``; None = the shipped ones, or ``--weights``.
-    """
-
-    network: str
-    budgets: dict[str, float]
-    evaluations: int
-    pictures: bool = True
-    weights: str | None = None
-
-    def problem(self, data: str, weights: Path | None, criterion: Any = "auto") -> Any:
-        """The pruning problem; on pictures it judges on 1,000 validation images."""
-        if not self.pictures:
-            return prune_gym.make_problem(
-                self.network, criterion=criterion, budgets=self.budgets, weights=weights
-            )
-        return prune_gym.make_problem(
-            self.network,
-            data,
-            weights=WEIGHTS / self.weights if weights is None and self.weights else weights,
-            criterion=criterion,
-            budgets=self.budgets,
-            evaluation_samples=1000,
-        )
-
-
-TASKS = {
-    "small-params": Task("small", {"params": 0.1}, 110, pictures=False),
-    "small-macs": Task("small", {"macs": 0.5}, 110, pictures=False),
-    "resnet20-macs": Task("resnet20", {"macs": 0.5}, 150, weights="resnet20.safetensors"),
-    "resnet20-params": Task("resnet20", {"params": 1 / 3}, 150, weights="resnet20.safetensors"),
-    "resnet56-macs": Task("resnet56", {"macs": 0.5}, 250, weights="resnet56.safetensors"),
-    "vgg11-macs": Task("vgg11", {"macs": 0.5}, 110),
-}
+    quick = [
+        "dense",
+        "narrowest",
+        "equal_width",
+        "lamp",
+        "lamp_widths",
+        "rank",
+        "tp-local-l1first-1",
+    ]
+    return [*quick, *of_library, "uniform", *SEARCHES, "amc", *["fastnas"] * modelopt]
 
 
 def main() -> None:
@@ -122,27 +89,41 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", default="cifar10", help="images of CIFAR-10")
     parser.add_argument("--weights", type=Path, help="of the dense network, if not our own")
+    parser.add_argument("--modelopt-python", type=Path, help="a Python that has nvidia-modelopt")
+    parser.add_argument("--latency", action="store_true", help="measure the rows' again; run none")
     parser.add_argument("--show", action="store_true", help="print the table, run nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    chosen = list(dict.fromkeys(m for w in asked.methods for m in fnmatch.filter(methods(), w)))
+    known = methods(asked.modelopt_python is not None)
+    chosen = list(dict.fromkeys(m for w in asked.methods for m in fnmatch.filter(known, w)))
     if not chosen:
-        parser.error(f"--methods {' '.join(asked.methods)}: none of {', '.join(methods())}")
+        parser.error(
+            f"--methods {' '.join(asked.methods)}: none of {', '.join(known)} (fastnas needs "
+            "--modelopt-python)"
+        )
     table = Table(asked.out)
-    if not asked.show:
-        for name in asked.problems:
-            bench = Bench(name, asked.data, asked.weights)
-            for method in chosen:
-                for seed in seeds_of(method, asked.seeds):
-                    table.add("rows", {"problem": name, "method": method, "seed": seed}, bench.row)
-            for epochs in sorted(asked.epochs):
-                for method in chosen:
-                    for seed in range(asked.seeds if method != "dense" else 0):
-                        key = {"problem": name, "method": method, "seed": seed, "epochs": epochs}
-                        pruned = table.row(name, method, seed)
-                        if pruned["masks"] is not None:
-                            table.add("tuned", key, bench.tuned, pruned)
+    for name in [] if asked.show else asked.problems:
+        bench = Bench(name, asked.data, asked.weights, asked.modelopt_python)
+        if asked.latency:
+            table.measure_again(name, bench)
+        else:
+            run(table, bench, chosen, asked.seeds, sorted(asked.epochs))
     show(table)
+
+
+def run(table: Table, bench: Bench, chosen: list[str], seeds: int, epochs: list[int]) -> None:
+    """Add a problem's rows to the table, the ones without fine-tuning first."""
+    for method in chosen:
+        for seed in seeds_of(method, seeds):
+            key = {"problem": bench.name, "method": method, "seed": seed}
+            table.add("rows", key, bench.row)
+    for n in epochs:
+        for method in chosen:
+            for seed in range(seeds):
+                key = {"problem": bench.name, "method": method, "seed": seed, "epochs": n}
+                pruned = table.row(bench.name, method, seed)
+                if pruned["masks"] is not None:
+                    table.add("tuned", key, bench.tuned, pruned)
 
 
 def seeds_of(method: str, seeds: int) -> range:
@@ -164,9 +145,19 @@ class Table:
         rows = getattr(self, kind)
         if not any(key.items() <= row.items() for row in rows):
             rows.append({**key, **make(key, *words)})
-            head = {**origin(), "rows": self.rows, "tuned": self.tuned}
-            write_json(self._path, head, indent=1)
+            self._write()
             print({name: value for name, value in rows[-1].items() if name != "masks"}, flush=True)
+
+    def _write(self) -> None:
+        write_json(self._path, {**origin(), "rows": self.rows, "tuned": self.tuned}, indent=1)
+
+    def measure_again(self, problem: str, bench: Bench) -> None:
+        """Latency of all networks of a problem."""
+        for row in self.rows:
+            if row["problem"] == problem and row["masks"] is not None:
+                row["latency"] = bench.latency(bench.compact(row))
+                print(problem, row["method"], row["seed"], row["latency"], flush=True)
+        self._write()
 
     def row(self, problem: str, method: str, seed: int) -> Row:
         """The pruned network of a method; all seeds of one that draws nothing are the same."""
@@ -180,8 +171,11 @@ class Table:
 class Bench:
     """One task: its dense network, and how networks are found, judged and fine-tuned."""
 
-    def __init__(self, name: str, data: str, weights: Path | None) -> None:
-        self._task, self._data, self._weights = TASKS[name], data, weights
+    def __init__(
+        self, name: str, data: str, weights: Path | None, modelopt: Path | None = None
+    ) -> None:
+        self.name, self._task = name, TASKS[name]
+        self._data, self._weights, self._modelopt = data, weights, modelopt
 
     @cached_property
     def problem(self) -> Any:
@@ -210,12 +204,21 @@ class Bench:
         problem, evaluations = self.problem, self._task.evaluations
         if method == "dense":
             return Found(problem.masks_of(problem.sizes), evaluations=0)
+        if method == "narrowest":  # a filter per layer: what no pruning of filters takes off
+            return Found(problem.masks_of(np.ones_like(problem.sizes)), evaluations=0)
         if method == "rank":
             return rank_of_maps(
                 problem, self._task.problem(self._data, self._weights, feature_map_rank)
             )
+        if method == "lamp_widths":  # with the filters that the problem's own order keeps
+            lamp = prune_gym.search(problem, "lamp", evaluations=1).masks
+            return Found(problem.masks_of(np.array([mask.sum() for mask in lamp])))
         if method == "amc":
             return amc(problem, evaluations, seed)
+        if method == "fastnas":
+            words = [self.name, "--data", self._data]
+            words += ["--weights", str(self._weights)] if self._weights else []
+            return fastnas(problem, self._modelopt, words)
         if method.startswith("tp-"):
             _, scope, score, steps = method.split("-")
             return TorchPruning(problem, score, scope == "global", int(steps), seed)()
@@ -230,42 +233,41 @@ class Bench:
         return {"validation": round(self.problem.judge(network), 5), "test": round(test, 5)}
 
     def sizes(self, network: nn.Module) -> Row:
-        """Shares of the dense network's MACs, parameters and latency.
-
-        Latency is that of 32 images on one core, of both in turns, by the processor's clock: what
-        other programs do meanwhile does not count.
-        """
+        """Shares of the dense network's MACs, parameters and latency."""
         problem = self.problem
         shares = {
             name: count(name, network, problem.example)
             / count(name, problem.network, problem.example)
             for name in ("macs", "params")
         }
-        shares["latency"] = processor_ms.compare(network, problem.network, problem.example)
-        return {name: round(share, 4) for name, share in shares.items()}
+        found = {name: round(share, 4) for name, share in shares.items()}
+        return {**found, "latency": self.latency(network)}
+
+    def latency(self, network: nn.Module) -> float:
+        """Share of the dense network's latency, of 32 images on one core, both in turns.
+
+        By the processor's clock: what other programs do meanwhile does not count. The median of
+        three measurements, each of 30 turns or more.
+        """
+        of = self.problem.network, self.problem.example
+        found = [processor_ms.compare(network, *of) for _ in range(MEASUREMENTS)]
+        return round(statistics.median(found), 4)
+
+    def compact(self, row: Row) -> nn.Module:
+        """The network of a row, with recomputed statistics."""
+        problem = self.problem
+        return problem.recover(problem.compact(unpacked(row["masks"], problem)))
 
     def tuned(self, key: Row, pruned: Row) -> Row:
         """Fine-tune a network that is there for some epochs."""
         problem = self.problem
-        network = problem.recover(problem.compact(unpacked(pruned["masks"], problem)))
+        network = self.compact(pruned)
         batch = 128 if self._task.pictures else 100  # of the project's fine-tuning
         steps = key["epochs"] * (len(problem.data.train) // batch)
         began = time.monotonic()
         found = fine_tune(network, problem, steps=steps, seed=key["seed"])
         seconds = round(time.monotonic() - began, 1)
         return {**self.judged(network), "kept": found.kept, "steps": steps, "seconds": seconds}
-
-
-def packed(masks: Masks) -> str:
-    """Keep masks as hexadecimal digits."""
-    return np.packbits(np.concatenate(masks)).tobytes().hex()
-
-
-def unpacked(digits: str, problem: Any) -> Masks:
-    """Keep masks of a problem."""
-    sizes = problem.sizes
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=sizes.sum())
-    return tuple(np.split(bits.astype(np.bool_), np.cumsum(sizes)[:-1]))
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -314,21 +316,18 @@ def lines_of(problem: str, rows: list[Row], tuned: list[Row]) -> Iterator[str]:
         line += [f"{np.mean([r[k] for r in within]):.3f}" for k in ("macs", "params", "latency")]
         line += [f"{np.median([row[k] for row in own]):.0f}" for k in ("evaluations", "seconds")]
         yield "| " + " | ".join(line) + " |"
-    yield from ("", *verdicts(by_method, means))
+    yield from ("", *verdicts(by_method, tuned))
 
 
-def verdicts(by_method: dict[str, list[Row]], means: dict[str, float]) -> Iterator[str]:
-    """What the rows say before any fine-tuning."""
-    ours = [name for name in means if name in SEARCHES]
-    others = [name for name in means if name not in (*SEARCHES, "dense")]
-    if ours and others:
-        own, other = (max(names, key=lambda name: means[name]) for names in (ours, others))
-        tests = [np.mean([r.get("test") or 0.0 for r in by_method[m]]) for m in (own, other)]
-        gap = 100.0 * (tests[0] - tests[1])
-        yield (
-            f"Before fine-tuning the best search, `{own}`, is {abs(gap):.1f} points "
-            f"{'ahead of' if gap >= 0 else 'behind'} the best other, `{other}`, on the test split."
-        )
+def verdicts(by_method: dict[str, list[Row]], tuned: list[Row]) -> Iterator[str]:
+    """What the rows say."""
+    yield from leaders("Before fine-tuning", by_method)
+    for n in sorted({row["epochs"] for row in tuned}):
+        of_epochs: dict[str, list[Row]] = {}
+        for row in tuned:
+            if row["epochs"] == n:
+                of_epochs.setdefault(row["method"], []).append(row)
+        yield from leaders(f"After {n} epoch{'s' * (n > 1)}", of_epochs)
     slow = [
         name
         for name, own in by_method.items()
@@ -337,6 +336,24 @@ def verdicts(by_method: dict[str, list[Row]], means: dict[str, float]) -> Iterat
     ]
     if slow:
         yield f"Not faster than the dense network: {', '.join(dict.fromkeys(slow))}."
+
+
+def leaders(when: str, by_method: dict[str, list[Row]]) -> Iterator[str]:
+    """The best search and the best of the others by validation, and their gap on the test split."""
+    means = {
+        method: float(np.mean([row["validation"] or 0.0 for row in own]))
+        for method, own in by_method.items()
+    }
+    ours = [name for name in means if name in SEARCHES]
+    others = [name for name in means if name not in (*SEARCHES, "dense", "narrowest")]
+    if ours and others:
+        own, other = (max(names, key=lambda name: means[name]) for names in (ours, others))
+        tests = [np.mean([r.get("test") or 0.0 for r in by_method[m]]) for m in (own, other)]
+        gap = 100.0 * (tests[0] - tests[1])
+        yield (
+            f"{when} the best search, `{own}`, is {abs(gap):.1f} points "
+            f"{'ahead of' if gap >= 0 else 'behind'} the best other, `{other}`, on the test split."
+        )
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import dataclasses
 import importlib
 import json
 import sys
+import types
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 
@@ -30,6 +32,11 @@ def run(modules, monkeypatch, tmp_path, capsys):
         return capsys.readouterr().out
 
     return main
+
+
+@pytest.fixture
+def fastnas(modules):
+    return importlib.import_module("peer_fastnas")
 
 
 @pytest.mark.parametrize("named", ["default_problem", "residual_problem"])
@@ -131,8 +138,9 @@ def test_rows_are_made_once_and_fine_tuned(modules, run, tmp_path, monkeypatch):
     dense, uniform = found["rows"]
     assert (dense["macs"], dense["params"]) == (1.0, 1.0)
     assert uniform["params"] <= 0.1
-    (tuned,) = found["tuned"]
-    assert (tuned["method"], tuned["epochs"]) == ("uniform", 1)
+    tuned = found["tuned"][-1]
+    assert [row["method"] for row in found["tuned"]] == ["dense", "uniform"]
+    assert tuned["epochs"] == 1
     assert tuned["steps"] > 0
     assert tuned["validation"] >= uniform["validation"]  # what is worse is put back
     assert "| dense | 1 | " in said
@@ -141,6 +149,9 @@ def test_rows_are_made_once_and_fine_tuned(modules, run, tmp_path, monkeypatch):
     table = run("--show")
     assert run(*words) == table
     assert said.endswith(table)
+    monkeypatch.undo()
+    monkeypatch.setattr(peers, "processor_ms", types.SimpleNamespace(compare=lambda *_: 0.25))
+    assert "| 0.250 |" in run("--latency")
 
 
 def test_masks_are_packed_and_unpacked(modules, residual_problem):
@@ -165,6 +176,75 @@ def test_who_wins_is_said_and_what_is_no_faster(modules):
         "`tp-global-l1-1`, on the test split.",
         "Not faster than the dense network: tp-global-l1-1.",
     ]
+
+
+def test_who_wins_after_fine_tuning_is_said(modules):
+    rows = [
+        {"method": method, "epochs": 1, "validation": score, "test": score}
+        for method, score in (("scan", 0.8), ("tp-global-l1-1", 0.7), ("dense", 0.9))
+    ]
+    lines = list(modules[0].verdicts({}, rows))
+    assert lines == [
+        "After 1 epoch the best search, `scan`, is 10.0 points ahead of the best other, "
+        "`tp-global-l1-1`, on the test split."
+    ]
+
+
+def test_widths_of_lamp_keep_the_limit(modules, default_problem):
+    bench = modules[0].Bench("small-params", "cifar10", None)
+    vars(bench)["problem"] = default_problem
+    lamp, widths, narrowest = (
+        bench.found(name, 0).masks for name in ("lamp", "lamp_widths", "narrowest")
+    )
+    assert [mask.sum() for mask in lamp] == [mask.sum() for mask in widths]
+    assert any((a != b).any() for a, b in zip(lamp, widths, strict=True))
+    assert {int(mask.sum()) for mask in narrowest} == {1}
+
+
+def test_filters_that_fastnas_keeps_are_told_by_their_norms(fastnas):
+    problem = tiny.make_tiny("residual")
+    generator = np.random.default_rng(0)
+    for module in problem.network.modules():  # trained norms differ from filter to filter
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.copy_(torch.from_numpy(generator.random(module.num_features)))
+    masks = tuple(generator.permutation(n) < max(1, n // 2) for n in problem.sizes)
+    pruned = problem.compact(masks)
+    for group, mask in zip(problem.groups, masks, strict=True):
+        found = fastnas.kept_filters(problem.network, pruned, group)
+        assert (found == mask).all()
+    for module in problem.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.fill_(1.0)
+            module.bias.data.zero_()
+    with pytest.raises(SystemExit, match=r"which filters fastnas keeps of group .* cannot be told"):
+        [fastnas.kept_filters(problem.network, problem.network, g) for g in problem.groups]
+
+
+def test_fastnas_is_run_by_its_own_python(modules, fastnas, tiny_problem, tmp_path):
+    masks = tiny_problem.masks_of(np.maximum(tiny_problem.sizes // 2, 1))
+    answer = json.dumps({"masks": modules[0].packed(masks), "evaluations": 7})
+    python = tmp_path / "python"  # of that environment: the last word is where it writes
+    python.write_text(f"#!/bin/sh\nfor out; do :; done\necho '{answer}' > \"$out\"\n")
+    python.chmod(0o755)
+    found = fastnas.fastnas(tiny_problem, python, ["small-params"])
+    assert found.evaluations == 7
+    assert all((a == b).all() for a, b in zip(found.masks, masks, strict=True))
+    python.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(SystemExit, match=r"fastnas ended with status 3: .* pip install nvidia"):
+        fastnas.fastnas(tiny_problem, python, ["small-params"])
+
+
+def test_fastnas_has_one_limit(fastnas):
+    problem = types.SimpleNamespace(names=("params", "macs"))
+    with pytest.raises(SystemExit, match="fastnas limits params or MACs, not params, macs"):
+        fastnas.FastNAS(problem)()
+
+
+def test_fastnas_is_a_method_where_its_python_is_given(modules, run, capsys):
+    assert "fastnas" in modules[0].methods()
+    with pytest.raises(SystemExit):
+        run("--methods", "fastnas")
+    assert "fastnas needs --modelopt-python" in capsys.readouterr().err
 
 
 def test_unknown_methods_are_refused(run):

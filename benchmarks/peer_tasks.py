@@ -1,0 +1,70 @@
+"""What the pruners of `peers.py` are compared on, and how a network is written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import prune_gym
+from prune_gym.pruning.masks import Masks
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to be pruned, and how far.
+
+    Attributes:
+        network: its registered name.
+        budgets: limits.
+        evaluations: networks that each search judges.
+        pictures: whether it is on the images of CIFAR-10; else on digits.
+        weights: its file in ``benchmarks/weights``; None = the shipped ones, or ``--weights``.
+    """
+
+    network: str
+    budgets: dict[str, float]
+    evaluations: int
+    pictures: bool = True
+    weights: str | None = None
+
+    def problem(self, data: str, weights: Path | None, criterion: Any = "auto") -> Any:
+        """The pruning problem; on pictures it judges on 1,000 validation images."""
+        if not self.pictures:
+            return prune_gym.make_problem(
+                self.network, criterion=criterion, budgets=self.budgets, weights=weights
+            )
+        return prune_gym.make_problem(
+            self.network,
+            data,
+            weights=WEIGHTS / self.weights if weights is None and self.weights else weights,
+            criterion=criterion,
+            budgets=self.budgets,
+            evaluation_samples=1000,
+        )
+
+
+TASKS = {
+    "small-params": Task("small", {"params": 0.1}, 110, pictures=False),
+    "small-macs": Task("small", {"macs": 0.5}, 110, pictures=False),
+    "resnet20-macs": Task("resnet20", {"macs": 0.5}, 150, weights="resnet20.safetensors"),
+    "resnet20-params": Task("resnet20", {"params": 1 / 3}, 150, weights="resnet20.safetensors"),
+    "resnet56-macs": Task("resnet56", {"macs": 0.5}, 250, weights="resnet56.safetensors"),
+    "vgg11-macs": Task("vgg11", {"macs": 0.5}, 110),
+}
+
+
+def packed(masks: Masks) -> str:
+    """Keep masks as hexadecimal digits."""
+    return np.packbits(np.concatenate(masks)).tobytes().hex()
+
+
+def unpacked(digits: str, problem: Any) -> Masks:
+    """Keep masks of a problem."""
+    sizes = problem.sizes
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=sizes.sum())
+    return tuple(np.split(bits.astype(np.bool_), np.cumsum(sizes)[:-1]))
