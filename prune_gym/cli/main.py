@@ -126,12 +126,13 @@ def _search_config(given: Mapping[str, Any]) -> SearchConfig:
     """How to search, from the options."""
     from prune_gym.searches import config
 
-    same = ("algo", "seed", "finetune_steps", "distillation", "ema", "candidates", "rounds")
+    same = ("algo", "seed", "hard", "racing", "rounds")
+    after = ("finetune_steps", "distillation", "ema", "candidates")
     return config.SearchConfig(
         env=given["env"] or "",
         timesteps=given["timesteps"] or 0,
         problem={},
-        **{name: given[name] for name in (*same, "hard", "racing")},
+        **{name: given[name] for name in (*same, *after)},
     )
 
 
