@@ -63,9 +63,11 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
 
 def _candidates(config: SearchConfig, metrics: Mapping[str, Any]) -> str:
     n = metrics.get("candidates", 1)
-    if config.rounds > 1 and config.candidates > 1:  # of which a round may have had fewer
-        return f", the best of at most {config.candidates:,} candidates in each round"
-    return f", the best of {n:,} candidates" if n > 1 else ""
+    if n == 1:
+        return ""
+    if config.rounds > 1:
+        return f", the best of at most {n:,} candidates in each round"
+    return f", the best of {n:,} candidates"
 
 
 def _partial(metrics: Mapping[str, Any]) -> str:

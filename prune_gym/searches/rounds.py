@@ -213,7 +213,8 @@ def in_rounds(
     tuned, steps = FineTuned(**metrics["fine_tuned"]), sum(row["finetune_steps"] for row in told)
     sums = {name: sum(int(row[name]) for row in told) for name in _SUMS}
     more = {**sums, "rounds": told, "search_s": sum(float(row["search_s"]) for row in told)}
-    done = Finished(masks, network, scores, tuned, confirmed, steps, metrics["candidates"])
+    most = max(row["candidates"] for row in told)
+    done = Finished(masks, network, scores, tuned, confirmed, steps, most)
     return hand_over(first, config, done, folder.path, more, wall_s)
 
 

@@ -69,7 +69,7 @@ def test_each_round_keeps_of_what_the_one_before_kept(tmp_path):
 
 
 def test_each_round_takes_the_best_of_its_candidates(tmp_path):
-    found = pruned(tmp_path / "run", candidates=2, ema=0.5)
+    found = pruned(tmp_path / "run", candidates=2, ema=0.5, evaluations=30)
     run = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert [row["candidates"] for row in run["rounds"]] == [2, 2]
     assert (run["candidates"], run["ema"], run["finetune_steps"]) == (2, 0.5, 5)
