@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from tiny import call
 
 import prune_gym
@@ -51,29 +50,6 @@ def test_pick_takes_as_many_as_the_run_or_others(run, tmp_path):
     assert f"network {metrics['picked_network']}:" in said
     said = call(*words, "--candidates", 2, "--out", tmp_path / "fewer")
     assert len(scores_in(said)) == metrics_of(tmp_path / "fewer")["candidates"] == 2
-
-
-def test_weights_of_candidates_are_averaged(run, tmp_path):
-    words = ["--budget", "params=0.4", "--algo", "random", "--evaluations", 30]
-    words += ["--evaluation-samples", 100, "--finetune-steps", 3]
-    call("prune", *words, "--candidates", 3, "--ema", 0.9, "--out", tmp_path / "run")
-    assert metrics_of(tmp_path / "run")["ema"] == 0.9
-    ours, plain = (prune_gym.load_pruned(folder).state_dict() for folder in (tmp_path / "run", run))
-    assert any(not torch.equal(ours[name], plain[name]) for name in ours if name in plain)
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "3 steps, weights averaged (decay 0.9), the best of 3 candidates" in page
-
-
-def test_rounds_say_what_is_fine_tuned(tmp_path):
-    words = ["--budget", "params=0.5", "--algo", "random", "--evaluations", 30, "--rounds", 2]
-    words += ["--evaluation-samples", 100, "--finetune-steps", 2, "--candidates", 2]
-    said = call("prune", *words, "--out", tmp_path / "run")
-    order = [said.index(f"round {number} of 2") for number in (1, 2)]
-    trained = [match.start() for match in re.finditer("fine-tuning the 2 best networks", said)]
-    assert order[0] < trained[0] < order[1] < trained[1]
-    assert len(scores_in(said)) == 4
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "the best of at most 2 candidates in each round" in page
 
 
 @pytest.mark.parametrize(

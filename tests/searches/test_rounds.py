@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import numpy as np
@@ -70,6 +71,8 @@ def test_each_round_keeps_of_what_the_one_before_kept(tmp_path):
 
 def test_each_round_takes_the_best_of_its_candidates(tmp_path):
     found = pruned(tmp_path / "run", candidates=2, ema=0.5, evaluations=30)
+    plain = pruned(tmp_path / "plain", candidates=2, evaluations=30).network.state_dict()
+    assert not all(torch.equal(one, plain[n]) for n, one in found.network.state_dict().items())
     run = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert [row["candidates"] for row in run["rounds"]] == [2, 2]
     assert (run["candidates"], run["ema"], run["finetune_steps"]) == (2, 0.5, 5)
@@ -133,13 +136,18 @@ def test_what_no_rounds_can_be_is_refused(given, words, tmp_path):
 # -- the command -----------------------------------------------------------------------------------
 
 
-@posix
-def test_the_command_prunes_in_rounds_and_goes_on(tmp_path, monkeypatch):
-    weights, run = tmp_path / "vgg.safetensors", tmp_path / "run"
+def options_in(folder):
+    """Two rounds of the small VGG, on the command line."""
+    weights = folder / "vgg.safetensors"
     prune_gym.networks.checkpoints.save_weights(tiny.build("vgg"), weights)
     options = ["--network", "tiny:cli_network", "--dataset", "tiny:cli_dataset"]
     options += ["--weights", weights, "--algo", "evolution", "--budget", "params=0.4"]
-    options += ["--evaluations", 12, "--finetune-steps", 5, "--rounds", 2, "--ema", 0.5]
+    return [*options, "--finetune-steps", 5, "--rounds", 2, "--ema", 0.5, "--out", folder / "run"]
+
+
+@posix
+def test_the_command_prunes_in_rounds_and_goes_on(tmp_path, monkeypatch):
+    options, run = [*options_in(tmp_path), "--evaluations", 12], tmp_path / "run"
     step, calls = fine_tuning.Training.step, []
 
     def stopped(self):
@@ -150,7 +158,7 @@ def test_the_command_prunes_in_rounds_and_goes_on(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(fine_tuning.Training, "step", stopped)
-        said = tiny.call("prune", *options, "--out", run, code=130)
+        said = tiny.call("prune", *options, code=130)
     assert "round 2 of 2: at most params 0." in said
     assert f"stopped; go on: prune-gym prune --resume {run} --trust" in said
     said = tiny.call("prune", "--resume", run, "--finish", "--trust", code=2)
@@ -169,3 +177,14 @@ def test_the_command_prunes_in_rounds_and_goes_on(tmp_path, monkeypatch):
     assert "was pruned in 2 rounds" in said
     with pytest.raises(RunFolderError, match="begun from Python with an object"):
         raise RunFolderError(tiny.call("prune", "--resume", run / "round-2", code=2))
+
+
+def test_the_command_says_what_each_round_fine_tunes(tmp_path):
+    options = [*options_in(tmp_path), "--evaluations", 30, "--candidates", 2]
+    said = tiny.call("prune", *options)
+    rounds = [said.index(f"round {number} of 2") for number in (1, 2)]
+    trained = [found.start() for found in re.finditer("fine-tuning the 2 best networks", said)]
+    assert rounds[0] < trained[0] < rounds[1] < trained[1]
+    assert said.count("candidate 2 fine-tuned: validation accuracy") == 2
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "weights averaged (decay 0.5), the best of at most 2 candidates in each round" in page
