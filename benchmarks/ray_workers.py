@@ -44,7 +44,7 @@ from prune_gym.cluster.pool import Pool
 from prune_gym.cluster.shipping import Judged, Question
 from prune_gym.cluster.workers import AT_ONCE, MOST_THREADS, RemoteEvaluator, workers_of
 from prune_gym.networks.build import build_network
-from prune_gym.utils.threads import Workers
+from prune_gym.utils.threads import Workers, one_thread
 
 RESULTS = Path(__file__).parent / "results" / "ray_workers.json"
 NETWORK_S = 0.02
@@ -118,11 +118,13 @@ def overhead(given: argparse.Namespace) -> Figures:
     n, rows = 200, []
     problem = resting_problem(0.0)
     masks = decisions(problem, n + 1)
-    own_s = timed(lambda: [problem.evaluator.judge(one, 0, 0) for one in masks]) / len(masks)
+    with one_thread():  # as many as a worker has
+        own_s = timed(lambda: [problem.evaluator.judge(one, 0, 0) for one in masks]) / len(masks)
     problem = resting_problem(max(0.0, NETWORK_S - own_s))
     for turn in range(given.turns):
         say(f"overhead: turn {turn + 1} of {given.turns}")
-        here = timed(lambda: [problem.evaluator.judge(one, 0, 0) for one in masks[:n]])
+        with one_thread():
+            here = timed(lambda: [problem.evaluator.judge(one, 0, 0) for one in masks[:n]])
         with RayWorkers(1, cpus_per_worker=LIGHT).judging(problem) as pool:
             judged(pool, problem.evaluator, masks[n:])  # it is up
             there = timed(partial(judged, pool, problem.evaluator, masks[:n]))

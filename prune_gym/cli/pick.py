@@ -18,6 +18,7 @@ from prune_gym.cli.console import progress_bar
 from prune_gym.cli.display import trainer_of
 from prune_gym.cli.prune import importing, print_result, problem_of
 from prune_gym.cli.remarks import warn_of_loss
+from prune_gym.cluster.measuring import check_measured
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import (
     InvalidValueError,
@@ -73,6 +74,7 @@ def pick(
     """
     began = time.monotonic()
     folder, config = RunFolder.open(path)
+    config.check_machine(cluster)
     _check_free(path, out)
     if config.rounds > 1:
         raise RunFolderError(
@@ -90,13 +92,13 @@ def pick(
     named = named_code({**config.problem, "budgets": meant}, limits)
     check_trust(folder.path / "config.json", named, trust)
     front = _with_measured(front, limits, folder, config, console)
-    config = _with_limits(config, limits, front, meant)
-    config = replace(config, **other)
+    config = replace(_with_limits(config, limits, front, meant), **other)
     problem = problem_of(folder, config, trust=trust, given=limits)
+    if cluster is not None:
+        check_measured(problem.budgets)
     folder.check_front(front, problem)
     within = front.within(dict(zip(problem.names, problem.limits, strict=True)))
-    usual = path / _folder_name(problem.names, limits.values())
-    place = usual if out is None else out
+    place = out or path / _folder_name(problem.names, limits.values())
     with lock_run(place):
         made = _begun_before(place, config) or RunFolder.create(place, config)
         within = within[: max(CANDIDATES, config.candidates)]

@@ -170,6 +170,8 @@ def resume(
         )
     with in_cluster(cluster), lock_run(path):
         problem = problem_of(folder, config, trust=trust)
+        if cluster is not None:
+            check_measured(problem.budgets)
         check_stop()
         if timesteps is not None:  # for good, now that nothing is refused any more
             write_json(folder.path / "config.json", config.to_json())

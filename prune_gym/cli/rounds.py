@@ -18,6 +18,7 @@ from prune_gym.cli.console import progress_bar
 from prune_gym.cli.display import SearchDisplay, trainer_of
 from prune_gym.cli.prune import prepared, problem_of, say_finished
 from prune_gym.cli.report import write_report
+from prune_gym.cluster.measuring import check_measured
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import (
     BudgetError,
@@ -57,7 +58,7 @@ def start(
         problem, config = prepared(config, arguments, console, evaluations, cluster)
         check_in_rounds(problem, config)
         with lock_run(path):
-            config = config.of(problem)
+            config = config.of(problem, cluster)
             folder = RunFolder.create(path, config)
             _run(problem, config, folder, began, console, cluster)
 
@@ -82,6 +83,7 @@ def resume(
     """Go on with a run in rounds; see `prune_gym.cli.prune.resume`."""
     began = time.monotonic()
     folder, config = RunFolder.open(path)
+    config.check_machine(cluster)
     if finish_now or timesteps is not None or evaluations is not None:
         raise RunFolderError(
             f"{path} was begun with --rounds {config.rounds}, among which its evaluations are "
@@ -89,6 +91,8 @@ def resume(
         )
     with in_cluster(cluster), lock_run(path):
         problem = problem_of(folder, config, trust=trust)
+        if cluster is not None:
+            check_measured(problem.budgets)
         check_stop()
         folder.note_command()
         _run(problem, config, folder, began, console, cluster)

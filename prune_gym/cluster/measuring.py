@@ -51,7 +51,9 @@ class Measurer:
         self._actor: Any = None
         self._one_at_a_time = threading.Lock()
         self._is_over = False
-        self._sent: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+        # of each network the state that was sent, and where it is
+        self._sent: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Any]]
+        self._sent = weakref.WeakKeyDictionary()
         self._hired()  # first of all, before workers take the machine's cores
 
     def placed(self, budget: Budget) -> Budget:
@@ -127,13 +129,16 @@ class Measurer:
         self._actor = None
 
     def _part(self, value: Any) -> Any:
-        """A pickled argument; a network that comes again is in the object store already."""
+        """A pickled argument; a network that comes again, as it was, is in the store already."""
         if not isinstance(value, nn.Module):
             return pickled(value)
-        if value not in self._sent:
+        state = [(id(one), one._version) for one in (*value.parameters(), *value.buffers())]
+        known, place = self._sent.get(value, (None, None))
+        if known != state:  # the first time, or it was trained since
             sent = pickled(value)
-            self._sent[value] = stored(self._ray, sent, "a network", len(sent))
-        return self._sent[value]
+            place = stored(self._ray, sent, "a network", len(sent))
+            self._sent[value] = state, place
+        return place
 
     def _hired(self) -> Any:
         if self._actor is None:

@@ -109,6 +109,8 @@ class Pool:
         self._queue = _Queue()
         self._seconds = 0.0  # that a network takes, the latest ones counting most
         self._closed = self._came_up = False
+        self._without_place = 0  # threads that ended, as no machine had a place for their worker
+        self._counting = threading.Lock()
         self.faults: list[str] = []
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(n)]
         for thread in self._threads:
@@ -156,8 +158,11 @@ class Pool:
                 if not self._done(worker, jobs):
                     self._hiring.dismiss(worker)
                     worker = None
-        except NoPlaceError as error:
-            if not self._came_up:
+        except NoPlaceError as error:  # the others go on, where there are any
+            with self._counting:
+                self._without_place += 1
+                is_last = self._without_place == self._n
+            if is_last or not self._came_up:
                 self._queue.close(error)
         except BaseException as error:  # no worker comes up: whoever waits is told
             self._queue.close(error if isinstance(error, ClusterError) else _unexpected(error))

@@ -76,7 +76,7 @@ class Question:
                 values = evaluator.values(self.masks, network)
         except Exception as error:  # goes on where the search is
             return refused(error)
-        sent = None if is_fixed(problem.recovery) else pickled(network)
+        sent = None if is_fixed(problem.recovery) else pickled(network.cpu())
         return Judged(accuracy, values, sent, time.perf_counter() - began, share)
 
 

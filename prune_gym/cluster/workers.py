@@ -12,7 +12,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from agents.ray_cluster import LOCAL, connected, wanted_address
 from prune_gym.budgets.resolve import placing
@@ -245,7 +247,7 @@ class RemoteEvaluator(Evaluator):
         budgets = problem.budgets
         self._counts = all(budget.counted is not None for budget in budgets)
         self._is_elsewhere = any(isinstance(budget, BudgetElsewhere) for budget in budgets)
-        self._is_fixed = is_fixed(problem.recovery)
+        self._is_fixed, self._device = is_fixed(problem.recovery), problem.device
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In another process it is the plain one."""
@@ -269,7 +271,7 @@ class RemoteEvaluator(Evaluator):
             raced = replace(question, least=bar(own, values), is_measured=False)
             found = replace(self._pool.judge(raced), values=values)
         if found.network is not None:
-            build = partial(pickle.loads, found.network)
+            build = partial(_network_of, found.network, self._device)
         values = self.values(own, build()) if found.values is None else found.values
         return Judgement(found.accuracy, values, found.share, build)
 
@@ -281,6 +283,12 @@ class RemoteEvaluator(Evaluator):
             return self.values(question.masks, build())
         found = self._pool.judge(replace(question, is_judged=False)).values
         return self.values(question.masks, build()) if found is None else found
+
+
+def _network_of(sent: bytes, device: torch.device) -> nn.Module:
+    """A trained network that a worker sent, on the device of the problem here."""
+    found: nn.Module = pickle.loads(sent)
+    return found.to(device)
 
 
 def workers_of(

@@ -175,6 +175,7 @@ class Allocation:
         """The next larger number that can stay, by group and number: (n_groups, largest + 1)."""
         found = np.zeros((len(self.keepable), int(self.problem.sizes.max()) + 1), dtype=np.int64)
         for group, own in enumerate(self.keepable):
+            found[group, : own[0]] = own[0]
             for less, more in itertools.pairwise(own.tolist()):
                 found[group, less:more] = more
         return found

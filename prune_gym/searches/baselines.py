@@ -1,4 +1,4 @@
-"""Searches that do not learn: the honest controls for every agent.
+"""Searches without a policy: the honest controls for every agent.
 
 Each gets as many network evaluations as the agent. Three of them only see accuracy and cost
 (`uniform`, `random`, `cem`); the others know the budgets that are counted, as the agents' own
@@ -266,13 +266,14 @@ def bayesian(
 ) -> Proposer:
     """Bayesian optimisation around the scan's network: a Gaussian process chooses among steps.
 
-    Candidates are log-normal steps from the best networks so far, scaled until they fit. A Gaussian
-    process over the numbers of filters, which learns from every network, the scan's included, says
-    of which most is expected; those are filled up to the limit and judged, four at a time. Where
-    budgets are measured, another one learns costs (`prune_gym.searches.surrogate`).
+    Candidates are log-normal steps from the best networks so far, scaled until they fit and filled
+    up. A Gaussian process over the numbers of filters, which learns from every network, the scan's
+    included, says of which most is expected; four at a time are judged. Where budgets are measured,
+    another one learns costs (`prune_gym.searches.surrogate`).
     """
     limit = limits[0] if len(limits) == 1 else 1.0  # several costs are told as shares of limits
-    surrogate = Surrogate(None if Allocation.without_scan(problem).is_known else limit)
+    is_known = Allocation.without_scan(problem).is_known
+    surrogate = Surrogate(problem.groups, None if is_known else limit)
     allocation, left = yield from surrogate.noting(_scanned(problem, evaluations, begun))
     *_, left = yield from surrogate.noting(_first_within(allocation, limits, left))
     while left > 0:

@@ -77,12 +77,17 @@ def baseline(name: str, make_env: MakeEnv, budget: int, seed: int) -> Plan | Non
             within = [limits[name] for name in plans.problem.names]
             left = make_env.evaluations_left - until
             proposer = baselines.baseline(name, plans.problem, left, generator, within)
+            # costs of an episode with limits of its own are shares of its limit
+            unit = within[0] if len(within) == 1 else 1.0
             with suppress(StopIteration):
                 batch = next(proposer)
                 while True:
                     judged = [plans.judge_masks(masks, options) for masks in batch]
                     batch = proposer.send(
-                        [(one.accuracy, one.cost, one.feasible) for one in judged]
+                        [
+                            (one.accuracy, one.cost / one.cost_limit * unit, one.feasible)
+                            for one in judged
+                        ]
                     )
     return plans.best
 

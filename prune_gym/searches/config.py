@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
+from prune_gym.cluster.measuring import BudgetElsewhere
 from prune_gym.errors import InvalidValueError, RunFolderError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES, SCANNING
+
+if TYPE_CHECKING:
+    from prune_gym.cluster.workers import RayWorkers
 
 MEASURED = ("batch_size", "unpruned_values")  # arguments of `make_problem` that a run keeps
 
@@ -39,6 +43,7 @@ class SearchConfig:
         rounds: searches in a row, each of what the one before left, and fine-tuned.
         begun: evaluations that it was begun with, by which its sensitivity scan was made; 0 = as
             many as now.
+        measure_on: resource of the machine of a cluster that measured its budgets; None = here.
     """
 
     env: str
@@ -57,6 +62,7 @@ class SearchConfig:
     begun: int = 0
     ema: float = 0.0
     rounds: int = 1
+    measure_on: str | None = None
 
     @property
     def granularity(self) -> str:
@@ -101,9 +107,16 @@ class SearchConfig:
             return self.algo in SCANNING
         return self.decision == "prior"
 
-    def of(self, problem: PruningProblem) -> SearchConfig:
-        """The same with what it has to know of its problem, and of where it begins."""
+    def of(self, problem: PruningProblem, cluster: RayWorkers | None = None) -> SearchConfig:
+        """The same with what it has to know of its problem, and of where it begins.
+
+        Args:
+            problem: what is searched.
+            cluster: what judges its networks; None = threads of this process.
+        """
         config = self
+        if cluster and any(isinstance(budget, BudgetElsewhere) for budget in problem.budgets):
+            config = replace(config, measure_on=cluster.measure_on)
         if problem.arguments is not None:
             # whoever goes on with the run judges in the same batches, and by the same limits
             unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
@@ -113,6 +126,21 @@ class SearchConfig:
         groups = {group.name: group.n_filters for group in problem.groups}
         limits = dict(zip(problem.names, problem.limits, strict=True))
         return replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
+
+    def check_machine(self, cluster: RayWorkers | None) -> None:
+        """Raise unless budgets are measured on the machine that measured them before.
+
+        Raises:
+            InvalidValueError: names the machine's resource.
+        """
+        if self.measure_on is not None and (
+            cluster is None or cluster.measure_on != self.measure_on
+        ):
+            raise InvalidValueError(
+                f"the run's budgets were measured on the machine with {self.measure_on!r}, and "
+                f"differ elsewhere: go on with --workers N --measure-on {self.measure_on} (in "
+                f"Python: workers=RayWorkers(N, measure_on={self.measure_on!r}))."
+            )
 
     def check_same(self, problem: PruningProblem) -> None:
         """Raise RunFolderError unless a problem is the one that was searched."""

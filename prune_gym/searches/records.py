@@ -96,6 +96,7 @@ class Config(Record):
     begun: Whole = 0
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     rounds: Count = 1
+    measure_on: Text | None = None
 
 
 class _State(Record):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from prune_gym.cluster.measuring import check_measured
 from prune_gym.cluster.workers import RayWorkers, as_workers
 from prune_gym.envs.checks import check_flag
 from prune_gym.errors import InvalidValueError, NothingFeasibleError
@@ -98,9 +99,14 @@ def search_in_rounds(
     folder = RunFolder(user_path(out))
     rounds = whole_number("rounds", rounds, 1, MOST_ROUNDS)
     check_algorithm(algo)
+    cluster = as_workers(workers)
     before = RunFolder.open(folder.path)[1] if (folder.path / "config.json").is_file() else None
+    if before is not None:
+        before.check_machine(cluster)
     measured = {} if before is None else {name: before.problem.get(name) for name in MEASURED}
     first = make_problem(**{**measured, **problem})
+    if cluster is not None:
+        check_measured(first.budgets)
     config = SearchConfig(
         env=env_id("layer", first, check_flag("hard", hard)),
         algo=algo,
@@ -116,7 +122,7 @@ def search_in_rounds(
         rounds=rounds,
     )
     check_in_rounds(first, config)
-    config = config.of(first)
+    config = config.of(first, cluster)
     if before is not None and replace(config, folder=before.folder) != before:
         raise InvalidValueError(
             f"out={str(out)!r} holds a run with other settings; give the same ones, or another "
@@ -125,7 +131,7 @@ def search_in_rounds(
     with lock_run(folder.path):
         if before is None:
             RunFolder.create(folder.path, config)
-        began, cluster = time.monotonic(), as_workers(workers)
+        began = time.monotonic()
         in_rounds(first, problem, config, folder, lambda: time.monotonic() - began, cluster=cluster)
     metrics = folder.read_json("metrics.json")
     network, masks = _rebuilt(first, folder, config.rounds)

@@ -254,10 +254,13 @@ class RunFolder:
 
     @property
     def resume_command(self) -> str:
-        """What goes on with the run, as a shell takes it; with ``--trust`` where it names code."""
+        """What goes on with the run, as a shell takes it, with the options that it needs."""
         option = ""
         with suppress(RunFolderError):  # the message that it is part of says what is wrong
-            option = trust_option(self.open(self.path)[1].problem)
+            config = self.open(self.path)[1]
+            option = trust_option(config.problem)
+            if config.measure_on is not None:
+                option += f" --workers 1 --measure-on {shlex.quote(config.measure_on)}"
         return f"prune-gym prune --resume {shlex.quote(str(self.path))}{option}"
 
     def read_json(self, name: str) -> dict[str, Any]:

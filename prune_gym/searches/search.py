@@ -193,7 +193,7 @@ def begin(
         RunFolder.check_free(out)
     check_algorithm(config.algo)
     check_config(config, problem)
-    config = config.of(problem)
+    config = config.of(problem, cluster)
     config = replace(config, begun=max(1, config.timesteps // len(problem.groups)))
     folder = None if out is None else RunFolder.create(out, config)
     return Search(problem, config, folder, on_progress, cluster)
@@ -225,6 +225,7 @@ class Search:
         cluster: RayWorkers | None = None,
     ) -> None:
         check_algorithm(config.algo)  # a folder may name anything
+        config.check_machine(cluster)
         self.problem, self.config, self.folder = problem, config, folder
         self.cluster = cluster
         self.archive = Archive(further=further_costs(problem))

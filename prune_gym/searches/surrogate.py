@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prune_gym.problem.allocation import Widths
 from prune_gym.problem.costs import Counts
 from prune_gym.problem.sensitivity import Judged
+from prune_gym.pruning.groups import FilterGroup, settled_counts
 from prune_gym.pruning.masks import Masks, kept_per_group
 from prune_gym.utils.gaussian_process import GaussianProcess
 
@@ -20,6 +21,9 @@ STEPS = 0.1, 0.6  # least and largest standard deviation of the logarithms of ke
 FEW = 2.5  # groups that half of the candidates change, on average
 SHIFT = 0.3  # standard deviation of what the logarithms of all groups are raised by
 CURIOSITY = 0.3  # weight of the doubt, in standard deviations
+MOST = 512  # networks that are learned from, the best ones: the work grows with their cube
+RUINED = 2.0  # below the best reward, how much lower makes no difference; accuracies end before
+CHEAPEST = 1e-3  # costs below are not told apart
 
 T = TypeVar("T")
 
@@ -28,11 +32,13 @@ class Surrogate:
     """Gaussian processes over the logarithms of numbers of filters, of accuracies and of costs.
 
     Args:
+        groups: of the problem.
         cost_limit: of the scalar cost; None where only networks within limits are proposed.
     """
 
-    def __init__(self, cost_limit: float | None) -> None:
-        self.cost_limit = cost_limit
+    def __init__(self, groups: Sequence[FilterGroup], cost_limit: float | None) -> None:
+        self.groups, self.cost_limit = groups, cost_limit
+        self._seen: set[tuple[int, ...]] = set()
         self.counts: list[Counts] = []
         self.judged: Judged = []
 
@@ -50,9 +56,20 @@ class Surrogate:
             self.note([kept_per_group(masks) for masks in batch], judged)
 
     def note(self, counts: list[Counts], judged: Judged) -> None:
-        """Learn from networks that were judged."""
-        self.counts += counts
-        self.judged += judged
+        """Learn from networks that were judged, from each once."""
+        for own, came_to in zip(counts, judged, strict=True):
+            if tuple(own.tolist()) not in self._seen:
+                self._seen.add(tuple(own.tolist()))
+                self.counts.append(own)
+                self.judged.append(came_to)
+
+    @property
+    def _best_first(self) -> NDArray[np.int64]:
+        """Indices of what was judged: by accuracy, and after them by cost what is over a limit."""
+        accuracies, costs, feasible = map(np.array, zip(*self.judged, strict=True))
+        found: NDArray[np.int64]
+        found = np.lexsort((np.where(feasible, accuracies, -costs), feasible))[::-1]
+        return found
 
     def candidates(self, generator: np.random.Generator) -> Widths:
         """Steps of several sizes from the best networks, of all groups or of a few.
@@ -60,9 +77,7 @@ class Surrogate:
         Returns:
             (`CANDIDATES`, n_groups) widths.
         """
-        accuracies, costs, feasible = map(np.array, zip(*self.judged, strict=True))
-        order = np.lexsort((np.where(feasible, accuracies, -costs), feasible))[::-1]
-        best = np.array(self.counts)[order[:PARENTS]]
+        best = np.array(self.counts)[self._best_first[:PARENTS]]
         parents = np.maximum(best[generator.integers(len(best), size=CANDIDATES)], 0.5)
         sizes = np.exp(generator.uniform(np.log(STEPS[0]), np.log(STEPS[1]), (CANDIDATES, 1)))
         steps = sizes * generator.standard_normal(parents.shape)
@@ -84,17 +99,21 @@ class Surrogate:
         Returns:
             n networks at most, at least one, (n_groups,) each.
         """
+        if any(group.block is not None for group in self.groups):
+            counts = np.stack([settled_counts(self.groups, own) for own in counts])
         counts = np.unique(counts, axis=0)
-        seen = {tuple(own) for own in np.array(self.counts).tolist()}
-        is_new = np.array([tuple(own) not in seen for own in counts.tolist()])
+        is_new = np.array([tuple(own) not in self._seen for own in counts.tolist()])
         counts = counts[is_new] if is_new.any() else counts
-        accuracies, costs, _ = map(np.array, zip(*self.judged, strict=True))
-        known, asked = _logarithms(np.array(self.counts)), _logarithms(counts)
+        rows = np.sort(self._best_first[:MOST])
+        accuracies, costs, _ = (np.array(own)[rows] for own in zip(*self.judged, strict=True))
+        accuracies = np.maximum(accuracies, accuracies.max() - RUINED)
+        known, asked = _logarithms(np.array(self.counts)[rows]), _logarithms(counts)
         expected, doubt = GaussianProcess(known, accuracies).predict(asked)
         weights = CURIOSITY * np.abs(generator.standard_normal((n, 1)))
-        merits = (expected + weights * doubt) / (accuracies.std() + 1e-9)
+        merits = (expected + weights * doubt) / (accuracies.std() or 1e-9)
         if self.cost_limit is not None:
-            cost, error = GaussianProcess(known, np.log(np.maximum(costs, 1e-9))).predict(asked)
+            costs = np.log(np.maximum(costs, CHEAPEST))
+            cost, error = GaussianProcess(known, costs).predict(asked)
             below = torch.from_numpy((np.log(self.cost_limit) - cost) / error)
             merits = merits + torch.special.log_ndtr(below).numpy()
         places: list[int] = []

@@ -26,7 +26,8 @@ class GaussianProcess:
     """
 
     def __init__(self, points: Points, values: Values) -> None:
-        self.points, self.mean, self.scale = points, values.mean(), values.std() + 1e-9
+        self.points, self.mean = points, values.mean()
+        self.scale = float(values.std()) or 1e-9
         standard = (values - self.mean) / self.scale
         distances = _distances(points, points)
         likeliest = -np.inf

@@ -109,6 +109,13 @@ def test_proportions_are_scaled_until_they_fit(problems):
             assert is_used_up(problem, counts), kind
 
 
+def test_what_is_below_the_fewest_is_filled_up_to_them(problems):
+    problem = problems("one")
+    start = np.zeros(len(problem.sizes), dtype=np.int64)
+    counts = problem.allocation.filled(start, problem.sizes.astype(np.float64), [1.0])
+    assert counts.tolist() == problem.sizes.tolist()
+
+
 # -- what is not counted ---------------------------------------------------------------------------
 
 

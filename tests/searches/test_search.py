@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from prune_gym.errors import (
     UnknownNameError,
 )
 from prune_gym.searches.run_folder import RunFolder
+from prune_gym.utils.files import write_json
 
 
 @pytest.fixture
@@ -264,6 +266,15 @@ def test_shares_and_steps_are_checked_at_the_door(found, tiny_problem):
         found.fine_tune(-1)
     with pytest.raises(InvalidValueError, match=r"distillation=5.0 must be a number in \[0, 1\]"):
         search(tiny_problem, distillation=5.0)
+
+
+def test_a_run_goes_on_only_where_its_budgets_were_measured(tmp_path):
+    search(tiny.make_tiny(), "random", evaluations=8, out=tmp_path / "run")
+    folder, config = RunFolder.open(tmp_path / "run")
+    write_json(folder.path / "config.json", replace(config, measure_on="phone").to_json())
+    assert folder.resume_command.endswith(" --workers 1 --measure-on phone")
+    with pytest.raises(ValueError, match=r"machine with 'phone'.*--workers N --measure-on phone"):
+        search(tiny.make_tiny(), evaluations=16, out=tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize("algo", ["ppo_lag", "evolution", "pretrained"])
