@@ -35,7 +35,8 @@ def trainer_of(
     steps = USUAL_STEPS if config.finetune_steps is None else config.finetune_steps
     name, many = problem.task.metric.name, config.candidates
     if many > 1:
-        where = f"by {min(many, cluster.count)} workers" if cluster else "one after another"
+        n = 0 if cluster is None else min(many, cluster.count)
+        where = f"by {n} worker{'' if n == 1 else 's'}" if n else "one after another"
         say(f"fine-tuning the {many} best networks at most, {where}", bars.console)
 
     def on_trained(index: int, found: FineTuned) -> None:

@@ -81,6 +81,7 @@ def pick(
             f"{path} was pruned in {config.rounds} rounds, of which no network answers for other "
             "limits; start a new run: prune-gym prune --budget."
         )
+    folder.check_has_problem(config)
     files = FrontFiles(folder.front, bool(config.problem.get("depth", False)))
     front = files.read(len(folder.read_episodes()))
     if not front:

@@ -201,11 +201,7 @@ def problem_of(
         TrustError: it names code, and nobody trusts it.
     """
     file = folder.path / "config.json"
-    if not config.problem:
-        raise RunFolderError(
-            f"{folder.path} was begun from Python with an object, which no file holds; go on "
-            "there: prune_gym.search(problem, out=..., resume=True)."
-        )
+    folder.check_has_problem(config)
     unknown = set(config.problem) - set(inspect.signature(make_problem).parameters)
     if unknown:
         raise RunFolderError(

@@ -74,9 +74,10 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     )
     metric = metric_of(metrics)
     last = "fine-tuned" if metrics["finetune_steps"] else "handed over"
+    of = " in the last round" if "rounds" in metrics else ""
     compared = [
-        ("dense_validation", "raw_validation", f"validation {metric}, as cut"),
-        ("dense_validation", "recovered_validation", f"validation {metric}, recovered"),
+        ("dense_validation", "raw_validation", f"validation {metric}, as cut{of}"),
+        ("dense_validation", "recovered_validation", f"validation {metric}, recovered{of}"),
         ("dense_validation", "finetuned_validation", f"validation {metric}, {last}"),
         ("dense_test", "finetuned_test", f"test {metric}, {last}"),
     ]

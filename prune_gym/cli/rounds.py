@@ -13,11 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress as BarProgress
 
+from agents.console import say
 from prune_gym.cli.cluster import in_cluster
 from prune_gym.cli.console import progress_bar
 from prune_gym.cli.display import SearchDisplay, trainer_of
 from prune_gym.cli.prune import prepared, problem_of, say_finished
 from prune_gym.cli.report import write_report
+from prune_gym.cli.scores import metric_of
 from prune_gym.cluster.measuring import check_measured
 from prune_gym.cluster.workers import RayWorkers
 from prune_gym.errors import (
@@ -37,6 +39,7 @@ from prune_gym.searches.search import Search, lock_run
 from prune_gym.searches.several import Trainer
 from prune_gym.utils.files import write_json
 from prune_gym.utils.stopping import check_stop
+from prune_gym.utils.words import score_in_words
 
 
 def start(
@@ -114,11 +117,13 @@ def _run(
 
     try:
         with _saying_how_to_go_on(folder), progress_bar(console) as bars:
-            show = _shown(config, bars, console)
+            show = _shown(config, folder, bars, console)
             metrics = in_rounds(problem, config.problem, config, folder, wall_s, show, cluster)
             page = write_report(folder, config)
     except KeyboardInterrupt:
-        console.print(f"\nstopped; go on: {folder.resume_command}", markup=False)
+        number = max(1, len(folder.searches(config)))
+        console.print(f"\nstopped in round {number} of {config.rounds}; what was done is kept.")
+        console.print(f"go on: {folder.resume_command}", markup=False)
         raise SystemExit(130) from None
     finally:
         with suppress(FileError):  # its loss costs a number of the report
@@ -126,10 +131,14 @@ def _run(
     say_finished(problem, config, folder, metrics, page, console)
 
 
-def _shown(config: SearchConfig, bars: BarProgress, console: Console) -> Show:
-    """Says which round begins, and shows its search and its fine-tuning."""
+def _shown(config: SearchConfig, run: RunFolder, bars: BarProgress, console: Console) -> Show:
+    """Says which round begins, and with what; shows its search and its fine-tuning."""
 
     def show(number: int, search: Search) -> Callable[[], Trainer]:
+        if number > 1:
+            before = run.round(number - 1).read_json("metrics.json")
+            name, score = metric_of(before), before["accuracy"]["finetuned_validation"]
+            say(f"round {number - 1} left {name} {score_in_words(score)} (validation)", console)
         limits = zip(search.problem.names, search.problem.limits, strict=True)
         said = ", ".join(f"{name} {limit:.4g}" for name, limit in limits)
         console.print(f"round {number} of {config.rounds}: at most {said} of what it begins with")

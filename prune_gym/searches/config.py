@@ -143,7 +143,12 @@ class SearchConfig:
             )
 
     def check_same(self, problem: PruningProblem) -> None:
-        """Raise RunFolderError unless a problem is the one that was searched."""
+        """Raise RunFolderError unless a problem is the one that was searched, in one search."""
+        if self.rounds > 1:
+            raise RunFolderError(
+                f"the run is one of {self.rounds} rounds: the same call of "
+                "prune_gym.search_in_rounds goes on with it."
+            )
         groups = {group.name: group.n_filters for group in problem.groups}
         limits = dict(zip(problem.names, problem.limits, strict=True))
         for name, was, found in (("groups", self.groups, groups), ("limits", self.limits, limits)):

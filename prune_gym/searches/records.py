@@ -11,6 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from prune_gym import ENVIRONMENTS
 from prune_gym.errors import RunFolderError
+from prune_gym.utils.arguments import MOST_ROUNDS
 from prune_gym.utils.records import (
     Amount,
     Count,
@@ -95,7 +96,7 @@ class Config(Record):
     groups: dict[Text, Annotated[int, Field(ge=1, le=2**40)]] = Field(default_factory=dict)
     begun: Whole = 0
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    rounds: Count = 1
+    rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = 1
     measure_on: Text | None = None
 
 

@@ -123,10 +123,11 @@ def search_in_rounds(
     )
     check_in_rounds(first, config)
     config = config.of(first, cluster)
-    if before is not None and replace(config, folder=before.folder) != before:
+    other = [] if before is None else _other_settings(before, config)
+    if other:
         raise InvalidValueError(
-            f"out={str(out)!r} holds a run with other settings; give the same ones, or another "
-            "folder."
+            f"out={str(out)!r} holds a run with other settings ({', '.join(other)}); give the same "
+            "ones, or another folder."
         )
     with lock_run(folder.path):
         if before is None:
@@ -137,6 +138,12 @@ def search_in_rounds(
     network, masks = _rebuilt(first, folder, config.rounds)
     score = float(metrics["accuracy"]["finetuned_validation"])
     return PrunedNetwork(first, masks, network, score, 0, config.network_name)
+
+
+def _other_settings(before: SearchConfig, now: SearchConfig) -> list[str]:
+    """Names of what two runs differ in, wherever they were begun."""
+    own = {**vars(now), "folder": before.folder}
+    return [name for name, value in vars(before).items() if own[name] != value]
 
 
 def check_in_rounds(problem: PruningProblem, config: SearchConfig) -> None:
@@ -200,7 +207,7 @@ def in_rounds(
     masks: Masks = tuple(np.ones(group.n_filters, dtype=np.bool_) for group in first.groups)
     network, told = first.network, []
     for number in range(1, n + 1):
-        place = RunFolder(folder.path / f"round-{number}")
+        place = folder.round(number)
         metrics = place.read_json("metrics.json")
         if not metrics:
             limits = _limits(first, masks, network, number / n, place)
@@ -331,7 +338,7 @@ def _rebuilt(first: PruningProblem, folder: RunFolder, rounds: int) -> tuple[nn.
     """The network of a run that is over, and its keep masks."""
     masks: Masks = tuple(np.ones(group.n_filters, dtype=np.bool_) for group in first.groups)
     for number in range(1, rounds + 1):
-        masks = _kept(first, masks, RunFolder(folder.path / f"round-{number}"))
+        masks = _kept(first, masks, folder.round(number))
     return load_pruned(folder.path, first.network).to(first.device), masks
 
 

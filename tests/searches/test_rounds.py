@@ -13,9 +13,11 @@ import tiny
 import torch
 
 import prune_gym
-from prune_gym.errors import InvalidValueError, RunFolderError
+from prune_gym.errors import ClusterError, InvalidValueError, RunFolderError
 from prune_gym.searches import fine_tuning
+from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.rounds import search_in_rounds
+from prune_gym.searches.run_folder import RunFolder
 from prune_gym.searches.several import Trainer
 from prune_gym.utils.stopping import Stopped
 
@@ -112,8 +114,10 @@ def test_the_same_call_goes_on(moment, tmp_path, monkeypatch):
     for name, tensor in found.network.state_dict().items():
         assert torch.equal(tensor, state[name]), name
     assert pruned(tmp_path / "run").costs == found.costs  # it is over, and stays as it is
-    with pytest.raises(InvalidValueError, match="holds a run with other settings; give the same"):
+    with pytest.raises(InvalidValueError, match=r"other settings \(seed\); give the same"):
         pruned(tmp_path / "run", seed=1)
+    with pytest.raises(RunFolderError, match=r"is one of 2 rounds: the same call of .*in_rounds"):
+        prune_gym.search(found.problem, out=tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,26 @@ def test_the_same_call_goes_on(moment, tmp_path, monkeypatch):
 def test_what_no_rounds_can_be_is_refused(given, words, tmp_path):
     with pytest.raises(InvalidValueError, match=words):
         pruned(tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rounds_go_on_only_where_their_budgets_were_measured(tmp_path):
+    arguments = {"budgets": {"params": 0.4}, "network": "small"}
+    problem = prune_gym.make_problem(**arguments)
+    config = SearchConfig("PruneVGG-v1", "lamp", 16, 0, 2, {}, rounds=2, measure_on="phone")
+    run = RunFolder.create(tmp_path / "run", config.of(problem))
+    assert run.resume_command.endswith(" --workers 1 --measure-on phone")
+    with pytest.raises(InvalidValueError, match="machine with 'phone', and differ elsewhere"):
+        search_in_rounds(2, run.path, "lamp", evaluations=2, finetune_steps=2, **arguments)
+    said = tiny.call("prune", "--resume", run.path, code=2)
+    assert "go on with --workers N --measure-on phone" in said
+
+
+def test_workers_measure_no_budget_side_by_side(tmp_path):
+    noisy = prune_gym.Budget("noisy", lambda network: len(list(network.modules())))
+    asked = {"budgets": {noisy: 0.9}, "workers": 1}
+    with pytest.raises(ClusterError, match="'noisy' may differ from machine to machine"):
+        pruned(tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
 
 
@@ -160,11 +184,14 @@ def test_the_command_prunes_in_rounds_and_goes_on(tmp_path, monkeypatch):
         patch.setattr(fine_tuning.Training, "step", stopped)
         said = tiny.call("prune", *options, code=130)
     assert "round 2 of 2: at most params 0." in said
-    assert f"stopped; go on: prune-gym prune --resume {run} --trust" in said
+    assert "round 1 left accuracy 0." in said
+    assert "stopped in round 2 of 2; what was done is kept." in said
+    assert f"go on: prune-gym prune --resume {run} --trust" in said
+    assert "1 of 2 done" in tiny.call("inspect", run)
     said = tiny.call("prune", "--resume", run, "--finish", "--trust", code=2)
     assert "was begun with --rounds 2" in said
     said = tiny.call("prune", "--resume", run, "--trust")
-    assert "round 1" not in said
+    assert "round 1 of 2" not in said
     assert "12 networks evaluated" in said
     metrics = json.loads((run / "metrics.json").read_text())
     assert (metrics["feasible"], metrics["ema"], len(metrics["rounds"])) == (True, 0.5, 2)
@@ -172,11 +199,15 @@ def test_the_command_prunes_in_rounds_and_goes_on(tmp_path, monkeypatch):
     assert "<h2>Rounds</h2>" in page
     assert "params 0.6325 of what it began with" in page
     assert "within every limit" in tiny.call("evaluate", run, "--trust")
-    tiny.call("inspect", run)
+    assert "recovered in the last round" in page
+    said = tiny.call("inspect", run)
+    assert re.search("evaluated +12 networks, .* within the limits of their round", said)
+    assert "what was left by then on tiny:cli_dataset" in tiny.call("inspect", run / "round-2")
     said = tiny.call("pick", run, "--trust", "--budget", "params=0.5", code=2)
     assert "was pruned in 2 rounds" in said
-    with pytest.raises(RunFolderError, match="begun from Python with an object"):
-        raise RunFolderError(tiny.call("prune", "--resume", run / "round-2", code=2))
+    for asked in (("prune", "--resume"), ("pick", "--budget", "params=0.9"), ("evaluate",)):
+        said = tiny.call(*asked, run / "round-2", code=2)
+        assert f"round-2 is one round of the run in {run}; give that folder" in said
 
 
 def test_the_command_says_what_each_round_fine_tunes(tmp_path):
