@@ -87,7 +87,8 @@ def search_in_rounds(
         ema: decay of the average of weights that fine-tuning hands over; 0 = the last weights.
         candidates: so many of the best networks of a round are fine-tuned, for its steps each, and
             the one that is best then is taken.
-        workers: see `prune_gym.search`; they train the candidates, too.
+        workers: see `prune_gym.search`; they train the candidates, too. With ``measure_on`` the
+            call stands in their session, as where a problem is made.
         **problem: arguments of `prune_gym.make_problem`, which the last round's network meets.
 
     Raises:

@@ -290,7 +290,9 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} is one round of the run in {found[0].path}; give that folder."
             )
-        call = "search_in_rounds(...)" if config.rounds > 1 else "search(..., resume=True)"
+        call = "search(problem, out=..., resume=True)"
+        if config.rounds > 1:
+            call = f"search_in_rounds({config.rounds}, ...), as it was called before"
         raise RunFolderError(
             f"{self.path} was begun from Python with an object, which no file holds; go on there: "
             f"prune_gym.{call}."
