@@ -48,7 +48,7 @@ def prune(
     dataset: options.EnvDataset = None,
     weights: options.Weights = None,
     budget: options.Budget = None,
-    algo: options.Algo = "ppo_lag",
+    algo: options.Algo = None,
     evaluations: options.Evaluations = None,
     timesteps: options.Timesteps = None,
     seed: options.Seed = 0,
@@ -89,15 +89,19 @@ def prune(
         cluster = cluster_of(context.params, console)
         from prune_gym.cli import prune as command
         from prune_gym.cli import rounds as in_rounds
+        from prune_gym.searches.algorithms import usual_algorithm
+        from prune_gym.searches.search import env_id
 
         if resume is not None:
             how: Any = {"trust": trust, "evaluations": evaluations, "cluster": cluster}
             go_on = in_rounds.resume if in_rounds.are_in(user_path(resume)) else command.resume
             go_on(user_path(resume), timesteps, finish, console, **how)
             return
-        problem = _problem_arguments(context.params, command.environment(env or "PruneVGG-v1"))
+        env = env or env_id("layer", structure, hard)
+        problem = _problem_arguments(context.params, command.environment(env))
+        algo = algo or usual_algorithm(env)
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
-        config = _search_config(context.params)
+        config = _search_config({**context.params, "env": env, "algo": algo})
         start = in_rounds.start if rounds > 1 else command.start
         start(config, problem, folder, console, evaluations, cluster)
 
@@ -129,7 +133,7 @@ def _search_config(given: Mapping[str, Any]) -> SearchConfig:
     same = ("algo", "seed", "hard", "racing", "rounds")
     after = ("finetune_steps", "distillation", "ema", "candidates")
     return config.SearchConfig(
-        env=given["env"] or "",
+        env=given["env"],
         timesteps=given["timesteps"] or 0,
         problem={},
         **{name: given[name] for name in (*same, *after)},

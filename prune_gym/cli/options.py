@@ -60,9 +60,11 @@ Budget = Annotated[
     ),
 ]
 Algo = Annotated[
-    str,
+    str | None,
     name_option(
-        names.algorithms, help="One of {names}; `prune-gym list algorithms` describes them."
+        names.algorithms,
+        help="One of {names}; `prune-gym list algorithms` describes them. Without it bayesian, and "
+        "ppo_lag where that cannot search: --hard, another --structure, filter by filter.",
     ),
 ]
 Evaluations = Annotated[

@@ -46,7 +46,7 @@ from prune_gym.searches.fine_tuning import USUAL_STEPS, check_fine_tuning, words
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, how_to_go_on
-from prune_gym.searches.search import EVALUATIONS, Search, begin, env_id, lock_run
+from prune_gym.searches.search import EVALUATIONS, Search, begin, lock_run
 from prune_gym.utils.files import write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import check_stop
@@ -64,7 +64,7 @@ def start(
     """Run a new search into a folder. Everything is checked before the folder is made.
 
     Args:
-        config: how to search; its environment may be "", and its timesteps 0, for the defaults.
+        config: how to search; its timesteps may be 0.
         arguments: of `make_problem`.
         path: the folder to make.
         console: where to report.
@@ -117,8 +117,7 @@ def prepared(
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
     problem = make_problem(**arguments)
     steps = config.timesteps or (evaluations or EVALUATIONS) * len(problem.groups)
-    env = config.env or env_id("layer", problem, config.hard)
-    config = replace(config, env=env, timesteps=steps)
+    config = replace(config, timesteps=steps)
     check_config(config, problem)
     check_fine_tuning(problem, config.finetune_steps, config.distillation, config.ema)
     say_unpruned(problem, console)

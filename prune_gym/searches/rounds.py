@@ -26,7 +26,7 @@ from prune_gym.problem.make import make_problem
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.saving import load_pruned, read_plan
 from prune_gym.pruning.masks import Masks
-from prune_gym.searches.algorithms import check_algorithm, check_config
+from prune_gym.searches.algorithms import check_algorithm, check_config, usual_algorithm
 from prune_gym.searches.config import MEASURED, SearchConfig
 from prune_gym.searches.finalize import Finished, dense_scores, finish, hand_over
 from prune_gym.searches.fine_tuning import USUAL_STEPS, FineTuned, check_fine_tuning
@@ -59,7 +59,7 @@ Show = Callable[[int, Search], Callable[[], Trainer]]
 def search_in_rounds(
     rounds: int,
     out: Path | str,
-    algo: str = "ppo_lag",
+    algo: str | None = None,
     *,
     evaluations: int = EVALUATIONS,
     finetune_steps: int = USUAL_STEPS,
@@ -77,7 +77,7 @@ def search_in_rounds(
     Args:
         rounds: how many.
         out: folder of the run; each round is a run folder in it.
-        algo: a name of ``prune-gym list algorithms``.
+        algo: a name of ``prune-gym list algorithms``; None: see `prune_gym.search`.
         evaluations: networks to be judged in all rounds together.
         finetune_steps: optimizer steps of all rounds together.
         seed: of the first round; the others count on from it.
@@ -99,6 +99,8 @@ def search_in_rounds(
     """
     folder = RunFolder(user_path(out))
     rounds = whole_number("rounds", rounds, 1, MOST_ROUNDS)
+    env = env_id("layer", problem.get("structure", "filter"), check_flag("hard", hard))
+    algo = usual_algorithm(env) if algo is None else algo
     check_algorithm(algo)
     cluster = as_workers(workers)
     before = RunFolder.open(folder.path)[1] if (folder.path / "config.json").is_file() else None
@@ -109,7 +111,7 @@ def search_in_rounds(
     if cluster is not None:
         check_measured(first.budgets)
     config = SearchConfig(
-        env=env_id("layer", first, check_flag("hard", hard)),
+        env=env,
         algo=algo,
         timesteps=whole_number("evaluations", evaluations, 1, MOST_EVALUATIONS) * len(first.groups),
         seed=whole_number("seed", seed, 0, MOST_SEED),

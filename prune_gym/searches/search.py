@@ -31,7 +31,7 @@ from prune_gym.problem.rivals import Rivals
 from prune_gym.problem.saving import masks_of_plan, save_pruned
 from prune_gym.problem.sensitivity import Judged
 from prune_gym.pruning.masks import Masks
-from prune_gym.searches.algorithms import check_algorithm, check_config
+from prune_gym.searches.algorithms import check_algorithm, check_config, usual_algorithm
 from prune_gym.searches.baselines import BASELINES, baseline, masks_within, prior
 from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.front_files import FrontFiles
@@ -63,7 +63,7 @@ T = TypeVar("T")
 
 def search(
     problem: PruningProblem,
-    algo: str = "ppo_lag",
+    algo: str | None = None,
     *,
     evaluations: int = EVALUATIONS,
     seed: int = 0,
@@ -86,7 +86,9 @@ def search(
 
     Args:
         problem: of `prune_gym.make_problem`.
-        algo: a name of ``prune-gym list algorithms``: an agent, or a baseline.
+        algo: a name of ``prune-gym list algorithms``: an agent, or a baseline; None =
+            ``"bayesian"``, or ``"ppo_lag"`` filter by filter, with ``hard`` and where the problem's
+            structure is not ``"filter"``.
         evaluations: networks to be judged.
         seed: of the search.
         granularity: ``"layer"``, a prune ratio per group, or ``"filter"``, each filter by itself.
@@ -144,16 +146,17 @@ def search(
     steps = finetune_steps
     if steps is not None:
         steps = whole_number("finetune_steps", steps, 0, MOST_STEPS)
+    env = env_id(granularity, problem.structure, check_flag("hard", hard))
     config = SearchConfig(
-        env=env_id(granularity, problem, hard),
-        algo=algo,
+        env=env,
+        algo=usual_algorithm(env) if algo is None else algo,
         timesteps=evaluations * len(problem.groups),
         seed=whole_number("seed", seed, 0, MOST_SEED),
         finetune_steps=steps,
         problem={},
         distillation=check_share("distillation", distillation),
         ema=check_decay("ema", ema),
-        hard=check_flag("hard", hard),
+        hard=hard,
         racing=check_flag("racing", racing),
     )
     with lock_run(out):
@@ -162,9 +165,9 @@ def search(
             return search.run()
 
 
-def env_id(granularity: str, problem: PruningProblem, hard: bool) -> str:
+def env_id(granularity: str, structure: str, hard: bool) -> str:
     """The environment of a search: its v1, where decisions beside a prior are possible."""
-    version = "v1" if problem.structure == "filter" and not hard else "v0"
+    version = "v1" if structure == "filter" and not hard else "v0"
     return f"{ENV_NAMES[granularity]}-{version}"
 
 
