@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -51,9 +51,6 @@ from prune_gym.utils.files import user_path, write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import finishing, stopping
 from prune_gym.utils.threads import Workers, one_thread
-
-if TYPE_CHECKING:
-    pass
 
 EVALUATIONS = 300  # of a search that is not told
 ENV_NAMES = {"layer": "PruneVGG", "filter": "PruneVGGFilters"}  # by granularity
