@@ -126,12 +126,8 @@ def search_in_rounds(
     )
     check_in_rounds(first, config)
     config = config.of(first, cluster)
-    other = [] if before is None else _other_settings(before, config)
-    if other:
-        raise InvalidValueError(
-            f"out={str(out)!r} holds a run with other settings ({', '.join(other)}); give the same "
-            "ones, or another folder."
-        )
+    if before is not None:
+        _check_same_settings(before, config, out)
     with lock_run(folder.path):
         if before is None:
             RunFolder.create(folder.path, config)
@@ -143,10 +139,15 @@ def search_in_rounds(
     return PrunedNetwork(first, masks, network, score, 0, config.network_name)
 
 
-def _other_settings(before: SearchConfig, now: SearchConfig) -> list[str]:
-    """Names of what two runs differ in, wherever they were begun."""
-    own = {**vars(now), "folder": before.folder}
-    return [name for name, value in vars(before).items() if own[name] != value]
+def _check_same_settings(before: SearchConfig, now: SearchConfig, out: Path | str) -> None:
+    """Raise InvalidValueError unless a run that is there has the same settings."""
+    own = {**vars(now), "folder": before.folder}  # wherever they were begun
+    other = [name for name, value in vars(before).items() if own[name] != value]
+    if other:
+        raise InvalidValueError(
+            f"out={str(out)!r} holds a run with other settings ({', '.join(other)}); give the same "
+            "ones, or another folder."
+        )
 
 
 def check_in_rounds(problem: PruningProblem, config: SearchConfig) -> None:
