@@ -45,6 +45,7 @@ LEVELS = {
         {"stopping", "search_path", "lazy"},
         {"", "errors"},
         {"files", "costs", "toy", "arguments", "archive", "ray_cluster", "own_code"},
+        {"ray_machines"},
         {"locking", "logs", "console", "ray_tasks", "ray_vec_env"},
         {"multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
@@ -64,6 +65,7 @@ SHARED = (
     "agents.lazy",
     "agents.own_code",
     "agents.ray_cluster",
+    "agents.ray_machines",
     "agents.stopping",
     "agents.search_path",
 )

@@ -9,7 +9,7 @@ import pytest
 from agents.errors import InvalidValueError, RunFolderError
 from agents.ray_tasks import Cluster
 from agents.runs.folder import RunFolder
-from agents.sweep.runs import _zipped, read_sweep, sweep, sweep_runs
+from agents.sweep.runs import read_sweep, sweep, sweep_runs
 
 TOY = {"algo": "ppo_lag", "env": "agents.toy:BudgetToy-v0", "timesteps": 128}
 
@@ -57,7 +57,6 @@ def test_what_is_finished_is_not_run_again_and_other_runs_are_refused(tmp_path):
     Training.begin(run.config, tmp_path / run.name).run()
     outcomes = list(sweep([run], tmp_path, Cluster(1)))
     assert [one.words for one in outcomes] == ["finished before"]
-    assert len(_zipped(tmp_path / run.name)) > 1000
     other = sweep_runs({**TOY, "eval_episodes": 3})[0]
     with pytest.raises(RunFolderError, match="holds a run with other settings"):
         list(sweep([other], tmp_path, Cluster(1)))
