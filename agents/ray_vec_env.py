@@ -222,9 +222,7 @@ class _Needs:
 class _Crew:
     """One worker and its environments, as this process knows them."""
 
-    def __init__(
-        self, ray: Any, env_fns: list[MakeEnv], members: list[int], needs: _Needs
-    ) -> None:
+    def __init__(self, ray: Any, env_fns: list[MakeEnv], members: list[int], needs: _Needs) -> None:
         self._ray, self.members, self._needs = ray, members, needs
         with by_value():
             self._fns = ray.put(cloudpickle.dumps(env_fns))
@@ -240,7 +238,7 @@ class _Crew:
         self._versions = self._actor.versions.remote()
         self._opened = self._actor.open.remote(self._fns)
 
-    def ready(self) -> Any:
+    def ready(self) -> tuple[Any, Any, str | None]:
         """What the first environment is like, once the worker that was just made has them all."""
         exceptions = self._ray.exceptions
         try:
@@ -252,7 +250,8 @@ class _Crew:
             for words in set(notes) - self._told:
                 warnings.warn(words, stacklevel=2)
             self._told.update(notes)
-            return self._ray.get(self._opened, timeout=WAIT_S)
+            found: tuple[Any, Any, str | None] = self._ray.get(self._opened, timeout=WAIT_S)
+            return found
         except exceptions.GetTimeoutError:
             cores = self._ray.cluster_resources().get("CPU", 0.0)
             raise ClusterError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -63,9 +64,13 @@ def test_what_is_finished_is_not_run_again_and_other_runs_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_are_trained_in_a_cluster(cluster, tmp_path):
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_runs_are_trained_in_a_cluster(cluster, tmp_path, monkeypatch, is_shared):
+    if not is_shared:  # as if no machine saw the folder
+        monkeypatch.setattr(Path, "touch", lambda path: None)
     runs = sweep_runs({**TOY, "seed": [0, 1], "eval_episodes": 2})
     outcomes = list(sweep(runs, tmp_path, Cluster(2)))
     assert all(one.is_finished for one in outcomes), outcomes
     for run in runs:
         assert RunFolder(tmp_path / run.name).result.is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(run.name for run in runs)
