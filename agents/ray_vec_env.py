@@ -80,7 +80,7 @@ class RayVecEnv(VecEnv):
     def _spaces(self) -> tuple[Any, Any, str | None]:
         """Of the first environment, once all could be made."""
         try:
-            found = [crew.ready() for crew in self._crews]
+            found = [crew.first() for crew in self._crews]
         except BaseException:
             self.close()
             raise
@@ -238,6 +238,13 @@ class _Crew:
         self._versions = self._actor.versions.remote()
         self._opened = self._actor.open.remote(self._fns)
 
+    def first(self) -> tuple[Any, Any, str | None]:
+        """See `ready`; a worker that dies before its environments are there is not replaced."""
+        try:
+            return self.ready()
+        except self._ray.exceptions.RayError as error:
+            raise _not_made(error) from error
+
     def ready(self) -> tuple[Any, Any, str | None]:
         """What the first environment is like, once the worker that was just made has them all."""
         exceptions = self._ray.exceptions
@@ -259,12 +266,8 @@ class _Crew:
                 f"after {WAIT_S:g} s. They ask for {self._needs.cpus:g} cores each, and the "
                 f"cluster has {cores:g}: ask for fewer."
             ) from None
-        except exceptions.RayError as error:
-            raise ClusterError(
-                f"a worker could not make its environments: {_last_line(error)} What they import "
-                "must be on its machine: install it there, or send it along, "
-                "ray.init(runtime_env={'py_modules': [...]})."
-            ) from error
+        except exceptions.RayTaskError as error:
+            raise _not_made(error) from error
 
     def send(self, way: str, *given: Any) -> Any:
         """Have the worker do something; gives what will be the answer."""
@@ -325,6 +328,14 @@ class _Crew:
     def close(self) -> None:
         with suppress(Exception):  # it may be dead, or the connection
             self._ray.kill(self._actor, no_restart=True)
+
+
+def _not_made(error: BaseException) -> ClusterError:
+    return ClusterError(
+        f"a worker could not make its environments: {_last_line(error)} What they import must be "
+        "on its machine: install it there, or send it along, "
+        "ray.init(runtime_env={'py_modules': [...]})."
+    )
 
 
 def _last_line(error: BaseException) -> str:

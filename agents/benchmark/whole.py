@@ -16,7 +16,7 @@ from agents.benchmark.rows import check_out, read_row, row_path, write_row
 from agents.benchmark.run import Row, Runner, Train
 from agents.benchmark.suite import DEFAULT_SUITE, Suite, Task, load_suite, own_folder
 from agents.errors import BenchmarkError, UnfitEnvError
-from agents.ray_tasks import Cluster, Done, run_tasks
+from agents.ray_tasks import LOOK_EVERY_S, Cluster, Done, run_tasks
 from agents.stopping import check_stop, stop_requested
 
 DEFAULT_OUT = "prunebench"
@@ -161,13 +161,13 @@ def _side_by_side(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: 
             }
             waiting = set(futures)
             while waiting:
-                ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 if stop_requested():  # what is in work comes to its end, and is kept
                     waiting = {future for future in waiting if not future.cancel()}
-                    ended = {future for future in ended if future.exception() is None}
+                ended, waiting = wait(waiting, LOOK_EVERY_S, FIRST_COMPLETED)
                 for future in ended:
-                    task, seed = futures[future]
-                    yield task, seed, future.result
+                    if future.exception() is None or not stop_requested():
+                        task, seed = futures[future]
+                        yield task, seed, future.result
             check_stop()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import fake_ray
 import pytest
@@ -11,10 +14,11 @@ import pytest
 import agents
 import prune_gym
 from agents import ray_machines, ray_tasks
+from agents.benchmark import whole
 from agents.errors import ClusterError
 from agents.ray_tasks import Cluster, run_tasks
 from agents.runs.folder import RunFolder
-from agents.stopping import request_stop, stopping
+from agents.stopping import Stopped, request_stop, stopping
 from agents.sweep import brought, runs
 
 RUN = {"algo": "ppo_lag", "env": "agents.toy:BudgetToy-v0", "timesteps": 256, "eval_episodes": 2}
@@ -84,6 +88,43 @@ def test_what_is_ready_when_a_stop_is_asked_for_is_given(cluster):
     assert found == [0, 1, 2]
 
 
+def take(work, found):
+    """What runs give; a stop is asked for at the first."""
+    for *_, run in work:
+        found.append(run())
+        request_stop()
+
+
+def test_runs_side_by_side_that_are_done_at_a_stop_are_kept(monkeypatch):
+    class Pool(nullcontext):
+        def __init__(self, *arguments, **options):
+            super().__init__(self)
+
+        def submit(self, function, suite, train, algorithm, task, seed):
+            future = Future()
+            if seed < 3:  # the others wait
+                future.set_result(seed)
+            return future
+
+        def shutdown(self, cancel_futures):
+            pass
+
+    monkeypatch.setattr(whole, "ProcessPoolExecutor", Pool)
+    ahead, found = [(None, seed) for seed in range(5)], []
+    with stopping(), pytest.raises(Stopped):
+        take(whole._side_by_side(None, None, "any", ahead, 2), found)
+    assert sorted(found) == [0, 1, 2]
+
+
+def test_runs_in_a_cluster_that_are_done_at_a_stop_are_kept(cluster, monkeypatch):
+    cluster()
+    monkeypatch.setattr(whole, "_run", lambda suite, train, algorithm, task, seed: seed)
+    ahead, found = [(SimpleNamespace(name="task"), seed) for seed in range(5)], []
+    with stopping(), pytest.raises(Stopped):
+        take(whole._in_cluster(Cluster(3), None, None, "any", ahead, 1), found)
+    assert found == [0, 1, 2]
+
+
 def test_a_task_that_died_is_told_of_before_the_next_try(cluster):
     told = []
     cluster(happens=died())
@@ -113,6 +154,7 @@ def test_a_broken_run_is_brought_back_and_gone_on_with(cluster, apart, tmp_path,
     out = tmp_path / "out"
 
     def breaks(config, path, trust):
+        assert trust  # the folder is of this sweep
         RunFolder.create(path, config).checkpoint.touch()
         raise ZeroDivisionError("in the\nenvironment")
 
@@ -124,6 +166,7 @@ def test_a_broken_run_is_brought_back_and_gone_on_with(cluster, apart, tmp_path,
 
     def goes_on(config, path, trust):
         assert path.is_relative_to(apart)
+        assert not trust  # it was there
         assert RunFolder(path).checkpoint.is_file()
         RunFolder(path).result.touch()
         return "done"

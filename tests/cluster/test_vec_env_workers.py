@@ -139,6 +139,29 @@ def test_nothing_is_asked_while_a_step_is_in_work():
     assert envs.get_attr("width", [1]) == [1.0]
 
 
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_worker_that_dies_while_it_is_made(deaths):
+    """It is replaced where it is to replace another one; the first one is named."""
+
+    def happens(name, *given):
+        seen.append(name)
+        if name == "open" and deaths == 1:
+            raise exceptions.ActorDiedError
+        if (name == "open" and seen.count(name) == 2) or (name == "step" and "restore" not in seen):
+            raise exceptions.ActorDiedError
+
+    seen: list[str] = []
+    ray = FakeRay(happens=happens)
+    if deaths == 1:
+        with pytest.raises(ClusterError, match="a worker could not make its environments"):
+            RayVecEnv([Counting], ray=ray)
+        return
+    envs = RayVecEnv([Counting], ray=ray)
+    first = envs.reset()
+    np.testing.assert_array_equal(envs.step(np.ones((1, 1)))[0], first + 1.0)
+    assert len(ray.killed) == 2
+
+
 def test_other_versions_are_refused(monkeypatch):
     there = {**versions(PACKAGES), "node": "far", "agents": "0.0.1"}
     monkeypatch.setattr(ray_vec_env.EnvWorker, "versions", lambda self: there)
