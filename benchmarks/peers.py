@@ -49,8 +49,17 @@ from prune_gym.problem.outcome import OutcomeMemory
 from prune_gym.searches.fine_tuning import fine_tune
 
 RESULTS = Path(__file__).parent / "results" / "peers.json"
-SEARCHES = ("scan", "evolution", "ppo_lag", "pretrained", "cem", "random")  # ours
-DRAWING = ("evolution", "ppo_lag", "pretrained", "cem", "random", "amc", "tp-*-random-*")
+SEARCHES = ("scan", "bayesian", "evolution", "ppo_lag", "pretrained", "cem", "random")  # ours
+DRAWING = (
+    "bayesian",
+    "evolution",
+    "ppo_lag",
+    "pretrained",
+    "cem",
+    "random",
+    "amc",
+    "tp-*-random-*",
+)
 SCORES = ("l1", "l2", "bnscale", "taylor", "lamp", "hessian", "fpgm", "random")
 SPLITS = ("validation", "test")
 MEASUREMENTS = 3  # of a latency

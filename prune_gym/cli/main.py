@@ -48,7 +48,7 @@ def prune(
     dataset: options.EnvDataset = None,
     weights: options.Weights = None,
     budget: options.Budget = None,
-    algo: options.Algo = "ppo_lag",
+    algo: options.Algo = None,
     evaluations: options.Evaluations = None,
     timesteps: options.Timesteps = None,
     seed: options.Seed = 0,
@@ -70,6 +70,8 @@ def prune(
     finetune_steps: options.FinetuneSteps = None,
     distillation: options.Distillation = 0.0,
     candidates: options.Candidates = 1,
+    ema: options.Ema = 0.0,
+    rounds: options.Rounds = 1,
     hard: options.Hard = False,
     racing: options.Racing = True,
     device: options.Device = "cpu",
@@ -86,15 +88,22 @@ def prune(
         _refuse_what_does_not_go_together(context)
         cluster = cluster_of(context.params, console)
         from prune_gym.cli import prune as command
+        from prune_gym.cli import rounds as in_rounds
+        from prune_gym.searches.algorithms import usual_algorithm
+        from prune_gym.searches.search import env_id
 
         if resume is not None:
             how: Any = {"trust": trust, "evaluations": evaluations, "cluster": cluster}
-            command.resume(user_path(resume), timesteps, finish, console, **how)
+            go_on = in_rounds.resume if in_rounds.are_in(user_path(resume)) else command.resume
+            go_on(user_path(resume), timesteps, finish, console, **how)
             return
-        problem = _problem_arguments(context.params, command.environment(env or "PruneVGG-v1"))
+        env = env or env_id("layer", structure, hard)
+        problem = _problem_arguments(context.params, command.environment(env))
+        algo = algo or usual_algorithm(env)
         folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
-        config = _search_config(context.params)
-        command.start(config, problem, folder, console, evaluations, cluster)
+        config = _search_config({**context.params, "env": env, "algo": algo})
+        start = in_rounds.start if rounds > 1 else command.start
+        start(config, problem, folder, console, evaluations, cluster)
 
 
 def _refuse_what_does_not_go_together(context: typer.Context) -> None:
@@ -121,12 +130,13 @@ def _search_config(given: Mapping[str, Any]) -> SearchConfig:
     """How to search, from the options."""
     from prune_gym.searches import config
 
-    same = ("algo", "seed", "finetune_steps", "distillation", "candidates", "hard", "racing")
+    same = ("algo", "seed", "hard", "racing", "rounds")
+    after = ("finetune_steps", "distillation", "ema", "candidates")
     return config.SearchConfig(
-        env=given["env"] or "",
+        env=given["env"],
         timesteps=given["timesteps"] or 0,
         problem={},
-        **{name: given[name] for name in same},
+        **{name: given[name] for name in (*same, *after)},
     )
 
 

@@ -37,6 +37,17 @@ def algorithms() -> dict[str, str]:
     return {**agents, **more, **BASELINES.describe()}
 
 
+def usual_algorithm(env: str) -> str:
+    """What searches in a registered environment where no algorithm is named.
+
+    What finds the most accurate networks: ``"bayesian"``. It decides layer by layer beside the
+    prior; elsewhere it is ``"ppo_lag"``.
+    """
+    by_layer = ENVIRONMENTS[env]["granularity"] == "layer"
+    beside_prior = ENVIRONMENTS[env].get("decision") == "prior"
+    return "bayesian" if by_layer and beside_prior else "ppo_lag"
+
+
 def check_algorithm(name: str) -> None:
     """Raise UnknownNameError, with the nearest name, for an unknown algorithm."""
     if name not in list(algorithms()):

@@ -30,6 +30,7 @@ from prune_gym.utils.arguments import (
     MOST_CANDIDATES,
     MOST_SEED,
     MOST_STEPS,
+    check_decay,
     check_share,
     whole_number,
 )
@@ -46,7 +47,7 @@ class PrunedNetwork:
         network: the compact network, in evaluation mode.
         validation_accuracy: metric of ``network`` on the validation split, in its unit: its
             accuracy, where no other metric was asked for.
-        number: of its evaluation in the search, from 1.
+        number: of its evaluation in the search, from 1; 0 where several searches made it.
         name: registered name of the unpruned network; None where it is an object.
     """
 
@@ -85,6 +86,7 @@ class PrunedNetwork:
         *,
         seed: int = 0,
         distillation: float = 0.0,
+        ema: float = 0.0,
         on_step: OnStep | None = None,
         state: Path | str | None = None,
     ) -> PrunedNetwork:
@@ -97,6 +99,8 @@ class PrunedNetwork:
             steps: optimizer steps.
             seed: of the batches' order and of augmentation.
             distillation: share of the loss that follows the unpruned network, in [0, 1].
+            ema: decay, in [0, 1), of an exponential moving average of the weights, which comes back
+                then; 0 = the last weights do.
             on_step: called with (steps done, loss).
             state: a file (safetensors) in which the training is saved now and then, and when it is
                 stopped; the same call goes on from there. It is removed at the end.
@@ -105,13 +109,14 @@ class PrunedNetwork:
             Stopped: Ctrl-C or SIGTERM, a ``KeyboardInterrupt`` at the end of a step.
         """
         network = copy.deepcopy(self.network)
-        saved = None if state is None else self._training_state(Path(state), steps, seed)
+        saved = None if state is None else self._training_state(Path(state), steps, seed, ema)
         fine_tuned = fine_tune(
             network,
             self.problem,
             steps=whole_number("steps", steps, 0, MOST_STEPS),
             seed=whole_number("seed", seed, 0, MOST_SEED),
             distillation=check_share("distillation", distillation),
+            ema=check_decay("ema", ema),
             on_step=on_step,
             state=saved,
         )
@@ -119,8 +124,9 @@ class PrunedNetwork:
             saved.drop()
         return replace(self, network=network, validation_accuracy=fine_tuned.accuracy)
 
-    def _training_state(self, path: Path, steps: int, seed: int) -> TrainingState:
-        return TrainingState(path, {"network": self.number, "steps": steps, "seed": seed})
+    def _training_state(self, path: Path, steps: int, seed: int, ema: float) -> TrainingState:
+        about = {"network": self.number, "steps": steps, "seed": seed}
+        return TrainingState(path, {**about, **({"ema": ema} if ema else {})})
 
     def save(self, path: Path | str) -> None:
         """Write it to a folder that `prune_gym.load_pruned` reads (safetensors and a plan)."""
@@ -258,6 +264,7 @@ class SearchResult:
         *,
         seed: int = 0,
         distillation: float = 0.0,
+        ema: float = 0.0,
         on_step: OnStep | None = None,
         state: Path | str | None = None,
         candidates: int = 1,
@@ -269,6 +276,8 @@ class SearchResult:
             steps: optimizer steps.
             seed: of the batches' order and of augmentation.
             distillation: share of the loss that follows the unpruned network, in [0, 1].
+            ema: decay, in [0, 1), of an exponential moving average of the weights, which comes back
+                then; 0 = the last weights do.
             on_step: of one candidate.
             state: likewise.
             candidates: so many of the best networks within the limits are trained, and the one
@@ -286,7 +295,7 @@ class SearchResult:
         check_sessions(self.problem.budgets)
         if whole_number("candidates", candidates, 1, MOST_CANDIDATES) == 1 and cluster is None:
             return self.best.fine_tune(
-                steps, seed=seed, distillation=distillation, on_step=on_step, state=state
+                steps, seed=seed, distillation=distillation, ema=ema, on_step=on_step, state=state
             )
         if on_step is not None or state is not None:
             raise InvalidValueError(
@@ -297,6 +306,7 @@ class SearchResult:
             "steps": whole_number("steps", steps, 0, MOST_STEPS),
             "seed": whole_number("seed", seed, 0, MOST_SEED),
             "distillation": check_share("distillation", distillation),
+            "ema": check_decay("ema", ema),
         }
         others = [*best_of(self.archive, self.problem, self.config.by_ratio, candidates)][1:]
         untrained = [self.best, *(self._recovered(*one) for one in others)]

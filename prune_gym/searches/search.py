@@ -9,12 +9,11 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from agents.locking import locked_folder
-from prune_gym.cluster.measuring import BudgetElsewhere
 from prune_gym.cluster.workers import RayWorkers, as_workers, workers_of
 from prune_gym.envs.checks import check_flag
 from prune_gym.errors import (
@@ -32,7 +31,7 @@ from prune_gym.problem.rivals import Rivals
 from prune_gym.problem.saving import masks_of_plan, save_pruned
 from prune_gym.problem.sensitivity import Judged
 from prune_gym.pruning.masks import Masks
-from prune_gym.searches.algorithms import check_algorithm, check_config
+from prune_gym.searches.algorithms import check_algorithm, check_config, usual_algorithm
 from prune_gym.searches.baselines import BASELINES, baseline, masks_within, prior
 from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.front_files import FrontFiles
@@ -44,6 +43,7 @@ from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
     MOST_SEED,
     MOST_STEPS,
+    check_decay,
     check_share,
     whole_number,
 )
@@ -51,9 +51,6 @@ from prune_gym.utils.files import user_path, write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import finishing, stopping
 from prune_gym.utils.threads import Workers, one_thread
-
-if TYPE_CHECKING:
-    pass
 
 EVALUATIONS = 300  # of a search that is not told
 ENV_NAMES = {"layer": "PruneVGG", "filter": "PruneVGGFilters"}  # by granularity
@@ -63,7 +60,7 @@ T = TypeVar("T")
 
 def search(
     problem: PruningProblem,
-    algo: str = "ppo_lag",
+    algo: str | None = None,
     *,
     evaluations: int = EVALUATIONS,
     seed: int = 0,
@@ -74,6 +71,7 @@ def search(
     resume: bool = False,
     finetune_steps: int | None = None,
     distillation: float = 0.0,
+    ema: float = 0.0,
     on_progress: OnProgress | None = None,
     workers: int | RayWorkers | None = None,
 ) -> SearchResult:
@@ -85,7 +83,9 @@ def search(
 
     Args:
         problem: of `prune_gym.make_problem`.
-        algo: a name of ``prune-gym list algorithms``: an agent, or a baseline.
+        algo: a name of ``prune-gym list algorithms``: an agent, or a baseline; None =
+            ``"bayesian"``, or ``"ppo_lag"`` filter by filter, with ``hard`` and where the problem's
+            structure is not ``"filter"``.
         evaluations: networks to be judged.
         seed: of the search.
         granularity: ``"layer"``, a prune ratio per group, or ``"filter"``, each filter by itself.
@@ -100,6 +100,7 @@ def search(
             more than 0.01 of accuracy is lost); nothing is fine-tuned here, see
             `SearchResult.fine_tune`.
         distillation: likewise.
+        ema: likewise.
         on_progress: called after every judged network.
         workers: processes of a Ray cluster that judge the networks: how many, or `RayWorkers`;
             None = threads of this process. The networks found are the same.
@@ -142,15 +143,17 @@ def search(
     steps = finetune_steps
     if steps is not None:
         steps = whole_number("finetune_steps", steps, 0, MOST_STEPS)
+    env = env_id(granularity, problem.structure, check_flag("hard", hard))
     config = SearchConfig(
-        env=env_id(granularity, problem, hard),
-        algo=algo,
+        env=env,
+        algo=usual_algorithm(env) if algo is None else algo,
         timesteps=evaluations * len(problem.groups),
         seed=whole_number("seed", seed, 0, MOST_SEED),
         finetune_steps=steps,
         problem={},
         distillation=check_share("distillation", distillation),
-        hard=check_flag("hard", hard),
+        ema=check_decay("ema", ema),
+        hard=hard,
         racing=check_flag("racing", racing),
     )
     with lock_run(out):
@@ -159,9 +162,9 @@ def search(
             return search.run()
 
 
-def env_id(granularity: str, problem: PruningProblem, hard: bool) -> str:
+def env_id(granularity: str, structure: str, hard: bool) -> str:
     """The environment of a search: its v1, where decisions beside a prior are possible."""
-    version = "v1" if problem.structure == "filter" and not hard else "v0"
+    version = "v1" if structure == "filter" and not hard else "v0"
     return f"{ENV_NAMES[granularity]}-{version}"
 
 
@@ -190,17 +193,8 @@ def begin(
         RunFolder.check_free(out)
     check_algorithm(config.algo)
     check_config(config, problem)
-    if problem.arguments is not None:
-        # whoever goes on with the run judges in the same batches, and by the same limits
-        unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
-        fixed = {"batch_size": problem.evaluator.validation.batch_size, "unpruned_values": unpruned}
-        config = replace(config, problem={**problem.arguments, **fixed})
-    groups = {group.name: group.n_filters for group in problem.groups}
-    limits = dict(zip(problem.names, problem.limits, strict=True))
-    config = replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
+    config = config.of(problem, cluster)
     config = replace(config, begun=max(1, config.timesteps // len(problem.groups)))
-    if any(isinstance(budget, BudgetElsewhere) for budget in problem.budgets):
-        config = replace(config, measure_on=None if cluster is None else cluster.measure_on)
     folder = None if out is None else RunFolder.create(out, config)
     return Search(problem, config, folder, on_progress, cluster)
 

@@ -22,6 +22,22 @@ OnTrained = Callable[[int, FineTuned], None]
 
 
 @dataclass(frozen=True)
+class Trainer:
+    """How candidates are fine-tuned, and who is told.
+
+    Attributes:
+        on_step: called with (steps done, loss), where they are trained in this process.
+        on_trained: called with the number of a candidate that is trained, from 0, and what came of
+            it, where there are several.
+        cluster: whose workers train several of them side by side; None = one after another, here.
+    """
+
+    on_step: OnStep
+    on_trained: OnTrained | None = None
+    cluster: RayWorkers | None = None
+
+
+@dataclass(frozen=True)
 class Trained:
     """A network after its fine-tuning.
 
@@ -46,6 +62,7 @@ class Lesson:
         steps: optimizer steps.
         seed: of the batches' order and of augmentation.
         distillation: share of the loss that follows the unpruned network.
+        ema: decay of the average of weights that is handed over; 0 = the last weights.
     """
 
     masks: Masks
@@ -53,6 +70,7 @@ class Lesson:
     steps: int
     seed: int
     distillation: float
+    ema: float
 
     def answered(self, problem: PruningProblem) -> Trained | Refused:
         """Fine-tune it, in a worker."""
@@ -65,6 +83,7 @@ class Lesson:
                 steps=self.steps,
                 seed=self.seed,
                 distillation=self.distillation,
+                ema=self.ema,
             )
         except Exception as error:  # goes on where it was asked for
             return refused(error)
@@ -79,6 +98,7 @@ def fine_tuned(
     steps: int,
     seed: int,
     distillation: float,
+    ema: float,
     on_step: OnStep | None = None,
     on_trained: OnTrained | None = None,
 ) -> dict[int, tuple[nn.Module, FineTuned]]:
@@ -93,6 +113,7 @@ def fine_tuned(
         steps: of each; see `prune_gym.searches.fine_tuning.fine_tune`.
         seed: likewise.
         distillation: likewise.
+        ema: likewise.
         on_step: called with (steps done of all networks, loss), where they are trained here.
         on_trained: called with the index of a network that is trained, and what came of it.
 
@@ -104,11 +125,11 @@ def fine_tuned(
         Stopped: a stop was asked for.
         Exception: none could be fine-tuned; that of the first.
     """
-    check_fine_tuning(problem, steps, distillation)
+    check_fine_tuning(problem, steps, distillation, ema)
     told = on_trained or (lambda index, found: None)
     if cluster is not None:
         lessons = [
-            Lesson(masks, pickled(deepcopy(network).cpu()), steps, seed, distillation)
+            Lesson(masks, pickled(deepcopy(network).cpu()), steps, seed, distillation, ema)
             for masks, network in networks
         ]
         answers: list[Trained | BaseException] = cluster.answers(
@@ -132,6 +153,7 @@ def fine_tuned(
                 steps=steps,
                 seed=seed,
                 distillation=distillation,
+                ema=ema,
                 on_step=None if on_step is None else partial(_later, on_step, index * steps),
             )
         except Exception as error:  # of the others more may come

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from itertools import product
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +15,6 @@ from prune_gym.problem.costs import Counts
 from prune_gym.problem.sensitivity import Judged
 from prune_gym.pruning.groups import FilterGroup, settled_counts
 from prune_gym.pruning.masks import Masks, kept_per_group
-from prune_gym.utils.gaussian_process import GaussianProcess
 
 CANDIDATES, PARENTS = 128, 5  # the former are steps from so many of the best
 STEPS = 0.1, 0.6  # least and largest standard deviation of the logarithms of kept filters
@@ -24,6 +24,10 @@ CURIOSITY = 0.3  # weight of the doubt, in standard deviations
 MOST = 512  # networks that are learned from, the best ones: the work grows with their cube
 RUINED = 2.0  # below the best reward, how much lower makes no difference; accuracies end before
 CHEAPEST = 1e-3  # costs below are not told apart
+LENGTHS = 1.0, 2.0, 4.0  # octaves over which networks resemble each other, one of these
+NOISES = 0.03, 0.1, 0.3  # share of the variance that widths do not explain, one of these
+
+Values = NDArray[np.float64]
 
 T = TypeVar("T")
 
@@ -108,12 +112,12 @@ class Surrogate:
         accuracies, costs, _ = (np.array(own)[rows] for own in zip(*self.judged, strict=True))
         accuracies = np.maximum(accuracies, accuracies.max() - RUINED)
         known, asked = _logarithms(np.array(self.counts)[rows]), _logarithms(counts)
-        expected, doubt = GaussianProcess(known, accuracies).predict(asked)
+        expected, doubt = expectation(known, accuracies, asked)
         weights = CURIOSITY * np.abs(generator.standard_normal((n, 1)))
         merits = (expected + weights * doubt) / (accuracies.std() or 1e-9)
         if self.cost_limit is not None:
             costs = np.log(np.maximum(costs, CHEAPEST))
-            cost, error = GaussianProcess(known, costs).predict(asked)
+            cost, error = expectation(known, costs, asked)
             below = torch.from_numpy((np.log(self.cost_limit) - cost) / error)
             merits = merits + torch.special.log_ndtr(below).numpy()
         places: list[int] = []
@@ -126,3 +130,30 @@ class Surrogate:
 def _logarithms(counts: Counts) -> NDArray[np.float64]:
     """Octaves, half a filter where none is kept."""
     return np.log2(np.maximum(counts, 0.5))
+
+
+def expectation(known: Values, values: Values, asked: Values) -> tuple[Values, Values]:
+    """What a Gaussian process with a Matern 3/2 kernel expects, by the likeliest length and noise.
+
+    Args:
+        known: (n, n_dimensions), where values are known.
+        values: (n,), finite.
+        asked: (m, n_dimensions).
+
+    Returns:
+        Expected values, (m,), and how far off they may be, (m,), in standard deviations.
+    """
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Matern
+
+    processes = [
+        GaussianProcessRegressor(
+            Matern(length, nu=1.5), alpha=noise, optimizer=None, normalize_y=True
+        )
+        for length, noise in product(LENGTHS, NOISES)
+    ]
+    for process in processes:
+        process.fit(known, values)
+    likeliest = max(processes, key=lambda process: process.log_marginal_likelihood_value_)
+    expected, deviations = likeliest.predict(asked, return_std=True)
+    return expected, deviations

@@ -85,7 +85,7 @@ def test_home_folders_and_slashes_reach_the_run(monkeypatch, tmp_path):
     assert seen["out"] == tmp_path / "new"
     call("prune", "--dataset", "folder:birds@64")
     assert seen["dataset"] == f"folder:{tmp_path}/birds@64"
-    assert seen["out"] == Path("runs/ppo_lag-0")
+    assert seen["out"] == Path("runs/bayesian-0")
     done = call("prune", "--dataset", "folder:")
     assert (done.exit_code, "needs a path" in done.output) == (2, True)
 

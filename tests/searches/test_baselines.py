@@ -216,15 +216,28 @@ def test_a_search_of_few_networks(algo, evaluations):
         assert result.feasible
 
 
-def test_the_default_search_decides_beside_the_prior():
+@pytest.mark.parametrize("algo", [None, "ppo_lag"])
+def test_the_default_search_decides_beside_the_prior(algo):
     problem = tiny.make_tiny()
-    result = search(problem, evaluations=40)
-    assert result.config.env == "PruneVGG-v1"
+    result = search(problem, algo, evaluations=40)
+    assert (result.config.env, result.config.algo) == ("PruneVGG-v1", algo or "bayesian")
     table = result.networks
     n = problem.sensitivity.evaluations
     assert table["feasible"][n:].all()  # nothing after the scan is above the limit
-    weights = tiny.make_tiny(structure="weight")
-    assert search(weights, evaluations=8).config.env == "PruneVGG-v0"
+
+
+@pytest.mark.parametrize(
+    ("structure", "options", "env"),
+    [
+        ("weight", {}, "PruneVGG-v0"),
+        ("filter", {"hard": True}, "PruneVGG-v0"),
+        ("filter", {"granularity": "filter"}, "PruneVGGFilters-v1"),
+    ],
+)
+def test_where_no_prior_decides_layer_by_layer_the_default_is_an_agent(structure, options, env):
+    problem = tiny.make_tiny(structure=structure)
+    result = search(problem, evaluations=8, **options)
+    assert (result.config.env, result.config.algo) == (env, "ppo_lag")
 
 
 # -- criterion="auto" ------------------------------------------------------------------------------

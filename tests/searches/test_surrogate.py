@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import tiny
@@ -43,14 +45,58 @@ def test_each_network_is_learned_once(groups):
 def test_it_learns_from_the_best_where_there_are_many(groups, monkeypatch):
     seen = []
 
-    class Process(module.GaussianProcess):
-        def __init__(self, points, values):
-            seen.append(values)
-            super().__init__(points, values)
+    def expectation(known, values, asked):
+        seen.append(values)
+        return real(known, values, asked)
 
-    monkeypatch.setattr(module, "GaussianProcess", Process)
+    real = module.expectation
+    monkeypatch.setattr(module, "expectation", expectation)
     monkeypatch.setattr(module, "MOST", 8)
     found = learned(groups)
     found.chosen(np.array([[3, 15, 15], [30, 15, 15]]), 1, np.random.default_rng(0))
     assert len(seen[0]) == 8
     assert seen[0].min() >= sorted(one[0] for one in found.judged)[-8]
+
+
+@pytest.fixture
+def points():
+    """(12, 2)."""
+    return np.random.default_rng(0).uniform(0.0, 6.0, (12, 2))
+
+
+def test_expectations_are_those_of_the_textbook_at_one_of_the_lengths(points):
+    values, asked = np.sin(points).sum(axis=1), points[:3] + 0.3
+    found, deviations = module.expectation(points, values, asked)
+
+    def textbook(length, noise):  # Rasmussen and Williams 2006, (2.25) and (2.26)
+        def kernel(one, other):
+            r = np.sqrt(3.0) * np.linalg.norm(one[:, None] - other, axis=-1) / length
+            return (1.0 + r) * np.exp(-r)
+
+        inverse = np.linalg.inv(kernel(points, points) + noise * np.eye(12))
+        between = kernel(asked, points)
+        standard = (values - values.mean()) / values.std()
+        likelihood = -0.5 * standard @ inverse @ standard + 0.5 * np.linalg.slogdet(inverse)[1]
+        expected = values.mean() + values.std() * between @ inverse @ standard
+        variance = 1.0 - np.einsum("ij,jk,ik->i", between, inverse, between)
+        return likelihood, expected, values.std() * np.sqrt(variance)
+
+    likeliest = max(
+        (textbook(*chosen) for chosen in product(module.LENGTHS, module.NOISES)),
+        key=lambda one: one[0],
+    )
+    np.testing.assert_allclose(found, likeliest[1], rtol=1e-6)
+    np.testing.assert_allclose(deviations, likeliest[2], rtol=1e-6)
+
+
+def test_far_away_the_mean_is_expected_and_all_is_doubted(points):
+    values = points[:, 0]
+    expected, deviations = module.expectation(points, values, np.full((1, 2), 1e3))
+    np.testing.assert_allclose(expected, values.mean())
+    np.testing.assert_allclose(deviations, values.std())
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_equal_values_are_expected_everywhere(points, n):
+    expected, _ = module.expectation(points[:n], np.full(n, 0.25), points)
+    np.testing.assert_allclose(expected, 0.25)
