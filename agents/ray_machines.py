@@ -13,8 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agents.ray_cluster import INSTALL
-
+INSTALL = 'pip install "prune-gym[ray]"'
 SAME = ("python", "agents", "prune_gym")  # where others differ, so may numbers
 PACKAGES = ("agents", "torch", "numpy", "stable_baselines3", "gymnasium")  # of trainings
 MISSING = "missing: "

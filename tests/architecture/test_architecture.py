@@ -43,9 +43,8 @@ LEVELS = {
     ],
     "agents": [
         {"stopping", "search_path", "lazy"},
-        {"", "errors"},
+        {"", "errors", "ray_machines"},
         {"files", "costs", "toy", "arguments", "archive", "ray_cluster", "own_code"},
-        {"ray_machines"},
         {"locking", "logs", "console", "ray_tasks", "ray_vec_env"},
         {"multipliers", "env_checks", "options"},
         {"wrappers", "evaluation"},
