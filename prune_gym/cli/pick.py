@@ -103,10 +103,22 @@ def pick(
     with lock_run(place):
         made = _begun_before(place, config) or RunFolder.create(place, config)
         within = within[: max(CANDIDATES, config.candidates)]
+        if cluster is not None:
+            _say_of_idle(cluster, min(config.candidates, len(within)), console)
         metrics = _finished(problem, config, within, made, folder, console, began, cluster)
     print_result(metrics, console)
     warn_of_loss(problem, metrics, console, best=max(one.accuracy for one in front))
     say(f"network: {load_call(config.problem.get('network'), repr(str(made.path)))}", console)
+
+
+def _say_of_idle(cluster: RayWorkers, candidates: int, console: Console) -> None:
+    """Say where workers have nothing to do: one network is fine-tuned in this process."""
+    if candidates == 1 and cluster.measure_on is None:
+        say(
+            "--workers have nothing to do: one network is taken, and fine-tuned here; --candidates "
+            "N gives them several.",
+            console,
+        )
 
 
 def _check_free(path: Path, out: Path | None) -> None:

@@ -282,7 +282,7 @@ def _best_confirmed(
         on_trained=trainer.on_trained,
     )
     reward = problem.task.metric.reward
-    best_first = sorted(range(len(chosen)), key=lambda i: -reward(trained[i][1].accuracy))
+    best_first = sorted(trained, key=lambda i: -reward(trained[i][1].accuracy))
     for index in best_first:
         (masks, _), (network, fine_tuning) = chosen[index], trained[index]
         found = confirm(problem, masks, network)

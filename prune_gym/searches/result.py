@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prune_gym.budgets import Budget, as_budget, parse_limit, relative
+from prune_gym.cluster.measuring import check_sessions
 from prune_gym.cluster.workers import RayWorkers, as_workers
 from prune_gym.errors import InvalidValueError
 from prune_gym.problem.archive import Archive, Front, measured_later
@@ -287,9 +288,11 @@ class SearchResult:
 
         Raises:
             NothingFeasibleError: none is within the limits.
-            ClusterError: the cluster of ``workers`` cannot be used.
+            ClusterError: the cluster of ``workers`` cannot be used, or the session is over with
+                the machine that measures the problem's budgets.
         """
         cluster = as_workers(workers)
+        check_sessions(self.problem.budgets)
         if whole_number("candidates", candidates, 1, MOST_CANDIDATES) == 1 and cluster is None:
             return self.best.fine_tune(
                 steps, seed=seed, distillation=distillation, ema=ema, on_step=on_step, state=state
@@ -309,10 +312,8 @@ class SearchResult:
         untrained = [self.best, *(self._recovered(*one) for one in others)]
         given = [(one.masks, one.network) for one in untrained]
         trained = [
-            replace(one, network=network, validation_accuracy=found.accuracy)
-            for one, (network, found) in zip(
-                untrained, fine_tuned(self.problem, given, cluster, **how), strict=True
-            )
+            replace(untrained[index], network=network, validation_accuracy=found.accuracy)
+            for index, (network, found) in fine_tuned(self.problem, given, cluster, **how).items()
         ]
         reward = self.problem.task.metric.reward
         trained.sort(key=lambda one: -reward(one.validation_accuracy))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -100,8 +101,10 @@ def fine_tuned(
     ema: float,
     on_step: OnStep | None = None,
     on_trained: OnTrained | None = None,
-) -> list[tuple[nn.Module, FineTuned]]:
+) -> dict[int, tuple[nn.Module, FineTuned]]:
     """Fine-tune networks of one problem; those that are given stay as they are.
+
+    One that cannot be fine-tuned is named by a warning, and left out.
 
     Args:
         problem: of all.
@@ -115,12 +118,12 @@ def fine_tuned(
         on_trained: called with the index of a network that is trained, and what came of it.
 
     Returns:
-        The trained networks and what came of each, in order.
+        The trained networks, and what came of each, by their index.
 
     Raises:
         ClusterError: the cluster cannot be used.
         Stopped: a stop was asked for.
-        WorkerError: no worker could fine-tune one of them.
+        Exception: none could be fine-tuned; that of the first.
     """
     check_fine_tuning(problem, steps, distillation, ema)
     told = on_trained or (lambda index, found: None)
@@ -129,25 +132,54 @@ def fine_tuned(
             Lesson(masks, pickled(deepcopy(network).cpu()), steps, seed, distillation, ema)
             for masks, network in networks
         ]
-        answers: list[Trained] = cluster.answers(
+        answers: list[Trained | BaseException] = cluster.answers(
             problem, lessons, lambda index, answer: told(index, answer.found)
         )
-        return [(pickle.loads(one.network).to(problem.device), one.found) for one in answers]
-    trained = []
+        return _without_failures(
+            [
+                answer
+                if isinstance(answer, BaseException)
+                else (pickle.loads(answer.network).to(problem.device), answer.found)
+                for answer in answers
+            ]
+        )
+    trained: list[tuple[nn.Module, FineTuned] | BaseException] = []
     for index, (_, given) in enumerate(networks):
         network = deepcopy(given)
-        found = fine_tune(
-            network,
-            problem,
-            steps=steps,
-            seed=seed,
-            distillation=distillation,
-            ema=ema,
-            on_step=None if on_step is None else partial(_later, on_step, index * steps),
-        )
+        try:
+            found = fine_tune(
+                network,
+                problem,
+                steps=steps,
+                seed=seed,
+                distillation=distillation,
+                ema=ema,
+                on_step=None if on_step is None else partial(_later, on_step, index * steps),
+            )
+        except Exception as error:  # of the others more may come
+            trained.append(error)
+            continue
         told(index, found)
         trained.append((network, found))
-    return trained
+    return _without_failures(trained)
+
+
+def _without_failures(
+    trained: Sequence[tuple[nn.Module, FineTuned] | BaseException],
+) -> dict[int, tuple[nn.Module, FineTuned]]:
+    found: dict[int, tuple[nn.Module, FineTuned]] = {}
+    errors = [one for one in trained if isinstance(one, BaseException)]
+    if errors and len(errors) == len(trained):
+        raise errors[0]
+    for index, one in enumerate(trained):
+        if isinstance(one, BaseException):
+            warnings.warn(
+                f"candidate {index + 1} could not be fine-tuned, and is left out: {one}",
+                stacklevel=3,
+            )
+        else:
+            found[index] = one
+    return found
 
 
 def _later(on_step: OnStep, before: int, step: int, loss: float) -> None:
