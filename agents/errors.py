@@ -28,6 +28,10 @@ class InvalidTypeError(AgentsError, TypeError):
     """An argument is of a kind that is not allowed."""
 
 
+class UsageError(AgentsError, RuntimeError):
+    """A call that has no meaning now, e.g. ``step_wait()`` without a step in work."""
+
+
 class UnknownNameError(InvalidValueError):
     """A name that no agent, environment or importable object answers to."""
 

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from agents.ray_machines import INSTALL
+
 LOCAL = "local"
 ANSWER_S = 10.0  # that a cluster has to answer
-INSTALL = 'pip install "prune-gym[ray]"'
 # what Ray would otherwise ask, report or warn of when a program starts it; its workers would give
 # way to everything else on the machine
 _SETTINGS = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +16,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from agents.arguments import MOST_ENVS, whole_number
-from agents.errors import ClusterError
+from agents.errors import ClusterError, InvalidValueError, UsageError
 from agents.own_code import by_value
+from agents.ray_machines import PACKAGES, compared, versions
 
 WAIT_S = 600.0  # for a worker's place: a cluster may have to start machines first
 MakeEnv = Callable[[], gym.Env[Any, Any]]
@@ -25,8 +28,11 @@ class RayVecEnv(VecEnv):
     """Environments for Stable-Baselines3 whose steps are taken by workers of a Ray cluster.
 
     Each environment has random numbers of its own, so that results are those of ``DummyVecEnv``,
-    whatever the number of workers. A worker that dies is replaced: its environments are made anew,
-    and brought to where they were by the random numbers and the actions of their episodes.
+    whatever the number of workers. A worker that dies, or hangs, is replaced: its environments are
+    made anew, and brought to where they were by the random numbers and the actions of their
+    episodes, with what was set and called meanwhile. Of earlier episodes the last value of an
+    attribute is set again, and the last call of a method (with as many arguments, of the same
+    names) repeated: what others than setters do to an environment has to end with its episode.
 
     Args:
         env_fns: Functions that make one environment each, in the worker.
@@ -34,9 +40,11 @@ class RayVecEnv(VecEnv):
         ray: The module, connected (``ray.init``).
         cpus: Cores of each worker.
         retries: How often a step is repeated whose worker died.
+        timeout_s: Seconds that an environment may take for a step or a call, before its worker is
+            ended.
 
     Raises:
-        ClusterError: If the environments cannot be made there.
+        ClusterError: If the environments cannot be made there, or not brought to where they were.
 
     Example: ``PPO("MlpPolicy", RayVecEnv([make] * 8, 4, ray=ray))`` after ``ray.init()``.
     """
@@ -49,13 +57,18 @@ class RayVecEnv(VecEnv):
         ray: Any,
         cpus: float = 1.0,
         retries: int = 3,
+        timeout_s: float = 3600.0,
     ) -> None:
         n = len(env_fns)
         whole_number("the number of env_fns", n, 1, MOST_ENVS)
         count = min(n, n if workers is None else whole_number("workers", workers, 1, MOST_ENVS))
-        self._retries = retries
+        whole_number("retries", retries, 0, 1000)
+        if not 0.0 < timeout_s <= 1e9:
+            raise InvalidValueError(f"timeout_s={timeout_s!r}: expected seconds above 0.")
+        self._pending: list[tuple[_Crew, list[Any], Any]] = []  # with what will be the answer
+        needs = _Needs(cpus, count, retries, timeout_s)
         self._crews = [
-            _Crew(ray, list(env_fns[start::count]), list(range(start, n, count)), cpus, count)
+            _Crew(ray, list(env_fns[start::count]), list(range(start, n, count)), needs)
             for start in range(count)
         ]
         observations, actions, mode = self._spaces()
@@ -63,29 +76,29 @@ class RayVecEnv(VecEnv):
         super().__init__(n, observations, actions)
         # what Stable-Baselines3 makes of observations, of any kind of space
         self._buffer = DummyVecEnv([lambda: _Spaces(observations, actions, mode)] * n)
-        self._pending: list[tuple[_Crew, Any]] = []
 
     def _spaces(self) -> tuple[Any, Any, str | None]:
         """Of the first environment, once all could be made."""
         try:
-            found: list[tuple[Any, Any, str | None]] = [
-                crew.first("spaces") for crew in self._crews
-            ]
-        except ClusterError:
+            found = [crew.first() for crew in self._crews]
+        except BaseException:
             self.close()
             raise
         return found[0]
 
     def reset(self) -> Any:
         """Reset all environments; gives their observations."""
+        self._pending = []
         work = [
             (crew, [(self._seeds[i], self._options[i] or None) for i in crew.members])
             for crew in self._crews
         ]
-        for crew, found in self._all("reset", work):
+        answers = [crew.send("reset", given) for crew, given in work]
+        for (crew, given), answer in zip(work, answers, strict=True):
+            found = crew.receive(answer, "reset", given)
             for index, (observation, info, start) in zip(crew.members, found, strict=True):
                 self.reset_infos[index] = info
-                crew.begin(index, start)
+                crew.past[index].begin(start)
                 self._buffer._save_obs(index, observation)
         self._reset_seeds()
         self._reset_options()
@@ -93,24 +106,32 @@ class RayVecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray[Any, Any]) -> None:
         """Hand the actions to the workers."""
-        self._pending = [(crew, [actions[i] for i in crew.members]) for crew in self._crews]
-        for crew, given in self._pending:
-            crew.send("step", given)
+        self._check_idle("step_async()")
+        work = [(crew, [actions[i] for i in crew.members]) for crew in self._crews]
+        self._pending = [(crew, given, crew.send("step", given)) for crew, given in work]
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for all; a finished environment has begun its next episode."""
+        if not self._pending:
+            raise UsageError("step_wait(): no step is in work; call step_async(actions) first.")
+        answers = [crew.receive(answer, "step", given) for crew, given, answer in self._pending]
+        pending, self._pending = self._pending, []
         rewards, dones = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.bool_)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for crew, given in self._pending:
-            found = crew.receive("step", given, self._retries)
+        for (crew, given, _), found in zip(pending, answers, strict=True):
             for index, action, one in zip(crew.members, given, found, strict=True):
                 observation, rewards[index], dones[index], infos[index], begun = one
-                crew.note(index, action)
+                crew.past[index].log.append(("step", (action,)))
                 if begun is not None:
                     self.reset_infos[index], start = begun
-                    crew.begin(index, start)
+                    crew.past[index].begin(start)
                 self._buffer._save_obs(index, observation)
         return self._buffer._obs_from_buf(), rewards, dones, infos
+
+    def _check_idle(self, call: str) -> None:
+        """Raise while a step is in work: what a call finds or changes must not depend on it."""
+        if self._pending:
+            raise UsageError(f"{call}: a step is in work; call step_wait(), or reset(), first.")
 
     def close(self) -> None:
         """End the workers."""
@@ -144,19 +165,14 @@ class RayVecEnv(VecEnv):
         return self._each("method", None, "render", (), {})
 
     def _each(self, way: str, indices: VecEnvIndices, *given: Any, keep: bool = False) -> list[Any]:
-        found = {}
+        self._check_idle(f"{way} of environments")
+        found = []
         for index in self._get_indices(indices):
             crew = next(crew for crew in self._crews if index in crew.members)
-            call = (crew.members.index(index), *given)
-            found[index] = crew.receive(way, call, self._retries, spread=True)
+            found.append(crew.receive(None, way, crew.members.index(index), *given))
             if keep:
-                crew.changes.append((way, call))
-        return [found[index] for index in self._get_indices(indices)]
-
-    def _all(self, way: str, work: list[tuple[_Crew, Any]]) -> Iterable[tuple[_Crew, Any]]:
-        for crew, given in work:
-            crew.send(way, given)
-        return [(crew, crew.receive(way, given, self._retries)) for crew, given in work]
+                crew.past[index].log.append((way, given))
+        return found
 
 
 class _Spaces(gym.Env[Any, Any]):
@@ -167,104 +183,179 @@ class _Spaces(gym.Env[Any, Any]):
 
 
 @dataclass
-class _Episode:
-    """How an environment's episode began, and the actions since."""
+class _Past:
+    """What brings a new environment to where another one is.
 
+    Attributes:
+        settings: Changes of earlier episodes: of each kind the last.
+        start: How its episode began; None before the first.
+        log: Actions since then, and changes in between.
+    """
+
+    settings: dict[Any, tuple[str, Any]] = field(default_factory=dict)
     start: Any = None
-    actions: list[Any] = field(default_factory=list)
+    log: list[tuple[str, Any]] = field(default_factory=list)
+
+    def begin(self, start: Any) -> None:
+        """An episode begins."""
+        for way, given in self.log:
+            if way == "step":
+                continue
+            kind: tuple[Any, ...] = (way, given[0])
+            if way == "method":
+                kind = (*kind, len(given[1]), frozenset(given[2]))
+            self.settings.pop(kind, None)  # it is the last one now
+            self.settings[kind] = way, given
+        self.start, self.log = start, []
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """Of workers: cores of each, how many, and the arguments of `RayVecEnv`."""
+
+    cpus: float
+    count: int
+    retries: int
+    timeout_s: float
 
 
 class _Crew:
     """One worker and its environments, as this process knows them."""
 
-    def __init__(
-        self, ray: Any, env_fns: list[MakeEnv], members: list[int], cpus: float, n: int
-    ) -> None:
-        self._ray, self.members = ray, members
-        self._cpus, self._n = cpus, n  # of all crews
+    def __init__(self, ray: Any, env_fns: list[MakeEnv], members: list[int], needs: _Needs) -> None:
+        self._ray, self.members, self._needs = ray, members, needs
         with by_value():
             self._fns = ray.put(cloudpickle.dumps(env_fns))
         self._class = ray.remote(EnvWorker).options(
-            num_cpus=cpus, max_restarts=0, scheduling_strategy="SPREAD"
+            num_cpus=needs.cpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
-        self._episodes = {index: _Episode() for index in members}
-        self.changes: list[tuple[str, Any]] = []
-        self._actor = self._class.remote(self._fns)
-        self._answer: Any = None
+        self.past = {index: _Past() for index in members}
+        self._told: set[str] = set()
+        self._begin()
 
-    def begin(self, index: int, start: Any) -> None:
-        self._episodes[index] = _Episode(start)
+    def _begin(self) -> None:
+        self._actor = self._class.remote()
+        self._versions = self._actor.versions.remote()
+        self._opened = self._actor.open.remote(self._fns)
 
-    def note(self, index: int, action: Any) -> None:
-        self._episodes[index].actions.append(action)
-
-    def first(self, way: str) -> Any:
-        """The answer of a worker that was just made."""
+    def first(self) -> tuple[Any, Any, str | None]:
+        """See `ready`; a worker that dies before its environments are there is not replaced."""
         try:
-            return self._found(getattr(self._actor, way).remote(), timeout=WAIT_S)
-        except self._ray.exceptions.GetTimeoutError:
+            return self.ready()
+        except self._ray.exceptions.RayError as error:
+            raise _not_made(error) from error
+
+    def ready(self) -> tuple[Any, Any, str | None]:
+        """What the first environment is like, once the worker that was just made has them all."""
+        exceptions = self._ray.exceptions
+        try:
+            fault, notes = compared(
+                versions(PACKAGES), self._ray.get(self._versions, timeout=WAIT_S)
+            )
+            if fault:
+                raise ClusterError(fault)
+            for words in set(notes) - self._told:
+                warnings.warn(words, stacklevel=2)
+            self._told.update(notes)
+            found: tuple[Any, Any, str | None] = self._ray.get(self._opened, timeout=WAIT_S)
+            return found
+        except exceptions.GetTimeoutError:
             cores = self._ray.cluster_resources().get("CPU", 0.0)
             raise ClusterError(
-                f"workers={self._n}: there was no place for one of them for {WAIT_S:g} s. They ask "
-                f"for {self._cpus:g} cores each, and the cluster has {cores:g}: ask for fewer."
+                f"workers={self._needs.count}: one of them was not there with its environments "
+                f"after {WAIT_S:g} s. They ask for {self._needs.cpus:g} cores each, and the "
+                f"cluster has {cores:g}: ask for fewer."
             ) from None
-        except self._ray.exceptions.RayError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise ClusterError(
-                f"a worker could not make its environments: {lines[-1][:300]} What they import "
-                "must be on its machine: install it there, or send it along, "
-                "ray.init(runtime_env={'py_modules': [...]})."
-            ) from error
+        except exceptions.RayTaskError as error:
+            raise _not_made(error) from error
 
-    def send(self, way: str, given: Any) -> None:
-        self._answer = getattr(self._actor, way).remote(given)
+    def send(self, way: str, *given: Any) -> Any:
+        """Have the worker do something; gives what will be the answer."""
+        return getattr(self._actor, way).remote(*given)
 
-    def receive(self, way: str, given: Any, retries: int, spread: bool = False) -> Any:
-        """The answer; asked for anew from a new worker where the old one died."""
-        answer, self._answer = self._answer, None
-        for trial in range(retries + 1):
+    def receive(self, answer: Any, way: str, *given: Any) -> Any:
+        """An answer; asked for anew from a new worker where the old one died, or took too long.
+
+        Args:
+            answer: What `send` gave; None = it was not sent yet.
+            way: What the worker is to do.
+            given: With it.
+        """
+        seconds, said = self._needs.timeout_s * len(self.members), ""
+        for trial in range(self._needs.retries + 1):
             try:
-                if answer is None:
-                    method = getattr(self._actor, way)
-                    answer = method.remote(*given) if spread else method.remote(given)
-                return self._found(answer)
+                if trial:
+                    self._renew()
+                if trial or answer is None:
+                    answer = self.send(way, *given)
+                return self._found(answer, seconds)
+            except self._ray.exceptions.GetTimeoutError:
+                said = f"took longer than {seconds:g} s"
             except self._ray.exceptions.RayError as error:
-                if trial == retries:
-                    raise ClusterError(
-                        f"a worker of the environments died {retries + 1} times in one step: "
-                        f"{' '.join(str(error).split())[:300]}"
-                    ) from error
-                answer = None
-                self._renew()
-        return None
+                said = f"died: {_last_line(error)}"
+        raise ClusterError(
+            f"{way} of environments failed in {self._needs.retries + 1} trials: the last worker "
+            f"{said}"
+        )
 
     def _renew(self) -> None:
+        """Another worker, whose environments are where those of the old one were."""
         self.close()
-        self._actor = self._class.remote(self._fns)
-        known = [
-            (self._episodes[index].start, self._episodes[index].actions) for index in self.members
-        ]
-        self._actor.restore.remote(self.changes, known)
+        self._begin()
+        self.ready()
+        past = [self.past[index] for index in self.members]
+        steps = 2 + sum(len(one.log) + len(one.settings) for one in past)
+        answer = self.send("restore", past)
+        try:
+            self._found(answer, self._needs.timeout_s * steps)
+        except self._ray.exceptions.RayError:
+            raise
+        except Exception as error:
+            raise ClusterError(
+                "a worker died, and its environments could not be brought to where they were: "
+                f"{type(error).__name__}: {error}. The same random numbers and actions have to "
+                "give the same steps again."
+            ) from error
 
-    def _found(self, answer: Any, timeout: float | None = None) -> Any:
+    def _found(self, answer: Any, timeout: float) -> Any:
         try:
             return self._ray.get(answer, timeout=timeout)
         except self._ray.exceptions.RayTaskError as error:  # the environment's own
-            cause = error.cause
-            raise (cause if isinstance(cause, Exception) else error) from error
+            if isinstance(error.cause, Exception):
+                raise error.cause from error
+            raise ClusterError(f"an environment failed: {_last_line(error)}") from error
 
     def close(self) -> None:
-        self._ray.kill(self._actor, no_restart=True)
+        with suppress(Exception):  # it may be dead, or the connection
+            self._ray.kill(self._actor, no_restart=True)
+
+
+def _not_made(error: BaseException) -> ClusterError:
+    return ClusterError(
+        f"a worker could not make its environments: {_last_line(error)} What they import must be "
+        "on its machine: install it there, or send it along, "
+        "ray.init(runtime_env={'py_modules': [...]})."
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 class EnvWorker:
     """What a worker runs: some environments, stepped one after another."""
 
-    def __init__(self, env_fns: bytes) -> None:
-        self._envs: list[gym.Env[Any, Any]] = [make() for make in cloudpickle.loads(env_fns)]
+    def __init__(self) -> None:
+        self._envs: list[gym.Env[Any, Any]] = []
 
-    def spaces(self) -> tuple[Any, Any, str | None]:
-        """Spaces of observations and actions, and how the first one shows itself."""
+    def versions(self) -> dict[str, str]:
+        """See `agents.ray_machines.versions`."""
+        return versions(PACKAGES)
+
+    def open(self, env_fns: bytes) -> tuple[Any, Any, str | None]:
+        """Make the environments; of the first its spaces, and how it shows itself."""
+        self._envs = [make() for make in cloudpickle.loads(env_fns)]
         env = self._envs[0]
         return env.observation_space, env.action_space, env.render_mode
 
@@ -276,21 +367,22 @@ class EnvWorker:
         """Step all; those that have ended begin anew."""
         return [self._stepped(env, one) for env, one in zip(self._envs, actions, strict=True)]
 
-    def restore(
-        self, changes: list[tuple[str, Any]], episodes: list[tuple[Any, list[Any]]]
-    ) -> None:
+    def restore(self, past: list[_Past]) -> None:
         """Bring environments to where others were: the same random numbers, the same actions."""
-        for way, given in changes:
-            getattr(self, way)(*given)
-        for env, (start, actions) in zip(self._envs, episodes, strict=True):
-            if start is None:
-                continue
-            state, seed, options = start
-            env.reset()
-            env.unwrapped.np_random.bit_generator.state = state
-            env.reset(seed=seed, options=options)
-            for action in actions:
-                env.step(action)
+        for index, one in enumerate(past):
+            for way, given in one.settings.values():
+                getattr(self, way)(index, *given)
+            env = self._envs[index]
+            if one.start is not None:
+                state, seed, options = one.start
+                env.reset()
+                env.unwrapped.np_random.bit_generator.state = state
+                self._begun(env, seed, options)
+            for way, given in one.log:
+                if way == "step":
+                    env.step(*given)
+                else:
+                    getattr(self, way)(index, *given)
 
     def get(self, index: int, name: str) -> Any:
         """An attribute."""

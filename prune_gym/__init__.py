@@ -125,6 +125,7 @@ _PUBLIC = {
     "save_pruned": ".problem.saving",
     "save_table": ".tables.files",
     "search": ".searches.search",
+    "search_in_rounds": ".searches.rounds",
     "share": ".problem.sharing",
     "shipped_tables": ".tables.files",
 }
@@ -185,6 +186,7 @@ __all__ = [
     "save_pruned",
     "save_table",
     "search",
+    "search_in_rounds",
     "share",
     "shipped_tables",
 ]

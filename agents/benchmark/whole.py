@@ -6,7 +6,7 @@ import operator
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,8 +18,8 @@ from agents.benchmark.rows import check_out, read_row, row_path, write_row
 from agents.benchmark.run import Row, Runner, Train
 from agents.benchmark.suite import DEFAULT_SUITE, Suite, Task, load_suite, own_folder
 from agents.errors import BenchmarkError, UnfitEnvError
-from agents.ray_tasks import Cluster, Done, run_tasks
-from agents.stopping import check_stop
+from agents.ray_tasks import LOOK_EVERY_S, Cluster, Done, run_tasks
+from agents.stopping import check_stop, stop_requested
 
 DEFAULT_OUT = "prunebench"
 MOST_JOBS = 1024
@@ -185,10 +185,16 @@ def _side_by_side(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: 
                 pool.submit(_run, suite, train, algorithm, task, seed): (task, seed)
                 for task, seed in ahead
             }
-            for future in as_completed(futures):
-                check_stop()
-                task, seed = futures[future]
-                yield task, seed, future.result
+            waiting = set(futures)
+            while waiting:
+                if stop_requested():  # what is in work comes to its end, and is kept
+                    waiting = {future for future in waiting if not future.cancel()}
+                ended, waiting = wait(waiting, LOOK_EVERY_S, FIRST_COMPLETED)
+                for future in ended:
+                    if future.exception() is None or not stop_requested():
+                        task, seed = futures[future]
+                        yield task, seed, future.result
+            check_stop()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -198,7 +204,6 @@ def _in_cluster(
 ) -> Runs:
     tasks = [partial(_run, suite, train, algorithm, task, seed) for task, seed in ahead]
     for done in run_tasks(tasks, cluster):
-        check_stop()
         task, seed = ahead[done.index]
         yield task, seed, partial(_value, f"{algorithm} on {task.name}, seed {seed}", done)
     check_stop()

@@ -38,6 +38,14 @@ def run_sweep(file: Path, out: Path | None, cluster: Cluster, *, trust: bool = F
     """
     runs, folder = read_sweep(file), out or DEFAULT_OUT
     say(f"{len(runs)} runs, {cluster.workers} at once, in {folder}")
+    on_cpu = [run for run in runs if run.config.device == "cpu"]
+    on_cpu = [run for run in on_cpu if "device" not in run.config.env_kwargs]
+    if cluster.gpus and on_cpu:
+        say(
+            f"--gpus-per-worker {cluster.gpus:g}: {len(on_cpu)} of the runs learn on the CPU, and "
+            'hold a share of a GPU all the same; "device": "cuda" in the file puts agents there, '
+            '"env_kwargs.device" environments.'
+        )
     shown = _Table(runs, folder)
     stopped = False
     with shown.live, stopping("stopping; runs in work go on from their checkpoints"):

@@ -7,26 +7,23 @@ is not run again, what was broken off goes on from its checkpoint.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
 import re
 import socket
-import tempfile
 import uuid
-import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from agents.errors import AgentsError, InvalidValueError, RunFolderError
 from agents.files import make_folder, read_json
-from agents.ray_tasks import Cluster, Done, run_tasks
+from agents.ray_tasks import Cluster, Done, in_cluster, run_tasks
 from agents.runs.folder import RunConfig, RunFolder
-from agents.stopping import check_stop
+from agents.sweep.brought import collect, packed, place_of, taken, unpack
 
 MOST_RUNS = 100_000
 _LISTS = ("wrappers",)  # fields that are lists themselves
@@ -160,7 +157,8 @@ def sweep(
     """Train what is not finished yet; gives every run as it ends, those that were there first.
 
     A run that raises is told of and left; the others go on. A task whose process or machine died
-    is repeated, and goes on from the run's checkpoint.
+    is repeated, and goes on from the run's checkpoint, if that is not lost with the machine. When a
+    stop is asked for, what has ended is given, and the rest ended.
 
     Args:
         runs: All of them.
@@ -183,15 +181,29 @@ def sweep(
     if not ahead:
         return
     token = out / f".sweep-{uuid.uuid4().hex}"
-    token.touch()
-    try:
-        tasks = [_Task(run, str(out.resolve()), token.name, trust) for run in ahead]
-        for done in run_tasks(tasks, cluster):
-            check_stop()
-            yield _ended(done, ahead[done.index], out)
-    finally:
-        with suppress(OSError):
-            token.unlink()
+    tasks = [
+        _Task(run, str(out.resolve()), token.name, trust or _is_new(run, out)) for run in ahead
+    ]
+    with in_cluster(cluster) as ray:
+        token.touch()
+        try:
+
+            def bring_back(index: int) -> None:
+                """What a try has left whose process died, before the next one."""
+                collect(ray, token.name, out, ahead[index].name)
+
+            with closing(run_tasks(tasks, cluster, bring_back)) as all_done:
+                for done in all_done:
+                    yield _ended(done, ahead[done.index], out)
+        finally:
+            collect(ray, token.name, out)
+            with suppress(OSError):
+                token.unlink()
+
+
+def _is_new(run: SweepRun, out: Path) -> bool:
+    """Whether the run's folder will be of this sweep: what it holds is what is asked for here."""
+    return not os.path.lexists(out / run.name)
 
 
 def _is_finished(path: Path, config: RunConfig) -> bool:
@@ -214,24 +226,53 @@ def _plain(config: RunConfig) -> RunConfig:
 
 @dataclass(frozen=True)
 class _Task:
-    """A run on its way; called on a machine, it gives words and what is to be brought back."""
+    """A run on its way; called on a machine, it gives words and what is to be brought back.
+
+    Attributes:
+        run: The run.
+        out: The sweep's folder, where the machine sees it.
+        token: Name of a file in it, by which it is known.
+        trust: See `sweep`.
+        sent: What is there of the run, for machines that do not see it.
+    """
 
     run: SweepRun
     out: str
     token: str
     trust: bool
+    sent: bytes = b""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another machine, with what is there of the run by now."""
+        sent = packed(Path(self.out) / self.run.name)
+        return _Task, (self.run, self.out, self.token, self.trust, sent)
 
     def __call__(self) -> tuple[str, bool, bytes]:
-        """Train; an error of the user's is words, so that the other runs go on."""
-        shared = os.path.isfile(os.path.join(self.out, self.token))
-        with tempfile.TemporaryDirectory(prefix="sweep-") as own:
-            path = Path(self.out if shared else own) / self.run.name
-            try:
-                words, is_finished = _trained(self.run.config, path, self.trust), True
-            except AgentsError as error:
-                words, is_finished = str(error), False
-            brought = b"" if shared else _zipped(path)
-        return words, is_finished, brought
+        """Train; an error is words, so that the run is brought back and the others go on."""
+        is_shared = _is_seen(os.path.join(self.out, self.token))
+        place = Path(self.out) if is_shared else place_of(self.token)
+        path = place / self.run.name
+        if not is_shared and not path.exists():  # else of a try that died here
+            place.mkdir(exist_ok=True)
+            unpack(self.sent, path)
+        try:
+            words, is_finished = _trained(self.run.config, path, self.trust), True
+        except AgentsError as error:
+            words, is_finished = str(error), False
+        except Exception as error:  # of the environment, often
+            said = " ".join(str(error).split())[:500]
+            words, is_finished = f"{type(error).__name__}: {said}", False
+        if is_shared:
+            return words, is_finished, b""
+        content = taken(path)
+        with suppress(OSError):  # other runs may be in it
+            place.rmdir()
+        return words, is_finished, content
+
+
+def _is_seen(token: str) -> bool:
+    """Whether this machine sees the sweep's folder, in which the file is."""
+    return os.path.isfile(token)
 
 
 def _trained(config: RunConfig, path: Path, trust: bool) -> str:
@@ -245,20 +286,9 @@ def _trained(config: RunConfig, path: Path, trust: bool) -> str:
     return f"{final.summary()} ({socket.gethostname()})"
 
 
-def _zipped(path: Path) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(path.rglob("*")):
-            if file.is_file():
-                archive.write(file, file.relative_to(path))
-    return stream.getvalue()
-
-
 def _ended(done: Done, run: SweepRun, out: Path) -> SweepOutcome:
     if done.error is not None:
         return SweepOutcome(run, done.error, is_finished=False)
     words, is_finished, brought = done.value
-    if brought:
-        with zipfile.ZipFile(io.BytesIO(brought)) as archive:
-            archive.extractall(out / run.name)
+    unpack(brought, out / run.name)
     return SweepOutcome(run, words, is_finished)

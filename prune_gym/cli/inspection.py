@@ -202,9 +202,14 @@ def _say_run(path: Path, console: Console) -> None:
 def _facts(folder: RunFolder, config: SearchConfig) -> list[tuple[str, str]]:
     """Rows of settings and results."""
     problem, metrics = config.problem, folder.read_json("metrics.json")
-    rows = folder.read_episodes()
+    searches = folder.searches(config)
+    rows = [row for search in searches for row in search.read_episodes()]
     limits: dict[str, Any] = config.limits or metrics.get("limits", {})
     network, data = (problem.get(name, "an object") for name in ("network", "dataset"))
+    run = folder.run_of_round
+    if run is not None:
+        network, problem = "what was left by then", run[1].problem
+        data = problem.get("dataset", "an object")
     facts = [
         ("network", f"{network} on {data}"),
         ("criterion", str(problem.get("criterion", "unknown"))),
@@ -216,7 +221,11 @@ def _facts(folder: RunFolder, config: SearchConfig) -> list[tuple[str, str]]:
         facts.append(("picked from", f"{metrics['picked_from']}, no search of its own"))
     else:
         feasible = sum(row["feasible"] == "1" for row in rows)
-        facts.append(("evaluated", f"{len(rows):,} networks, {feasible:,} within every limit"))
+        words = "within every limit" if config.rounds == 1 else "within the limits of their round"
+        facts.append(("evaluated", f"{len(rows):,} networks, {feasible:,} {words}"))
+    if config.rounds > 1:
+        over = sum(bool(search.read_json("metrics.json")) for search in searches)
+        facts.append(("rounds", f"{over} of {config.rounds} done"))
     if not metrics:
         facts.append(("finished", f"no; go on: {folder.resume_command}"))
         return facts

@@ -22,6 +22,7 @@ from prune_gym.utils.files import user_path
 
 if TYPE_CHECKING:
     from prune_gym.budgets import BudgetKey
+    from prune_gym.cluster.workers import RayWorkers
     from prune_gym.searches.config import SearchConfig
 
 app = command_app(no_args_is_help=True)
@@ -70,6 +71,8 @@ def prune(
     finetune_steps: options.FinetuneSteps = None,
     distillation: options.Distillation = 0.0,
     candidates: options.Candidates = 1,
+    ema: options.Ema = 0.0,
+    rounds: options.Rounds = 1,
     hard: options.Hard = False,
     racing: options.Racing = True,
     device: options.Device = "cpu",
@@ -85,20 +88,32 @@ def prune(
     with user_errors("stopped; a run that was begun goes on with prune-gym prune --resume RUN."):
         _refuse_what_does_not_go_together(context)
         cluster = cluster_of(context.params, console)
-        from prune_gym.cli import prune as command
-        from prune_gym.searches.algorithms import usual_algorithm
-        from prune_gym.searches.search import env_id
-
-        if resume is not None:
-            how: Any = {"trust": trust, "evaluations": evaluations, "cluster": cluster}
-            command.resume(user_path(resume), timesteps, finish, console, **how)
+        if resume is None:
+            _start(context.params, cluster)
             return
-        env = env or env_id("layer", structure, hard)
-        problem = _problem_arguments(context.params, command.environment(env))
-        algo = algo or usual_algorithm(env)
-        folder = _free_folder(f"{algo}-{seed}") if out is None else user_path(out)
-        config = _search_config({**context.params, "env": env, "algo": algo})
-        command.start(config, problem, folder, console, evaluations, cluster)
+        from prune_gym.cli import prune as command
+        from prune_gym.cli import rounds as in_rounds
+
+        how: Any = {"trust": trust, "evaluations": evaluations, "cluster": cluster}
+        go_on = in_rounds.resume if in_rounds.are_in(user_path(resume)) else command.resume
+        go_on(user_path(resume), timesteps, finish, console, **how)
+
+
+def _start(given: Mapping[str, Any], cluster: RayWorkers | None) -> None:
+    """Begin a run, from the options."""
+    from prune_gym.cli import prune as command
+    from prune_gym.cli import rounds as in_rounds
+    from prune_gym.searches.algorithms import usual_algorithm
+    from prune_gym.searches.search import env_id
+
+    env = given["env"] or env_id("layer", given["structure"], given["hard"])
+    problem = _problem_arguments(given, command.environment(env))
+    algo = given["algo"] or usual_algorithm(env)
+    out = given["out"]
+    folder = _free_folder(f"{algo}-{given['seed']}") if out is None else user_path(out)
+    config = _search_config({**given, "env": env, "algo": algo})
+    start = in_rounds.start if given["rounds"] > 1 else command.start
+    start(config, problem, folder, console, given["evaluations"], cluster)
 
 
 def _refuse_what_does_not_go_together(context: typer.Context) -> None:
@@ -125,12 +140,13 @@ def _search_config(given: Mapping[str, Any]) -> SearchConfig:
     """How to search, from the options."""
     from prune_gym.searches import config
 
-    same = ("algo", "seed", "finetune_steps", "distillation", "candidates", "hard", "racing")
+    same = ("algo", "seed", "hard", "racing", "rounds")
+    after = ("finetune_steps", "distillation", "ema", "candidates")
     return config.SearchConfig(
         env=given["env"],
         timesteps=given["timesteps"] or 0,
         problem={},
-        **{name: given[name] for name in same},
+        **{name: given[name] for name in (*same, *after)},
     )
 
 

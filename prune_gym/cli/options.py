@@ -19,6 +19,7 @@ from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
     MOST_FILTERS,
     MOST_IMAGES,
+    MOST_ROUNDS,
     MOST_SEED,
     MOST_STEPS,
     MOST_TIMESTEPS,
@@ -219,6 +220,24 @@ Candidates = Annotated[
         most=MOST_CANDIDATES,
         help="Fine-tune so many of the best networks, with --workers side by side, and take the "
         "one that is best then.",
+    ),
+]
+Rounds = Annotated[
+    int,
+    whole_option(
+        least=1,
+        most=MOST_ROUNDS,
+        help="Search and fine-tune so many times in a row, each time in what was left; limits "
+        "fall step by step, and evaluations and steps are shared out.",
+    ),
+]
+Ema = Annotated[
+    float,
+    number_option(
+        least=0.0,
+        most=0.999999,
+        help="Decay of an exponential moving average of the weights in fine-tuning, which is "
+        "handed over then, e.g. 0.9; 0: the last weights are.",
     ),
 ]
 

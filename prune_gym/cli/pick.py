@@ -15,12 +15,8 @@ from rich.console import Console
 from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, CommandSpec, as_budget
 from prune_gym.cli.console import progress_bar
-from prune_gym.cli.fine_tuning import trainer_of
-from prune_gym.cli.prune import (
-    importing,
-    print_result,
-    problem_of,
-)
+from prune_gym.cli.display import trainer_of
+from prune_gym.cli.prune import importing, print_result, problem_of
 from prune_gym.cli.remarks import warn_of_loss
 from prune_gym.cluster.measuring import check_measured
 from prune_gym.cluster.workers import RayWorkers
@@ -80,6 +76,12 @@ def pick(
     folder, config = RunFolder.open(path)
     config.check_machine(cluster)
     _check_free(path, out)
+    if config.rounds > 1:
+        raise RunFolderError(
+            f"{path} was pruned in {config.rounds} rounds, of which no network answers for other "
+            "limits; start a new run: prune-gym prune --budget."
+        )
+    folder.check_has_problem(config)
     files = FrontFiles(folder.front, bool(config.problem.get("depth", False)))
     front = files.read(len(folder.read_episodes()))
     if not front:
@@ -101,10 +103,22 @@ def pick(
     with lock_run(place):
         made = _begun_before(place, config) or RunFolder.create(place, config)
         within = within[: max(CANDIDATES, config.candidates)]
+        if cluster is not None:
+            _say_of_idle(cluster, min(config.candidates, len(within)), console)
         metrics = _finished(problem, config, within, made, folder, console, began, cluster)
     print_result(metrics, console)
     warn_of_loss(problem, metrics, console, best=max(one.accuracy for one in front))
     say(f"network: {load_call(config.problem.get('network'), repr(str(made.path)))}", console)
+
+
+def _say_of_idle(cluster: RayWorkers, candidates: int, console: Console) -> None:
+    """Say where workers have nothing to do: one network is fine-tuned in this process."""
+    if candidates == 1 and cluster.measure_on is None:
+        say(
+            "--workers have nothing to do: one network is taken, and fine-tuned here; --candidates "
+            "N gives them several.",
+            console,
+        )
 
 
 def _check_free(path: Path, out: Path | None) -> None:

@@ -27,6 +27,8 @@ def draw_pictures(folder: RunFolder, metrics: dict[str, Any]) -> dict[str, bytes
         metrics: of the returned network.
     """
     rows = folder.read_episodes()
+    if not rows:  # searches in rounds lie in folders of their own
+        return {"layers": _layers_picture(folder, metrics)}
     found = {
         "search": _search_picture(rows, metrics),
         "layers": _layers_picture(folder, metrics),

@@ -14,14 +14,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress as BarProgress
 from rich.table import Table
 
 from agents.console import say
 from prune_gym.budgets import BUDGETS, BudgetKey, amount, as_budget
 from prune_gym.cli.cluster import in_cluster
-from prune_gym.cli.console import LINE_EVERY_S, is_live, progress_bar, say_words, time_left
-from prune_gym.cli.fine_tuning import trainer_of
+from prune_gym.cli.console import progress_bar, say_words
+from prune_gym.cli.display import SearchDisplay, trainer_of
 from prune_gym.cli.remarks import say_unpruned, warn_of_loss
 from prune_gym.cli.report import budget_in_words, table_rows, write_report
 from prune_gym.cluster.measuring import check_measured
@@ -44,7 +43,6 @@ from prune_gym.searches.algorithms import check_algorithm, check_config
 from prune_gym.searches.config import SearchConfig
 from prune_gym.searches.finalize import finish
 from prune_gym.searches.fine_tuning import USUAL_STEPS, check_fine_tuning, words_of
-from prune_gym.searches.progress import Progress
 from prune_gym.searches.remeasure import confirm, spread_in_words
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder, how_to_go_on
@@ -90,6 +88,30 @@ def _start(
     began: float,
     cluster: RayWorkers | None,
 ) -> None:
+    problem, config = prepared(config, arguments, console, evaluations, cluster)
+    with lock_run(path):
+        _run(begin(problem, config, path, cluster=cluster), began, console)
+
+
+def prepared(
+    config: SearchConfig,
+    arguments: dict[str, Any],
+    console: Console,
+    evaluations: int | None,
+    cluster: RayWorkers | None,
+) -> tuple[PruningProblem, SearchConfig]:
+    """The problem of a new run, and its configuration with environment and timesteps.
+
+    Args:
+        config: see `start`.
+        arguments: of `make_problem`.
+        console: where to say what was loaded.
+        evaluations: see `start`.
+        cluster: likewise.
+
+    Raises:
+        ClusterError: its workers would measure a budget, each on its machine.
+    """
     if cluster is not None and cluster.measure_on is None:
         check_measured(map(as_budget, arguments["budgets"]))
     console.print(f"loading {arguments['network']} and {arguments['dataset']} ...")
@@ -97,13 +119,12 @@ def _start(
     steps = config.timesteps or (evaluations or EVALUATIONS) * len(problem.groups)
     config = replace(config, timesteps=steps)
     check_config(config, problem)
-    check_fine_tuning(problem, config.finetune_steps, config.distillation)
+    check_fine_tuning(problem, config.finetune_steps, config.distillation, config.ema)
     say_unpruned(problem, console)
     if arguments.get("round_to") == AUTO:
         say(f"filters per group: {multiples_in_words(problem)}", console)
     check_stop()
-    with lock_run(path):
-        _run(begin(problem, config, path, cluster=cluster), began, console)
+    return problem, config
 
 
 def environment(env_id: str) -> dict[str, Any]:
@@ -179,11 +200,7 @@ def problem_of(
         TrustError: it names code, and nobody trusts it.
     """
     file = folder.path / "config.json"
-    if not config.problem:
-        raise RunFolderError(
-            f"{folder.path} was begun from Python with an object, which no file holds; go on "
-            "there: prune_gym.search(problem, out=..., resume=True)."
-        )
+    folder.check_has_problem(config)
     unknown = set(config.problem) - set(inspect.signature(make_problem).parameters)
     if unknown:
         raise RunFolderError(
@@ -277,6 +294,27 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
         raise SystemExit(130)
     metrics["wall_s"] = wall_s()
     write_json(folder.path / "metrics.json", metrics)
+    say_finished(search.problem, config, folder, metrics, page, console)
+
+
+def say_finished(
+    problem: PruningProblem,
+    config: SearchConfig,
+    folder: RunFolder,
+    metrics: dict[str, Any],
+    page: Path,
+    console: Console,
+) -> None:
+    """Print what a run came to, and where it lies.
+
+    Args:
+        problem: of the unpruned network.
+        config: of the run.
+        folder: of the run.
+        metrics: of its network.
+        page: its report.
+        console: where to print.
+    """
     print_result(metrics, console)
     if config.finetune_steps is None and not metrics["finetune_steps"]:
         limits = " ".join(f"--budget {name}={limit:g}" for name, limit in metrics["limits"].items())
@@ -285,41 +323,9 @@ def _run(search: Search, began: float, console: Console, *, finish_now: bool = F
             f"prune-gym pick {folder.path} {limits} --finetune-steps {USUAL_STEPS}",
             console,
         )
-    warn_of_loss(search.problem, metrics, console)
+    warn_of_loss(problem, metrics, console)
     console.print(f"report:  {page}")
     say(f"network: {load_call(config.problem.get('network'), repr(str(folder.path)))}", console)
-
-
-class SearchDisplay:
-    """Live progress of a search: a bar in a terminal, a line now and then elsewhere."""
-
-    def __init__(self, search: Search, bars: BarProgress, console: Console) -> None:
-        self.bars, self.console = bars, console
-        self.total = search.evaluations
-        self.task = bars.add_task("searching", total=self.total, detail="")
-        name = search.problem.task.metric.name
-        self.metric = "" if name == "accuracy" else f"{name} "
-        self.began = self.said = time.monotonic()
-        self.already = search.progress.evaluations
-        bars.update(self.task, completed=self.already)
-
-    def update(self, progress: Progress) -> None:
-        """Show the state after one more evaluated network."""
-        done, best = progress.evaluations, progress.best_accuracy
-        detail = (
-            f"{'none feasible yet' if best is None else f'best {self.metric}{best:.4g}'}  "
-            f"cost {progress.recent_cost:.3f}/{progress.cost_limit:.4g}"
-        )
-        if not math.isnan(progress.multiplier):
-            detail += f"  multiplier {progress.multiplier:.2f}"
-        if progress.remembered:
-            detail += f"  known {progress.remembered}"
-        self.bars.update(self.task, completed=done, detail=detail)
-        now = time.monotonic()
-        if not is_live(self.console) and now - self.said > LINE_EVERY_S:
-            self.said = now
-            left = (self.total - done) * (now - self.began) / max(1, done - self.already)
-            say(f"{done}/{self.total}  {detail}  {time_left(max(0.0, left))}", self.console)
 
 
 def _say_stopped(result: SearchResult, folder: RunFolder, console: Console) -> None:

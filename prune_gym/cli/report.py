@@ -74,9 +74,10 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     )
     metric = metric_of(metrics)
     last = "fine-tuned" if metrics["finetune_steps"] else "handed over"
+    of = " in the last round" if "rounds" in metrics else ""
     compared = [
-        ("dense_validation", "raw_validation", f"validation {metric}, as cut"),
-        ("dense_validation", "recovered_validation", f"validation {metric}, recovered"),
+        ("dense_validation", "raw_validation", f"validation {metric}, as cut{of}"),
+        ("dense_validation", "recovered_validation", f"validation {metric}, recovered{of}"),
         ("dense_validation", "finetuned_validation", f"validation {metric}, {last}"),
         ("dense_test", "finetuned_test", f"test {metric}, {last}"),
     ]
@@ -127,6 +128,8 @@ def _page(
     if gone:
         names = ", ".join(f"<code>{html.escape(name)}</code>" for name in gone)
         body.append(f"<p>Residual blocks went whole; gone are {names}.</p>")
+    if "rounds" in metrics:
+        body += ["<h2>Rounds</h2>", _table(list(_ROUNDS), _rounds_rows(metrics))]
     for name, title, words in _PICTURES:
         if name not in pictures:
             continue
@@ -149,6 +152,25 @@ def _page(
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
         f"<body>{''.join(body)}</body></html>\n"
     )
+
+
+_ROUNDS = (
+    *("round", "at most", "networks evaluated", "fine-tuning, steps"),
+    *("validation, recovered", "validation, fine-tuned"),
+)
+
+
+def _rounds_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row per round; its limits are relative to the network that it began with."""
+    rows = []
+    for row in metrics["rounds"]:
+        limits = (
+            f"{name} {limit:.4g} of what it began with" for name, limit in row["limits"].items()
+        )
+        scores = (share_or_score(metric_of(metrics), score) for score in row["validation"].values())
+        counts = f"{row['evaluations']:,}", f"{row['finetune_steps']:,}"
+        rows.append((str(row["round"]), "; ".join(limits), *counts, *scores))
+    return rows
 
 
 _PICTURES = (

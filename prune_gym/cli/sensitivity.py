@@ -57,6 +57,8 @@ def scan_of_run(path: Path) -> Sensitivity:
         RunFolderError: it began with none.
     """
     folder, config = RunFolder.open(path)
+    if config.rounds > 1:
+        return scan_of_run(folder.round(1).path)  # the others are of what was left
     found = scan_of_rows(folder.read_episodes(), config.groups)
     if found is None:
         raise RunFolderError(

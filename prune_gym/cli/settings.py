@@ -37,6 +37,8 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
         recovery += f", {problem.get('recovery_steps')} steps"
     share = config.distillation
     distilled = f", {share:g} of the loss by the unpruned network's outputs" if share else ""
+    averaged = f", weights averaged (decay {config.ema:g})" if config.ema else ""
+    chosen = _candidates(config, metrics)
     rows = [
         ("network", f"{network} on {data}"),
         ("limits", "; ".join(_limit(name, metrics) for name in metrics["limits"])),
@@ -49,7 +51,8 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
         ("timesteps", f"{config.timesteps:,}"),
         ("networks evaluated", f"{metrics['evaluations']:,}{_partial(metrics)}"),
         ("kept within the limits", "each network (hard)" if config.hard else "the returned one"),
-        ("fine-tuning", f"{metrics['finetune_steps']:,} steps{distilled}{_candidates(metrics)}"),
+        *([("rounds", str(config.rounds))] if config.rounds > 1 else []),
+        ("fine-tuning", f"{metrics['finetune_steps']:,} steps{distilled}{averaged}{chosen}"),
     ]
     for name, words, default in _PROBLEM:
         value = problem.get(name, default)
@@ -58,9 +61,13 @@ def settings_rows(config: SearchConfig, metrics: Mapping[str, Any]) -> list[tupl
     return rows
 
 
-def _candidates(metrics: Mapping[str, Any]) -> str:
+def _candidates(config: SearchConfig, metrics: Mapping[str, Any]) -> str:
     n = metrics.get("candidates", 1)
-    return f", the best of {n:,} candidates" if n > 1 else ""
+    if n == 1:
+        return ""
+    if config.rounds > 1:
+        return f", the best of at most {n:,} candidates in each round"
+    return f", the best of {n:,} candidates"
 
 
 def _partial(metrics: Mapping[str, Any]) -> str:

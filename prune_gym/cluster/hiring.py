@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 import time
 import warnings
@@ -10,17 +9,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-import torch
-
-import prune_gym
-from agents.ray_cluster import INSTALL
+from agents.ray_machines import compared, travelling, versions
 from prune_gym.cluster import worker as worker_module
 from prune_gym.cluster.shipping import pack, stored
 from prune_gym.errors import ClusterError
 from prune_gym.problem.problem import PruningProblem
 
-WAIT_S = 600.0  # for a worker's place: a cluster may have to start machines first
+WAIT_S = 600.0  # for a worker's place, as a cluster may have to start machines first; for a problem
 SAY_AFTER_S = 30.0
 
 
@@ -54,7 +49,7 @@ class Hiring:
             ClusterError: its machine lacks a module or a GPU, or has another version of this
                 package.
             NoPlaceError: the cluster has no place for it.
-            RayError: it died.
+            RayError: it died, or did not become ready in time.
         """
         actor = self._class.options(**self._needs).remote()
         with self._lock:
@@ -62,11 +57,14 @@ class Hiring:
             ended = self._ended
         if ended:
             self.dismiss(actor)
-        self._check(self._placed(actor))
-        missing = self._opened(actor)
-        if missing:
+        try:
+            self._check(self._placed(actor))
+            missing = self._opened(actor)
+            if missing:
+                raise ClusterError(missing)
+        except BaseException:  # it is to hold no place
             self.dismiss(actor)
-            raise ClusterError(missing)
+            raise
         return actor
 
     def _opened(self, actor: Any) -> str:
@@ -101,7 +99,6 @@ class Hiring:
                     f"{self._lent()}"
                 )
                 if waited > WAIT_S:
-                    self.dismiss(actor)
                     raise NoPlaceError(
                         f"{words}, and none was free for {waited:.0f} s. Ask for fewer workers or "
                         "less for each, add machines, or end what else runs there (ray status)."
@@ -138,28 +135,11 @@ class Hiring:
 
     def _check(self, found: Mapping[str, str]) -> None:
         """Raise where a worker's machine cannot give the same numbers; warn where it may not."""
-        here = {
-            "python": platform.python_version(),
-            "prune_gym": prune_gym.__version__,
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-        }
-        node = found["node"]
-        for name, version in here.items():
-            there = found[name]
-            if there.startswith("missing: "):
-                raise ClusterError(
-                    f"machine {node} of the cluster cannot import {name} "
-                    f"({there.removeprefix('missing: ')}): install there what is installed here, "
-                    f"{INSTALL}."
-                )
-            if _public(name, there) == _public(name, version):
-                continue
-            words = f"machine {node} has {name} {there}, and here it is {version}"
-            if name in ("python", "prune_gym"):
-                raise ClusterError(f"{words}: install the same version on all machines.")
-            if self._is_new(words):
-                warnings.warn(f"{words}: numbers may differ in their last digits.", stacklevel=2)
+        fault, notes = compared(versions(worker_module.PACKAGES), found)
+        if fault:
+            raise ClusterError(fault)
+        for words in filter(self._is_new, notes):
+            warnings.warn(words, stacklevel=2)
 
 
 class HiringJudges(Hiring):
@@ -195,16 +175,10 @@ class HiringJudges(Hiring):
 
     def _opened(self, actor: Any) -> str:
         given = self._rest, self._arrays, self._device, self._threads
-        return str(self._ray.get(actor.open.remote(*given)))
-
-
-def _public(name: str, version: str) -> str:
-    """A version without what makes no difference: 2.9.0 of 2.9.0+cpu, 3.11 of Python 3.11.9."""
-    public = version.partition("+")[0]
-    return ".".join(public.split(".")[:2]) if name == "python" else public
+        return str(self._ray.get(actor.open.remote(*given), timeout=WAIT_S))
 
 
 def _by_value(ray: Any) -> Any:
     """The class of workers, as code: a machine without this package is to say so itself."""
-    ray.cloudpickle.register_pickle_by_value(worker_module)
+    travelling(ray, worker_module.__name__)
     return ray.remote(worker_module.Worker)

@@ -32,7 +32,7 @@ class Measurer:
         report: called with words where it has to wait.
 
     Raises:
-        ClusterError: no machine has the resource.
+        ClusterError: no machine has the resource, or no process comes up there.
     """
 
     def __init__(
@@ -49,12 +49,17 @@ class Measurer:
         self._runtime_env = {} if runtime_env is None else {"runtime_env": dict(runtime_env)}
         self._hiring: Hiring | None = None
         self._actor: Any = None
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time, self._closing = threading.Lock(), threading.Lock()
         self._is_over = False
         # of each network the state that was sent, and where it is
         self._sent: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Any]]
         self._sent = weakref.WeakKeyDictionary()
-        self._hired()  # first of all, before workers take the machine's cores
+        try:
+            self._hired("budgets")  # first of all, before workers take the machine's cores
+        except ray.exceptions.RayError as error:
+            raise ClusterError(
+                f"measure_on={resource!r}: no process came up on that machine: {_words(error)}"
+            ) from error
 
     def placed(self, budget: Budget) -> Budget:
         """The budget, measured there; one that counts is left as it is."""
@@ -72,7 +77,7 @@ class Measurer:
             WorkerError: the process died over it each time, or took too long.
         """
         what = f"budget {budget.name!r}"
-        self._check_open(what)
+        self.check_open(what)
         parts = [pickled(getattr(budget, way)), *map(self._part, arguments)]
         with self._one_at_a_time:
             return float(self._answered(what, parts))
@@ -85,12 +90,13 @@ class Measurer:
             WorkerError: the process died over it each time, or took too long.
         """
         what = f"{function.__name__}()"
-        self._check_open(what)
+        self.check_open(what)
         parts = [*map(pickled, (function, *arguments))]
         with self._one_at_a_time:
             return self._answered(what, parts)
 
-    def _check_open(self, what: str) -> None:
+    def check_open(self, what: str) -> None:
+        """Raise a ClusterError where the session is over, in which something was to be measured."""
         if self._is_over:
             raise ClusterError(
                 f"{what} is measured on a machine of a cluster, and the session with it is over: "
@@ -101,14 +107,14 @@ class Measurer:
         ray, said = self._ray, ""
         for _ in range(self._retries + 1):
             try:
-                answer = self._hired().call.remote(*parts)
+                answer = self._hired(what).call.remote(*parts)
                 found = ray.get(answer, timeout=self._timeout_s)
             except ray.exceptions.RayTaskError as error:
                 raise WorkerError(f"{what} was not measured: {error}") from error
             except ray.exceptions.GetTimeoutError:
                 said = f"took longer than {self._timeout_s:g} s"
             except ray.exceptions.RayError as error:
-                said = " ".join(str(error).split())[:300]
+                said = _words(error)
             else:
                 if isinstance(found, Refused):
                     raise found.error
@@ -120,7 +126,8 @@ class Measurer:
 
     def close(self) -> None:
         """End the process; nothing is measured any more."""
-        self._is_over = True
+        with self._closing:
+            self._is_over = True
         self._dismiss()
 
     def _dismiss(self) -> None:
@@ -140,12 +147,19 @@ class Measurer:
             self._sent[value] = state, place
         return place
 
-    def _hired(self) -> Any:
+    def _hired(self, what: str) -> Any:
+        """The process; another one where it is gone, unless the session is over."""
         if self._actor is None:
             needs = _whole_machine(self._ray, self._resource) | self._runtime_env
-            self._hiring = Hiring(self._ray, needs, self._report)
+            with self._closing:
+                self.check_open(what)
+                self._hiring = Hiring(self._ray, needs, self._report)
             self._actor = self._hiring.hire()
         return self._actor
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +193,20 @@ class BudgetElsewhere(Budget):
         return self
 
 
+def check_sessions(budgets: Iterable[Budget]) -> None:
+    """Raise where the session is over with the machine that measures a budget.
+
+    Args:
+        budgets: of a problem.
+
+    Raises:
+        ClusterError: names the budget, and what can be done.
+    """
+    for budget in budgets:
+        if isinstance(budget, BudgetElsewhere) and budget.measurer is not None:
+            budget.measurer.check_open(f"budget {budget.name!r}")
+
+
 def check_measured(budgets: Iterable[Budget]) -> None:
     """Raise where workers would measure a budget, each on its machine and beside the others.
 
@@ -188,6 +216,8 @@ def check_measured(budgets: Iterable[Budget]) -> None:
     Raises:
         ClusterError: names the budget, and what can be done.
     """
+    budgets = list(budgets)
+    check_sessions(budgets)
     for budget in budgets:
         if not budget.is_deterministic and not isinstance(budget, BudgetElsewhere):
             raise ClusterError(

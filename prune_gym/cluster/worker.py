@@ -1,15 +1,15 @@
 """What a worker of a Ray cluster runs.
 
-The class travels by value, so that a machine without this package can say so: this module imports
-the standard library only, and the rest where a worker needs it.
+The class travels by value, as `agents.ray_machines` does, so that a machine without this package
+can say so: other modules are imported where a worker needs them.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
 import platform
 from typing import Any
+
+from agents.ray_machines import versions
 
 PACKAGES = ("prune_gym", "torch", "numpy")
 
@@ -21,18 +21,8 @@ class Worker:
         self._problem: Any = None
 
     def versions(self) -> dict[str, str]:
-        """Where it runs, and versions by package; those that cannot be imported say why."""
-        found = {
-            "python": platform.python_version(),
-            "node": platform.node(),
-            "process": str(os.getpid()),
-        }
-        for name in PACKAGES:
-            try:
-                found[name] = str(importlib.import_module(name).__version__)
-            except Exception as error:  # whatever a broken installation raises
-                found[name] = f"missing: {type(error).__name__}: {error}"
-        return found
+        """See `agents.ray_machines.versions`."""
+        return versions(PACKAGES)
 
     def open(self, rest: bytes, arrays: Any, device: str, threads: int) -> str:
         """Take a problem up; gives a sentence on what is missing here, or nothing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,13 @@ from prune_gym.cluster.hiring import HiringJudges
 from prune_gym.cluster.measuring import BudgetElsewhere, Measurer, check_measured
 from prune_gym.cluster.pool import Pool
 from prune_gym.cluster.shipping import Question
-from prune_gym.errors import ClusterError, InvalidTypeError, InvalidValueError, MissingLibraryError
+from prune_gym.errors import (
+    ClusterError,
+    InvalidTypeError,
+    InvalidValueError,
+    MissingLibraryError,
+    WorkerError,
+)
 from prune_gym.problem.evaluator import Bar, Evaluator, Judgement
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.masks import Masks
@@ -53,7 +59,7 @@ class RayWorkers:
             (``ray.init``) stays so.
         gpus_per_worker: of each, e.g. 0.5; networks are then judged on the GPU. Memory is not
             divided: see to it that so many fit.
-        cpus_per_worker: cores of each, which torch uses.
+        cpus_per_worker: cores of each, which torch uses; above 0 with ``measure_on``.
         measure_on: name of a resource of one machine, on which budgets that measure are called, one
             at a time, with nothing else of the cluster beside (``ray start --resources``).
         timeout_s: seconds that judging a network may take before its worker is ended.
@@ -90,6 +96,11 @@ class RayWorkers:
                 )
         if not 0.0 < self.timeout_s <= 1e9:
             raise InvalidValueError(f"timeout_s={self.timeout_s!r}: expected seconds above 0.")
+        if self.measure_on is not None and not self.cpus_per_worker:
+            raise InvalidValueError(
+                "cpus_per_worker=0 with measure_on: workers that ask for no cores would run beside "
+                "what is measured; give them a share, such as 0.1."
+            )
 
     @property
     def count(self) -> int:
@@ -151,18 +162,19 @@ class RayWorkers:
     ) -> list[Any]:
         """Have workers answer questions on a problem, one each, however long it takes.
 
+        A question that no worker could answer costs the others nothing.
+
         Args:
             problem: which the workers hold.
             questions: see `prune_gym.cluster.pool.Pool.ask`.
             on_answer: called with the index of a question that is answered, and the answer.
 
         Returns:
-            The answers, in order.
+            The answers, in order; where there is none, the error.
 
         Raises:
             ClusterError: there is no such cluster, or the problem does not fit into it.
             Stopped: a stop was asked for; nothing is waited for then.
-            WorkerError: no worker could.
         """
         n = min(self.count, len(questions))
         with stopping("stopping"), replace(self, n=n, timeout_s=FOREVER_S)._pool(problem) as pool:
@@ -172,8 +184,9 @@ class RayWorkers:
                 check_stop()
                 done, waiting = wait(waiting, LOOK_EVERY_S, FIRST_COMPLETED)
                 for answer in done:
-                    on_answer(asked[answer], answer.result())
-            return [answer.result() for answer in asked]
+                    if _answered(answer):
+                        on_answer(asked[answer], answer.result())
+            return [answer.exception() or answer.result() for answer in asked]
 
     @contextmanager
     def _pool(self, problem: PruningProblem) -> Iterator[Pool]:
@@ -283,6 +296,14 @@ class RemoteEvaluator(Evaluator):
             return self.values(question.masks, build())
         found = self._pool.judge(replace(question, is_judged=False)).values
         return self.values(question.masks, build()) if found is None else found
+
+
+def _answered(answer: Future[Any]) -> bool:
+    """Whether there is an answer; raises what is wrong with the whole cluster."""
+    error = answer.exception()
+    if isinstance(error, ClusterError) and not isinstance(error, WorkerError):
+        raise error
+    return error is None
 
 
 def _network_of(sent: bytes, device: torch.device) -> nn.Module:

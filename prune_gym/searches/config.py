@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_gym import ENVIRONMENTS
 from prune_gym.budgets import budgets_from_json, budgets_to_json
+from prune_gym.cluster.measuring import BudgetElsewhere
 from prune_gym.errors import InvalidValueError, RunFolderError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.searches.baselines import BASELINES, SCANNING
 
 if TYPE_CHECKING:
     from prune_gym.cluster.workers import RayWorkers
+
+MEASURED = ("batch_size", "unpruned_values")  # arguments of `make_problem` that a run keeps
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class SearchConfig:
         folder: working directory in which it began; modules of the user's may lie there.
         limits: by budget, as fractions; empty in runs of earlier versions.
         groups: filters by filter group; likewise.
+        ema: decay of the average of weights that fine-tuning hands over; 0 = the last weights.
+        rounds: searches in a row, each of what the one before left, and fine-tuned.
         begun: evaluations that it was begun with, by which its sensitivity scan was made; 0 = as
             many as now.
         measure_on: resource of the machine of a cluster that measured its budgets; None = here.
@@ -54,6 +60,8 @@ class SearchConfig:
     limits: dict[str, float] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
     begun: int = 0
+    ema: float = 0.0
+    rounds: int = 1
     measure_on: str | None = None
 
     @property
@@ -76,7 +84,7 @@ class SearchConfig:
     @property
     def network_name(self) -> str | None:
         """Registered name of the unpruned network, or ``"module:function"``; None = an object."""
-        name = self.problem.get("network", "small")
+        name = self.problem.get("network", "small") if self.problem else None
         return name if isinstance(name, str) else None
 
     def lengthened(self, timesteps: int) -> SearchConfig:
@@ -99,6 +107,26 @@ class SearchConfig:
             return self.algo in SCANNING
         return self.decision == "prior"
 
+    def of(self, problem: PruningProblem, cluster: RayWorkers | None = None) -> SearchConfig:
+        """The same with what it has to know of its problem, and of where it begins.
+
+        Args:
+            problem: what is searched.
+            cluster: what judges its networks; None = threads of this process.
+        """
+        config = self
+        if cluster and any(isinstance(budget, BudgetElsewhere) for budget in problem.budgets):
+            config = replace(config, measure_on=cluster.measure_on)
+        if problem.arguments is not None:
+            # whoever goes on with the run judges in the same batches, and by the same limits
+            unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
+            found = (problem.evaluator.validation.batch_size, unpruned)
+            fixed = dict(zip(MEASURED, found, strict=True))
+            config = replace(config, problem={**problem.arguments, **fixed})
+        groups = {group.name: group.n_filters for group in problem.groups}
+        limits = dict(zip(problem.names, problem.limits, strict=True))
+        return replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
+
     def check_machine(self, cluster: RayWorkers | None) -> None:
         """Raise unless budgets are measured on the machine that measured them before.
 
@@ -115,7 +143,12 @@ class SearchConfig:
             )
 
     def check_same(self, problem: PruningProblem) -> None:
-        """Raise RunFolderError unless a problem is the one that was searched."""
+        """Raise RunFolderError unless a problem is the one that was searched, in one search."""
+        if self.rounds > 1:
+            raise RunFolderError(
+                f"the run is one of {self.rounds} rounds: the same call of "
+                "prune_gym.search_in_rounds goes on with it."
+            )
         groups = {group.name: group.n_filters for group in problem.groups}
         limits = dict(zip(problem.names, problem.limits, strict=True))
         for name, was, found in (("groups", self.groups, groups), ("limits", self.limits, limits)):

@@ -23,7 +23,7 @@ from prune_gym.searches.fine_tuning import FineTuned, OnStep, fine_tune, usual_s
 from prune_gym.searches.remeasure import CANDIDATES, Confirmation, candidates, confirm
 from prune_gym.searches.result import SearchResult
 from prune_gym.searches.run_folder import RunFolder
-from prune_gym.searches.several import OnTrained, fine_tuned
+from prune_gym.searches.several import OnTrained, Trainer, fine_tuned
 from prune_gym.searches.training_state import TrainingState
 from prune_gym.training.evaluation import paired_latency_ms
 from prune_gym.utils.files import reading, write_json
@@ -34,33 +34,26 @@ TUNED = 3  # networks are fine-tuned at most before a search gives up
 
 
 @dataclass(frozen=True, eq=False)
-class _Finished:
-    """The network to hand over, what it was measured as, and the state to be removed then."""
+class Finished:
+    """A network to hand over, and what is known of it.
+
+    Attributes:
+        masks: its keep masks.
+        network: it, recovered and fine-tuned.
+        scores: metric by name, of it and of the unpruned network.
+        fine_tuned: what came of its fine-tuning.
+        confirmed: what it costs, measured anew.
+        steps: of its fine-tuning.
+        candidates: that were fine-tuned, of which it is the best.
+    """
 
     masks: Masks
     network: nn.Module
     scores: dict[str, float | None]
     fine_tuned: FineTuned
     confirmed: Confirmation
-    state: TrainingState | None
-    steps: int  # of the fine-tuning
-    candidates: int = 1  # that were fine-tuned, of which it is the best
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """How candidates are fine-tuned, and who is told.
-
-    Attributes:
-        on_step: called with (steps done, loss), where they are trained in this process.
-        on_trained: called with the number of a candidate that is trained, from 0, and what came of
-            it, where there are several.
-        cluster: whose workers train several of them side by side; None = one after another, here.
-    """
-
-    on_step: OnStep
-    on_trained: OnTrained | None = None
-    cluster: RayWorkers | None = None
+    steps: int
+    candidates: int = 1
 
 
 def finish(
@@ -137,13 +130,40 @@ def complete(
         NothingFeasibleError: none of them keeps the limits when it is measured anew.
         Stopped: a stop was asked for; a fine-tuning that was begun goes on with the next call.
     """
-    searched_s, metric = wall_s(), problem.task.metric
+    searched_s = wall_s()
     state_path = RunFolder(path).fine_tuning
+    state: TrainingState | None = None
     if config.candidates == 1:
-        done = _first_confirmed(problem, config, in_turn, state_path, trainer.on_step)
+        done, state = _first_confirmed(problem, config, in_turn, state_path, trainer.on_step)
     else:
         done = _best_confirmed(problem, config, in_turn, trainer)
-    masks, network, scores, confirmed = done.masks, done.network, done.scores, done.confirmed
+    more = {**told(done.masks), "search_s": searched_s}
+    metrics = hand_over(problem, config, done, path, more, wall_s)
+    if state is not None:
+        state.drop()
+    return metrics
+
+
+def hand_over(
+    problem: PruningProblem,
+    config: SearchConfig,
+    done: Finished,
+    path: Path,
+    told: dict[str, Any],
+    wall_s: Callable[[], float],
+) -> dict[str, Any]:
+    """Test a network that is finished, measure it, and write it and ``metrics.json``.
+
+    Args:
+        problem: of the unpruned network that it is compared with.
+        config: how it was made.
+        done: the network.
+        path: folder for network and ``metrics.json``.
+        told: what else the metrics are to hold.
+        wall_s: see `finish`.
+    """
+    metric, scores, network, masks = problem.task.metric, done.scores, done.network, done.masks
+    confirmed = done.confirmed
     scores.update(_exact_scores(network, problem))
     scores["finetuned_test"] = _test_accuracy(network, problem)
     save_pruned(path, network, problem, masks, config.network_name)
@@ -157,7 +177,7 @@ def complete(
         "metric": {"name": metric.name, "higher_is_better": metric.higher_is_better},
         "accuracy": scores,  # by the metric, in its unit, whatever it is
         "fine_tuned": done.fine_tuned.to_json(),
-        **told(masks),
+        **told,
         "hard": config.hard,
         "algo": config.algo,
         "timesteps": config.timesteps,
@@ -171,13 +191,11 @@ def complete(
         "finetune_steps": done.steps,
         "candidates": done.candidates,
         "distillation": config.distillation,
-        "search_s": searched_s,
+        "ema": config.ema,
         "wall_s": wall_s(),
     }
     check_stop()
     write_json(path / "metrics.json", metrics)
-    if done.state is not None:
-        done.state.drop()
     return metrics
 
 
@@ -187,8 +205,10 @@ def _first_confirmed(
     in_turn: Iterable[Masks],
     path: Path,
     on_step: OnStep,
-) -> _Finished:
+) -> tuple[Finished, TrainingState]:
     """The best network that is within every limit when it is measured anew, fine-tuned.
+
+    Beside it the state of its fine-tuning, which is to be removed when it is written down.
 
     A fine-tuning that was stopped goes on, without measuring the network before it once more.
     """
@@ -218,7 +238,7 @@ def _first_confirmed(
         scores["finetuned_validation"] = fine_tuned.accuracy
         found = confirm(problem, masks, network)
         if found.feasible:
-            return _Finished(masks, network, scores, fine_tuned, found, state, steps)
+            return Finished(masks, network, scores, fine_tuned, found, steps), state
         refused.append(f"after fine-tuning the best network is over a limit: {found}")
         state.drop()
         tuned += 1
@@ -229,7 +249,7 @@ def _first_confirmed(
 
 def _best_confirmed(
     problem: PruningProblem, config: SearchConfig, in_turn: Iterable[Masks], trainer: Trainer
-) -> _Finished:
+) -> Finished:
     """The network that is best once several are fine-tuned, and within every limit then."""
     noisy = not all(budget.is_deterministic for budget in problem.budgets)
     refused: list[str] = []
@@ -257,20 +277,18 @@ def _best_confirmed(
         steps=steps,
         seed=config.seed,
         distillation=config.distillation,
+        ema=config.ema,
         on_step=trainer.on_step,
         on_trained=trainer.on_trained,
     )
     reward = problem.task.metric.reward
-    best_first = sorted(range(len(chosen)), key=lambda i: -reward(trained[i][1].accuracy))
+    best_first = sorted(trained, key=lambda i: -reward(trained[i][1].accuracy))
     for index in best_first:
         (masks, _), (network, fine_tuning) = chosen[index], trained[index]
         found = confirm(problem, masks, network)
         if found.feasible:
-            scores[index]["finetuned_validation"] = fine_tuning.accuracy
-            its_scores = scores[index]
-            return _Finished(
-                masks, network, its_scores, fine_tuning, found, None, steps, len(chosen)
-            )
+            its_scores = {**scores[index], "finetuned_validation": fine_tuning.accuracy}
+            return Finished(masks, network, its_scores, fine_tuning, found, steps, len(chosen))
         refused.append(f"after fine-tuning the best network is over a limit: {found}")
     raise _none_of_them(refused)
 
@@ -279,7 +297,7 @@ def _recovered(
     problem: PruningProblem, config: SearchConfig, masks: Masks
 ) -> tuple[nn.Module, dict[str, float | None]]:
     """A network as it was searched, with its scores before and after its recovery."""
-    network, scores = problem.compact(masks), _dense_scores(problem)
+    network, scores = problem.compact(masks), dense_scores(problem)
     scores["raw_validation"] = problem.judge(network)
     problem.recover(network, seed=config.seed)
     scores["recovered_validation"] = problem.judge(network)
@@ -307,6 +325,7 @@ def _about(config: SearchConfig, steps: int, masks: Masks) -> dict[str, Any]:
         "steps": steps,
         "seed": config.seed,
         "distillation": config.distillation,
+        **({"ema": config.ema} if config.ema else {}),
     }
 
 
@@ -324,12 +343,14 @@ def _fine_tune(
         steps=steps,
         seed=config.seed,
         distillation=config.distillation,
+        ema=config.ema,
         on_step=on_step,
         state=state,
     )
 
 
-def _dense_scores(problem: PruningProblem) -> dict[str, float | None]:
+def dense_scores(problem: PruningProblem) -> dict[str, float | None]:
+    """The metric of the unpruned network on the validation and the test split."""
     return {
         "dense_validation": problem.judge(problem.network),
         "dense_test": _test_accuracy(problem.network, problem),

@@ -93,12 +93,15 @@ def usual_steps(problem: PruningProblem, scores: Mapping[str, float | None]) -> 
     return 0 if found >= unpruned - little else USUAL_STEPS
 
 
-def check_fine_tuning(problem: PruningProblem, steps: int | None, distillation: float) -> None:
+def check_fine_tuning(
+    problem: PruningProblem, steps: int | None, distillation: float, ema: float = 0.0
+) -> None:
     """Raise for a fine-tuning that cannot be, before anything is searched for it.
 
     Raises:
         LossError: there is nothing to train by.
-        ValueError: distillation where there are no classes, or with a training of the user's own.
+        ValueError: distillation where there are no classes, or with a training of the user's own;
+            an average with one.
     """
     if steps != 0 and problem.task.fine_tune is None:
         problem.task.need_loss()
@@ -106,6 +109,11 @@ def check_fine_tuning(problem: PruningProblem, steps: int | None, distillation: 
         raise InvalidValueError(
             f"distillation={distillation}: it follows the unpruned network's classes, so that it "
             "goes with loss='cross_entropy' and the fine-tuning here only; leave it at 0."
+        )
+    if ema and problem.task.fine_tune:
+        raise InvalidValueError(
+            f"ema={ema}: the weights are averaged by the fine-tuning here only, and fine_tune= is "
+            "your own; leave it at 0."
         )
 
 
@@ -116,6 +124,7 @@ def fine_tune(
     steps: int,
     seed: int,
     distillation: float = 0.0,
+    ema: float = 0.0,
     on_step: OnStep | None = None,
     state: TrainingState | None = None,
 ) -> FineTuned:
@@ -133,6 +142,8 @@ def fine_tune(
         steps: optimizer steps.
         seed: of the batches' order and of augmentation.
         distillation: share of the loss that follows the teacher's outputs, in [0, 1].
+        ema: decay, in [0, 1), of an exponential moving average of the weights, which is what is
+            handed over then; 0 = the last weights are.
         on_step: called with (steps done, loss).
         state: where the training is saved now and then and when it is stopped, and from where it
             goes on.
@@ -141,7 +152,7 @@ def fine_tune(
         Stopped: a stop was asked for (Ctrl-C, SIGTERM); the state is saved.
         TrainingDivergedError: the loss is no number any more (only looked at with ``on_step``).
     """
-    check_fine_tuning(problem, steps, distillation)
+    check_fine_tuning(problem, steps, distillation, ema)
     before, score_before = copy.deepcopy(network.state_dict()), problem.accuracy(network)
     metric = problem.task.metric
     if steps == 0:
@@ -153,7 +164,7 @@ def fine_tune(
         torch_threads(1 if is_small else torch.get_num_threads()),
     ):
         if problem.task.fine_tune is None:
-            training = _training(network, problem, steps, seed, distillation)
+            training = _training(network, problem, steps, seed, distillation, ema)
             try:
                 _run(training, on_step, state)
             finally:
@@ -169,7 +180,12 @@ def fine_tune(
 
 
 def _training(
-    network: nn.Module, problem: PruningProblem, steps: int, seed: int, distillation: float
+    network: nn.Module,
+    problem: PruningProblem,
+    steps: int,
+    seed: int,
+    distillation: float,
+    ema: float,
 ) -> Training:
     recipe = Recipe()
     if len(problem.data.train) >= MANY:
@@ -178,7 +194,12 @@ def _training(
     return Training(
         network,
         problem.data.train,
-        replace(recipe, distillation=distillation, keep_zeros=problem.structure == "weight"),
+        replace(
+            recipe,
+            distillation=distillation,
+            keep_zeros=problem.structure == "weight",
+            ema=ema,
+        ),
         steps=steps,
         teacher=problem.network,
         generator=torch.Generator().manual_seed(seed),

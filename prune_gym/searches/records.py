@@ -11,6 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from prune_gym import ENVIRONMENTS
 from prune_gym.errors import RunFolderError
+from prune_gym.utils.arguments import MOST_ROUNDS
 from prune_gym.utils.records import (
     Amount,
     Count,
@@ -94,6 +95,8 @@ class Config(Record):
     limits: dict[Text, _Share] = Field(default_factory=dict)
     groups: dict[Text, Annotated[int, Field(ge=1, le=2**40)]] = Field(default_factory=dict)
     begun: Whole = 0
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = 1
     measure_on: Text | None = None
 
 

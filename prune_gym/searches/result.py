@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prune_gym.budgets import Budget, as_budget, parse_limit, relative
+from prune_gym.cluster.measuring import check_sessions
 from prune_gym.cluster.workers import RayWorkers, as_workers
 from prune_gym.errors import InvalidValueError
 from prune_gym.problem.archive import Archive, Front, measured_later
@@ -29,6 +30,7 @@ from prune_gym.utils.arguments import (
     MOST_CANDIDATES,
     MOST_SEED,
     MOST_STEPS,
+    check_decay,
     check_share,
     whole_number,
 )
@@ -45,7 +47,7 @@ class PrunedNetwork:
         network: the compact network, in evaluation mode.
         validation_accuracy: metric of ``network`` on the validation split, in its unit: its
             accuracy, where no other metric was asked for.
-        number: of its evaluation in the search, from 1.
+        number: of its evaluation in the search, from 1; 0 where several searches made it.
         name: registered name of the unpruned network; None where it is an object.
     """
 
@@ -84,6 +86,7 @@ class PrunedNetwork:
         *,
         seed: int = 0,
         distillation: float = 0.0,
+        ema: float = 0.0,
         on_step: OnStep | None = None,
         state: Path | str | None = None,
     ) -> PrunedNetwork:
@@ -96,6 +99,8 @@ class PrunedNetwork:
             steps: optimizer steps.
             seed: of the batches' order and of augmentation.
             distillation: share of the loss that follows the unpruned network, in [0, 1].
+            ema: decay, in [0, 1), of an exponential moving average of the weights, which comes back
+                then; 0 = the last weights do.
             on_step: called with (steps done, loss).
             state: a file (safetensors) in which the training is saved now and then, and when it is
                 stopped; the same call goes on from there. It is removed at the end.
@@ -104,13 +109,14 @@ class PrunedNetwork:
             Stopped: Ctrl-C or SIGTERM, a ``KeyboardInterrupt`` at the end of a step.
         """
         network = copy.deepcopy(self.network)
-        saved = None if state is None else self._training_state(Path(state), steps, seed)
+        saved = None if state is None else self._training_state(Path(state), steps, seed, ema)
         fine_tuned = fine_tune(
             network,
             self.problem,
             steps=whole_number("steps", steps, 0, MOST_STEPS),
             seed=whole_number("seed", seed, 0, MOST_SEED),
             distillation=check_share("distillation", distillation),
+            ema=check_decay("ema", ema),
             on_step=on_step,
             state=saved,
         )
@@ -118,8 +124,9 @@ class PrunedNetwork:
             saved.drop()
         return replace(self, network=network, validation_accuracy=fine_tuned.accuracy)
 
-    def _training_state(self, path: Path, steps: int, seed: int) -> TrainingState:
-        return TrainingState(path, {"network": self.number, "steps": steps, "seed": seed})
+    def _training_state(self, path: Path, steps: int, seed: int, ema: float) -> TrainingState:
+        about = {"network": self.number, "steps": steps, "seed": seed}
+        return TrainingState(path, {**about, **({"ema": ema} if ema else {})})
 
     def save(self, path: Path | str) -> None:
         """Write it to a folder that `prune_gym.load_pruned` reads (safetensors and a plan)."""
@@ -257,6 +264,7 @@ class SearchResult:
         *,
         seed: int = 0,
         distillation: float = 0.0,
+        ema: float = 0.0,
         on_step: OnStep | None = None,
         state: Path | str | None = None,
         candidates: int = 1,
@@ -268,6 +276,8 @@ class SearchResult:
             steps: optimizer steps.
             seed: of the batches' order and of augmentation.
             distillation: share of the loss that follows the unpruned network, in [0, 1].
+            ema: decay, in [0, 1), of an exponential moving average of the weights, which comes back
+                then; 0 = the last weights do.
             on_step: of one candidate.
             state: likewise.
             candidates: so many of the best networks within the limits are trained, and the one
@@ -278,12 +288,14 @@ class SearchResult:
 
         Raises:
             NothingFeasibleError: none is within the limits.
-            ClusterError: the cluster of ``workers`` cannot be used.
+            ClusterError: the cluster of ``workers`` cannot be used, or the session is over with
+                the machine that measures the problem's budgets.
         """
         cluster = as_workers(workers)
+        check_sessions(self.problem.budgets)
         if whole_number("candidates", candidates, 1, MOST_CANDIDATES) == 1 and cluster is None:
             return self.best.fine_tune(
-                steps, seed=seed, distillation=distillation, on_step=on_step, state=state
+                steps, seed=seed, distillation=distillation, ema=ema, on_step=on_step, state=state
             )
         if on_step is not None or state is not None:
             raise InvalidValueError(
@@ -294,15 +306,14 @@ class SearchResult:
             "steps": whole_number("steps", steps, 0, MOST_STEPS),
             "seed": whole_number("seed", seed, 0, MOST_SEED),
             "distillation": check_share("distillation", distillation),
+            "ema": check_decay("ema", ema),
         }
         others = [*best_of(self.archive, self.problem, self.config.by_ratio, candidates)][1:]
         untrained = [self.best, *(self._recovered(*one) for one in others)]
         given = [(one.masks, one.network) for one in untrained]
         trained = [
-            replace(one, network=network, validation_accuracy=found.accuracy)
-            for one, (network, found) in zip(
-                untrained, fine_tuned(self.problem, given, cluster, **how), strict=True
-            )
+            replace(untrained[index], network=network, validation_accuracy=found.accuracy)
+            for index, (network, found) in fine_tuned(self.problem, given, cluster, **how).items()
         ]
         reward = self.problem.task.metric.reward
         trained.sort(key=lambda one: -reward(one.validation_accuracy))

@@ -252,6 +252,52 @@ class RunFolder:
                 "the search goes on, and pick has nothing to look at."
             ) from error
 
+    def round(self, number: int) -> RunFolder:
+        """Where the search of a round is, from 1, of a run in rounds."""
+        return RunFolder(self.path / f"round-{number}")
+
+    def searches(self, config: SearchConfig) -> list[RunFolder]:
+        """Where its searches are that were begun: itself, or its rounds.
+
+        Args:
+            config: of the run.
+        """
+        if config.rounds == 1:
+            return [self]
+        rounds = map(self.round, range(1, config.rounds + 1))
+        return [one for one in rounds if (one.path / "config.json").is_file()]
+
+    @property
+    def run_of_round(self) -> tuple[RunFolder, SearchConfig] | None:
+        """The run that this folder is a round of, and its configuration; None = of none."""
+        path = user_path(self.path).absolute()
+        with suppress(RunFolderError):
+            run, config = self.open(path.parent)
+            if config.rounds > 1 and path in (one.path for one in run.searches(config)):
+                return run, config
+        return None
+
+    def check_has_problem(self, config: SearchConfig) -> None:
+        """Raise RunFolderError where no file says of what problem the run is.
+
+        Args:
+            config: of the run.
+        """
+        if config.problem:
+            return
+        found = self.run_of_round
+        if found is not None:
+            raise RunFolderError(
+                f"{self.path} is one round of the run in {found[0].path}; give that folder."
+            )
+        call = "search(problem, out=..., resume=True)"
+        if config.rounds > 1:
+            call = f"search_in_rounds({config.rounds}, ...), as it was called before"
+        raise RunFolderError(
+            f"{self.path} was begun from Python with an object, which no file holds; go on there: "
+            f"prune_gym.{call}."
+        )
+
     @property
     def resume_command(self) -> str:
         """What goes on with the run, as a shell takes it, with the options that it needs."""

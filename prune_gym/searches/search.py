@@ -9,12 +9,11 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from agents.locking import locked_folder
-from prune_gym.cluster.measuring import BudgetElsewhere
 from prune_gym.cluster.workers import RayWorkers, as_workers, workers_of
 from prune_gym.envs.checks import check_flag
 from prune_gym.errors import (
@@ -44,6 +43,7 @@ from prune_gym.utils.arguments import (
     MOST_EVALUATIONS,
     MOST_SEED,
     MOST_STEPS,
+    check_decay,
     check_share,
     whole_number,
 )
@@ -51,9 +51,6 @@ from prune_gym.utils.files import user_path, write_json
 from prune_gym.utils.registry import unknown_name
 from prune_gym.utils.stopping import finishing, stopping
 from prune_gym.utils.threads import Workers, one_thread
-
-if TYPE_CHECKING:
-    pass
 
 EVALUATIONS = 300  # of a search that is not told
 ENV_NAMES = {"layer": "PruneVGG", "filter": "PruneVGGFilters"}  # by granularity
@@ -74,6 +71,7 @@ def search(
     resume: bool = False,
     finetune_steps: int | None = None,
     distillation: float = 0.0,
+    ema: float = 0.0,
     on_progress: OnProgress | None = None,
     workers: int | RayWorkers | None = None,
 ) -> SearchResult:
@@ -102,6 +100,7 @@ def search(
             more than 0.01 of accuracy is lost); nothing is fine-tuned here, see
             `SearchResult.fine_tune`.
         distillation: likewise.
+        ema: likewise.
         on_progress: called after every judged network.
         workers: processes of a Ray cluster that judge the networks: how many, or `RayWorkers`;
             None = threads of this process. The networks found are the same.
@@ -153,6 +152,7 @@ def search(
         finetune_steps=steps,
         problem={},
         distillation=check_share("distillation", distillation),
+        ema=check_decay("ema", ema),
         hard=hard,
         racing=check_flag("racing", racing),
     )
@@ -193,17 +193,8 @@ def begin(
         RunFolder.check_free(out)
     check_algorithm(config.algo)
     check_config(config, problem)
-    if problem.arguments is not None:
-        # whoever goes on with the run judges in the same batches, and by the same limits
-        unpruned = dict(zip(problem.names, problem.unpruned_values.tolist(), strict=True))
-        fixed = {"batch_size": problem.evaluator.validation.batch_size, "unpruned_values": unpruned}
-        config = replace(config, problem={**problem.arguments, **fixed})
-    groups = {group.name: group.n_filters for group in problem.groups}
-    limits = dict(zip(problem.names, problem.limits, strict=True))
-    config = replace(config, folder=str(Path.cwd()), groups=groups, limits=limits)
+    config = config.of(problem, cluster)
     config = replace(config, begun=max(1, config.timesteps // len(problem.groups)))
-    if any(isinstance(budget, BudgetElsewhere) for budget in problem.budgets):
-        config = replace(config, measure_on=None if cluster is None else cluster.measure_on)
     folder = None if out is None else RunFolder.create(out, config)
     return Search(problem, config, folder, on_progress, cluster)
 

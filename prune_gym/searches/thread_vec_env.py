@@ -25,6 +25,7 @@ class ThreadVecEnv(DummyVecEnv):
         workers: the pool that steps them.
         on_episode: called with the environment of each episode that has ended, in their order, as
             soon as that environment has stepped: what dies in the next one takes nothing with it.
+            Where a step fails, those of the others are seen to before it is raised.
     """
 
     def __init__(
@@ -38,9 +39,15 @@ class ThreadVecEnv(DummyVecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments; a finished one starts its next episode."""
-        for index, _ in enumerate(self._workers.map(self._step_one, list(range(self.num_envs)))):
-            if self._on_episode is not None and self.buf_dones[index]:
+        failed: BaseException | None = None
+        stepped = self._workers.each(self._step_one, list(range(self.num_envs)))
+        for index, step in enumerate(stepped):
+            failed = failed or step.exception()
+            is_over = step.exception() is None and self.buf_dones[index]
+            if self._on_episode is not None and is_over:
                 self._on_episode(self.envs[index])
+        if failed is not None:
+            raise failed
         return (
             self._obs_from_buf(),
             np.copy(self.buf_rews),

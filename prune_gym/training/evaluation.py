@@ -17,7 +17,7 @@ from prune_gym.pruning.inference import InferenceLayout
 from prune_gym.tasks.metrics import Tally
 from prune_gym.tasks.named_metrics import is_accuracy, share_right
 from prune_gym.tasks.task import CLASSIFICATION, Task
-from prune_gym.training.racing import FEWEST, Race
+from prune_gym.training.racing import Race
 from prune_gym.utils.devices import tf32
 from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.stopping import check_stop
@@ -149,12 +149,13 @@ class PreparedSplit:
     def race(self) -> Race | None:
         """How networks race on it; None where that saves nothing, or the reward is no accuracy.
 
-        A look comes after a whole batch: smaller forwards would cost what is saved.
+        Looks are the same whatever the batches: what a seeded search finds must not depend on
+        which batch is the fastest here.
         """
         classes = self.split.classes
         if not is_accuracy(self.task.metric) or self.task.output is not None or classes is None:
             return None
-        race = Race.over(classes, self.device, max(FEWEST, self.batch_size))
+        race = Race.over(classes, self.device)
         return race if race.looks else None
 
     @torch.inference_mode()

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from prune_gym.datasets import Examples
 from prune_gym.datasets.base import Augment
@@ -61,6 +62,8 @@ class Recipe:
         bfloat16: run forward passes in bfloat16 (weights and optimizer stay float32).
         keep_zeros: weights that are exactly zero stay zero, so that a network pruned by single
             weights keeps its sparsity; tensors of zeros only are trained.
+        ema: decay of an exponential moving average of the weights, which the training ends with;
+            0 = it ends with the last weights.
     """
 
     optimizer: str = "adam"
@@ -73,6 +76,7 @@ class Recipe:
     temperature: float = 4.0
     bfloat16: bool = False
     keep_zeros: bool = False
+    ema: float = 0.0
 
     def optimizer_of(self, network: nn.Module) -> torch.optim.Optimizer:
         """A fresh optimizer of the network's trainable parameters."""
@@ -158,6 +162,10 @@ class Training:
         weights = [p for p in network.parameters() if recipe.keep_zeros and p.ndim > 1]
         self._pruned = [(p, p != 0) for p in weights if bool((p == 0).any() and (p != 0).any())]
         network.train()
+        self._average: AveragedModel | None = None
+        if recipe.ema:
+            rule = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+            self._average = AveragedModel(network, multi_avg_fn=rule)
 
     def step(self) -> torch.Tensor:
         """Take one optimizer step; the loss comes back detached, (), on the device."""
@@ -187,6 +195,8 @@ class Training:
         with torch.no_grad():
             for parameter, alive in self._pruned:
                 parameter.mul_(alive)
+        if self._average is not None:
+            self._average.update_parameters(self.network)
         self.step_number += 1
         return loss.detach()
 
@@ -219,6 +229,9 @@ class Training:
                 for key, value in memory.items()
                 if value is not None
             }
+        if self._average is not None:
+            averaged = self._average.state_dict()
+            found |= {f"average.{name}": value for name, value in averaged.items()}
         found["order"] = self._order.clone()
         found["generator"] = self.generator.get_state()
         found["step"] = torch.tensor(self.step_number)
@@ -232,6 +245,9 @@ class Training:
         """
         weights = {k.removeprefix("network."): v for k, v in tensors.items() if k[:8] == "network."}
         self.network.load_state_dict(weights)
+        if self._average is not None:
+            names = self._average.state_dict()
+            self._average.load_state_dict({name: tensors[f"average.{name}"] for name in names})
         memory: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
@@ -248,7 +264,12 @@ class Training:
         self.step_number = int(tensors["step"])
 
     def finish(self) -> None:
-        """Put the network into evaluation mode; what was frozen is again; weights lie plainly."""
+        """Put the network into evaluation mode, with the average where there is one.
+
+        What was frozen is again; weights lie plainly.
+        """
+        if self._average is not None and self.step_number:
+            self.network.load_state_dict(self._average.module.state_dict())
         if self.train.channels_last:
             self.network.to(memory_format=torch.contiguous_format)
         for parameter in self._thawed:

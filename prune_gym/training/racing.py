@@ -1,7 +1,7 @@
 """Racing: a network that is far below another one is judged on a part of the images only.
 
 The images come in one order, drawn once, every class in turn. After a half of them, an eighth, a
-32nd and so on (`FEWEST` and a batch at least) a network's score so far is held against a bar, the
+32nd and so on (`FEWEST` at least) a network's score so far is held against a bar, the
 accuracy of another network: if one that does better than that on all images would hardly ever have
 so few of them right by then, this network is judged no further.
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 ERROR_RATE = 0.01  # of wrongly dropped networks, at most
-FEWEST = 50  # images before the first look
+FEWEST = 200  # images before the first look: smaller forwards cost what is saved
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +42,15 @@ class Race:
     error_rate: float = ERROR_RATE
 
     @classmethod
-    def over(cls, classes: NDArray[np.int64], device: torch.device, fewest: int = FEWEST) -> Race:
+    def over(cls, classes: NDArray[np.int64], device: torch.device) -> Race:
         """A race over the examples of a split.
 
         Args:
             classes: of each example, (n,).
             device: of the split.
-            fewest: examples before the first look.
         """
         looks, share = [], len(classes) // 2
-        while share >= fewest:  # each look costs a forward of its own: few of them
+        while share >= FEWEST:  # each look costs a forward of its own: few of them
             looks.append(share)
             share //= 4
         return cls(balanced_order(classes).to(device), tuple(reversed(looks)))

@@ -18,6 +18,7 @@ MOST_FILTERS = 1_000_000  # in a filter group
 MOST_ENVS = 65_536
 MOST_THREADS = 4_096
 MOST_WORKERS = 4_096  # processes of a cluster
+MOST_ROUNDS = 100  # of searching and fine-tuning
 MOST_SEED = 2**31 - 1  # what numpy, torch and the agents all take, with room for sums
 LEARNING_RATES = (1e-9, 100.0)
 
@@ -57,6 +58,14 @@ def check_share(name: str, value: Any) -> float:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not 0.0 <= value <= 1.0:
         raise InvalidValueError(f"{name}={shown(value)} must be a number in [0, 1].")
+    return float(value)
+
+
+def check_decay(name: str, value: Any) -> float:
+    """A number in [0, 1) (raises ValueError)."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0.0 <= value < 1.0:
+        raise InvalidValueError(f"{name}={shown(value)} must be a number of at least 0, below 1.")
     return float(value)
 
 

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -85,14 +85,31 @@ class Workers:
             torch.cuda.set_stream(stream)
 
     def map(self, function: Callable[[T], R], items: list[T]) -> Iterator[R]:
-        """Results in the order of the items, as they come; the first error is raised.
+        """Results in the order of the items, as they come; the first error is raised."""
+        return (one.result() for one in self.each(function, items))
+
+    def each(self, function: Callable[[T], R], items: list[T]) -> Iterator[Future[R]]:
+        """Items that are done, in their order, as they come; one that failed holds its error.
 
         A single thread begins an item when the caller comes back for its result, and is done with
-        those before: whoever dies with one item takes no other along.
+        those before: whoever dies with one item takes no other along. It begins none after one that
+        failed. Several threads are at all of them, whichever fails.
         """
         if self._n == 1:
-            return (self._pool.submit(function, item).result() for item in items)
-        return self._pool.map(function, items)
+            for item in items:
+                wait([one := self.submit(function, item)])
+                yield one
+                if one.exception() is not None:
+                    return
+            return
+        begun = [self.submit(function, item) for item in items]
+        try:
+            for one in begun:
+                wait([one])
+                yield one
+        finally:
+            for one in begun:
+                one.cancel()
 
     def submit(self, function: Callable[[T], R], item: T) -> Future[R]:
         """Begin one item."""

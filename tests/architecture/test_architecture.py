@@ -43,7 +43,7 @@ LEVELS = {
     ],
     "agents": [
         {"stopping", "search_path", "lazy"},
-        {"", "errors"},
+        {"", "errors", "ray_machines"},
         {"files", "costs", "toy", "arguments", "archive", "ray_cluster", "own_code"},
         {"locking", "logs", "console", "ray_tasks", "ray_vec_env"},
         {"multipliers", "env_checks", "options"},
@@ -64,6 +64,7 @@ SHARED = (
     "agents.lazy",
     "agents.own_code",
     "agents.ray_cluster",
+    "agents.ray_machines",
     "agents.stopping",
     "agents.search_path",
 )

@@ -205,6 +205,12 @@ def test_folders_without_an_answer(copy, tmp_path):
     assert "holds no front.npz" in call("pick", "--trust", copy, "--budget", "params=0.5", code=2)
 
 
+def test_a_run_of_an_object_has_no_answer(tiny_problem, tmp_path):
+    prune_gym.search(tiny_problem, "random", evaluations=4, out=tmp_path / "run")
+    said = call("pick", tmp_path / "run", "--budget", "params=0.5", code=2)
+    assert "begun from Python with an object" in said
+
+
 def test_ctrl_c_leaves_no_half_folder(copy, monkeypatch):
     def interrupted(problem, config, in_turn, *others):
         next(in_turn)

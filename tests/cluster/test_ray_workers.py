@@ -202,12 +202,12 @@ def test_networks_race_and_are_rounded_as_without_workers(cluster):
 def test_several_candidates_are_fine_tuned(cluster):
     problem = prune_gym.make_problem(budgets={"params": 0.2}, batch_size=60)
     result = search(problem, "random", evaluations=40)
-    alone = result.fine_tune(10, candidates=3)
-    tuned = result.fine_tune(10, candidates=3, workers=TWO)
+    alone = result.fine_tune(10, candidates=3, ema=0.5)
+    tuned = result.fine_tune(10, candidates=3, ema=0.5, workers=TWO)
     assert tuned.number == alone.number
     assert tuned.validation_accuracy == alone.validation_accuracy
     assert tuned.costs["params"] <= 0.2
-    assert tuned.validation_accuracy >= result.fine_tune(10).validation_accuracy
+    assert tuned.validation_accuracy >= result.fine_tune(10, ema=0.5).validation_accuracy
     assert result.fine_tune(10, workers=ONE).number == result.best.number
     with pytest.raises(ValueError, match="on_step and state go with one candidate"):
         result.fine_tune(10, candidates=3, on_step=print)

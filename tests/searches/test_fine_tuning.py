@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 
-from prune_gym.errors import RunFolderError
+from prune_gym.errors import InvalidValueError, RunFolderError
 from prune_gym.networks.checkpoints import save_weights
 from prune_gym.problem.saving import load_pruned
 from prune_gym.searches import fine_tuning
@@ -43,16 +43,18 @@ def interrupt_at(step):
 
 
 @posix
-def test_a_stopped_fine_tuning_goes_on_bit_for_bit(found, tmp_path):
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_a_stopped_fine_tuning_goes_on_bit_for_bit(ema, found, tmp_path):
     state = tmp_path / "state.safetensors"
-    expected = found.fine_tune(9, seed=1)
+    expected = found.fine_tune(9, seed=1, ema=ema)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Stopped):
-        found.fine_tune(9, seed=1, state=state, on_step=interrupt_at(4))
+        found.fine_tune(9, seed=1, ema=ema, state=state, on_step=interrupt_at(4))
     assert not stop_requested()
     assert signal.getsignal(signal.SIGINT) is before
     steps = []
-    tuned = found.fine_tune(9, seed=1, state=state, on_step=lambda step, loss: steps.append(step))
+    how = {"seed": 1, "ema": ema, "state": state}
+    tuned = found.fine_tune(9, **how, on_step=lambda step, loss: steps.append(step))
     assert steps == [5, 6, 7, 8, 9]
     assert not state.exists()
     for name, tensor in expected.network.state_dict().items():
@@ -197,6 +199,36 @@ def test_a_network_that_training_made_worse_is_put_back(found, monkeypatch):
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert words_of(done.to_json()).startswith("fine-tuning made it worse (validation accuracy 0.")
+
+
+def test_the_average_of_the_weights_is_handed_over(found, monkeypatch):
+    """It begins with the weights after the first step: a <- decay * a + (1 - decay) * weights."""
+    monkeypatch.setattr(fine_tuning, "_with_better_statistics", lambda *_: (1.0, False))
+    seen, step = [], fine_tuning.Training.step
+
+    def noted(self):
+        loss = step(self)
+        seen.append([parameter.detach().clone() for parameter in self.network.parameters()])
+        return loss
+
+    monkeypatch.setattr(fine_tuning.Training, "step", noted)
+    network = copy.deepcopy(found.network)
+    fine_tune(network, found.problem, steps=4, seed=0, ema=0.7)
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = [0.7 * old + 0.3 * new for old, new in zip(expected, weights, strict=True)]
+    for parameter, value in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value)
+    assert not network.training
+
+
+def test_what_no_average_can_be_is_refused(found):
+    with pytest.raises(InvalidValueError, match=r"ema=1.0 must be a number of at least 0, below 1"):
+        found.fine_tune(2, ema=1.0)
+    problem = found.problem
+    own = replace(problem, task=replace(problem.task, fine_tune=lambda network, train: None))
+    with pytest.raises(InvalidValueError, match=r"ema=0.9: .* fine_tune= is your own; leave it"):
+        fine_tune(copy.deepcopy(found.network), own, steps=2, seed=0, ema=0.9)
 
 
 def test_no_steps_change_nothing(found):

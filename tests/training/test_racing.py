@@ -65,10 +65,10 @@ def test_what_is_certain_is_certain(n, bar):
 def test_stages_cover_every_example_once():
     race = Race.over(np.arange(3210) % 7, torch.device("cpu"))
     assert race.order.sort().values.equal(torch.arange(3210))
-    assert race.looks == (100, 401, 1605)
+    assert race.looks == (401, 1605)
     stages = [range(3210)[stage] for stage in race.stages]
     assert [row for stage in stages for row in stage] == list(range(3210))
-    assert Race.over(np.zeros(2 * FEWEST - 1), torch.device("cpu")).stages == [slice(0, 99)]
+    assert Race.over(np.zeros(2 * FEWEST - 1), torch.device("cpu")).stages == [slice(0, 399)]
 
 
 def test_every_part_of_the_order_holds_each_class_by_its_share():
@@ -110,9 +110,15 @@ def test_other_metrics_are_judged_whole():
     assert problem.racing(lambda masks, values: 0.95).evaluate(masks).judged == 1.0
 
 
-def test_there_is_no_race_where_a_batch_holds_more_than_half():
-    problem = make_problem(budgets={"params": 0.25}, recovery="none", batch_size=250)
-    assert problem.evaluator.validation.race is None
+@pytest.mark.parametrize("batch_size", [100, 250, 400])
+def test_looks_do_not_depend_on_the_batches(problem, batch_size):
+    other = make_problem(budgets={"params": 0.25}, recovery="none", batch_size=batch_size)
+    race = other.evaluator.validation.race
+    assert race.looks == problem.evaluator.validation.race.looks == (200,)
+    masks = problem.masks_of(problem.kept_counts(np.full(len(problem.groups), 0.9)))
+    found = other.racing(lambda masks, values: 0.95).evaluate(masks)
+    part = problem.data.validation.of(race.order[:200])
+    assert (found.judged, found.accuracy) == (0.5, problem.accuracy(problem.compact(masks), part))
 
 
 def test_rivals_are_those_that_cost_no_more_in_anything(problem):

@@ -1,0 +1,263 @@
+"""Is the cheap reward right? What a search sees, against what fine-tuning makes of it.
+
+    python benchmarks/reward_rank.py --data folder:DIR --images 6000
+    python benchmarks/reward_rank.py --problems params-5 --epochs 20
+    python benchmarks/reward_rank.py --show
+
+So many networks within one limit are made: every other one keeps random shares of its groups, the
+others are steps around the network of the sensitivity scan, as a search takes them. Each is scored
+as a search may score it, on the validation images: right after its BatchNorm statistics are
+recomputed (accuracy, loss, and how near its outputs are to the dense network's, which needs no
+labels), and after 32 and 128 steps of the recovery ``finetune``. Then it is fine-tuned by the
+project's fine-tuning for ``--epochs`` of the first ``--images`` training images (all, where none
+are said), and judged on the test split. The first few networks are fine-tuned once more with
+another seed: no score can rank better than fine-tuning agrees with itself.
+
+``--show`` prints Kendall's tau of every score with the fine-tuned accuracy, with bootstrap
+intervals over networks. Rows that are there are not made again, and each is written as it comes.
+``resnet20-macs`` needs the images of CIFAR-10 in folders. Writes
+``benchmarks/results/reward_rank.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from decision import PROBLEMS
+from numpy.typing import NDArray
+from origin import origin
+from torch import nn
+from torch.nn import functional
+
+from agents.comparison.strata import as_estimate, resampled_weights
+from agents.files import write_json
+from prune_gym.pruning.masks import Masks
+from prune_gym.searches.fine_tuning import fine_tune
+from prune_gym.tasks.named_metrics import share_right
+from prune_gym.training.loop import MANY
+from prune_gym.training.recovery import RECOVERIES, recover
+
+RESULTS = Path(__file__).parent / "results" / "reward_rank.json"
+STEP = 0.3  # standard deviation of the logarithm of kept filters, as in `evolution`
+SAMPLES = 10_000  # of the bootstrap
+STEPS = (32, 128)  # of the recovery `finetune`
+LOWER_IS_BETTER = ("loss", "divergence", "distance")
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--problems", nargs="*", default=["resnet20-macs"], choices=PROBLEMS)
+    parser.add_argument("--networks", type=int, default=24)
+    parser.add_argument("--again", type=int, default=8, help="so many with another seed")
+    parser.add_argument("--images", type=int, help="of the training split; default: all")
+    parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning, on those")
+    parser.add_argument("--data", default="cifar10", help="images of resnet20-macs")
+    parser.add_argument("--show", action="store_true", help="print the table, run nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    rows = json.loads(asked.out.read_text())["rows"] if asked.out.is_file() else []
+    for name in [] if asked.show else asked.problems:
+        bench = Bench(name, asked.data, asked.images, asked.epochs)
+        n = asked.networks
+        parts: list[tuple[str, int, Callable[[int], Row]]] = [
+            ("tuned", n, bench.tuned),
+            *((f"{steps} steps", n, partial(bench.trained, steps)) for steps in STEPS),
+            ("tuned again", asked.again, partial(bench.tuned, seed=1)),
+        ]
+        for part, n, what in parts:
+            for number in range(n):
+                key = {**bench.key, "network": number, "part": part}
+                if not any(key.items() <= row.items() for row in rows):
+                    rows.append({**key, **what(number)})
+                    write_json(asked.out, {**origin(), "rows": rows}, indent=1)
+                    print(rows[-1], flush=True)
+    show(rows)
+
+
+class Bench:
+    """One problem: its networks, their scores, and what they come to.
+
+    Args:
+        name: in ``decision.py``.
+        data: images of ``resnet20-macs``.
+        images: of the training split that are used; None = all.
+        epochs: passes over those.
+    """
+
+    def __init__(self, name: str, data: str, images: int | None, epochs: int) -> None:
+        problem = PROBLEMS[name][0](data)
+        if images is not None:
+            train = problem.data.train.subset(images)
+            problem = replace(problem, data=replace(problem.data, train=train))
+        self.problem, n = problem, len(problem.data.train)
+        batch = 128 if n >= MANY else 100  # of the project's fine-tuning
+        self.steps = epochs * (n // batch)
+        self.key = {"problem": name, "images": n, "epochs": epochs}
+
+    @cached_property
+    def teacher(self) -> torch.Tensor:
+        """Outputs of the dense network on the validation split, (n, n_classes)."""
+        found: torch.Tensor = self.problem.evaluator.validation.logits(self.problem.network)
+        return found
+
+    def masks(self, number: int) -> Masks:
+        """Keep masks of a network."""
+        problem, generator = self.problem, np.random.default_rng(number)
+        allocation = problem.allocation
+        if number % 2:
+            wanted = np.maximum(1.0, generator.random(len(problem.sizes)) * problem.sizes)
+        else:
+            steps = STEP * generator.standard_normal(len(problem.sizes))
+            wanted = allocation.counts() * np.exp(steps)
+        found: Masks = problem.masks_of(allocation.fitted(wanted, problem.limits))
+        return found
+
+    def tuned(self, number: int, seed: int = 0) -> Row:
+        """Score a network as it is judged without training, fine-tune it, and test it."""
+        problem, masks = self.problem, self.masks(number)
+        row: Row = {
+            "kind": "random" if number % 2 else "near the scan's",
+            "kept": [int(mask.sum()) for mask in masks],
+            "costs": problem.costs(masks).tolist(),
+        }
+        began = time.monotonic()
+        network = problem.recover(problem.compact(masks))
+        row["scores"] = self.judged(network)
+        scored = time.monotonic()
+        found = fine_tune(network, problem, steps=self.steps, seed=seed)
+        return {
+            **row,
+            "seconds": round(scored - began, 2),
+            "tuned_seconds": round(time.monotonic() - scored, 1),
+            "tuned_kept": found.kept,
+            "tuned_validation": round(found.accuracy, 5),
+            "tuned_test": round(problem.judge(network, problem.data.test), 5),
+        }
+
+    def trained(self, steps: int, number: int) -> Row:
+        """Score a network after some steps of the recovery that trains."""
+        problem, began = self.problem, time.monotonic()
+        network, train = problem.compact(self.masks(number)), problem.data.train
+        recovery = RECOVERIES.get("finetune")
+        recover(network, recovery, train, seed=0, steps=steps, task=problem.task)
+        found = self.judged(network)
+        scores = {key: found[key] for key in ("accuracy", "loss")}
+        return {"scores": scores, "seconds": round(time.monotonic() - began, 2)}
+
+    def judged(self, network: nn.Module) -> dict[str, float]:
+        """Scores of a network on the validation split."""
+        validation, teacher = self.problem.evaluator.validation, self.teacher
+        found = validation.logits(network)
+        logs, taught = (functional.log_softmax(x, dim=1) for x in (found, teacher))
+        # logits may be shifted without a change
+        centred, wanted = (x - x.mean(dim=1, keepdim=True) for x in (found, teacher))
+        divergence = functional.kl_div(logs, taught, log_target=True, reduction="batchmean")
+        return {
+            "accuracy": round(share_right(found, validation.labels), 5),
+            "loss": round(float(functional.cross_entropy(found, validation.labels)), 5),
+            "agreement": round(share_right(found, teacher.argmax(1)), 5),
+            "divergence": round(float(divergence), 5),
+            "distance": round(float(functional.mse_loss(centred, wanted)), 5),
+        }
+
+
+# -- table -----------------------------------------------------------------------------------------
+
+
+def taus(
+    scores: NDArray[np.float64], truth: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Kendall's tau-b of two columns, (n,), for every row of weights, (n_rows, n).
+
+    Of a bootstrap sample no network is compared with its own copy.
+    """
+    signs = [np.sign(x[:, None] - x[None]) for x in (scores, truth)]
+    both, one, other = (
+        np.einsum("ri,ij,rj->r", weights, pairs, weights)
+        for pairs in (signs[0] * signs[1], np.abs(signs[0]), np.abs(signs[1]))
+    )
+    found: NDArray[np.float64] = both / np.sqrt(np.maximum(one * other, 1e-30))
+    return found
+
+
+def show(rows: list[Row]) -> None:
+    """Print a table per problem."""
+    kinds = ("problem", "images", "epochs")
+    for key in dict.fromkeys(tuple(row[kind] for kind in kinds) for row in rows):
+        own = [row for row in rows if tuple(row[kind] for kind in kinds) == key]
+        print("\n" + "\n".join(lines_of(own)))
+
+
+def lines_of(rows: list[Row]) -> list[str]:
+    """The table of one problem: tau of every score, all networks and those near the scan's."""
+    parts: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        parts.setdefault(row["part"], {})[row["network"]] = row
+    tuned, again = parts["tuned"], parts.get("tuned again", {})
+    truth = np.array([row["tuned_test"] for row in tuned.values()])
+    head = ", ".join(f"{name} {rows[0][name]}" for name in ("problem", "images", "epochs"))
+    lines = [
+        f"{head}: test accuracy after fine-tuning of {len(tuned)} networks: "
+        f"{truth.min():.4f} to {truth.max():.4f}, mean {truth.mean():.4f}",
+        "",
+        "| score | networks | tau | beside accuracy at once | near the scan's | random "
+        "| its best comes to | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for part in ("tuned", *(f"{steps} steps" for steps in STEPS)):
+        own = parts.get(part, {})
+        if len(own) > 2:
+            after = "at once" if part == "tuned" else f"after {part}"
+            lines += [line(name, after, own, tuned) for name in next(iter(own.values()))["scores"]]
+    if len(again) > 1:
+        pairs = [(tuned[n]["tuned_test"], row["tuned_test"]) for n, row in again.items()]
+        one, other = np.array(pairs).T
+        found = taus(one, other, resampled_weights([len(one)], SAMPLES, 0))
+        lines += ["", f"Two fine-tunings of {len(one)} networks agree at {words(found)}."]
+    return lines
+
+
+def line(name: str, after: str, own: dict[int, Row], tuned: dict[int, Row]) -> str:
+    """The row of one score; its sign is turned where less is better."""
+    sign = -1.0 if name in LOWER_IS_BETTER else 1.0
+    scores, first, truth = (
+        np.array(column)
+        for column in (
+            [sign * row["scores"][name] for row in own.values()],
+            [tuned[number]["scores"]["accuracy"] for number in own],
+            [tuned[number]["tuned_test"] for number in own],
+        )
+    )
+    weights = resampled_weights([len(own)], SAMPLES, 0)
+    found = taus(scores, truth, weights)
+    gap = words(found - taus(first, truth, weights))
+    near = np.array([tuned[number]["kind"] != "random" for number in own])
+    inner = [
+        words(taus(scores[part], truth[part], resampled_weights([int(part.sum())], SAMPLES, 0)))
+        for part in (near, ~near)
+    ]
+    seconds = np.median([row["seconds"] for row in own.values()])
+    cells = [f"{name}, {after}", str(len(own)), words(found), gap, *inner]
+    return "| " + " | ".join([*cells, f"{truth[scores.argmax()]:.4f}", f"{seconds:.1f}"]) + " |"
+
+
+def words(numbers: NDArray[np.float64]) -> str:
+    """The first number, and the interval of the others."""
+    found = as_estimate(numbers)
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What looks like Ray to code that uses it, and runs everything in this process, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+exceptions = pytest.importorskip("ray.exceptions")
+
+
+class Answer:
+    """What a call has given, or raised."""
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.value = self.error = None
+        try:
+            self.value = run()
+        except exceptions.RayError as error:
+            self.error = error
+        except Exception as error:
+            self.error = exceptions.RayTaskError("call", "", error)
+
+
+class FakeRay:
+    """Tasks and actors that run when they are called.
+
+    Attributes:
+        happens: called before every call with its name and arguments; what it raises, a death or a
+            delay, is what comes of the call.
+        calls: names of what was called.
+    """
+
+    exceptions = exceptions
+    cloudpickle = SimpleNamespace(register_pickle_by_value=lambda module: None)
+    util = SimpleNamespace(
+        scheduling_strategies=SimpleNamespace(
+            NodeAffinitySchedulingStrategy=lambda node, soft: (node, soft)
+        )
+    )
+
+    def __init__(self, happens: Callable[..., None] = lambda name, *given: None) -> None:
+        self.happens, self.calls = happens, []
+        self.killed: list[Any] = []
+        self.waits: list[float | None] = []
+
+    def remote(self, what: Any = None, **options: Any) -> Any:
+        if what is None:
+            return self.remote
+        run = (lambda *given: Actor(self, what(*given))) if isinstance(what, type) else None
+        return Remote(self, what.__name__, run or (lambda *given: Answer(self._call(what, given))))
+
+    def _call(self, function: Any, given: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            self.calls.append(function.__name__)
+            self.happens(function.__name__, *given)
+            return function(*given)
+
+        return run
+
+    def get(self, answer: Any, timeout: float | None = None) -> Any:
+        self.waits.append(timeout)
+        if isinstance(answer, Answer):
+            if answer.error is not None:
+                raise answer.error
+            return answer.value
+        return answer
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def wait(self, answers: list[Any], num_returns: int = 1, timeout: Any = None) -> Any:
+        return answers[:num_returns], answers[num_returns:]
+
+    def kill(self, actor: Any, no_restart: bool = True) -> None:
+        self.killed.append(actor)
+
+    def cancel(self, answer: Any, force: bool = False) -> None:
+        pass
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 1.0, "phone": 1.0}}]
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    @contextmanager
+    def connected(self, *arguments: Any, **options: Any) -> Any:
+        yield self
+
+
+class Remote:
+    def __init__(self, ray: FakeRay, name: str, run: Callable[..., Any]) -> None:
+        self._run = run
+
+    def options(self, **options: Any) -> Remote:
+        return self
+
+    def remote(self, *given: Any) -> Any:
+        return self._run(*given)
+
+
+class Actor:
+    def __init__(self, ray: FakeRay, inner: Any) -> None:
+        self._ray, self._inner = ray, inner
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        return Remote(self._ray, name, lambda *given: Answer(self._ray._call(method, given)))
