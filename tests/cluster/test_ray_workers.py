@@ -223,7 +223,7 @@ def test_fast_numbers_of_filters_are_found_where_latency_is_measured(cluster, mo
     monkeypatch.setattr(fast_widths, "_measured", refuse)
     workers = RayWorkers(1, cpus_per_worker=0.5, measure_on="stopwatch")
     with workers.session():
-        problem = problem_of(budgets={"latency_ms": 0.9}, round_to="auto")
+        problem = problem_of(budgets={"latency_ms": 0.99}, round_to="auto")
         assert problem.round_to >= 1
         result = search(problem, "random", evaluations=4, workers=workers)
     assert len(result) == 4
