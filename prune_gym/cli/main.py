@@ -38,7 +38,7 @@ def main() -> None:
 
 @app.callback()
 def common(version: options.Version = False) -> None:
-    """Prune a trained network under a budget, by constrained reinforcement learning."""
+    """Prune a trained network under a budget: a problem of constrained reinforcement learning."""
 
 
 @app.command(cls=Command, short_help="Search for the best network within a budget, and finish it.")
@@ -106,9 +106,10 @@ def _start(given: Mapping[str, Any], cluster: RayWorkers | None) -> None:
     from prune_gym.searches.algorithms import usual_algorithm
     from prune_gym.searches.search import env_id
 
-    env = given["env"] or env_id("layer", given["structure"], given["hard"])
+    env, algo = given["env"], given["algo"]
+    env = env_id("layer", given["structure"], given["hard"]) if env is None else env
     problem = _problem_arguments(given, command.environment(env))
-    algo = given["algo"] or usual_algorithm(env)
+    algo = usual_algorithm(env) if algo is None else algo
     out = given["out"]
     folder = _free_folder(f"{algo}-{given['seed']}") if out is None else user_path(out)
     config = _search_config({**given, "env": env, "algo": algo})

@@ -64,7 +64,7 @@ Algo = Annotated[
     name_option(
         names.algorithms,
         help="One of {names}; `prune-gym list algorithms` describes them. Without it bayesian, and "
-        "ppo_lag where that cannot search: --hard, another --structure, filter by filter.",
+        "ppo_lag with --hard, another --structure, and environments of filters or of v0.",
     ),
 ]
 Evaluations = Annotated[

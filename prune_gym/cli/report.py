@@ -177,7 +177,7 @@ _PICTURES = (
     (
         "search",
         "The search",
-        "Reward (of the validation {metric}), cost against its limit, and the Lagrange "
+        "Reward (of the validation {metric}), cost against its limit, and an agent's Lagrange "
         "multiplier, by evaluated network; lines are running means of 50.",
     ),
     ("layers", "What each layer keeps", "Filters of the returned network."),

@@ -59,10 +59,9 @@ def written_down(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     budgets: Any = plain.pop("budgets")
     try:
         written: dict[str, Any] = json.loads(json.dumps(plain, default=_as_list))
-        if budgets is not None:
-            given = dict(budgets).items()
-            budgets = {budget_key(k) if isinstance(k, str) else k: limit for k, limit in given}
-            json.dumps(budgets_to_json(budgets))
+        given = dict(budgets).items()
+        budgets = {budget_key(k) if isinstance(k, str) else k: limit for k, limit in given}
+        json.dumps(budgets_to_json(budgets))
     except (TypeError, ValueError):
         return None
     return {**written, "budgets": budgets}

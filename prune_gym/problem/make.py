@@ -159,7 +159,8 @@ def make_problem(
     >>> len(problem.groups), problem.limits
     (8, (0.25,))
     """
-    arguments = written_down(given := dict(locals()))
+    given = {**locals(), "budgets": {"params": 0.1} if budgets is None else budgets}
+    arguments = written_down(given)
     chosen = _chosen(given)
     check_precision(precision, place := resolve_device(device))
     repair = _function("recovery", RECOVERIES, recovery)
@@ -219,8 +220,7 @@ def _scoring(
 def _chosen(given: Mapping[str, Any]) -> dict[Budget, Limit]:
     """Limits by budget; raises for arguments that can never be right."""
     _check_given(given)
-    budgets = {"params": 0.1} if given["budgets"] is None else given["budgets"]
-    chosen = check_budgets(budgets, given["structure"])
+    chosen = check_budgets(given["budgets"], given["structure"])
     check_unpruned_values(given["unpruned_values"], [budget.name for budget in chosen])
     return chosen
 

@@ -75,7 +75,7 @@ def search_in_rounds(
     """Prune and fine-tune in turns; the same call goes on with rounds that were stopped.
 
     Args:
-        rounds: how many.
+        rounds: how many, from 2 on; one is `prune_gym.search`.
         out: folder of the run; each round is a run folder in it.
         algo: a name of ``prune-gym list algorithms``; None: see `prune_gym.search`.
         evaluations: networks to be judged in all rounds together.
@@ -98,7 +98,7 @@ def search_in_rounds(
         Stopped: Ctrl-C or SIGTERM, a ``KeyboardInterrupt``; what was done is kept.
     """
     folder = RunFolder(user_path(out))
-    rounds = whole_number("rounds", rounds, 1, MOST_ROUNDS)
+    rounds = whole_number("rounds", rounds, 2, MOST_ROUNDS)
     env = env_id("layer", problem.get("structure", "filter"), check_flag("hard", hard))
     algo = usual_algorithm(env) if algo is None else algo
     check_algorithm(algo)

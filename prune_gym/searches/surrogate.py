@@ -114,7 +114,7 @@ class Surrogate:
         known, asked = _logarithms(np.array(self.counts)[rows]), _logarithms(counts)
         expected, doubt = expectation(known, accuracies, asked)
         weights = CURIOSITY * np.abs(generator.standard_normal((n, 1)))
-        merits = (expected + weights * doubt) / (accuracies.std() or 1e-9)
+        merits = (expected + weights * doubt) / (accuracies.std() or 1.0)
         if self.cost_limit is not None:
             costs = np.log(np.maximum(costs, CHEAPEST))
             cost, error = expectation(known, costs, asked)

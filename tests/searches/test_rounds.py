@@ -123,7 +123,7 @@ def test_the_same_call_goes_on(moment, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"rounds": 0}, "rounds=0 must be a whole number of at least 1 and at most 100"),
+        ({"rounds": 0}, "rounds=0 must be a whole number of at least 2 and at most 100"),
         ({"finetune_steps": 0}, "finetune_steps=0 is too few for rounds=2: .*give at least 2"),
         ({"evaluations": 1}, "evaluations=1 is too few for rounds=2: .*give at least 2"),
         ({"structure": "weight"}, "rounds=2 goes with structure='filter' only"),

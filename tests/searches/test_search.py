@@ -322,3 +322,10 @@ def test_the_policy_is_refused_before_anything_is_judged(tiny_problem, tmp_path,
 def test_flags_are_true_or_false(tiny_problem, name):
     with pytest.raises(TypeError, match=f"{name}='no': expected True or False"):
         search(tiny_problem, evaluations=9, **{name: "no"})
+
+
+def test_a_run_with_the_default_limit_is_saved_and_goes_on(tmp_path):
+    problem = prune_gym.make_problem()
+    for resume in (False, True):
+        search(problem, "lamp", evaluations=1, out=tmp_path / "run", resume=resume)
+    assert RunFolder.open(tmp_path / "run")[1].problem["budgets"] == {"params": 0.1}

@@ -100,3 +100,12 @@ def test_far_away_the_mean_is_expected_and_all_is_doubted(points):
 def test_equal_values_are_expected_everywhere(points, n):
     expected, _ = module.expectation(points[:n], np.full(n, 0.25), points)
     np.testing.assert_allclose(expected, 0.25)
+
+
+def test_costs_count_where_all_networks_are_equally_good(groups):
+    found = Surrogate(groups, 0.5)
+    counts = [np.array([n, 16, 16]) for n in range(2, 32, 3)]
+    found.note(counts, [(0.25, own[0] / 32.0, own[0] <= 16) for own in counts])
+    asked = np.array([[4, 16, 16], [30, 16, 16]])
+    (best,) = found.chosen(asked, 1, np.random.default_rng(0))
+    assert best[0] == 4
