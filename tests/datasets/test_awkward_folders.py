@@ -285,7 +285,7 @@ def test_paths_that_are_none(tmp_path, monkeypatch, spec):
 def test_a_problem_notes_paths_that_mean_the_same_elsewhere(birds, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    given = {"dataset": "folder:birds@8", "weights": "~/w.safetensors", "budgets": None}
+    given = {"dataset": "folder:birds@8", "weights": "~/w.safetensors", "budgets": {"params": 0.1}}
     noted = written_down(given)
     assert noted["dataset"] == f"folder:{birds}@8"
     assert noted["weights"] == str(tmp_path / "w.safetensors")
