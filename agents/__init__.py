@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from agents.zoo.make import load_pretrained, make_agent
     from agents.zoo.table import AGENTS, AgentSpec
 
-__version__ = "0.1.0"  # that of prune_gym: they are installed as one
+__version__ = "0.1.0"  # of all that is installed with it
 
 __all__ = [
     "AGENTS",

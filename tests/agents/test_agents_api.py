@@ -39,8 +39,9 @@ def test_unknown_name():
         agents.nothing  # noqa: B018
 
 
-# what is shared with it knows its commands by name, and its environments are as safe as our own
-SHARED = {"agents.search_path", "agents.stopping", "agents.runs.trust"}
+# what is shared with it knows its commands by name, and its environments are as safe as our own;
+# workers compare versions of both
+SHARED = {"agents.search_path", "agents.stopping", "agents.runs.trust", "agents.ray_machines"}
 
 
 @pytest.mark.parametrize("name", sorted({"agents", *MODULES} - SHARED))
