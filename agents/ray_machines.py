@@ -32,7 +32,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except Exception as error:  # whatever a broken installation raises
             found[name] = f"{MISSING}{type(error).__name__}: {error}"
         else:
-            found[name] = str(module.__version__)
+            found[name] = str(getattr(module, "__version__", "without a version"))
     return found
 
 
@@ -47,7 +47,8 @@ def compared(here: Mapping[str, str], there: Mapping[str, str]) -> tuple[str, li
     for name, version in here.items():
         if name == "node":
             continue
-        other, machine = there[name], f"machine {there['node']}"
+        machine = f"machine {there['node']}"
+        other = there.get(name, f"{MISSING}unknown there")
         if other.startswith(MISSING):
             why = f"{machine} of the cluster cannot import {name} ({other.removeprefix(MISSING)})"
             return f"{why}: install there what is installed here, {INSTALL}.", []

@@ -114,7 +114,10 @@ def run_tasks(
                 if not running:
                     return
                 many, seconds = (len(running), 0.0) if stops else (1, LOOK_EVERY_S)
-                for answer in ray.wait(list(running), num_returns=many, timeout=seconds)[0]:
+                ready, _ = ray.wait(
+                    list(running), num_returns=many, timeout=seconds, fetch_local=not stops
+                )  # at a stop what is ready elsewhere counts, too
+                for answer in ready:
                     index = running.pop(answer)
                     done = _ended(ray, answer, index, told)
                     if done.value is _DIED:

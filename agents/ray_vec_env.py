@@ -107,6 +107,7 @@ class RayVecEnv(VecEnv):
     def step_async(self, actions: np.ndarray[Any, Any]) -> None:
         """Hand the actions to the workers."""
         self._check_idle("step_async()")
+        actions = np.array(actions)  # kept for a replay; the caller's array may change
         work = [(crew, [actions[i] for i in crew.members]) for crew in self._crews]
         self._pending = [(crew, given, crew.send("step", given)) for crew, given in work]
 

@@ -72,7 +72,13 @@ class FakeRay:
     def put(self, value: Any) -> Any:
         return value
 
-    def wait(self, answers: list[Any], num_returns: int = 1, timeout: Any = None) -> Any:
+    def wait(
+        self,
+        answers: list[Any],
+        num_returns: int = 1,
+        timeout: Any = None,
+        fetch_local: bool = True,
+    ) -> Any:
         return answers[:num_returns], answers[num_returns:]
 
     def kill(self, actor: Any, no_restart: bool = True) -> None:

@@ -42,10 +42,12 @@ def walked(envs, steps, changes):
     """What comes of some steps, with changes before some of them."""
     envs.seed(1)
     found, generator = [envs.reset()], np.random.default_rng(0)
+    actions = np.empty((envs.num_envs, 1))  # one array for all steps, as loops may have
     for step in range(steps):
         for method, *given in changes.get(step, ()):
             getattr(envs, method)(*given)
-        found += envs.step(generator.uniform(-1, 1, (envs.num_envs, 1)))[:2]
+        actions[:] = generator.uniform(-1, 1, actions.shape)
+        found += [np.array(value) for value in envs.step(actions)[:2]]
     return np.array([value.ravel() for value in found])
 
 
