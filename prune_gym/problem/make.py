@@ -160,8 +160,7 @@ def make_problem(
     (8, (0.25,))
     """
     given = {**locals(), "budgets": {"params": 0.1} if budgets is None else budgets}
-    arguments = written_down(given)
-    chosen = _chosen(given)
+    arguments, chosen = written_down(given), _chosen(given)
     check_precision(precision, place := resolve_device(device))
     repair = _function("recovery", RECOVERIES, recovery)
     weights = _early_weights(weights, network, dataset, train)
