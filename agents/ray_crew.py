@@ -54,6 +54,7 @@ class Crew:
             num_cpus=needs.cpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
         self._actor: Any = None
+        self._answer: Any = None  # to what was sent last; None = that could not be sent
         self.past = {index: Past() for index in members}
         self._told: set[str] = set()
 
@@ -107,19 +108,20 @@ class Crew:
         Returns:
             What will be the answer; None where it could not be sent, which `receive` explains.
         """
-        if self._actor is None:
-            return None
-        with suppress(ClusterError, InvalidTypeError):
-            return self._sent(way, *given)
-        return None
+        self._answer = None
+        if self._actor is not None:
+            with suppress(ClusterError, InvalidTypeError):
+                self._answer = self._sent(way, *given)
+        return self._answer
 
-    def receive(self, answer: Any, way: str, *given: Any) -> Any:
-        """An answer; asked for anew from a new worker where the old one died, or took too long.
+    def receive(self, way: str, *given: Any) -> Any:
+        """What comes of `send`; from a new worker where the old one died, or took too long.
+
+        It can be asked for again, also after an error; what was done is not done again.
 
         Args:
-            answer: What `send` gave; None = it was not sent yet.
-            way: What the worker is to do.
-            given: With it.
+            way: See `send`.
+            given: See `send`.
 
         Raises:
             ClusterError: If it failed in all trials, the object store is full, or a new worker's
@@ -132,10 +134,9 @@ class Crew:
             try:
                 if trial or self._actor is None:
                     self._renew()
-                    answer = None
-                if answer is None:
-                    answer = self._sent(way, *given)
-                return self._found(answer, seconds)
+                if self._answer is None:
+                    self._answer = self._sent(way, *given)
+                return self._found(self._answer, seconds)
             except self._ray.exceptions.GetTimeoutError:
                 said = f"took longer than {seconds:g} s"
             except self._ray.exceptions.RayError as error:
@@ -221,7 +222,7 @@ class Crew:
 
     def end(self) -> None:
         """End the worker, whatever it is at."""
-        actor, self._actor = self._actor, None
+        actor, self._actor, self._answer = self._actor, None, None
         if actor is not None and self._ray.is_initialized():  # else Ray would start itself
             with suppress(Exception):  # it may be dead, or the connection
                 self._ray.kill(actor, no_restart=True)

@@ -66,7 +66,7 @@ class RayVecEnv(VecEnv):
                 f"cpus={cpus!r}: expected a share of one from 0 to 1, or a whole number."
             )
         self._ray, self._crews = ray, list[Crew]()  # none = closed
-        self._pending: list[tuple[Crew, list[Any], Any]] = []  # with what will be the answer
+        self._pending: list[tuple[Crew, list[Any]]] = []  # with actions
         needs = Needs(cpus, count, retries, timeout_s)
         try:
             for start in range(count):
@@ -90,9 +90,10 @@ class RayVecEnv(VecEnv):
             (crew, [(self._seeds[i], self._options[i] or None) for i in crew.members])
             for crew in self._crews
         ]
-        answers = [crew.send("reset", given) for crew, given in work]
-        for (crew, given), answer in zip(work, answers, strict=True):
-            found = crew.receive(answer, "reset", given)
+        for crew, given in work:
+            crew.send("reset", given)
+        for crew, given in work:
+            found = crew.receive("reset", given)
             for index, (observation, info, start) in zip(crew.members, found, strict=True):
                 self.reset_infos[index] = info
                 crew.past[index].begin(start, observation)
@@ -105,18 +106,19 @@ class RayVecEnv(VecEnv):
         """Hand the actions to the workers."""
         self._check_idle("step_async()")
         actions = np.array(actions)  # kept for a replay; the caller's array may change
-        work = [(crew, [actions[i] for i in crew.members]) for crew in self._crews]
-        self._pending = [(crew, given, crew.send("step", given)) for crew, given in work]
+        self._pending = [(crew, [actions[i] for i in crew.members]) for crew in self._crews]
+        for crew, given in self._pending:
+            crew.send("step", given)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for all; a finished environment has begun its next episode."""
         if not self._pending:
             raise UsageError("step_wait(): no step is in work; call step_async(actions) first.")
-        answers = [crew.receive(answer, "step", given) for crew, given, answer in self._pending]
+        answers = [crew.receive("step", given) for crew, given in self._pending]
         pending, self._pending = self._pending, []
         rewards, dones = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.bool_)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for (crew, given, _), found in zip(pending, answers, strict=True):
+        for (crew, given), found in zip(pending, answers, strict=True):
             for index, action, one in zip(crew.members, given, found, strict=True):
                 observation, rewards[index], dones[index], infos[index], begun = one
                 if begun is None:
@@ -175,7 +177,9 @@ class RayVecEnv(VecEnv):
         found = []
         for index in self._get_indices(indices):
             crew = next(crew for crew in self._crews if index in crew.members)
-            found.append(crew.receive(None, way, crew.members.index(index), *given))
+            place = crew.members.index(index)
+            crew.send(way, place, *given)
+            found.append(crew.receive(way, place, *given))
             if keep:
                 crew.past[index].log.append((way, given))
         return found

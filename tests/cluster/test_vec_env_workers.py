@@ -252,10 +252,15 @@ def test_a_store_that_is_full_while_workers_are_hired_is_named(name, error):
     assert len(ray.killed) == (1 if name in ("put", "EnvWorker") else 2)
 
 
-def test_a_step_goes_on_once_there_is_room_in_the_store():
+@pytest.mark.parametrize("room", [0, 1, 2, 9])
+def test_a_step_goes_on_once_there_is_room_in_the_store(room):
+    """What had been sent meanwhile, as there was room for that, is not done again."""
+
     def sends(name, *given):
         if name == "step" and full:
-            raise exceptions.ObjectStoreFullError
+            full.append(True)
+            if len(full) - 2 != room:
+                raise exceptions.ObjectStoreFullError
 
     def walk():
         found = []
