@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import ClassVar
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import ray_crew, train
 from agents.errors import ClusterError, InvalidTypeError, UsageError
-from agents.ray_env_worker import EnvWorker
+from agents.ray_env_worker import EnvWorker, Past
 from agents.ray_machines import PACKAGES, versions
 from agents.ray_vec_env import RayVecEnv
 
@@ -232,6 +233,30 @@ def test_an_environment_that_is_restored_otherwise_is_told_of(monkeypatch, part,
         assert len(said) == 1
         assert said[0].startswith("environment 0 was made anew, as its worker died or hung")
         assert f"random numbers and actions gave another {what}: from here on" in said[0]
+
+
+class InPlace(Counting):
+    """Writes every observation into one array, as does a method."""
+
+    def reset(self, *, seed=None, options=None):
+        self.array = np.zeros(1)
+        return self.array, super().reset(seed=seed)[1]
+
+    def step(self, action):
+        self.array += 1.0
+        return self.array, 1.0, False, False, {}
+
+    def add(self, number):
+        self.array += number
+
+
+def test_observations_in_one_array_are_compared_as_they_were():
+    past, worker = Past(), EnvWorker()
+    past.begin((np.random.default_rng(0).bit_generator.state, None, None), np.zeros(1))
+    past.step(np.zeros(1), np.ones(1), 1.0)
+    past.log.append(("method", ("add", (5.0,), {})))
+    worker.open(cloudpickle.dumps([InPlace]))
+    assert worker.restore([past]) == [""]
 
 
 # -- what cannot be sent, and what is ended --------------------------------------------------------
