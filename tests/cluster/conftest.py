@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Two searches on a cluster run always; what takes longer here, with ``--all``."""
+    """One search on a cluster runs always; what takes longer here, with ``--all``."""
     if config.getoption("--all", default=False):
         return
     here = str(Path(__file__).parent)

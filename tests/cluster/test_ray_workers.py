@@ -71,6 +71,7 @@ def test_eight_workers_find_what_one_finds(cluster):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_worker_of_two_nodes_that_is_killed_changes_nothing(cluster, tmp_path):
     marks, run = tmp_path / "marks", tmp_path / "run"
     marks.mkdir()
