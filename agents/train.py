@@ -8,7 +8,7 @@ latest checkpoint: with all that it has learned, and new episodes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -207,18 +207,23 @@ def train(
 
 @contextmanager
 def _stepping(workers: int | None, address: str | None) -> Iterator[MakeVector]:
-    """What makes the vector of environments: here, or in workers of a cluster."""
+    """What makes the vector of environments: here, or in workers of a cluster.
+
+    Those that it has made are closed at the end, however that comes.
+    """
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    if workers is None:
-        if address is not None:
-            raise InvalidValueError("--ray-address goes with --workers N.")
-        yield DummyVecEnv
-        return
-    from agents.ray_vec_env import RayVecEnv
+    with ExitStack() as stack:
+        make: MakeVector = DummyVecEnv
+        if workers is not None:
+            from agents.ray_vec_env import RayVecEnv
 
-    with connected(address, n_cpus=workers, error=ClusterError, missing=MissingLibraryError) as ray:
-        yield partial(RayVecEnv, workers=workers, ray=ray)
+            how: Any = {"error": ClusterError, "missing": MissingLibraryError}
+            ray = stack.enter_context(connected(address, n_cpus=workers, **how))
+            make = partial(RayVecEnv, workers=workers, ray=ray)
+        elif address is not None:
+            raise InvalidValueError("--ray-address goes with --workers N.")
+        yield lambda env_fns: stack.enter_context(closing(make(env_fns)))
 
 
 def _config(given: Mapping[str, Any]) -> RunConfig:

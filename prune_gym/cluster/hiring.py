@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import threading
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,11 +11,12 @@ from typing import Any
 
 from agents.ray_machines import compared, travelling, versions
 from prune_gym.cluster import worker as worker_module
-from prune_gym.cluster.shipping import pack, stored
+from prune_gym.cluster.shipping import pack, stored, words_of
 from prune_gym.errors import ClusterError
 from prune_gym.problem.problem import PruningProblem
 
 WAIT_S = 600.0  # for a worker's place, as a cluster may have to start machines first; for a problem
+SLOW_BYTES_S = 5e6  # of a problem, which takes longer: 25 machines behind one card of 1 Gbit/s
 SAY_AFTER_S = 30.0
 
 
@@ -47,11 +48,15 @@ class Hiring:
 
         Raises:
             ClusterError: its machine lacks a module or a GPU, or has another version of this
-                package.
+                package, or Ray refuses what is asked for.
             NoPlaceError: the cluster has no place for it.
             RayError: it died, or did not become ready in time.
         """
-        actor = self._class.options(**self._needs).remote()
+        try:
+            actor = self._class.options(**self._needs).remote()
+        except (TypeError, ValueError) as error:  # such as of a runtime_env
+            asked = ", ".join(f"{name}={value!r}" for name, value in self._needs.items())
+            raise ClusterError(f"Ray refuses a worker with {asked}: {words_of(error)}") from error
         with self._lock:
             self._hired.append(actor)
             ended = self._ended
@@ -88,24 +93,36 @@ class Hiring:
 
     def _placed(self, actor: Any) -> dict[str, str]:
         """Versions of a worker, once it has its place."""
-        answer, began = actor.versions.remote(), time.monotonic()
-        while True:
+        try:
+            found: dict[str, str] = self._waited(actor.versions.remote(), WAIT_S, self._no_place)
+        except self._ray.exceptions.GetTimeoutError:
+            raise NoPlaceError(
+                f"{self._no_place()}, and none was free for {WAIT_S:.0f} s. Ask for fewer workers "
+                "or less for each, add machines, or end what else runs there (ray status)."
+            ) from None
+        return found
+
+    def _no_place(self) -> str:
+        return f"a worker is not up yet; it asks for {self._asked} of the cluster's {self._lent()}"
+
+    def _waited(self, answer: Any, seconds: float, words: Callable[[], str]) -> Any:
+        """What a worker answers; says so where it takes long.
+
+        Args:
+            answer: that is waited for.
+            seconds: at most, in multiples of `SAY_AFTER_S`.
+            words: on what it is at.
+
+        Raises:
+            GetTimeoutError: it took longer.
+            RayError: the worker died.
+        """
+        for _ in range(math.ceil(seconds / SAY_AFTER_S)):
             try:
-                found: dict[str, str] = self._ray.get(answer, timeout=SAY_AFTER_S)
+                return self._ray.get(answer, timeout=SAY_AFTER_S)
             except self._ray.exceptions.GetTimeoutError:
-                waited = time.monotonic() - began
-                words = (
-                    f"a worker is not up yet; it asks for {self._asked} of the cluster's "
-                    f"{self._lent()}"
-                )
-                if waited > WAIT_S:
-                    raise NoPlaceError(
-                        f"{words}, and none was free for {waited:.0f} s. Ask for fewer workers or "
-                        "less for each, add machines, or end what else runs there (ray status)."
-                    ) from None
-                self._say(f"{words}.")
-            else:
-                return found
+                self._say(f"{words()}.")
+        raise self._ray.exceptions.GetTimeoutError(f"{words()}, after {seconds:.0f} s")
 
     @property
     def _asked(self) -> str:
@@ -172,10 +189,12 @@ class HiringJudges(Hiring):
         rest, arrays = pack(problem)
         self._rest = stored(ray, rest, "the problem", len(rest))
         self._arrays = stored(ray, arrays, "the problem", arrays.nbytes)
+        self._n_bytes = len(rest) + arrays.nbytes
 
     def _opened(self, actor: Any) -> str:
-        given = self._rest, self._arrays, self._device, self._threads
-        return str(self._ray.get(actor.open.remote(*given), timeout=WAIT_S))
+        answer = actor.open.remote(self._rest, self._arrays, self._device, self._threads)
+        words = f"a worker is up, and still loads the problem, {self._n_bytes / 1e6:,.0f} MB"
+        return str(self._waited(answer, WAIT_S + self._n_bytes / SLOW_BYTES_S, lambda: words))
 
 
 def _by_value(ray: Any) -> Any:

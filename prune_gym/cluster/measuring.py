@@ -13,7 +13,14 @@ from torch import nn
 
 from prune_gym.budgets import Budget
 from prune_gym.cluster.hiring import Hiring
-from prune_gym.cluster.shipping import Refused, pickled, stored
+from prune_gym.cluster.shipping import (
+    Refused,
+    full_store,
+    pickled,
+    store_is_full,
+    stored,
+    words_of,
+)
 from prune_gym.errors import ClusterError, WorkerError
 
 
@@ -58,7 +65,7 @@ class Measurer:
             self._hired("budgets")  # first of all, before workers take the machine's cores
         except ray.exceptions.RayError as error:
             raise ClusterError(
-                f"measure_on={resource!r}: no process came up on that machine: {_words(error)}"
+                f"measure_on={resource!r}: no process came up on that machine: {words_of(error)}"
             ) from error
 
     def placed(self, budget: Budget) -> Budget:
@@ -109,12 +116,14 @@ class Measurer:
             try:
                 answer = self._hired(what).call.remote(*parts)
                 found = ray.get(answer, timeout=self._timeout_s)
+            except full_store(ray) as error:
+                raise store_is_full(f"{what} is measured elsewhere: {words_of(error)}") from error
             except ray.exceptions.RayTaskError as error:
-                raise WorkerError(f"{what} was not measured: {error}") from error
+                raise WorkerError(f"{what} was not measured: {words_of(error)}") from error
             except ray.exceptions.GetTimeoutError:
                 said = f"took longer than {self._timeout_s:g} s"
             except ray.exceptions.RayError as error:
-                said = _words(error)
+                said = words_of(error)
             else:
                 if isinstance(found, Refused):
                     raise found.error
@@ -156,10 +165,6 @@ class Measurer:
                 self._hiring = Hiring(self._ray, needs, self._report)
             self._actor = self._hiring.hire()
         return self._actor
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @dataclass(frozen=True, eq=False)

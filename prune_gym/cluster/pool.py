@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prune_gym.cluster.hiring import Hiring, NoPlaceError
-from prune_gym.cluster.shipping import Judged, Question, Refused, full_store, store_is_full
+from prune_gym.cluster.shipping import (
+    Judged,
+    Question,
+    Refused,
+    full_store,
+    store_is_full,
+    words_of,
+)
 from prune_gym.errors import ClusterError, OutOfMemoryError, WorkerError
 
 CALL_S = 0.1  # of judging in a call: a thousandth of a second on the way is nothing beside it
@@ -112,9 +119,15 @@ class Pool:
         self._without_place = 0  # threads that ended, as no machine had a place for their worker
         self._counting = threading.Lock()
         self.faults: list[str] = []
-        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(n)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        try:
+            for _ in range(n):
+                thread = threading.Thread(target=self._serve, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:  # such as of a process with too many threads
+            self.close()
+            raise
 
     def judge(self, question: Question) -> Judged:
         """Judge a network; waits for it.
@@ -172,10 +185,12 @@ class Pool:
         for trial in range(STARTS):
             try:
                 return self._hiring.hire()
+            except full_store(self._ray) as error:
+                raise store_is_full(words_of(error)) from error
             except self._ray.exceptions.RayError as error:
                 if trial + 1 == STARTS or self._closed:
                     raise ClusterError(
-                        f"no worker came up in {STARTS} trials: {_words(error)}"
+                        f"no worker came up in {STARTS} trials: {words_of(error)}"
                     ) from error
                 time.sleep(trial)
         raise ClusterError("the workers were ended.")
@@ -195,16 +210,16 @@ class Pool:
             found = ray.get(answer, timeout=self._timeout_s * len(jobs))
         except full_store(ray) as error:
             for job in jobs:
-                job.future.set_exception(store_is_full(_words(error)))
+                job.future.set_exception(store_is_full(words_of(error)))
             return True
         except ray.exceptions.RayTaskError as error:
             for job in jobs:
-                job.future.set_exception(WorkerError(f"a worker failed: {_words(error)}"))
+                job.future.set_exception(WorkerError(f"a worker failed: {words_of(error)}"))
             return True
         except ray.exceptions.GetTimeoutError:
             fault = f"it took longer than {self._timeout_s:g} s"
         except ray.exceptions.RayError as error:
-            fault = _words(error)
+            fault = words_of(error)
         except BaseException as error:
             for job in jobs:
                 job.future.set_exception(error)
@@ -248,12 +263,6 @@ class Pool:
 
 
 def _unexpected(error: BaseException) -> ClusterError:
-    found = ClusterError(f"the workers failed: {type(error).__name__}: {_words(error)}")
+    found = ClusterError(f"the workers failed: {type(error).__name__}: {words_of(error)}")
     found.__cause__ = error
     return found
-
-
-def _words(error: BaseException) -> str:
-    """An error of Ray's in one line, without the cluster's log."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3])[:400] or type(error).__name__

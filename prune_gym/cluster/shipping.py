@@ -162,12 +162,14 @@ def stored(ray: Any, value: Any, what: str, n_bytes: int) -> Any:
         n_bytes: of it, about.
 
     Raises:
-        ClusterError: the store is full.
+        ClusterError: the store is full, or there is no connection.
     """
     try:
         return ray.put(value)
     except full_store(ray) as error:
         raise store_is_full(f"{what} takes {n_bytes / 1e6:,.0f} MB") from error
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"{what} was not taken by the cluster: {words_of(error)}") from error
 
 
 def full_store(ray: Any) -> tuple[type[Exception], ...]:
@@ -186,6 +188,15 @@ def store_is_full(what: str) -> ClusterError:
         "--object-store-memory BYTES), free space where it spills to, or judge on fewer images "
         "(evaluation_samples)."
     )
+
+
+def words_of(error: BaseException) -> str:
+    """An error of Ray's in one line: what a task raised; else without the cluster's log."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:400]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:400] or type(error).__name__
 
 
 def refused(error: BaseException) -> Refused:

@@ -31,6 +31,8 @@ class FakeRay:
     Attributes:
         happens: called before every call with its name and arguments; what it raises, a death or a
             delay, is what comes of the call.
+        sends: called with a name and arguments that are sent, before they are; what it raises is
+            raised at once, as by a full object store.
         calls: names of what was called.
     """
 
@@ -42,10 +44,15 @@ class FakeRay:
         )
     )
 
-    def __init__(self, happens: Callable[..., None] = lambda name, *given: None) -> None:
-        self.happens, self.calls = happens, []
+    def __init__(
+        self,
+        happens: Callable[..., None] = lambda name, *given: None,
+        sends: Callable[..., None] = lambda name, *given: None,
+    ) -> None:
+        self.happens, self.sends, self.calls = happens, sends, []
         self.killed: list[Any] = []
         self.waits: list[float | None] = []
+        self.limits: list[float | None] = []  # of waiting for several
 
     def remote(self, what: Any = None, **options: Any) -> Any:
         if what is None:
@@ -70,7 +77,11 @@ class FakeRay:
         return answer
 
     def put(self, value: Any) -> Any:
+        self.sends("put", value)
         return value
+
+    def is_initialized(self) -> bool:
+        return True
 
     def wait(
         self,
@@ -79,6 +90,7 @@ class FakeRay:
         timeout: Any = None,
         fetch_local: bool = True,
     ) -> Any:
+        self.limits.append(timeout)
         return answers[:num_returns], answers[num_returns:]
 
     def kill(self, actor: Any, no_restart: bool = True) -> None:
@@ -100,12 +112,13 @@ class FakeRay:
 
 class Remote:
     def __init__(self, ray: FakeRay, name: str, run: Callable[..., Any]) -> None:
-        self._run = run
+        self._ray, self._name, self._run = ray, name, run
 
     def options(self, **options: Any) -> Remote:
         return self
 
     def remote(self, *given: Any) -> Any:
+        self._ray.sends(self._name, *given)
         return self._run(*given)
 
 

@@ -14,8 +14,6 @@ from agents.sweep import report
 from agents.sweep.runs import sweep_runs
 from prune_gym import Budget, RayWorkers, search
 from prune_gym.cli import pick
-from prune_gym.cluster import hiring
-from prune_gym.cluster.hiring import HiringJudges
 from prune_gym.cluster.measuring import Measurer, check_measured
 from prune_gym.cluster.workers import _answered
 from prune_gym.errors import ClusterError, InvalidValueError, WorkerError
@@ -30,19 +28,6 @@ def measurer_of(ray):
 
 def size(network):
     return float(sum(p.numel() for p in network.parameters()))
-
-
-def test_a_worker_that_does_not_take_its_problem_up_is_ended():
-    def happens(name, *given):
-        if name == "open":
-            raise exceptions.GetTimeoutError
-
-    ray = FakeRay(happens=happens)
-    judges = HiringJudges(ray, {}, None, tiny.make_tiny(batch_size=40), 1, "cpu")
-    with pytest.raises(exceptions.GetTimeoutError):
-        judges.hire()
-    assert ray.waits[-1] == hiring.WAIT_S
-    assert len(ray.killed) == 1
 
 
 def test_a_measuring_process_that_does_not_come_up_is_named():

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -71,27 +72,35 @@ def test_eight_workers_find_what_one_finds(cluster):
 
 
 @pytest.mark.slow
-def test_workers_that_are_killed_change_nothing(cluster, tmp_path):
-    problem = problem_of(budgets={own_budget(killing(tmp_path)): 0.9})
+def test_a_worker_of_two_nodes_that_is_killed_changes_nothing(cluster, tmp_path):
+    marks, run = tmp_path / "marks", tmp_path / "run"
+    marks.mkdir()
+    problem = problem_of(budgets={own_budget(killing(marks)): 0.9})
     alone = search(problem_of(budgets={own_budget(n_parameters): 0.9}), "random", evaluations=16)
-    result = search(problem, "random", evaluations=16, workers=TWO, out=tmp_path / "run")
+    one_each = RayWorkers(2, cpus_per_worker=2.0)  # on each of two nodes, which have so many
+    result = search(problem, "random", evaluations=16, workers=one_each, out=run)
     assert rows(result) == rows(alone)
-    assert len((tmp_path / "run" / "episodes.csv").read_text().splitlines()) == 1 + 16
-    assert len(list(tmp_path.glob("killed-*"))) == 2
+    assert len((run / "episodes.csv").read_text().splitlines()) == 1 + 16
+    assert len(os.listdir(marks)) == 2 + 1  # nodes, and the one death
 
 
 def killing(folder):
-    """A budget that kills its process with two networks, once each."""
+    """A budget that waits for workers on two nodes, and then kills the process of one, once."""
     owner, folder = os.getpid(), str(folder)
 
     def measure(network: nn.Module) -> float:
-        size = n_parameters(network)
-        mark = os.path.join(folder, f"killed-{size:g}")
-        others = [name for name in os.listdir(folder) if name.startswith("killed-")]
-        if os.getpid() != owner and len(others) < 2 and not os.path.exists(mark):
-            open(mark, "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return size
+        if os.getpid() != owner:
+            import ray
+
+            node = ray.get_runtime_context().get_node_id()
+            open(os.path.join(folder, f"node-{node}"), "w").close()
+            deadline = time.monotonic() + 60.0
+            while len(os.listdir(folder)) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            with suppress(FileExistsError):
+                open(os.path.join(folder, "killed"), "x").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return n_parameters(network)
 
     return measure
 

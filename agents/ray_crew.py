@@ -1,0 +1,277 @@
+"""A worker of a `RayVecEnv`, as the agent's process knows it: hired, asked, replaced, ended."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+
+from agents.errors import ClusterError, InvalidTypeError
+from agents.own_code import by_value
+from agents.ray_env_worker import EnvWorker, Past
+from agents.ray_machines import PACKAGES, compared, versions
+
+WAIT_S = 600.0  # for a worker's place: a cluster may have to start machines first
+CLOSE_S = 5.0  # that environments have to close, those of all workers together
+MakeEnv = Callable[[], gym.Env[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of workers: cores of each, how many, and the arguments of `RayVecEnv`."""
+
+    cpus: float
+    count: int
+    retries: int
+    timeout_s: float
+
+
+class Crew:
+    """One worker and its environments, as this process knows them; `hire` it first.
+
+    Args:
+        ray: The module, connected.
+        env_fns: Make its environments.
+        members: Numbers of these in the vector.
+        needs: See `Needs`.
+
+    Raises:
+        ClusterError: If the functions do not fit into the object store.
+        InvalidTypeError: If they cannot be pickled.
+    """
+
+    def __init__(self, ray: Any, env_fns: list[MakeEnv], members: list[int], needs: Needs) -> None:
+        self._ray, self.members, self._needs = ray, members, needs
+        with by_value():
+            pickled = self._handed("env_fns", cloudpickle.dumps, env_fns)
+        self._fns = self._handed(f"env_fns, {len(pickled) / 1e6:,.0f} MB", ray.put, pickled)
+        self._class = ray.remote(EnvWorker).options(
+            num_cpus=needs.cpus, max_restarts=0, scheduling_strategy="SPREAD"
+        )
+        self._actor: Any = None
+        self._answer: Any = None  # to what was sent last; None = that could not be sent
+        self.past = {index: Past() for index in members}
+        self._told: set[str] = set()
+
+    def hire(self) -> None:
+        """Ask for a worker, which is to make its environments."""
+        self._actor = self._handed("a worker", self._class.remote)
+        self._versions = self._sent("versions")
+        self._opened = self._sent("open", self._fns)
+
+    def first(self) -> tuple[Any, Any, str | None]:
+        """See `ready`; a worker that dies before its environments are there is not replaced."""
+        try:
+            return self.ready()
+        except self._ray.exceptions.RayError as error:
+            raise _not_made(error) from error
+
+    def ready(self) -> tuple[Any, Any, str | None]:
+        """What the first environment is like, once the worker that was just hired has them all."""
+        exceptions, seconds = self._ray.exceptions, self._seconds
+        try:
+            there = self._ray.get(self._versions, timeout=WAIT_S)
+        except exceptions.GetTimeoutError:
+            cores = self._ray.cluster_resources().get("CPU", 0.0)
+            raise ClusterError(
+                f"workers={self._needs.count}: one of them had no place after {WAIT_S:g} s. They "
+                f"ask for {self._needs.cpus:g} cores each, and the cluster has {cores:g}: ask for "
+                "fewer."
+            ) from None
+        fault, notes = compared(versions(PACKAGES), there)
+        if fault:
+            raise ClusterError(fault)
+        for words in set(notes) - self._told:
+            warnings.warn(words, stacklevel=2)
+        self._told.update(notes)
+        try:
+            found: tuple[Any, Any, str | None] = self._ray.get(self._opened, timeout=seconds)
+        except exceptions.GetTimeoutError:
+            raise ClusterError(
+                f"timeout_s={self._needs.timeout_s:g}: the {len(self.members)} environments of a "
+                f"worker were not made after {seconds:g} s. Give them longer."
+            ) from None
+        except _full_store(self._ray) as error:
+            raise _store_is_full("env_fns") from error
+        except exceptions.RayTaskError as error:
+            raise _not_made(error) from error
+        return found
+
+    def send(self, way: str, *given: Any) -> Any:
+        """Have the worker do something.
+
+        Returns:
+            What will be the answer; None where it could not be sent, which `receive` explains.
+        """
+        self._answer = None
+        if self._actor is not None:
+            with suppress(ClusterError, InvalidTypeError):
+                self._answer = self._sent(way, *given)
+        return self._answer
+
+    def receive(self, way: str, *given: Any) -> Any:
+        """What comes of `send`; from a new worker where the old one died, or took too long.
+
+        It can be asked for again, also after an error; what was done is not done again.
+
+        Args:
+            way: See `send`.
+            given: See `send`.
+
+        Raises:
+            ClusterError: If it failed in all trials, the object store is full, or a new worker's
+                environments could not be brought to where they were.
+            InvalidTypeError: If what is given cannot be pickled.
+            Exception: Whatever an environment raised.
+        """
+        seconds, said = self._seconds, ""
+        for trial in range(self._needs.retries + 1):
+            try:
+                if trial or self._actor is None:
+                    self._renew()
+                if self._answer is None:
+                    self._answer = self._sent(way, *given)
+                return self._found(self._answer, seconds)
+            except self._ray.exceptions.GetTimeoutError:
+                said = f"took longer than {seconds:g} s"
+            except self._ray.exceptions.RayError as error:
+                said = f"died: {_last_line(error)}"
+        self.end()  # it may hang, and is to hold no place
+        raise ClusterError(
+            f"{way} of environments failed in {self._needs.retries + 1} trials: the last worker "
+            f"{said}"
+        )
+
+    @property
+    def _seconds(self) -> float:
+        """That all environments may take, one after another."""
+        return self._needs.timeout_s * len(self.members)
+
+    def _renew(self) -> None:
+        """Another worker, whose environments are where those of the old one were."""
+        self.end()
+        try:
+            self.hire()
+            self.ready()
+            found = self._restored([self.past[index] for index in self.members])
+        except BaseException:  # nobody is to take it for the old one
+            self.end()
+            raise
+        for index, what in zip(self.members, found, strict=True):
+            if what:
+                warnings.warn(
+                    f"environment {index} was made anew, as its worker died or hung, and the same "
+                    f"random numbers and actions gave another {what}: from here on, results are "
+                    "not those that they would have been. Does it draw random numbers of its own, "
+                    "or measure? Those of gymnasium.Env, self.np_random, are restored.",
+                    stacklevel=2,
+                )
+
+    def _restored(self, past: list[Past]) -> list[str]:
+        """See `EnvWorker.restore`."""
+        steps = 2 + sum(len(one.log) + len(one.settings) for one in past)
+        answer = self._sent("restore", past)
+        try:
+            found: list[str] = self._found(answer, self._needs.timeout_s * steps)
+        except self._ray.exceptions.RayError:
+            raise
+        except Exception as error:
+            raise ClusterError(
+                "a worker died, and its environments could not be brought to where they were: "
+                f"{type(error).__name__}: {error}. The same random numbers and actions have to "
+                "give the same steps again."
+            ) from error
+        return found
+
+    def _found(self, answer: Any, timeout: float) -> Any:
+        exceptions = self._ray.exceptions
+        try:
+            return self._ray.get(answer, timeout=timeout)
+        except _full_store(self._ray) as error:
+            raise _store_is_full("an answer of environments") from error
+        except exceptions.RayTaskError as error:  # the environment's own
+            cause = error.cause
+            if isinstance(cause, Exception) and not isinstance(cause, exceptions.RayError):
+                raise cause from error
+            raise ClusterError(f"an environment failed: {_last_line(error)}") from error
+
+    def _sent(self, way: str, *given: Any) -> Any:
+        call = getattr(self._actor, way).remote
+        return self._handed(f"{way} of environments", call, *given)
+
+    def _handed(self, what: str, call: Callable[..., Any], *given: Any) -> Any:
+        """What a call gives that pickles what it is given, and may put it into the store."""
+        try:
+            return call(*given)
+        except _full_store(self._ray) as error:
+            raise _store_is_full(what) from error
+        except self._ray.exceptions.RayError as error:
+            raise ClusterError(f"{what}: Ray failed: {_last_line(error)}") from error
+        except Exception as error:  # of pickling anything
+            raise InvalidTypeError(
+                f"{what}: something in it cannot be pickled, to be sent to a worker: "
+                f"{_last_line(error.__cause__ or error)}. What belongs to this process, such as "
+                "files, locks and connections, has to be made in the worker, by the functions in "
+                "env_fns."
+            ) from error
+
+    def end(self) -> None:
+        """End the worker, whatever it is at."""
+        actor, self._actor, self._answer = self._actor, None, None
+        if actor is not None and self._ray.is_initialized():  # else Ray would start itself
+            with suppress(Exception):  # it may be dead, or the connection
+                self._ray.kill(actor, no_restart=True)
+
+
+def close_all(ray: Any, crews: Sequence[Crew]) -> None:
+    """Have workers close their environments, as far as they can in time, and end them.
+
+    Args:
+        ray: The module.
+        crews: Which are not to be used any more.
+    """
+    failed: list[str] = []
+    try:
+        if ray.is_initialized():
+            sent = [crew.send("close") for crew in crews]
+            answers, ready = [answer for answer in sent if answer is not None], []
+            with suppress(Exception):  # the connection may be gone
+                ready, _ = ray.wait(answers, num_returns=len(answers), timeout=CLOSE_S)
+            for answer in ready:
+                with suppress(ray.exceptions.RayError):  # it may be dead
+                    failed += ray.get(answer, timeout=CLOSE_S)
+    finally:
+        for crew in crews:
+            crew.end()
+    if failed:
+        warnings.warn(f"environments could not be closed: {'; '.join(failed)}", stacklevel=2)
+
+
+def _full_store(ray: Any) -> tuple[type[Exception], ...]:
+    """What Ray raises where its object store, and the disk that it spills to, are full."""
+    return ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError
+
+
+def _store_is_full(what: str) -> ClusterError:
+    return ClusterError(
+        f"{what}: the object store of the cluster is full. Start Ray with more (ray start "
+        "--object-store-memory BYTES), free space where it spills to, or send less."
+    )
+
+
+def _not_made(error: BaseException) -> ClusterError:
+    return ClusterError(
+        f"a worker could not make its environments: {_last_line(error)} What they import must be "
+        "on its machine: install it there, or send it along, "
+        "ray.init(runtime_env={'py_modules': [...]})."
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
