@@ -12,6 +12,17 @@ import pytest
 exceptions = pytest.importorskip("ray.exceptions")
 
 
+def first(name: str, error: type[Exception]) -> Callable[..., None]:
+    """What happens to the first call of a name: an error."""
+    left = [error]
+
+    def happens(called: str, *given: Any) -> None:
+        if called == name and left:
+            raise left.pop()
+
+    return happens
+
+
 class Answer:
     """What a call has given, or raised."""
 
@@ -25,6 +36,10 @@ class Answer:
             self.error = exceptions.RayTaskError("call", "", error)
 
 
+class Hanging:
+    """What a call will give that never ends."""
+
+
 class FakeRay:
     """Tasks and actors that run when they are called.
 
@@ -32,6 +47,11 @@ class FakeRay:
         happens: called before every call with its name and arguments; what it raises, a death or a
             delay, is what comes of the call.
         calls: names of what was called.
+        refuses: called likewise when a call is made; what it raises is raised there and then.
+        hangs: names of what is called and never ends.
+        cancelled: calls that were given up.
+        waited: how many answers were waited for, by wait.
+        lent: what each machine has.
     """
 
     exceptions = exceptions
@@ -46,12 +66,23 @@ class FakeRay:
         self.happens, self.calls = happens, []
         self.killed: list[Any] = []
         self.waits: list[float | None] = []
+        self.refuses: Callable[[str], None] = lambda name: None
+        self.hangs: set[str] = set()
+        self.cancelled: list[Any] = []
+        self.waited: list[int] = []
+        self.lent: list[dict[str, float]] = [{"CPU": 1.0, "phone": 1.0}]
 
     def remote(self, what: Any = None, **options: Any) -> Any:
         if what is None:
             return self.remote
         run = (lambda *given: Actor(self, what(*given))) if isinstance(what, type) else None
-        return Remote(self, what.__name__, run or (lambda *given: Answer(self._call(what, given))))
+        return Remote(self, what.__name__, run or (lambda *given: self._answer(what, given)))
+
+    def _answer(self, function: Any, given: Any) -> Any:
+        self.refuses(function.__name__)
+        if function.__name__ in self.hangs:
+            return Hanging()
+        return Answer(self._call(function, given))
 
     def _call(self, function: Any, given: Any) -> Callable[[], Any]:
         def run() -> Any:
@@ -79,16 +110,21 @@ class FakeRay:
         timeout: Any = None,
         fetch_local: bool = True,
     ) -> Any:
-        return answers[:num_returns], answers[num_returns:]
+        self.waited.append(len(answers))
+        ready = [one for one in answers if not isinstance(one, Hanging)][:num_returns]
+        return ready, [one for one in answers if one not in ready]
 
     def kill(self, actor: Any, no_restart: bool = True) -> None:
         self.killed.append(actor)
 
     def cancel(self, answer: Any, force: bool = False) -> None:
-        pass
+        self.cancelled.append(answer)
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 1.0, "phone": 1.0}}]
+        return [
+            {"NodeID": str(number), "Alive": True, "Resources": lent}
+            for number, lent in enumerate(self.lent)
+        ]
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 1.0}
