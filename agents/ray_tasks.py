@@ -120,7 +120,7 @@ def run_tasks(
         travelling(ray)
         remote = _remote(ray, cluster)
         waiting, tries = list(range(count))[::-1], [0] * count
-        place, told, fault = _Place(ray, cluster), set[str](), ""
+        place, told, fault = Place(ray, cluster), set[str](), ""
         unsent: tuple[type[Exception], ...] = (*_full(ray), OSError)
         running: dict[Any, int] = {}
         try:
@@ -173,8 +173,13 @@ def _remote(ray: Any, cluster: Cluster) -> Callable[[Callable[[], Any]], Any]:
     return lambda task: run.remote(_pickled(task), here)
 
 
-class _Place:
-    """Whether a task fits on a machine of the cluster; where none has room, that is said."""
+class Place:
+    """Whether a task fits on a machine of the cluster; where it fits on none, that is said.
+
+    Args:
+        ray: The module, connected.
+        cluster: What tasks need.
+    """
 
     def __init__(self, ray: Any, cluster: Cluster) -> None:
         self._ray, self._needs = ray, cluster.needs

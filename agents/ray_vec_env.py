@@ -39,6 +39,7 @@ class RayVecEnv(VecEnv):
         workers: How many processes; one per environment if left out.
         ray: The module, connected (``ray.init``).
         cpus: Cores of each worker.
+        gpus: GPUs of each, whole ones or a share; environments use them where they are told to.
         retries: How often a step is repeated whose worker died.
         timeout_s: Seconds that an environment may take for a step or a call, before its worker is
             ended.
@@ -56,6 +57,7 @@ class RayVecEnv(VecEnv):
         *,
         ray: Any,
         cpus: float = 1.0,
+        gpus: float = 0.0,
         retries: int = 3,
         timeout_s: float = 3600.0,
     ) -> None:
@@ -66,7 +68,7 @@ class RayVecEnv(VecEnv):
         if not 0.0 < timeout_s <= 1e9:
             raise InvalidValueError(f"timeout_s={timeout_s!r}: expected seconds above 0.")
         self._pending: list[tuple[_Crew, list[Any], Any]] = []  # with what will be the answer
-        needs = _Needs(cpus, count, retries, timeout_s)
+        needs = _Needs(cpus, gpus, count, retries, timeout_s)
         self._crews = [
             _Crew(ray, list(env_fns[start::count]), list(range(start, n, count)), needs)
             for start in range(count)
@@ -212,9 +214,10 @@ class _Past:
 
 @dataclass(frozen=True)
 class _Needs:
-    """Of workers: cores of each, how many, and the arguments of `RayVecEnv`."""
+    """Of workers: cores and GPUs of each, how many, and the arguments of `RayVecEnv`."""
 
     cpus: float
+    gpus: float
     count: int
     retries: int
     timeout_s: float
@@ -228,7 +231,7 @@ class _Crew:
         with by_value():
             self._fns = ray.put(cloudpickle.dumps(env_fns))
         self._class = ray.remote(EnvWorker).options(
-            num_cpus=needs.cpus, max_restarts=0, scheduling_strategy="SPREAD"
+            num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
         self.past = {index: _Past() for index in members}
         self._told: set[str] = set()
@@ -250,9 +253,8 @@ class _Crew:
         """What the first environment is like, once the worker that was just made has them all."""
         exceptions = self._ray.exceptions
         try:
-            fault, notes = compared(
-                versions(PACKAGES), self._ray.get(self._versions, timeout=WAIT_S)
-            )
+            there = self._ray.get(self._versions, timeout=WAIT_S)
+            fault, notes = compared(versions(PACKAGES), there)
             if fault:
                 raise ClusterError(fault)
             for words in set(notes) - self._told:
@@ -261,11 +263,11 @@ class _Crew:
             found: tuple[Any, Any, str | None] = self._ray.get(self._opened, timeout=WAIT_S)
             return found
         except exceptions.GetTimeoutError:
-            cores = self._ray.cluster_resources().get("CPU", 0.0)
+            cores, gpus = map(self._ray.cluster_resources().get, ("CPU", "GPU"), (0.0, 0.0))
             raise ClusterError(
                 f"workers={self._needs.count}: one of them was not there with its environments "
-                f"after {WAIT_S:g} s. They ask for {self._needs.cpus:g} cores each, and the "
-                f"cluster has {cores:g}: ask for fewer."
+                f"after {WAIT_S:g} s. Each asks for {self._needs.cpus:g} CPU, {self._needs.gpus:g} "
+                f"GPU, and the cluster has {cores:g} and {gpus:g}: ask for less."
             ) from None
         except exceptions.RayTaskError as error:
             raise _not_made(error) from error

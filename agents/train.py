@@ -19,11 +19,12 @@ from rich.table import Table
 
 from agents.arguments import MOST_ENVS, MOST_EPISODES, MOST_SEED, MOST_TIMESTEPS, MOST_WORKERS
 from agents.console import console, fail, parse_values, plain_warnings, say, user_errors
-from agents.errors import AgentsError, ClusterError, InvalidValueError, MissingLibraryError
+from agents.errors import AgentsError, InvalidValueError
 from agents.files import user_path
 from agents.locking import locked_folder
 from agents.options import (
     Command,
+    GpusPerWorker,
     RayAddress,
     Version,
     command_app,
@@ -31,7 +32,6 @@ from agents.options import (
     number_option,
     whole_option,
 )
-from agents.ray_cluster import connected
 from agents.runs.folder import RunConfig, RunFolder
 from agents.runs.trust import named_code
 from agents.stopping import EXIT_CODE, stopping
@@ -48,6 +48,7 @@ _MAY_CHANGE = (
     "checkpoint_every",
     "workers",
     "ray_address",
+    "gpus_per_worker",
 )
 
 MOST_COST = 1e12  # of a limit, either sign
@@ -179,6 +180,7 @@ def train(
     progress: Progress = False,
     workers: RayWorkersOf = None,
     ray_address: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = 0.0,
     show_list: ShowList = False,
     version: Version = False,
 ) -> None:
@@ -190,7 +192,7 @@ def train(
         from agents.runs.training import Training  # takes seconds, which --help does not
 
         how: Any = {"checkpoint_every_s": checkpoint_every, "progress": progress, "report": say}
-        with _stepping(workers, ray_address) as vector:
+        with _stepping(workers, ray_address, gpus_per_worker) as vector:
             how["vector"] = vector
             if resume is not None:
                 _refuse_beside_resume(context)
@@ -206,19 +208,23 @@ def train(
 
 
 @contextmanager
-def _stepping(workers: int | None, address: str | None) -> Iterator[MakeVector]:
+def _stepping(workers: int | None, address: str | None, gpus: float) -> Iterator[MakeVector]:
     """What makes the vector of environments: here, or in workers of a cluster."""
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     if workers is None:
-        if address is not None:
-            raise InvalidValueError("--ray-address goes with --workers N.")
+        for option, is_given in (("--ray-address", address), ("--gpus-per-worker", gpus)):
+            if is_given:
+                raise InvalidValueError(f"{option} goes with --workers N.")
         yield DummyVecEnv
         return
+    from agents.ray_tasks import Cluster, Place, in_cluster
     from agents.ray_vec_env import RayVecEnv
 
-    with connected(address, n_cpus=workers, error=ClusterError, missing=MissingLibraryError) as ray:
-        yield partial(RayVecEnv, workers=workers, ray=ray)
+    cluster = Cluster(workers, address, gpus=gpus)
+    with in_cluster(cluster) as ray:
+        Place(ray, cluster).look()
+        yield partial(RayVecEnv, workers=workers, ray=ray, gpus=gpus)
 
 
 def _config(given: Mapping[str, Any]) -> RunConfig:

@@ -52,6 +52,7 @@ class FakeRay:
         cancelled: calls that were given up.
         waited: how many answers were waited for, by wait.
         lent: what each machine has.
+        options: with which tasks and actors were called.
     """
 
     exceptions = exceptions
@@ -70,6 +71,7 @@ class FakeRay:
         self.hangs: set[str] = set()
         self.cancelled: list[Any] = []
         self.waited: list[int] = []
+        self.options: list[dict[str, Any]] = []
         self.lent: list[dict[str, float]] = [{"CPU": 1.0, "phone": 1.0}]
 
     def remote(self, what: Any = None, **options: Any) -> Any:
@@ -136,9 +138,10 @@ class FakeRay:
 
 class Remote:
     def __init__(self, ray: FakeRay, name: str, run: Callable[..., Any]) -> None:
-        self._run = run
+        self._ray, self._run = ray, run
 
     def options(self, **options: Any) -> Remote:
+        self._ray.options.append(options)
         return self
 
     def remote(self, *given: Any) -> Any:

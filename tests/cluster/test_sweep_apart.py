@@ -252,7 +252,7 @@ def test_a_cluster_that_is_lost_at_the_end_is_told_of(ray, apart, tmp_path, monk
         return ends(path, config)
 
     trains(monkeypatch, ends_and_is_lost)
-    monkeypatch.setattr(ray_tasks._Place, "look", lambda place: None)
+    monkeypatch.setattr(ray_tasks.Place, "look", lambda place: None)
     with pytest.warns(UserWarning, match="may hold runs .*the head is gone"):
         assert [one.words for one in sweep_of(tmp_path / "out")] == ["done"]
 
