@@ -131,6 +131,9 @@ RayAddress = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS", help="Of the cluster: auto, or HOST:PORT of its head."),
 ]
+GpusPerWorker = Annotated[
+    float, number_option(least=0.0, most=64.0, help="GPUs of each worker, e.g. 0.5.")
+]
 Version = Annotated[
     bool,
     typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version."),

@@ -23,9 +23,10 @@ MakeEnv = Callable[[], gym.Env[Any, Any]]
 
 @dataclass(frozen=True)
 class Needs:
-    """Of workers: cores of each, how many, and the arguments of `RayVecEnv`."""
+    """Of workers: cores and GPUs of each, how many, and the arguments of `RayVecEnv`."""
 
     cpus: float
+    gpus: float
     count: int
     retries: int
     timeout_s: float
@@ -51,7 +52,7 @@ class Crew:
             pickled = self._handed("env_fns", cloudpickle.dumps, env_fns)
         self._fns = self._handed(f"env_fns, {len(pickled) / 1e6:,.0f} MB", ray.put, pickled)
         self._class = ray.remote(EnvWorker).options(
-            num_cpus=needs.cpus, max_restarts=0, scheduling_strategy="SPREAD"
+            num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
         self._actor: Any = None
         self._answer: Any = None  # to what was sent last; None = that could not be sent
@@ -77,11 +78,11 @@ class Crew:
         try:
             there = self._ray.get(self._versions, timeout=WAIT_S)
         except exceptions.GetTimeoutError:
-            cores = self._ray.cluster_resources().get("CPU", 0.0)
+            cores, gpus = map(self._ray.cluster_resources().get, ("CPU", "GPU"), (0.0, 0.0))
             raise ClusterError(
-                f"workers={self._needs.count}: one of them had no place after {WAIT_S:g} s. They "
-                f"ask for {self._needs.cpus:g} cores each, and the cluster has {cores:g}: ask for "
-                "fewer."
+                f"workers={self._needs.count}: one of them had no place after {WAIT_S:g} s. Each "
+                f"asks for {self._needs.cpus:g} CPU, {self._needs.gpus:g} GPU, and the cluster has "
+                f"{cores:g} and {gpus:g}: ask for less."
             ) from None
         fault, notes = compared(versions(PACKAGES), there)
         if fault:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
 
-from agents.errors import ClusterError, MissingLibraryError
+from agents.errors import ClusterError, InvalidValueError, MissingLibraryError
 from agents.own_code import by_value
-from agents.ray_cluster import connected
+from agents.ray_cluster import LOCAL, connected, wanted_address
 from agents.ray_machines import PACKAGES, run_here, travelling, versions
 from agents.stopping import stop_requested
 
 LOOK_EVERY_S = 0.5  # whether a stop was asked for
 END_S = 10.0  # that tasks have to end which are no longer wanted
+PLACE_S = 600.0  # that a cluster has to start a machine on which a task fits
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,20 @@ class Cluster:
     gpus: float = 0.0
     resources: tuple[tuple[str, float], ...] = ()
     retries: int = 3
+
+    def __post_init__(self) -> None:
+        """Raise InvalidValueError for a number of GPUs that Ray does not lend."""
+        if not 0.0 <= self.gpus <= 1024.0 or (self.gpus > 1.0 and self.gpus != int(self.gpus)):
+            raise InvalidValueError(
+                f"gpus of each worker is {self.gpus!r}; it must be a share of one from 0 to 1, or "
+                "a whole number."
+            )
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """What a task needs of a machine, by Ray's names."""
+        named = {"CPU": self.cpus, "GPU": self.gpus, **dict(self.resources)}
+        return {name: amount for name, amount in named.items() if amount}
 
 
 @dataclass(frozen=True)
@@ -72,54 +88,63 @@ def in_cluster(cluster: Cluster) -> Iterator[Any]:
 
 
 def run_tasks(
-    tasks: Sequence[Callable[[], Any]],
+    make: Callable[[int], Callable[[], Any]],
+    count: int,
     cluster: Cluster,
+    *,
     on_death: Callable[[int], None] = lambda index: None,
+    stops: Callable[[], bool] = stop_requested,
 ) -> Generator[Done, None, None]:
     """Run tasks, so many at once; gives each as it ends.
 
     A task that raises is not repeated; one whose process or machine died is, ``retries`` times at
     most. What has ended when a stop is asked for is given; what still runs then, or when the caller
-    stops, is ended.
+    stops, is ended. Where a machine has other versions nothing is begun any more, what is in work
+    comes to its end, and the error follows.
 
     Args:
-        tasks: Functions without arguments, which can be pickled; code of the user's own goes along.
-            They are pickled anew for every try.
+        make: Makes the task of an index, anew for every try: a function without arguments, which
+            can be pickled; code of the user's own goes along. An OSError that it raises is of this
+            task alone.
+        count: How many tasks there are.
         cluster: Where.
         on_death: Called with the index of a task whose process or machine died.
+        stops: Whether a stop is asked for.
 
     Raises:
-        ClusterError: If there is no such cluster, or other versions are on a machine of it.
+        ClusterError: If there is no such cluster, other versions are on a machine of it, or a task
+            fits on none.
         MissingLibraryError: If Ray is not installed.
     """
     with in_cluster(cluster) as ray:
         travelling(ray)
-        # a process of its own for each
-        remote = ray.remote(max_calls=1)(run_here).options(
-            num_cpus=cluster.cpus,
-            num_gpus=cluster.gpus,
-            resources=dict(cluster.resources),
-            max_retries=0,
-            scheduling_strategy="SPREAD",
-        )
-        waiting, tries = list(range(len(tasks)))[::-1], [0] * len(tasks)
-        here, told = versions(PACKAGES), set[str]()
+        remote = _remote(ray, cluster)
+        waiting, tries = list(range(count))[::-1], [0] * count
+        place, told, fault = Place(ray, cluster), set[str](), ""
+        unsent: tuple[type[Exception], ...] = (*_full(ray), OSError)
         running: dict[Any, int] = {}
         try:
-            while waiting or running:
-                stops = stop_requested()
-                while waiting and len(running) < cluster.workers and not stops:
+            while (waiting and not fault) or running:
+                stopped = stops()
+                while waiting and len(running) < cluster.workers and not (stopped or fault):
                     index = waiting.pop()
-                    running[remote.remote(_pickled(tasks[index]), here)] = index
+                    try:
+                        running[remote(make(index))] = index
+                    except unsent as error:
+                        yield Done(index, None, _not_sent(error))
                 if not running:
-                    return
-                many, seconds = (len(running), 0.0) if stops else (1, LOOK_EVERY_S)
+                    break
+                place.look()
+                many, seconds = (len(running), 0.0) if stopped else (1, LOOK_EVERY_S)
                 ready, _ = ray.wait(
-                    list(running), num_returns=many, timeout=seconds, fetch_local=not stops
+                    list(running), num_returns=many, timeout=seconds, fetch_local=not stopped
                 )  # at a stop what is ready elsewhere counts, too
                 for answer in ready:
                     index = running.pop(answer)
                     done = _ended(ray, answer, index, told)
+                    if done.value is _REFUSED:
+                        fault = fault or _told_of(str(done.error), len(running))
+                        continue
                     if done.value is _DIED:
                         on_death(index)
                         tries[index] += 1
@@ -127,10 +152,92 @@ def run_tasks(
                             waiting.append(index)
                             continue
                     yield done
-                if stops:
-                    return
+                if stopped:
+                    break
         finally:
             _end(ray, list(running))
+        if fault:
+            raise ClusterError(fault)
+
+
+def _remote(ray: Any, cluster: Cluster) -> Callable[[Callable[[], Any]], Any]:
+    """What sends a task off; gives what will be its answer."""
+    run = ray.remote(max_calls=1)(run_here).options(  # a process of its own for each
+        num_cpus=cluster.cpus,
+        num_gpus=cluster.gpus,
+        resources=dict(cluster.resources),
+        max_retries=0,
+        scheduling_strategy="SPREAD",
+    )
+    here = versions(PACKAGES)
+    return lambda task: run.remote(_pickled(task), here)
+
+
+class Place:
+    """Whether a task fits on a machine of the cluster; where it fits on none, that is said.
+
+    Args:
+        ray: The module, connected.
+        cluster: What tasks need.
+    """
+
+    def __init__(self, ray: Any, cluster: Cluster) -> None:
+        self._ray, self._needs = ray, cluster.needs
+        self._is_local = wanted_address(cluster.address) == LOCAL
+        self._is_there, self._since = False, 0.0
+
+    def look(self) -> None:
+        """Wait for a machine on which a task fits: a local cluster gets none, others may.
+
+        Raises:
+            ClusterError: If there is none, and none comes.
+        """
+        if self._is_there:
+            return
+        nodes = self._ray.nodes()
+        lent = [node.get("Resources", {}) for node in nodes if node["Alive"]]
+        self._is_there = any(
+            all(one.get(name, 0.0) >= amount for name, amount in self._needs.items())
+            for one in lent
+        )
+        if self._is_there:
+            return
+        asked = ", ".join(f"{amount:g} {name}" for name, amount in self._needs.items())
+        words = f"no machine of the cluster has what each worker asks for ({asked})"
+        now = time.monotonic()
+        if self._is_local or (self._since and now - self._since > PLACE_S):
+            raise ClusterError(
+                f"{words}: ask for less, or name a cluster with a machine that has it "
+                "(--ray-address)."
+            )
+        if not self._since:
+            self._since = now
+            warnings.warn(
+                f"{words}: waiting up to {PLACE_S:g} s for one that is started.", stacklevel=3
+            )
+
+
+def _full(ray: Any) -> tuple[type[Exception], ...]:
+    """What Ray raises where its object store, and the disk that it spills to, are full."""
+    return ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError
+
+
+def _not_sent(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"it could not be sent to the cluster: {error}"
+    return (
+        "the object store of the cluster is full. Start Ray with more (ray start "
+        "--object-store-memory BYTES), or free space where it spills to."
+    )
+
+
+def _told_of(fault: str, n_running: int) -> str:
+    """A fault that ends all tasks; said at once where some are still in work."""
+    if n_running:
+        warnings.warn(
+            f"{fault} Nothing else is begun; {n_running} in work come to their end.", stacklevel=3
+        )
+    return fault
 
 
 def _end(ray: Any, running: list[Any]) -> None:
@@ -143,7 +250,7 @@ def _end(ray: Any, running: list[Any]) -> None:
             ray.wait(running, num_returns=len(running), timeout=END_S)
 
 
-_DIED = object()
+_DIED, _REFUSED = object(), object()
 
 
 def _pickled(task: Callable[[], Any]) -> bytes:
@@ -160,7 +267,7 @@ def _ended(ray: Any, answer: Any, index: int, told: set[str]) -> Done:
     except ray.exceptions.RayError as error:
         return Done(index, _DIED, f"its process died: {' '.join(str(error).split())[:300]}")
     if fault:
-        raise ClusterError(fault)
+        return Done(index, _REFUSED, fault)
     for words in set(notes) - told:
         warnings.warn(words, stacklevel=3)
     told.update(notes)

@@ -32,6 +32,7 @@ class RayVecEnv(VecEnv):
         workers: How many processes; one per environment if left out.
         ray: The module, connected (``ray.init``).
         cpus: Cores of each worker: a share of one, or a whole number.
+        gpus: GPUs of each, whole ones or a share; environments use them where they are told to.
         retries: How often a step is repeated whose worker died.
         timeout_s: Seconds that an environment may take to be made, for a step or a call, before
             its worker is ended.
@@ -52,6 +53,7 @@ class RayVecEnv(VecEnv):
         *,
         ray: Any,
         cpus: float = 1.0,
+        gpus: float = 0.0,
         retries: int = 3,
         timeout_s: float = 3600.0,
     ) -> None:
@@ -67,7 +69,7 @@ class RayVecEnv(VecEnv):
             )
         self._ray, self._crews = ray, list[Crew]()  # none = closed
         self._pending: list[tuple[Crew, list[Any]]] = []  # with actions
-        needs = Needs(cpus, count, retries, timeout_s)
+        needs = Needs(cpus, gpus, count, retries, timeout_s)
         try:
             for start in range(count):
                 crew = Crew(ray, list(env_fns[start::count]), list(range(start, n, count)), needs)

@@ -19,11 +19,12 @@ from rich.table import Table
 
 from agents.arguments import MOST_ENVS, MOST_EPISODES, MOST_SEED, MOST_TIMESTEPS, MOST_WORKERS
 from agents.console import console, fail, parse_values, plain_warnings, say, user_errors
-from agents.errors import AgentsError, ClusterError, InvalidValueError, MissingLibraryError
+from agents.errors import AgentsError, InvalidValueError
 from agents.files import user_path
 from agents.locking import locked_folder
 from agents.options import (
     Command,
+    GpusPerWorker,
     RayAddress,
     Version,
     command_app,
@@ -31,7 +32,6 @@ from agents.options import (
     number_option,
     whole_option,
 )
-from agents.ray_cluster import connected
 from agents.runs.folder import RunConfig, RunFolder
 from agents.runs.trust import named_code
 from agents.stopping import EXIT_CODE, stopping
@@ -48,6 +48,7 @@ _MAY_CHANGE = (
     "checkpoint_every",
     "workers",
     "ray_address",
+    "gpus_per_worker",
 )
 
 MOST_COST = 1e12  # of a limit, either sign
@@ -179,6 +180,7 @@ def train(
     progress: Progress = False,
     workers: RayWorkersOf = None,
     ray_address: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = 0.0,
     show_list: ShowList = False,
     version: Version = False,
 ) -> None:
@@ -190,7 +192,7 @@ def train(
         from agents.runs.training import Training  # takes seconds, which --help does not
 
         how: Any = {"checkpoint_every_s": checkpoint_every, "progress": progress, "report": say}
-        with _stepping(workers, ray_address) as vector:
+        with _stepping(workers, ray_address, gpus_per_worker) as vector:
             how["vector"] = vector
             if resume is not None:
                 _refuse_beside_resume(context)
@@ -206,7 +208,7 @@ def train(
 
 
 @contextmanager
-def _stepping(workers: int | None, address: str | None) -> Iterator[MakeVector]:
+def _stepping(workers: int | None, address: str | None, gpus: float) -> Iterator[MakeVector]:
     """What makes the vector of environments: here, or in workers of a cluster.
 
     Those that it has made are closed at the end, however that comes.
@@ -216,13 +218,16 @@ def _stepping(workers: int | None, address: str | None) -> Iterator[MakeVector]:
     with ExitStack() as stack:
         make: MakeVector = DummyVecEnv
         if workers is not None:
+            from agents.ray_tasks import Cluster, Place, in_cluster
             from agents.ray_vec_env import RayVecEnv
 
-            how: Any = {"error": ClusterError, "missing": MissingLibraryError}
-            ray = stack.enter_context(connected(address, n_cpus=workers, **how))
-            make = partial(RayVecEnv, workers=workers, ray=ray)
-        elif address is not None:
-            raise InvalidValueError("--ray-address goes with --workers N.")
+            cluster = Cluster(workers, address, gpus=gpus)
+            ray = stack.enter_context(in_cluster(cluster))
+            Place(ray, cluster).look()
+            make = partial(RayVecEnv, workers=workers, ray=ray, gpus=gpus)
+        for option, is_given in (("--ray-address", address), ("--gpus-per-worker", gpus)):
+            if is_given and workers is None:
+                raise InvalidValueError(f"{option} goes with --workers N.")
         yield lambda env_fns: stack.enter_context(closing(make(env_fns)))
 
 

@@ -12,7 +12,14 @@ import typer
 from agents.arguments import MOST_REPS, MOST_WORKERS
 from agents.console import say, user_errors
 from agents.errors import AgentsError, BenchmarkError
-from agents.options import Command, RayAddress, Version, command_app, whole_option
+from agents.options import (
+    Command,
+    GpusPerWorker,
+    RayAddress,
+    Version,
+    command_app,
+    whole_option,
+)
 
 if TYPE_CHECKING:
     from agents.benchmark.suite import Suite
@@ -91,6 +98,7 @@ def main(
     jobs: Jobs = 1,
     workers: RayWorkersOf = None,
     ray_address: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = 0.0,
     list_tasks: ListTasks = False,
     show: Show = False,
     add: Add = None,
@@ -133,7 +141,7 @@ def main(
                 kind = ", for tuning" if task.tuning else ""
                 say(f"{task.name}: {task.title} ({task.evaluations} evaluations, {seeds_of}{kind})")
         else:
-            cluster = _cluster(workers, ray_address, jobs)
+            cluster = _cluster(workers, ray_address, gpus_per_worker, jobs)
             _run(algorithm, loaded, names, seeds or [], out, name, jobs, cluster)
 
 
@@ -152,14 +160,15 @@ def _check_together(
         raise BenchmarkError("--add and --pack are for the leaderboard: say --leaderboard, too.")
 
 
-def _cluster(workers: int | None, address: str | None, jobs: int) -> Cluster | None:
+def _cluster(workers: int | None, address: str | None, gpus: float, jobs: int) -> Cluster | None:
     from agents.ray_tasks import Cluster
 
-    if workers is None and address is not None:
-        raise BenchmarkError("--ray-address goes with --workers N.")
+    for option, is_given in (("--ray-address", address), ("--gpus-per-worker", gpus)):
+        if workers is None and is_given:
+            raise BenchmarkError(f"{option} goes with --workers N.")
     if workers is not None and jobs > 1:
         raise BenchmarkError("--jobs are processes here, --workers those of a cluster; give one.")
-    return None if workers is None else Cluster(workers, address)
+    return None if workers is None else Cluster(workers, address, gpus=gpus)
 
 
 def _run(

@@ -202,11 +202,23 @@ def _side_by_side(suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: 
 def _in_cluster(
     cluster: Cluster, suite: Suite, train: Any, algorithm: str, ahead: Ahead, jobs: int
 ) -> Runs:
-    tasks = [partial(_run, suite, train, algorithm, task, seed) for task, seed in ahead]
-    for done in run_tasks(tasks, cluster):
+    def make(index: int) -> Run:
+        return partial(_run, suite, train, algorithm, *ahead[index])
+
+    def given(done: Done) -> tuple[Task, int, Run]:
         task, seed = ahead[done.index]
-        yield task, seed, partial(_value, f"{algorithm} on {task.name}, seed {seed}", done)
+        return task, seed, partial(_value, f"{algorithm} on {task.name}, seed {seed}", done)
+
+    failed: list[Done] = []  # they end the others; what is ready is kept first
+    for done in run_tasks(
+        make, len(ahead), cluster, stops=lambda: bool(failed) or stop_requested()
+    ):
+        if done.error is not None:
+            failed.append(done)
+        else:
+            yield given(done)
     check_stop()
+    yield from map(given, failed)
 
 
 def _value(name: str, done: Done) -> Row | str:

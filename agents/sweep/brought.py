@@ -1,24 +1,36 @@
 """Run folders on machines that do not see the sweep's own folder: sent there, and brought back.
 
-There they lie in a folder for temporary files, one for each sweep. A try whose process died leaves
-its run in it: it is brought back before the next try, which may be on another machine.
+There each try of a run has a folder of its own, in one for temporary files. It is brought back when
+the try has ended, and removed when it is here. Which try of a run is its last one is kept in a
+hidden folder of the sweep's, by which machines that see it are known, too; a sweep that was killed
+leaves it, and the next one goes on with it.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tempfile
+import uuid
+import warnings
 import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-COLLECT_S = 120.0  # that a machine has to give what lies on it
+from agents.errors import FileError, RunFolderError
+from agents.files import is_partial, make_folder, read_json, write_json
+from agents.ray_machines import travelling
+
+ANSWER_S = 120.0  # without any answer of the machines that were asked
+
+# -- on a machine ----------------------------------------------------------------------------------
 
 
 def place_of(token: str) -> Path:
-    """Where runs of a sweep lie on this machine.
+    """Where tries of a sweep lie on this machine.
 
     Args:
         token: Name that no other sweep has.
@@ -26,9 +38,34 @@ def place_of(token: str) -> Path:
     return Path(tempfile.gettempdir()) / token
 
 
+def new_place(token: str, name: str) -> Path:
+    """Where a new try is to lie on this machine, in a folder that is nobody else's.
+
+    Args:
+        token: See `place_of`.
+        name: Of the try.
+
+    Raises:
+        OSError: If there is no such folder, and it cannot be made.
+    """
+    place = place_of(token)
+    place.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and place.stat().st_uid != os.getuid():
+        raise FileError(f"{place} is another user's: remove it.")
+    return place / name
+
+
+def node_here() -> str:
+    """What Ray calls this machine."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def packed(path: Path) -> bytes:
     """A folder as one archive; nothing where it is empty, or not there."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    files = [file for file in files if not is_partial(file.name)]
     if not files:
         return b""
     stream = io.BytesIO()
@@ -38,59 +75,209 @@ def packed(path: Path) -> bytes:
     return stream.getvalue()
 
 
-def unpack(content: bytes, path: Path) -> None:
-    """Put what `packed` gave in the place of a folder; nothing changes where it gave nothing."""
-    if not content:
-        return
-    partial = path.with_name(f"{path.name}.brought")
-    shutil.rmtree(partial, ignore_errors=True)
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        archive.extractall(partial)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.replace(path)
-
-
-def taken(path: Path) -> bytes:
-    """A folder as one archive; it is removed."""
-    content = packed(path)
-    shutil.rmtree(path, ignore_errors=True)
-    return content
-
-
-def left_here(token: str, name: str | None) -> dict[str, bytes]:
-    """Runs that lie on this machine, by name; they are removed.
+def unpack(content: bytes, path: Path, partial: Path) -> None:
+    """Put what `packed` gave in the place of a folder; nothing changes where it gave nothing.
 
     Args:
-        token: See `place_of`.
-        name: Of one run; None = all.
+        content: What it gave.
+        path: The folder.
+        partial: Where it is written first, on the same disk.
+
+    Raises:
+        OSError: If it cannot be written; the folder is as it was.
     """
+    if not content:
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(partial)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    old = partial.with_name(f"{partial.name}.old")
+    if path.exists():
+        path.rename(old)
+    partial.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def tries_here(token: str) -> list[str]:
+    """Names of the tries that lie on this machine."""
+    return sorted(one.name for one in place_of(token).glob("*"))
+
+
+def fetched(token: str, name: str) -> bytes:
+    """A try that lies on this machine; it stays there."""
+    return packed(place_of(token) / name)
+
+
+def removed(token: str, name: str) -> None:
+    """Remove a try from this machine."""
     place = place_of(token)
-    folders = [one for one in sorted(place.glob("*")) if name in (None, one.name)]
-    found = {one.name: taken(one) for one in folders}
-    with suppress(OSError):  # others may be in work
+    shutil.rmtree(place / name, ignore_errors=True)
+    with suppress(OSError):  # others may be in it
         place.rmdir()
-    return found
 
 
-def collect(ray: Any, token: str, out: Path, name: str | None = None) -> None:
-    """Bring back what tries that were broken off have left on the machines of a cluster.
+# -- where the sweep runs --------------------------------------------------------------------------
+
+
+class Tries:
+    """The last try of each run of which something may lie on a machine.
+
+    Args:
+        out: The sweep's folder.
+
+    Raises:
+        RunFolderError: If the file that holds them is damaged.
+
+    Attributes:
+        folder: The hidden folder; its name is the token of `place_of`.
+        last: Name of the last try, by run.
+    """
+
+    def __init__(self, out: Path) -> None:
+        found = [path for path in sorted(out.glob(".sweep-*")) if path.is_dir()]
+        self.folder = found[0] if found else out / f".sweep-{uuid.uuid4().hex}"
+        make_folder(self.folder)
+        self._file = self.folder / "tries.json"
+        self.last: dict[str, str] = {}
+        if self._file.exists():
+            self.last = read_json(self._file, RunFolderError)
+
+    def begin(self, run: str) -> str:
+        """A new try of a run; what is found of those before it is out of date.
+
+        Raises:
+            FileError: If that cannot be written down.
+        """
+        name = uuid.uuid4().hex
+        write_json(self._file, {**self.last, run: name})
+        self.last[run] = name
+        return name
+
+    def end(self, run: str) -> None:
+        """The run is here: nothing that lies on a machine is newer."""
+        self.last.pop(run, None)
+        with suppress(OSError):  # one too many is looked for once more
+            write_json(self._file, self.last)
+
+    def close(self) -> None:
+        """Remove the hidden folder, unless it says where to look the next time."""
+        if not self.last:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Bringer:
+    """Brings tries of runs back from the machines of a cluster.
+
+    Whatever goes wrong is said, and left on its machine: the next sweep brings it.
 
     Args:
         ray: The module, connected.
-        token: See `place_of`.
         out: The sweep's folder.
-        name: Of one run; None = all, as nothing runs any more.
+        tries: Of its runs.
+
+    Attributes:
+        is_apart: Whether there is a machine that does not see the sweep's folder.
     """
-    on_node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    remote = ray.remote(left_here)
-    answers = [
-        remote.options(
-            num_cpus=0, max_retries=0, scheduling_strategy=on_node(node, soft=False)
-        ).remote(token, name)
-        for node in nodes
-    ]
-    for answer in answers:
-        with suppress(ray.exceptions.RayError):  # a machine that is lost has nothing to give
-            for run, content in ray.get(answer, timeout=COLLECT_S).items():
-                unpack(content, out / run)
+
+    def __init__(self, ray: Any, out: Path, tries: Tries) -> None:
+        self._ray, self._out, self._tries = ray, out, tries
+        self.is_apart = False
+        travelling(ray, __name__)  # to machines with other versions, too
+
+    def bring(self, run: str, node: str) -> str:
+        """Bring a run back from the machine on which it has ended; gives what went wrong."""
+        return "; ".join(self._bring({self._tries.last[run]: (run, node)}))
+
+    def collect(self, run: str | None = None) -> None:
+        """Bring back what tries have left on any machine that were broken off.
+
+        Args:
+            run: Whose; None = all, as nothing runs any more. What is out of date is removed then.
+        """
+        try:
+            wanted = {name: one for one, name in self._tries.last.items() if run in (None, one)}
+            nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]]
+            token = self._tries.folder.name
+            found: dict[str, str] = {}  # machines may share a disk
+            faults = []
+            calls = {self._call(node, tries_here, token): node for node in nodes}
+            for node, names, fault in self._answers(calls):
+                found.update(dict.fromkeys(names or (), node))
+                faults += [fault] if fault else []
+            faults += self._bring(
+                {name: (wanted[name], node) for name, node in found.items() if name in wanted}
+            )
+            if run is None:
+                self._remove({n: node for n, node in found.items() if n not in wanted})
+        except Exception as error:  # whatever Ray raises where the cluster is lost
+            faults = [_in_words(error)]
+        if faults:
+            warnings.warn(
+                "machines of the cluster may hold runs that could not be brought back; the same "
+                f"command tries it again: {faults[0]}",
+                stacklevel=2,
+            )
+
+    def _bring(self, found: Mapping[str, tuple[str, str]]) -> list[str]:
+        """Fetch, write, remove: tries by name, with their run and machine; gives what failed."""
+        self.is_apart = self.is_apart or bool(found)
+        token = self._tries.folder.name
+        faults, here = [], {}
+        calls = {self._call(node, fetched, token, name): name for name, (_, node) in found.items()}
+        for name, content, fault in self._answers(calls):
+            run, node = found[name]
+            if not fault:
+                try:
+                    unpack(content, self._out / run, self._tries.folder / name)
+                except (OSError, zipfile.BadZipFile) as error:
+                    fault = _in_words(error)
+            if fault:
+                faults.append(f"{run}: {fault}")
+            else:
+                self._tries.end(run)
+                here[name] = node
+        self._remove(here)
+        return faults
+
+    def _remove(self, found: Mapping[str, str]) -> None:
+        token = self._tries.folder.name
+        calls = {self._call(node, removed, token, name): name for name, node in found.items()}
+        for _ in self._answers(calls):  # what stays is out of date, and known to be
+            pass
+
+    def _call(self, node: str, function: Any, *given: str) -> Any:
+        """Have a machine do something, beside its work; gives what will be the answer."""
+        place = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            node, soft=False
+        )
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": place}
+        return self._ray.remote(function).options(**options).remote(*given)
+
+    def _answers(self, calls: Mapping[Any, str]) -> Iterator[tuple[str, Any, str]]:
+        """Answers as they come, with what went wrong; calls that take too long are cancelled."""
+        waiting = dict(calls)
+        while waiting:
+            ready, _ = self._ray.wait(list(waiting), timeout=ANSWER_S, fetch_local=False)
+            for answer in ready:
+                key = waiting.pop(answer)
+                try:
+                    value = self._ray.get(answer, timeout=ANSWER_S)
+                except self._ray.exceptions.RayError as error:
+                    yield key, None, _in_words(error)
+                else:
+                    yield key, value, ""
+            if not ready:
+                for answer, key in waiting.items():
+                    with suppress(Exception):
+                        self._ray.cancel(answer, force=True)
+                    yield key, None, f"no answer within {ANSWER_S:g} s"
+                return
+
+
+def _in_words(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__

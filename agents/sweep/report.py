@@ -49,7 +49,7 @@ def run_sweep(file: Path, out: Path | None, cluster: Cluster, *, trust: bool = F
     shown = _Table(runs, folder)
     stopped = False
     with shown.live, stopping("stopping; runs in work go on from their checkpoints"):
-        for outcome in sweep(runs, folder, cluster, trust=trust):
+        for outcome in sweep(runs, folder, cluster, trust=trust, on_start=shown.start):
             shown.update(outcome)
         stopped = stop_requested()
     done = [folder / o.run.name for o in shown.ended.values() if o.is_finished]
@@ -75,6 +75,7 @@ class _Table:
     def __init__(self, runs: list[SweepRun], folder: Path) -> None:
         self.runs, self.folder = runs, folder
         self.ended: dict[str, SweepOutcome] = {}
+        self._started: dict[str, tuple[int, int] | None] = {}  # what was there then
         self._looked = 0.0
         self._rows: list[tuple[str, str, str]] = []
         self._is_live = console.is_terminal and not console.is_dumb_terminal
@@ -85,6 +86,10 @@ class _Table:
             auto_refresh=self._is_live,
             transient=not self._is_live,
         )
+
+    def start(self, name: str) -> None:
+        """Note that a run is handed to the cluster, where it may have to wait for a place."""
+        self._started[name] = self._episodes(name)
 
     def update(self, outcome: SweepOutcome) -> None:
         """Show that a run has ended."""
@@ -117,9 +122,19 @@ class _Table:
         ended = self.ended.get(run.name)
         if ended is not None:
             return run.name, "finished" if ended.is_finished else "broken", ended.words[:80]
-        episodes = RunFolder(self.folder / run.name).episodes
-        if not episodes.is_file():
+        there = self._episodes(run.name)
+        try:
+            with RunFolder(self.folder / run.name).episodes.open("rb") as file:
+                n_episodes = max(0, sum(1 for _ in file) - 1)
+        except OSError:  # not there, or just brought back
             return run.name, "waiting", ""
-        with episodes.open("rb") as file:
-            n_episodes = max(0, sum(1 for _ in file) - 1)
-        return run.name, "running", f"{n_episodes} episodes"
+        has_moved = run.name in self._started and there != self._started[run.name]
+        return run.name, "running" if has_moved else "waiting", f"{n_episodes} episodes"
+
+    def _episodes(self, name: str) -> tuple[int, int] | None:
+        """Size and time of a run's file of episodes, which both change as it runs."""
+        try:
+            there = RunFolder(self.folder / name).episodes.stat()
+        except OSError:
+            return None
+        return there.st_size, there.st_mtime_ns

@@ -12,18 +12,18 @@ import json
 import os
 import re
 import socket
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from agents.errors import AgentsError, InvalidValueError, RunFolderError
 from agents.files import make_folder, read_json
+from agents.locking import locked_folder
 from agents.ray_tasks import Cluster, Done, in_cluster, run_tasks
 from agents.runs.folder import RunConfig, RunFolder
-from agents.sweep.brought import collect, packed, place_of, taken, unpack
+from agents.sweep.brought import Bringer, Tries, new_place, node_here, packed, unpack
 
 MOST_RUNS = 100_000
 _LISTS = ("wrappers",)  # fields that are lists themselves
@@ -152,7 +152,12 @@ class SweepOutcome:
 
 
 def sweep(
-    runs: list[SweepRun], out: Path, cluster: Cluster, *, trust: bool = False
+    runs: list[SweepRun],
+    out: Path,
+    cluster: Cluster,
+    *,
+    trust: bool = False,
+    on_start: Callable[[str], None] = lambda name: None,
 ) -> Iterator[SweepOutcome]:
     """Train what is not finished yet; gives every run as it ends, those that were there first.
 
@@ -166,39 +171,44 @@ def sweep(
             then runs are brought back when they end.
         cluster: Where, and how many at once.
         trust: Whether code that folders name may run.
+        on_start: Called with the name of a run before it is handed to the cluster.
 
     Raises:
-        RunFolderError: If a folder holds another run.
+        RunFolderError: If a folder holds another run, or somebody else works in ``out``.
         ClusterError: If there is no such cluster.
     """
     make_folder(out)
+    ahead = yield from _finished_before(runs, out)
+    if not ahead:
+        return
+    with locked_folder(out), in_cluster(cluster) as ray:
+        tries = Tries(out)
+        bringer = Bringer(ray, out, tries)
+        if tries.last:  # of a sweep that was killed
+            bringer.collect()
+            ahead = yield from _finished_before(ahead, out)
+        work = _Work(out, bringer, tries, on_start)
+        try:
+            work.trusted = {run.name for run in ahead if trust or _is_new(run, out)}
+            while ahead:
+                ahead = yield from work.run_all(ahead, cluster)
+        finally:
+            if tries.last or bringer.is_apart:
+                bringer.collect()
+            tries.close()
+
+
+def _finished_before(
+    runs: list[SweepRun], out: Path
+) -> Generator[SweepOutcome, None, list[SweepRun]]:
+    """Give what is finished; returns the others."""
     ahead: list[SweepRun] = []
     for run in runs:
         if _is_finished(out / run.name, run.config):
             yield SweepOutcome(run, "finished before", is_finished=True)
         else:
             ahead.append(run)
-    if not ahead:
-        return
-    token = out / f".sweep-{uuid.uuid4().hex}"
-    tasks = [
-        _Task(run, str(out.resolve()), token.name, trust or _is_new(run, out)) for run in ahead
-    ]
-    with in_cluster(cluster) as ray:
-        token.touch()
-        try:
-
-            def bring_back(index: int) -> None:
-                """What a try has left whose process died, before the next one."""
-                collect(ray, token.name, out, ahead[index].name)
-
-            with closing(run_tasks(tasks, cluster, bring_back)) as all_done:
-                for done in all_done:
-                    yield _ended(done, ahead[done.index], out)
-        finally:
-            collect(ray, token.name, out)
-            with suppress(OSError):
-                token.unlink()
+    return ahead
 
 
 def _is_new(run: SweepRun, out: Path) -> bool:
@@ -224,55 +234,129 @@ def _plain(config: RunConfig) -> RunConfig:
     return RunConfig(**{**values, "wrappers": tuple(values["wrappers"])})
 
 
+class _Work:
+    """Runs on their way to the cluster, and back.
+
+    Attributes:
+        trusted: Names of runs that may run code which their folders name.
+    """
+
+    def __init__(
+        self, out: Path, bringer: Bringer, tries: Tries, on_start: Callable[[str], None]
+    ) -> None:
+        self.out, self._bringer, self._tries = out, bringer, tries
+        self._on_start = on_start
+        self.trusted: set[str] = set()
+
+    def run_all(
+        self, runs: list[SweepRun], cluster: Cluster
+    ) -> Generator[SweepOutcome, None, list[SweepRun]]:
+        """Give runs as they end; returns those that machines want which were not sent to them."""
+        wanted: list[SweepRun] = []
+
+        def make(index: int) -> _Task:
+            return self._task(runs[index])
+
+        def on_death(index: int) -> None:
+            self._bringer.collect(runs[index].name)
+
+        with closing(run_tasks(make, len(runs), cluster, on_death=on_death)) as all_done:
+            for done in all_done:
+                outcome = self._ended(done, runs[done.index])
+                if outcome is None:
+                    wanted.append(runs[done.index])
+                else:
+                    yield outcome
+        return wanted
+
+    def _task(self, run: SweepRun) -> _Task:
+        """A try of a run, with what is there of it by now, if there may be no other way to it.
+
+        Raises:
+            OSError: If that cannot be read, or the try not be written down.
+        """
+        self._on_start(run.name)
+        path = self.out / run.name
+        sent = packed(path) if self._bringer.is_apart or not path.exists() else None
+        out, token = str(self.out.resolve()), self._tries.folder.name
+        return _Task(run, out, token, self._tries.begin(run.name), run.name in self.trusted, sent)
+
+    def _ended(self, done: Done, run: SweepRun) -> SweepOutcome | None:
+        if done.error is not None:
+            return SweepOutcome(run, done.error, is_finished=False)
+        ended: _Ended = done.value
+        if ended.node is None:
+            self._tries.end(run.name)
+            return SweepOutcome(run, ended.words, ended.is_finished)
+        self._bringer.is_apart = True
+        if ended.is_wanted:
+            return None
+        fault = self._bringer.bring(run.name, ended.node)
+        if fault:
+            words = f"{ended.words}; it is still on its machine, and could not be brought back"
+            return SweepOutcome(run, f"{words}: {fault}.", is_finished=False)
+        return SweepOutcome(run, ended.words, ended.is_finished)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What a task has to say.
+
+    Attributes:
+        words: See `SweepOutcome`.
+        is_finished: See `SweepOutcome`.
+        node: On which the run lies; None where it lies in the sweep's folder.
+        is_wanted: Whether nothing was done, for want of what is there of the run.
+    """
+
+    words: str = ""
+    is_finished: bool = False
+    node: str | None = None
+    is_wanted: bool = False
+
+
 @dataclass(frozen=True)
 class _Task:
-    """A run on its way; called on a machine, it gives words and what is to be brought back.
+    """A try of a run; called on a machine.
 
     Attributes:
         run: The run.
         out: The sweep's folder, where the machine sees it.
-        token: Name of a file in it, by which it is known.
+        token: Name of a folder in it, by which it is known.
+        name: Of the try.
         trust: See `sweep`.
-        sent: What is there of the run, for machines that do not see it.
+        sent: What is there of the run, for machines that do not see it; None = it was not sent.
     """
 
     run: SweepRun
     out: str
     token: str
+    name: str
     trust: bool
-    sent: bytes = b""
+    sent: bytes | None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """For another machine, with what is there of the run by now."""
-        sent = packed(Path(self.out) / self.run.name)
-        return _Task, (self.run, self.out, self.token, self.trust, sent)
-
-    def __call__(self) -> tuple[str, bool, bytes]:
+    def __call__(self) -> _Ended:
         """Train; an error is words, so that the run is brought back and the others go on."""
-        is_shared = _is_seen(os.path.join(self.out, self.token))
-        place = Path(self.out) if is_shared else place_of(self.token)
-        path = place / self.run.name
-        if not is_shared and not path.exists():  # else of a try that died here
-            place.mkdir(exist_ok=True)
-            unpack(self.sent, path)
+        path, node = Path(self.out) / self.run.name, None
+        if not _is_seen(os.path.join(self.out, self.token)):
+            node = node_here()
+            if self.sent is None:
+                return _Ended(node=node, is_wanted=True)
         try:
-            words, is_finished = _trained(self.run.config, path, self.trust), True
+            if node is not None:
+                path = new_place(self.token, self.name)
+                unpack(self.sent or b"", path, path.with_name(f"{self.name}.partial"))
+            return _Ended(_trained(self.run.config, path, self.trust), True, node)
         except AgentsError as error:
-            words, is_finished = str(error), False
+            said = str(error)
         except Exception as error:  # of the environment, often
-            said = " ".join(str(error).split())[:500]
-            words, is_finished = f"{type(error).__name__}: {said}", False
-        if is_shared:
-            return words, is_finished, b""
-        content = taken(path)
-        with suppress(OSError):  # other runs may be in it
-            place.rmdir()
-        return words, is_finished, content
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        return _Ended(f"machine {socket.gethostname()}: {said}", False, node)
 
 
 def _is_seen(token: str) -> bool:
-    """Whether this machine sees the sweep's folder, in which the file is."""
-    return os.path.isfile(token)
+    """Whether this machine sees the sweep's folder, in which the hidden one is."""
+    return os.path.isdir(token)
 
 
 def _trained(config: RunConfig, path: Path, trust: bool) -> str:
@@ -284,11 +368,3 @@ def _trained(config: RunConfig, path: Path, trust: bool) -> str:
         training = Training.begin(config, path)
     final = training.run()
     return f"{final.summary()} ({socket.gethostname()})"
-
-
-def _ended(done: Done, run: SweepRun, out: Path) -> SweepOutcome:
-    if done.error is not None:
-        return SweepOutcome(run, done.error, is_finished=False)
-    words, is_finished, brought = done.value
-    unpack(brought, out / run.name)
-    return SweepOutcome(run, words, is_finished)

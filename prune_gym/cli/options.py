@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from agents.options import GpusPerWorker as GpusPerWorker
 from agents.options import RayAddress as RayAddress
 from agents.options import Version as Version
 from agents.options import name_option, number_option, whole_option
@@ -252,9 +253,6 @@ WorkersOfRay = Annotated[
         help="Judge networks in so many processes of a Ray cluster: --ray-address, RAY_ADDRESS, or "
         "a local one that is started and stopped; default: threads.",
     ),
-]
-GpusPerWorker = Annotated[
-    float, number_option(least=0.0, most=64.0, help="GPUs of each worker, e.g. 0.5.")
 ]
 MeasureOn = Annotated[
     str | None,

@@ -12,6 +12,17 @@ import pytest
 exceptions = pytest.importorskip("ray.exceptions")
 
 
+def first(name: str, error: type[Exception]) -> Callable[..., None]:
+    """What happens to the first call of a name: an error."""
+    left = [error]
+
+    def happens(called: str, *given: Any) -> None:
+        if called == name and left:
+            raise left.pop()
+
+    return happens
+
+
 class Answer:
     """What a call has given, or raised."""
 
@@ -25,6 +36,10 @@ class Answer:
             self.error = exceptions.RayTaskError("call", "", error)
 
 
+class Hanging:
+    """What a call will give that never ends."""
+
+
 class FakeRay:
     """Tasks and actors that run when they are called.
 
@@ -34,6 +49,11 @@ class FakeRay:
         sends: called with a name and arguments that are sent, before they are; what it raises is
             raised at once, as by a full object store.
         calls: names of what was called.
+        hangs: names of what is called and never ends.
+        cancelled: calls that were given up.
+        waited: how many answers were waited for, by wait.
+        lent: what each machine has.
+        options: with which tasks and actors were called.
     """
 
     exceptions = exceptions
@@ -53,12 +73,22 @@ class FakeRay:
         self.killed: list[Any] = []
         self.waits: list[float | None] = []
         self.limits: list[float | None] = []  # of waiting for several
+        self.hangs: set[str] = set()
+        self.cancelled: list[Any] = []
+        self.waited: list[int] = []
+        self.options: list[dict[str, Any]] = []
+        self.lent: list[dict[str, float]] = [{"CPU": 1.0, "phone": 1.0}]
 
     def remote(self, what: Any = None, **options: Any) -> Any:
         if what is None:
             return self.remote
         run = (lambda *given: Actor(self, what(*given))) if isinstance(what, type) else None
-        return Remote(self, what.__name__, run or (lambda *given: Answer(self._call(what, given))))
+        return Remote(self, what.__name__, run or (lambda *given: self._answer(what, given)))
+
+    def _answer(self, function: Any, given: Any) -> Any:
+        if function.__name__ in self.hangs:
+            return Hanging()
+        return Answer(self._call(function, given))
 
     def _call(self, function: Any, given: Any) -> Callable[[], Any]:
         def run() -> Any:
@@ -91,16 +121,21 @@ class FakeRay:
         fetch_local: bool = True,
     ) -> Any:
         self.limits.append(timeout)
-        return answers[:num_returns], answers[num_returns:]
+        self.waited.append(len(answers))
+        ready = [one for one in answers if not isinstance(one, Hanging)][:num_returns]
+        return ready, [one for one in answers if one not in ready]
 
     def kill(self, actor: Any, no_restart: bool = True) -> None:
         self.killed.append(actor)
 
     def cancel(self, answer: Any, force: bool = False) -> None:
-        pass
+        self.cancelled.append(answer)
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 1.0, "phone": 1.0}}]
+        return [
+            {"NodeID": str(number), "Alive": True, "Resources": lent}
+            for number, lent in enumerate(self.lent)
+        ]
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 1.0}
@@ -115,6 +150,7 @@ class Remote:
         self._ray, self._name, self._run = ray, name, run
 
     def options(self, **options: Any) -> Remote:
+        self._ray.options.append(options)
         return self
 
     def remote(self, *given: Any) -> Any:

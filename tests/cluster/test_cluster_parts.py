@@ -8,10 +8,15 @@ import pytest
 import tiny
 from fake_ray import FakeRay, exceptions
 
+from agents import ray_tasks, train
+from agents.benchmark import program
+from agents.errors import AgentsError
+from agents.errors import ClusterError as AgentsClusterError
 from agents.ray_tasks import Cluster
 from agents.stopping import Stopped
 from agents.sweep import report
 from agents.sweep.runs import sweep_runs
+from agents.toy import BudgetToyEnv
 from prune_gym import Budget, RayWorkers, search
 from prune_gym.cli import pick
 from prune_gym.cluster.measuring import Measurer, check_measured
@@ -157,6 +162,34 @@ def test_gpus_that_agents_on_the_cpu_hold_are_told_of(monkeypatch, tmp_path):
             report.run_sweep(tmp_path / "grid.json", tmp_path, Cluster(1, gpus=gpus))
         assert len(said) == lines
     assert said[1].startswith("--gpus-per-worker 0.5: 1 of the runs learn on the CPU")
+
+
+def test_gpus_of_workers_go_where_tasks_and_environments_run(monkeypatch):
+    cluster = program._cluster(3, "auto", 0.5, 1)
+    assert cluster == Cluster(3, "auto", gpus=0.5)
+    ray = FakeRay()
+    ray.lent = [{"CPU": 1.0, "GPU": 1.0}]
+    monkeypatch.setattr(ray_tasks, "connected", ray.connected)
+    with train._stepping(2, "auto", 0.5) as vector:
+        envs = vector([BudgetToyEnv] * 2)
+    envs.close()
+    assert [one["num_gpus"] for one in ray.options] == [0.5, 0.5]
+
+
+def test_a_training_that_no_machine_has_gpus_for_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr(ray_tasks, "connected", FakeRay().connected)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(AgentsClusterError, match="no machine of the cluster has"):
+        train._stepping(2, None, 1.0).__enter__()
+
+
+@pytest.mark.parametrize("given", [(None, "auto", 0.0), (None, None, 0.5)])
+def test_options_of_a_cluster_go_with_workers(given):
+    name = "--ray-address" if given[1] else "--gpus-per-worker"
+    with pytest.raises(AgentsError, match=f"{name} goes with --workers N"):
+        train._stepping(*given).__enter__()
+    with pytest.raises(AgentsError, match=f"{name} goes with --workers N"):
+        program._cluster(*given, 1)
 
 
 @pytest.mark.parametrize(

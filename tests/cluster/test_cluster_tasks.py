@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from concurrent.futures import Future
 from contextlib import nullcontext
 from functools import partial
@@ -15,25 +14,9 @@ import agents
 import prune_gym
 from agents import ray_machines, ray_tasks
 from agents.benchmark import whole
-from agents.errors import ClusterError
+from agents.errors import BenchmarkError, ClusterError, InvalidValueError
 from agents.ray_tasks import Cluster, run_tasks
-from agents.runs.folder import RunFolder
 from agents.stopping import Stopped, request_stop, stopping
-from agents.sweep import brought, runs
-
-RUN = {"algo": "ppo_lag", "env": "agents.toy:BudgetToy-v0", "timesteps": 256, "eval_episodes": 2}
-
-
-def died(name="run_here"):
-    """What happens to the first call of a name: its process dies."""
-    left = [1]
-
-    def happens(called, *given):
-        if called == name and left:
-            left.pop()
-            raise fake_ray.exceptions.WorkerCrashedError
-
-    return happens
 
 
 @pytest.fixture
@@ -43,9 +26,14 @@ def cluster(monkeypatch):
     def make(**arguments):
         ray = fake_ray.FakeRay(**arguments)
         monkeypatch.setattr(ray_tasks, "connected", ray.connected)
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
         return ray
 
     return make
+
+
+def run_all(tasks, cluster, **options):
+    return run_tasks(tasks.__getitem__, len(tasks), cluster, **options)
 
 
 def test_versions_are_those_of_one_distribution():
@@ -66,14 +54,14 @@ def test_tasks_are_not_run_on_machines_with_other_versions(
     cluster()
     monkeypatch.setattr(ray_tasks, "versions", lambda names: {"node": "here", name: version})
     with pytest.raises(ClusterError, match=words):
-        list(run_tasks([lambda: pytest.fail("it ran")], Cluster(1)))
+        list(run_all([lambda: pytest.fail("it ran")], Cluster(1)))
 
 
 def test_versions_by_which_numbers_may_differ_are_told_once(cluster, monkeypatch):
     cluster()
     monkeypatch.setattr(ray_tasks, "versions", lambda names: {"node": "here", "numpy": "1.0"})
     with pytest.warns(UserWarning, match=r"has numpy .* it is 1\.0: numbers may differ") as told:
-        assert [one.value for one in run_tasks([lambda: 1, lambda: 2], Cluster(1))] == [1, 2]
+        assert [one.value for one in run_all([lambda: 1, lambda: 2], Cluster(1))] == [1, 2]
     assert len(told) == 1
 
 
@@ -81,7 +69,7 @@ def test_what_is_ready_when_a_stop_is_asked_for_is_given(cluster):
     cluster()
     with stopping():
         found = []
-        for done in run_tasks([partial(int, n) for n in range(6)], Cluster(3)):
+        for done in run_all([partial(int, n) for n in range(6)], Cluster(3)):
             found.append(done.value)
             if len(found) == 1:
                 request_stop()
@@ -125,91 +113,103 @@ def test_runs_in_a_cluster_that_are_done_at_a_stop_are_kept(cluster, monkeypatch
     assert found == [0, 1, 2]
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_runs_in_a_cluster_that_are_done_when_one_fails_are_kept(cluster, monkeypatch, is_stopped):
+    def run(suite, train, algorithm, task, seed):
+        if seed == 0:
+            raise ZeroDivisionError("of the algorithm")
+        return seed
+
+    cluster()
+    monkeypatch.setattr(whole, "_run", run)
+    ahead, found = [(SimpleNamespace(name="task"), seed) for seed in range(5)], []
+    work = whole._in_cluster(Cluster(3), None, None, "any", ahead, 1)
+    error = pytest.raises(BenchmarkError, match="any on task, seed 0: ZeroDivisionError: of the")
+    with stopping(), pytest.raises(Stopped) if is_stopped else error:
+        if is_stopped:
+            take(work, found)
+        for *_, one in work:
+            found.append(one())
+    assert found == [1, 2]
+
+
 def test_a_task_that_died_is_told_of_before_the_next_try(cluster):
     told = []
-    cluster(happens=died())
-    done = list(run_tasks([lambda: len(told)], Cluster(1), told.append))
+    cluster(happens=fake_ray.first("run_here", fake_ray.exceptions.WorkerCrashedError))
+    done = list(run_all([lambda: len(told)], Cluster(1), on_death=told.append))
     assert (told, [one.value for one in done]) == ([0], [1])
 
 
-# -- sweeps without shared storage -----------------------------------------------------------------
-
-
-@pytest.fixture
-def apart(monkeypatch, tmp_path):
-    """Machines do not see the sweep's folder; gives their folder for temporary files."""
-    place = tmp_path / "far"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    monkeypatch.setattr(runs, "_is_seen", lambda token: False)
-    return place
-
-
-def sweep_of(out):
-    return list(runs.sweep(runs.sweep_runs(RUN), out, Cluster(1)))
-
-
-def test_a_broken_run_is_brought_back_and_gone_on_with(cluster, apart, tmp_path, monkeypatch):
-    cluster()
-    out = tmp_path / "out"
-
-    def breaks(config, path, trust):
-        assert trust  # the folder is of this sweep
-        RunFolder.create(path, config).checkpoint.touch()
-        raise ZeroDivisionError("in the\nenvironment")
-
-    monkeypatch.setattr(runs, "_trained", breaks)
-    (broken,) = sweep_of(out)
-    assert broken.words == "ZeroDivisionError: in the environment"
-    assert RunFolder(out / broken.run.name).checkpoint.is_file()
-    assert not list(apart.glob(".sweep-*"))
-
-    def goes_on(config, path, trust):
-        assert path.is_relative_to(apart)
-        assert not trust  # it was there
-        assert RunFolder(path).checkpoint.is_file()
-        RunFolder(path).result.touch()
-        return "done"
-
-    monkeypatch.setattr(runs, "_trained", goes_on)
-    (finished,) = sweep_of(out)
-    assert finished.words == "done"
-    assert RunFolder(out / broken.run.name).result.is_file()
-    assert not list(apart.glob(".sweep-*"))
-    assert [one.words for one in sweep_of(out)] == ["finished before"]
-
-
-def test_a_run_whose_process_died_goes_on_elsewhere(cluster, apart, tmp_path, monkeypatch):
-    tries = []
-
-    def trained(config, path, trust):
-        tries.append([file.name for file in path.glob("*")])
-        if len(tries) == 1:
-            path.mkdir()
-            (path / "checkpoint.zip").write_text("half of it")
-            raise fake_ray.exceptions.WorkerCrashedError
-        return "done"
-
-    monkeypatch.setattr(runs, "_trained", trained)
-    monkeypatch.setattr(runs, "Exception", ValueError, raising=False)  # a death is none
+def test_a_task_that_the_object_store_has_no_room_for_is_named_and_left(cluster):
     ray = cluster()
-    (finished,) = sweep_of(tmp_path / "out")
-    assert finished.words == "done"
-    assert tries == [[], ["checkpoint.zip"]]
-    assert ray.calls == ["run_here", "left_here", "run_here", "left_here"]
-    assert not list(apart.glob(".sweep-*"))
+    ray.sends = fake_ray.first("run_here", fake_ray.exceptions.ObjectStoreFullError)
+    first, second = run_all([lambda: 1, lambda: 2], Cluster(1))
+    assert first.error.startswith("the object store of the cluster is full. Start Ray with more")
+    assert (second.value, second.error) == (2, None)
 
 
-def test_a_folder_that_is_brought_back_replaces_the_one_before(tmp_path):
-    old, new = tmp_path / "old", tmp_path / "new"
-    for folder, name in ((old, "result.json"), (new, "checkpoint.zip")):
-        folder.mkdir()
-        (folder / name).touch()
-    brought.unpack(brought.taken(new), old)
-    assert [file.name for file in old.iterdir()] == ["checkpoint.zip"]
-    assert not new.exists()
-    brought.unpack(brought.packed(new), old)
-    assert [file.name for file in old.iterdir()] == ["checkpoint.zip"]
+def test_a_task_that_cannot_be_read_is_named_and_left(cluster):
+    def make(index):
+        if index == 0:
+            raise PermissionError("a folder of somebody else's")
+        return lambda: index
+
+    cluster()
+    first, second = run_tasks(make, 2, Cluster(1))
+    assert first.error == "it could not be sent to the cluster: a folder of somebody else's"
+    assert second.value == 1
+
+
+def test_what_is_in_work_is_given_where_one_machine_has_another_version(cluster, monkeypatch):
+    cluster()
+    there = iter([{"agents": "0.0.1"}])
+    plain = ray_machines.versions
+    monkeypatch.setattr(ray_machines, "versions", lambda names: {**plain(names), **next(there, {})})
+    found = []
+    with (
+        pytest.warns(UserWarning, match=r"has agents 0\.0\.1.* 1 in work come to their end"),
+        pytest.raises(ClusterError, match=r"has agents 0\.0\.1, and here it is"),
+    ):
+        found.extend(one.value for one in run_all([lambda: 0, lambda: 1, lambda: 2], Cluster(2)))
+    assert found == [1]
+
+
+# -- places ----------------------------------------------------------------------------------------
+
+
+def test_what_fits_on_no_machine_of_a_local_cluster_is_refused_at_once(cluster):
+    ray = cluster()
+    ray.hangs = {"run_here"}
+    with pytest.raises(
+        ClusterError, match=r"no machine .* asks for \(1 CPU, 1 GPU\): ask for less"
+    ):
+        list(run_all([lambda: 1], Cluster(1, gpus=1.0)))
+    assert len(ray.cancelled) == 1
+
+
+def test_what_each_machine_has_a_part_of_fits_on_none(cluster):
+    cluster().lent = [{"CPU": 4.0}, {"GPU": 4.0}]
+    with pytest.raises(ClusterError, match="no machine of the cluster has"):
+        list(run_all([lambda: 1], Cluster(1, gpus=1.0)))
+
+
+def test_a_machine_that_a_cluster_may_start_is_waited_for(cluster, monkeypatch):
+    ray = cluster()
+    with pytest.warns(UserWarning, match=r"\(1 CPU, 1 GPU\): waiting up to 600 s for one that"):
+        assert [one.value for one in run_all([lambda: 1], Cluster(1, "auto", gpus=1.0))] == [1]
+    ray.hangs = {"run_here"}
+    monkeypatch.setattr(ray_tasks, "PLACE_S", 0.0)
+    with (
+        pytest.warns(UserWarning, match="waiting up to"),
+        pytest.raises(ClusterError, match="no machine of the cluster has"),
+    ):
+        list(run_all([lambda: 1], Cluster(1, "auto", gpus=1.0)))
+
+
+@pytest.mark.parametrize("gpus", [1.5, -1.0, float("nan")])
+def test_gpus_that_are_not_lent(gpus):
+    with pytest.raises(InvalidValueError, match="it must be a share of one from 0 to 1, or a whol"):
+        Cluster(1, gpus=gpus)
 
 
 def test_versions_of_this_machine():

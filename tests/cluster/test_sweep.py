@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
 from agents.errors import InvalidValueError, RunFolderError
 from agents.ray_tasks import Cluster
 from agents.runs.folder import RunFolder
-from agents.sweep.runs import read_sweep, sweep, sweep_runs
+from agents.sweep.runs import _Work, read_sweep, sweep, sweep_runs
 
 TOY = {"algo": "ppo_lag", "env": "agents.toy:BudgetToy-v0", "timesteps": 128}
 
@@ -66,11 +66,21 @@ def test_what_is_finished_is_not_run_again_and_other_runs_are_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_runs_are_trained_in_a_cluster(cluster, tmp_path, monkeypatch, is_shared):
-    if not is_shared:  # as if no machine saw the folder
-        monkeypatch.setattr(Path, "touch", lambda path: None)
-    runs = sweep_runs({**TOY, "seed": [0, 1], "eval_episodes": 2})
-    outcomes = list(sweep(runs, tmp_path, Cluster(2)))
-    assert all(one.is_finished for one in outcomes), outcomes
-    for run in runs:
-        assert RunFolder(tmp_path / run.name).result.is_file()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(run.name for run in runs)
+    plain = _Work._task
+
+    def task(work, run):
+        made = plain(work, run)
+        return made if is_shared else replace(made, out="/nowhere")  # as no machine sees it
+
+    monkeypatch.setattr(_Work, "_task", task)
+    grid = {**TOY, "seed": [0, 1], "eval_episodes": 2}
+    for timesteps in (128, 512):  # the second time they go on
+        runs = sweep_runs({**grid, "timesteps": timesteps})
+        outcomes = list(sweep(runs, tmp_path, Cluster(2)))
+        assert all(one.is_finished for one in outcomes), outcomes
+        for run in runs:
+            folder, config = RunFolder.open(tmp_path / run.name)
+            assert folder.result.is_file()
+            assert config.timesteps == timesteps
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == sorted(run.name for run in runs)

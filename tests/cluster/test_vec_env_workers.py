@@ -15,7 +15,7 @@ import pytest
 from fake_ray import FakeRay, exceptions
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import ray_crew, train
+from agents import ray_crew, ray_tasks, train
 from agents.errors import ClusterError, InvalidTypeError, UsageError
 from agents.ray_env_worker import EnvWorker, Past
 from agents.ray_machines import PACKAGES, versions
@@ -481,8 +481,8 @@ def test_environments_have_as_long_to_be_made_as_to_step():
 @pytest.mark.parametrize("workers", [None, 2])
 def test_environments_of_a_training_are_closed_whatever_comes(monkeypatch, closing, workers):
     ray = FakeRay()
-    monkeypatch.setattr(train, "connected", ray.connected)
-    with suppress(KeyboardInterrupt), train._stepping(workers, None) as vector:
+    monkeypatch.setattr(ray_tasks, "connected", ray.connected)
+    with suppress(KeyboardInterrupt), train._stepping(workers, None, 0.0) as vector:
         vector([partial(closing, number) for number in range(2)])
         raise KeyboardInterrupt
     assert sorted(closing.closed) == [0, 1]
