@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,26 +106,25 @@ def play(
         modes = make_env(config).metadata.get("render_modes") or []
         if "human" not in modes:
             raise InvalidValueError(f"{config.env} cannot be shown: its render modes are {modes}.")
-    envs: Any = make_envs(config, n_envs=1, training=False, render_mode="human" if render else None)
-    if isinstance(envs, VecNormalize):
-        statistics = folder.normaliser("best" if path == folder.model("best") else "final")
-        if not statistics.exists():
-            raise InvalidValueError(
-                f"{path} needs the statistics that its observations were normalised by, and "
-                f"{statistics} is missing. Finish the run."
-            )
-        load_statistics(envs, statistics)
-    model = load_model(config, path, trust=trust)
-    result = evaluate(
-        model,
-        envs,
-        n_episodes,
-        deterministic=deterministic,
-        seed=config.seed + EVALUATION_SEED if seed is None else seed,
-        cost_limit=config.cost_limit,
-    )
-    envs.close()
-    return result
+    render_mode = "human" if render else None
+    made: Any = make_envs(config, n_envs=1, training=False, render_mode=render_mode)
+    with closing(made) as envs:
+        if isinstance(envs, VecNormalize):
+            statistics = folder.normaliser("best" if path == folder.model("best") else "final")
+            if not statistics.exists():
+                raise InvalidValueError(
+                    f"{path} needs the statistics that its observations were normalised by, and "
+                    f"{statistics} is missing. Finish the run."
+                )
+            load_statistics(envs, statistics)
+        return evaluate(
+            load_model(config, path, trust=trust),
+            envs,
+            n_episodes,
+            deterministic=deterministic,
+            seed=config.seed + EVALUATION_SEED if seed is None else seed,
+            cost_limit=config.cost_limit,
+        )
 
 
 def _model_path(folder: RunFolder, which: str) -> Path:

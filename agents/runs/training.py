@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,8 @@ class Training:
         finally:
             self.log.close()
             logger.close()
+            if self._evaluations is not None:
+                self._evaluations.eval_env.close()
         return self._finish(self.log.wall_s)
 
     def check_checkpoint(self) -> None:
@@ -309,16 +312,15 @@ class Training:
         normaliser = self.model.get_vec_normalize_env()
         if normaliser is not None:
             save_statistics(normaliser, self.folder.normaliser())
-        envs = make_envs(self.config, n_envs=1, training=False)
-        sync_envs_normalization(self.model.get_env(), envs)
-        final = evaluate(
-            self.model,
-            envs,
-            self.config.eval_episodes,
-            seed=self.config.seed + EVALUATION_SEED,
-            cost_limit=self.config.cost_limit,
-        )
-        envs.close()
+        with closing(make_envs(self.config, n_envs=1, training=False)) as envs:
+            sync_envs_normalization(self.model.get_env(), envs)
+            final = evaluate(
+                self.model,
+                envs,
+                self.config.eval_episodes,
+                seed=self.config.seed + EVALUATION_SEED,
+                cost_limit=self.config.cost_limit,
+            )
         trained = summarise(self.folder.episodes)
         seen = self._best_seen(final, trained.best_feasible_return)
         summary = {**asdict(trained), "best_feasible_return": seen}

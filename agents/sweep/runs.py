@@ -225,7 +225,13 @@ def _is_finished(path: Path, config: RunConfig) -> bool:
         raise RunFolderError(
             f"{path} holds a run with other settings: name another folder with --out, or remove it."
         )
-    return folder.result.exists() and there.timesteps >= config.timesteps
+    if not folder.result.exists():
+        return False
+    from agents.runs.checkpoint import Checkpoint
+
+    # it takes whole rollouts, and may have more than it was asked for
+    asked_before = there.timesteps >= config.timesteps
+    return asked_before or Checkpoint.read(folder.checkpoint).num_timesteps >= config.timesteps
 
 
 def _plain(config: RunConfig) -> RunConfig:

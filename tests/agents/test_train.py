@@ -17,8 +17,11 @@ from typer.testing import CliRunner
 from agents import AGENTS
 from agents.algorithms.two_critics import PPOLagrangian
 from agents.comparison.finished_runs import read_runs
+from agents.enjoy import play
 from agents.logs import keep_lines
 from agents.runs.episode_log import ContinuedCSV, summarise
+from agents.runs.folder import RunFolder
+from agents.toy import BudgetToyEnv
 from agents.train import app
 
 TOY = ["--env", "agents.toy:BudgetToy-v0"]
@@ -391,3 +394,20 @@ def test_summary_without_anything_feasible(tmp_path):
     summary = summarise(path)
     assert (summary.episodes, summary.violations) == (1, 1)
     assert summary.best_feasible_return is summary.episodes_to_first_feasible is None
+
+
+def test_every_environment_is_closed(monkeypatch, tmp_path):
+    made, closed = [], []
+    begin = BudgetToyEnv.__init__
+
+    def noted(env, *given, **named):
+        made.append(env)
+        begin(env, *given, **named)
+
+    monkeypatch.setattr(BudgetToyEnv, "__init__", noted)
+    monkeypatch.setattr(BudgetToyEnv, "close", lambda env: closed.append(env))
+    out = tmp_path / "run"
+    call("--algo", "ppo_lag", *TOY, *QUICK, "--eval-freq", 120, "--timesteps", 120, "--out", out)
+    play(*RunFolder.open(out), n_episodes=1)
+    assert len(made) > 4
+    assert set(map(id, closed)) == set(map(id, made))

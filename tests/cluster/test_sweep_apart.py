@@ -314,3 +314,12 @@ def test_a_run_is_told_of_before_it_is_handed_to_the_cluster(ray, tmp_path, monk
     trains(monkeypatch, lambda path, config: f"after {started}")
     (outcome,) = sweep_of(tmp_path, on_start=started.append)
     assert outcome.words == f"after {[NAME]}"
+
+
+def test_a_run_that_took_more_steps_than_it_was_asked_for_is_finished(ray, tmp_path):
+    assert [one.is_finished for one in sweep_of(tmp_path, {**RUN, "timesteps": 128})] == [True]
+    (again,) = sweep_of(tmp_path, RUN)  # a rollout is 256
+    assert (again.words, again.is_finished) == ("finished before", True)
+    (longer,) = sweep_of(tmp_path, {**RUN, "timesteps": 257})
+    assert longer.is_finished
+    assert longer.words != "finished before"
