@@ -192,25 +192,36 @@ class Bringer:
         """Bring a run back from the machine on which it has ended; gives what went wrong."""
         return "; ".join(self._bring({self._tries.last[run]: (run, node)}))
 
-    def collect(self, run: str | None = None) -> None:
+    def collect(self, run: str | None = None) -> set[str]:
         """Bring back what tries have left on any machine that were broken off.
 
         Args:
             run: Whose; None = all, as nothing runs any more. What is out of date is removed then.
+
+        Returns:
+            Runs that are not here: a machine that is alive holds them, or does not say so.
         """
+        wanted = {name: one for one, name in self._tries.last.items() if run in (None, one)}
+        held = set(wanted.values())
         try:
-            wanted = {name: one for one, name in self._tries.last.items() if run in (None, one)}
-            nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]]
             token = self._tries.folder.name
             found: dict[str, str] = {}  # machines may share a disk
-            faults = []
-            calls = {self._call(node, tries_here, token): node for node in nodes}
-            for node, names, fault in self._answers(calls):
+            faults, silent = [], set()
+            calls = {self._call(node, tries_here, token): node for node in self._alive()}
+            for node, names, error in self._answers(calls):
                 found.update(dict.fromkeys(names or (), node))
-                faults += [fault] if fault else []
+                if error is not None:
+                    faults.append(_in_words(error))
+                    silent |= {node} if self._may_hold(error) else set()
             faults += self._bring(
                 {name: (wanted[name], node) for name, node in found.items() if name in wanted}
             )
+            alive = self._alive() if faults else set()  # a machine may be lost meanwhile
+            held = {
+                one
+                for name, one in wanted.items()
+                if one in self._tries.last and alive & ({found[name]} if name in found else silent)
+            }
             if run is None:
                 self._remove({n: node for n, node in found.items() if n not in wanted})
         except Exception as error:  # whatever Ray raises where the cluster is lost
@@ -221,6 +232,15 @@ class Bringer:
                 f"command tries it again: {faults[0]}",
                 stacklevel=2,
             )
+        return held
+
+    def _alive(self) -> set[str]:
+        return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+
+    def _may_hold(self, error: Exception) -> bool:
+        """Whether a machine that did not say what it holds may hold a run: it can run our code."""
+        is_raised = isinstance(error, self._ray.exceptions.RayTaskError)
+        return not is_raised or isinstance(error.cause, OSError)
 
     def _bring(self, found: Mapping[str, tuple[str, str]]) -> list[str]:
         """Fetch, write, remove: tries by name, with their run and machine; gives what failed."""
@@ -228,15 +248,15 @@ class Bringer:
         token = self._tries.folder.name
         faults, here = [], {}
         calls = {self._call(node, fetched, token, name): name for name, (_, node) in found.items()}
-        for name, content, fault in self._answers(calls):
+        for name, content, error in self._answers(calls):
             run, node = found[name]
-            if not fault:
+            if error is None:
                 try:
                     unpack(content, self._out / run, self._tries.folder / name)
-                except (OSError, zipfile.BadZipFile) as error:
-                    fault = _in_words(error)
-            if fault:
-                faults.append(f"{run}: {fault}")
+                except (OSError, zipfile.BadZipFile) as raised:
+                    error = raised
+            if error is not None:
+                faults.append(f"{run}: {_in_words(error)}")
             else:
                 self._tries.end(run)
                 here[name] = node
@@ -257,7 +277,7 @@ class Bringer:
         options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": place}
         return self._ray.remote(function).options(**options).remote(*given)
 
-    def _answers(self, calls: Mapping[Any, str]) -> Iterator[tuple[str, Any, str]]:
+    def _answers(self, calls: Mapping[Any, str]) -> Iterator[tuple[str, Any, Exception | None]]:
         """Answers as they come, with what went wrong; calls that take too long are cancelled."""
         waiting = dict(calls)
         while waiting:
@@ -267,14 +287,14 @@ class Bringer:
                 try:
                     value = self._ray.get(answer, timeout=ANSWER_S)
                 except self._ray.exceptions.RayError as error:
-                    yield key, None, _in_words(error)
+                    yield key, None, error
                 else:
-                    yield key, value, ""
+                    yield key, value, None
             if not ready:
                 for answer, key in waiting.items():
                     with suppress(Exception):
                         self._ray.cancel(answer, force=True)
-                    yield key, None, f"no answer within {ANSWER_S:g} s"
+                    yield key, None, TimeoutError(f"no answer within {ANSWER_S:g} s")
                 return
 
 

@@ -209,7 +209,14 @@ def test_a_full_disk_of_a_machine_is_named(ray, apart, tmp_path, monkeypatch):
 
 def test_a_machine_that_comes_back_overwrites_nothing(ray, apart, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    ray.happens = first("tries_here", exceptions.NodeDiedError)  # the first try stays there
+    plain, happens = ray.nodes, first("tries_here", exceptions.NodeDiedError)
+
+    def loses_the_machine(name, *given):  # the first try stays there
+        lost = name == "tries_here"
+        ray.nodes = lambda: [{**node, "Alive": not lost} for node in plain()]
+        happens(name)
+
+    ray.happens = loses_the_machine
 
     def begins_anew(path, config):
         assert not RunFolder(path).checkpoint.exists()
@@ -221,6 +228,45 @@ def test_a_machine_that_comes_back_overwrites_nothing(ray, apart, tmp_path, monk
     assert RunFolder(out / NAME).result.is_file()
     assert not RunFolder(out / NAME).checkpoint.exists()
     assert is_clean(apart, out)
+
+
+@pytest.mark.parametrize("hanging", ["fetched", "tries_here"])
+def test_a_run_that_a_machine_still_holds_is_not_trained_anew(
+    ray, apart, tmp_path, monkeypatch, hanging
+):
+    out = tmp_path / "out"
+    trains(monkeypatch, ends)  # once only
+    ray.hangs = {"fetched"}
+    with pytest.warns(UserWarning, match="may hold runs"):
+        sweep_of(out)
+    ray.hangs = {hanging}
+    with pytest.warns(UserWarning, match="may hold runs"):
+        (outcome,) = sweep_of(out)
+    assert (outcome.words, outcome.is_finished) == (runs._HELD, False)
+    ray.hangs = set()
+    assert [one.words for one in sweep_of(out)] == ["finished before"]
+    assert is_clean(apart, out)
+
+
+def test_a_run_that_died_is_not_repeated_without_what_its_machine_holds(
+    ray, apart, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    ray.happens = first("fetched", exceptions.ObjectStoreFullError)
+    trains(monkeypatch, dies)  # once only
+    with pytest.warns(UserWarning, match="may hold runs .*ObjectStoreFullError"):
+        (outcome,) = sweep_of(out)
+    assert outcome.words == f"its process died; {runs._HELD}"
+    assert not outcome.is_finished
+    assert RunFolder(out / NAME).checkpoint.read_text() == "half of it"  # at the end
+    assert is_clean(apart, out)
+
+
+def test_a_machine_that_cannot_run_the_package_holds_nothing(ray, apart, tmp_path, monkeypatch):
+    ray.happens = first("tries_here", ModuleNotFoundError)
+    trains(monkeypatch, dies, ends)
+    with pytest.warns(UserWarning, match="may hold runs"):
+        assert [one.words for one in sweep_of(tmp_path / "out")] == ["done"]
 
 
 def test_what_a_sweep_that_was_killed_left_is_brought_back(ray, apart, tmp_path, monkeypatch):
