@@ -20,9 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agents.errors import FileError, RunFolderError
+from agents.errors import AgentsError, FileError, RunFolderError
 from agents.files import is_partial, make_folder, read_json, write_json
+from agents.locking import locked_folder
 from agents.ray_machines import travelling
+from agents.runs.folder import RunFolder
 
 ANSWER_S = 120.0  # without any answer of the machines that were asked
 
@@ -76,7 +78,9 @@ def packed(path: Path) -> bytes:
 
 
 def unpack(content: bytes, path: Path, partial: Path) -> None:
-    """Put what `packed` gave in the place of a folder; nothing changes where it gave nothing.
+    """Put what `packed` gave in the place of a folder, unless the run has come further there.
+
+    Nothing changes where it gave nothing.
 
     Args:
         content: What it gave.
@@ -92,14 +96,38 @@ def unpack(content: bytes, path: Path, partial: Path) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             archive.extractall(partial)
+        if path.exists() and _reached(path) > _reached(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            _replace(path, partial)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _replace(path: Path, partial: Path) -> None:
     old = partial.with_name(f"{partial.name}.old")
-    if path.exists():
-        path.rename(old)
-    partial.replace(path)
+    shutil.rmtree(old, ignore_errors=True)  # of a process that was killed here
+    if not path.exists():
+        partial.replace(path)
+        return
+    path.rename(old)
+    try:
+        partial.replace(path)
+    except OSError:
+        old.rename(path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _reached(path: Path) -> tuple[int, bool]:
+    """Timesteps of a run's checkpoint, -1 without one; whether it is finished."""
+    from agents.runs.checkpoint import Checkpoint
+
+    folder, steps = RunFolder(path), -1
+    with suppress(AgentsError):
+        steps = Checkpoint.read(folder.checkpoint).num_timesteps
+    return steps, folder.result.exists()
 
 
 def tries_here(token: str) -> list[str]:
@@ -237,7 +265,7 @@ class Bringer:
     def _alive(self) -> set[str]:
         return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
 
-    def _may_hold(self, error: Exception) -> bool:
+    def _may_hold(self, error: Any) -> bool:
         """Whether a machine that did not say what it holds may hold a run: it can run our code."""
         is_raised = isinstance(error, self._ray.exceptions.RayTaskError)
         return not is_raised or isinstance(error.cause, OSError)
@@ -251,9 +279,13 @@ class Bringer:
         for name, content, error in self._answers(calls):
             run, node = found[name]
             if error is None:
+                path = self._out / run
                 try:
-                    unpack(content, self._out / run, self._tries.folder / name)
-                except (OSError, zipfile.BadZipFile) as raised:
+                    if path.exists():
+                        with locked_folder(path):  # nobody works in it
+                            pass
+                    unpack(content, path, self._tries.folder / name)
+                except (OSError, RunFolderError, zipfile.BadZipFile) as raised:
                     error = raised
             if error is not None:
                 faults.append(f"{run}: {_in_words(error)}")

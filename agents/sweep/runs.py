@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import socket
@@ -379,8 +380,14 @@ def _is_seen(token: str) -> bool:
 
 
 def _trained(config: RunConfig, path: Path, trust: bool) -> str:
+    from agents.evaluation import Evaluation
     from agents.runs.training import Training
 
+    if _is_finished(path, config):  # by a process that died then
+        found = read_json(RunFolder(path).result, RunFolderError)["final"]
+        limit = math.inf if found["cost_limit"] is None else found["cost_limit"]
+        episodes = (found[name] for name in ("returns", "costs", "lengths"))
+        return f"{Evaluation.of_episodes(*episodes, limit).summary()} ({socket.gethostname()})"
     if os.path.isfile(RunFolder(path).config):
         training = Training.resume(path, config.timesteps, trust=trust)
     else:

@@ -7,15 +7,17 @@ import socket
 import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import fake_ray
 import pytest
 from fake_ray import exceptions, first
 
-from agents import ray_tasks
+from agents import BudgetToyEnv, PPOLagrangian, ray_tasks
 from agents.errors import RunFolderError
 from agents.locking import locked_folder
 from agents.ray_tasks import Cluster
+from agents.runs.checkpoint import Checkpoints
 from agents.runs.folder import RunFolder
 from agents.sweep import brought, report, runs
 
@@ -314,13 +316,88 @@ def test_all_machines_are_asked_at_once(ray, tmp_path):
 
 def test_a_folder_that_is_brought_back_replaces_the_one_before(tmp_path):
     old, new, partial = (tmp_path / name for name in ("old", "new", "partial"))
-    for folder, name in ((old, "result.json"), (new, "checkpoint.zip")):
+    for folder, name in ((old, "episodes.csv"), (new, "checkpoint.zip")):
         folder.mkdir()
         (folder / name).touch()
     for content in (brought.packed(new), b""):
         brought.unpack(content, old, partial)
         assert [file.name for file in old.iterdir()] == ["checkpoint.zip"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+
+
+@pytest.mark.parametrize("kind", ["finished", "further", "in use"])
+def test_what_is_further_or_in_use_here_is_not_replaced(ray, apart, tmp_path, monkeypatch, kind):
+    out = tmp_path / "out"
+    out.mkdir()
+    tries = brought.Tries(out)
+    (run,) = runs.sweep_runs(RUN)
+    far = RunFolder.create(apart / tries.folder.name / tries.begin(NAME), run.config)
+    here = RunFolder.create(out / NAME, run.config)  # of agents.train --resume, meanwhile
+    for folder, steps in ((here, 2), (far, 2 if kind == "finished" else 1)):
+        checkpoints = Checkpoints(folder.checkpoint)
+        checkpoints.model = PPOLagrangian("MlpPolicy", BudgetToyEnv(), device="cpu")
+        checkpoints.model.num_timesteps = steps
+        checkpoints.save()
+    if kind == "finished":
+        here.result.touch()
+    before = here.checkpoint.read_bytes()
+    bringer = brought.Bringer(ray, out, tries)
+    if kind != "in use":
+        assert bringer.collect() == set()
+        assert not far.path.exists()
+        assert not tries.last
+    else:
+        with (
+            locked_folder(here.path),
+            ThreadPoolExecutor(1) as pool,
+            pytest.warns(UserWarning, match="is in use by process"),
+        ):
+            assert pool.submit(bringer.collect).result() == {NAME}
+        assert far.path.exists()
+    assert here.checkpoint.read_bytes() == before
+
+
+def test_a_folder_is_replaced_after_a_kill_and_stays_where_that_fails(tmp_path, monkeypatch):
+    path, new, partial = (tmp_path / name for name in ("path", "new", "partial"))
+    for folder in (path, new, tmp_path / "partial.old"):  # that of a process that was killed
+        folder.mkdir()
+        (folder / folder.name).touch()
+    plain = Path.replace
+
+    def replace(one, target):
+        if one == partial:
+            raise OSError(errno.EIO, "broken")
+        return plain(one, target)
+
+    content = brought.packed(new)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(OSError, match="broken"):
+            brought.unpack(content, path, partial)
+    assert [file.name for file in path.iterdir()] == ["path"]
+    (tmp_path / "partial.old").mkdir()
+    (tmp_path / "partial.old" / "any").touch()
+    brought.unpack(content, path, partial)
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["new", "path"]
+
+
+def test_a_run_whose_process_died_once_it_was_finished_is_finished(ray, tmp_path, monkeypatch):
+    plain, left = runs._trained, [1]
+
+    def trained(config, path, trust):
+        words = plain(config, path, trust)
+        if left:
+            left.pop()
+            raise exceptions.WorkerCrashedError
+        left.append(words)
+        return words
+
+    monkeypatch.setattr(runs, "_trained", trained)
+    monkeypatch.setattr(runs, "Exception", ValueError, raising=False)
+    (outcome,) = sweep_of(tmp_path, {**RUN, "timesteps": 64})
+    assert outcome.is_finished, outcome.words
+    assert outcome.words.startswith("2 episodes: return ")
 
 
 def test_tries_in_a_folder_of_another_user_are_none(monkeypatch, tmp_path):
