@@ -26,6 +26,7 @@ from agents.locking import locked_folder
 from agents.ray_machines import travelling
 from agents.runs.folder import RunFolder
 
+_OLD = ".old"  # ends the name of a folder that is replaced
 ANSWER_S = 120.0  # without any answer of the machines that were asked
 
 # -- on a machine ----------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ def unpack(content: bytes, path: Path, partial: Path) -> None:
 
 
 def _replace(path: Path, partial: Path) -> None:
-    old = partial.with_name(f"{partial.name}.old")
+    old = partial.with_name(f"{partial.name}{_OLD}")
     shutil.rmtree(old, ignore_errors=True)  # of a process that was killed here
     if not path.exists():
         partial.replace(path)
@@ -173,6 +174,10 @@ class Tries:
         self.last: dict[str, str] = {}
         if self._file.exists():
             self.last = read_json(self._file, RunFolderError)
+        for run, name in self.last.items():  # where `unpack` was killed
+            old = self.folder / f"{name}{_OLD}"
+            if old.exists() and not (out / run).exists():
+                old.rename(out / run)
 
     def begin(self, run: str) -> str:
         """A new try of a run; what is found of those before it is out of date.

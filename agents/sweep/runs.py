@@ -315,6 +315,9 @@ class _Work:
         if fault:
             words = f"{ended.words}; it is still on its machine, and could not be brought back"
             return SweepOutcome(run, f"{words}: {fault}.", is_finished=False)
+        if ended.is_finished and not _is_finished(self.out / run.name, run.config):
+            words = f"{ended.words}; it came back without its result, and has to be trained again."
+            return SweepOutcome(run, words, is_finished=False)
         return SweepOutcome(run, ended.words, ended.is_finished)
 
 
@@ -386,8 +389,9 @@ def _trained(config: RunConfig, path: Path, trust: bool) -> str:
     if _is_finished(path, config):  # by a process that died then
         found = read_json(RunFolder(path).result, RunFolderError)["final"]
         limit = math.inf if found["cost_limit"] is None else found["cost_limit"]
-        episodes = (found[name] for name in ("returns", "costs", "lengths"))
-        return f"{Evaluation.of_episodes(*episodes, limit).summary()} ({socket.gethostname()})"
+        returns, costs, lengths = (found[name] for name in ("returns", "costs", "lengths"))
+        final = Evaluation.of_episodes(returns, costs, lengths, limit)
+        return f"{final.summary()} ({socket.gethostname()})"
     if os.path.isfile(RunFolder(path).config):
         training = Training.resume(path, config.timesteps, trust=trust)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import socket
 import tempfile
 import zipfile
@@ -19,6 +20,7 @@ from agents.locking import locked_folder
 from agents.ray_tasks import Cluster
 from agents.runs.checkpoint import Checkpoints
 from agents.runs.folder import RunFolder
+from agents.runs.training import Training
 from agents.sweep import brought, report, runs
 
 RUN = {"algo": "ppo_lag", "env": "agents.toy:BudgetToy-v0", "timesteps": 256, "eval_episodes": 2}
@@ -380,6 +382,49 @@ def test_a_folder_is_replaced_after_a_kill_and_stays_where_that_fails(tmp_path, 
     brought.unpack(content, path, partial)
     assert [file.name for file in path.iterdir()] == ["new"]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["new", "path"]
+
+
+def test_what_was_here_before_a_kill_while_it_was_replaced_is_here_again(tmp_path):
+    tries = brought.Tries(tmp_path)
+    (tries.folder / f"{tries.begin(NAME)}.old").mkdir()
+    brought.Tries(tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [tries.folder.name, NAME]
+
+
+@pytest.mark.parametrize("is_here", [False, True])
+def test_a_run_that_comes_back_empty_is_not_finished(ray, apart, tmp_path, monkeypatch, is_here):
+    def ends_and_is_gone(path, config):
+        shutil.rmtree(path, ignore_errors=True)
+        return "done"
+
+    trains(monkeypatch, ends_and_is_gone)
+    out = tmp_path / "out"
+    if is_here:
+        out.mkdir()
+        (run,) = runs.sweep_runs({**RUN, "timesteps": 128})
+        checkpoints = Checkpoints(RunFolder.create(out / NAME, run.config).checkpoint)
+        checkpoints.model = PPOLagrangian("MlpPolicy", BudgetToyEnv(), device="cpu")
+        checkpoints.save()
+        RunFolder(out / NAME).result.touch()
+    (outcome,) = sweep_of(out)
+    assert not outcome.is_finished
+    assert outcome.words.startswith("done; it came back without its result")
+    assert is_clean(apart, out)
+
+
+def test_a_run_whose_process_died_before_its_evaluation_goes_on(ray, tmp_path, monkeypatch):
+    plain, left = Training._finish, [1]
+
+    def finish(training, wall_s):
+        if left:
+            left.pop()
+            raise exceptions.WorkerCrashedError
+        return plain(training, wall_s)
+
+    monkeypatch.setattr(Training, "_finish", finish)
+    monkeypatch.setattr(runs, "Exception", ValueError, raising=False)
+    (outcome,) = sweep_of(tmp_path, {**RUN, "timesteps": 64})  # a rollout is 256
+    assert outcome.is_finished, outcome.words
 
 
 def test_a_run_whose_process_died_once_it_was_finished_is_finished(ray, tmp_path, monkeypatch):
