@@ -276,8 +276,20 @@ class Bringer:
         return not is_raised or isinstance(error.cause, OSError)
 
     def _bring(self, found: Mapping[str, tuple[str, str]]) -> list[str]:
-        """Fetch, write, remove: tries by name, with their run and machine; gives what failed."""
+        """Bring tries by name, with their run and machine; gives what failed.
+
+        Of each machine one at a time, as it is packed in memory; none more where one is too late.
+        """
         self.is_apart = self.is_apart or bool(found)
+        faults, left, late = [], dict(found), set[str]()
+        while left:
+            turn = {node: name for name, (_, node) in left.items() if node not in late}
+            faults += self._bring_turn({name: left.pop(name) for name in turn.values()}, late)
+            left = {name: one for name, one in left.items() if one[1] not in late}
+        return faults
+
+    def _bring_turn(self, found: Mapping[str, tuple[str, str]], late: set[str]) -> list[str]:
+        """Fetch, write, remove; adds to ``late`` machines that took too long."""
         token = self._tries.folder.name
         faults, here = [], {}
         calls = {self._call(node, fetched, token, name): name for name, (_, node) in found.items()}
@@ -294,6 +306,7 @@ class Bringer:
                     error = raised
             if error is not None:
                 faults.append(f"{run}: {_in_words(error)}")
+                late |= {node} if isinstance(error, TimeoutError) else set()
             else:
                 self._tries.end(run)
                 here[name] = node
@@ -314,13 +327,15 @@ class Bringer:
         options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": place}
         return self._ray.remote(function).options(**options).remote(*given)
 
-    def _answers(self, calls: Mapping[Any, str]) -> Iterator[tuple[str, Any, Exception | None]]:
-        """Answers as they come, with what went wrong; calls that take too long are cancelled."""
-        waiting = dict(calls)
-        while waiting:
-            ready, _ = self._ray.wait(list(waiting), timeout=ANSWER_S, fetch_local=False)
+    def _answers(self, calls: dict[Any, str]) -> Iterator[tuple[str, Any, Exception | None]]:
+        """Answers as they come, with what went wrong; calls that take too long are cancelled.
+
+        Calls that have answered are forgotten, so that Ray frees what they gave.
+        """
+        while calls:
+            ready, _ = self._ray.wait(list(calls), timeout=ANSWER_S, fetch_local=False)
             for answer in ready:
-                key = waiting.pop(answer)
+                key = calls.pop(answer)
                 try:
                     value = self._ray.get(answer, timeout=ANSWER_S)
                 except self._ray.exceptions.RayError as error:
@@ -328,7 +343,7 @@ class Bringer:
                 else:
                     yield key, value, None
             if not ready:
-                for answer, key in waiting.items():
+                for answer, key in calls.items():
                     with suppress(Exception):
                         self._ray.cancel(answer, force=True)
                     yield key, None, TimeoutError(f"no answer within {ANSWER_S:g} s")

@@ -307,6 +307,23 @@ def test_a_cluster_that_is_lost_at_the_end_is_told_of(ray, apart, tmp_path, monk
         assert [one.words for one in sweep_of(tmp_path / "out")] == ["done"]
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_one_try_at_a_time_is_fetched_of_a_machine(ray, apart, tmp_path, is_late):
+    tries = brought.Tries(tmp_path)
+    for run in runs.sweep_runs({**RUN, "seed": [0, 1, 2]}):
+        RunFolder.create(apart / tries.folder.name / tries.begin(run.name), run.config)
+    bringer = brought.Bringer(ray, tmp_path, tries)
+    if is_late:
+        ray.hangs = {"fetched"}
+        with pytest.warns(UserWarning, match="no answer within 120 s"):
+            assert bringer.collect() == {"seed=0", "seed=1", "seed=2"}
+        assert len(ray.cancelled) == 1
+    else:
+        assert bringer.collect() == set()
+        assert ray.calls == ["tries_here", *BACK * 3]
+        assert not tries.last
+
+
 def test_all_machines_are_asked_at_once(ray, tmp_path):
     ray.lent, ray.hangs = [{"CPU": 1.0}] * 5, {"tries_here"}
     bringer = brought.Bringer(ray, tmp_path, brought.Tries(tmp_path))
