@@ -172,7 +172,7 @@ class Training:
         done = 0 if checkpoint is None else checkpoint.num_timesteps
         total = config.timesteps if timesteps is None else timesteps
         whole_number("timesteps", total, 1, MOST_TIMESTEPS)
-        if timesteps is not None and timesteps < done:
+        if timesteps not in (None, config.timesteps) and total < done:
             raise RunFolderError(
                 f"timesteps is {timesteps}, but {path} has {done} already: give more."
             )

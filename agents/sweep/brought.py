@@ -20,10 +20,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agents.errors import FileError, RunFolderError
+from agents.errors import AgentsError, FileError, RunFolderError
 from agents.files import is_partial, make_folder, read_json, write_json
+from agents.locking import locked_folder
 from agents.ray_machines import travelling
+from agents.runs.folder import RunFolder
 
+_OLD = ".old"  # ends the name of a folder that is replaced
 ANSWER_S = 120.0  # without any answer of the machines that were asked
 
 # -- on a machine ----------------------------------------------------------------------------------
@@ -76,7 +79,9 @@ def packed(path: Path) -> bytes:
 
 
 def unpack(content: bytes, path: Path, partial: Path) -> None:
-    """Put what `packed` gave in the place of a folder; nothing changes where it gave nothing.
+    """Put what `packed` gave in the place of a folder, unless the run has come further there.
+
+    Nothing changes where it gave nothing.
 
     Args:
         content: What it gave.
@@ -92,14 +97,38 @@ def unpack(content: bytes, path: Path, partial: Path) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             archive.extractall(partial)
+        if path.exists() and _reached(path) > _reached(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            _replace(path, partial)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    old = partial.with_name(f"{partial.name}.old")
-    if path.exists():
-        path.rename(old)
-    partial.replace(path)
+
+
+def _replace(path: Path, partial: Path) -> None:
+    old = partial.with_name(f"{partial.name}{_OLD}")
+    shutil.rmtree(old, ignore_errors=True)  # of a process that was killed here
+    if not path.exists():
+        partial.replace(path)
+        return
+    path.rename(old)
+    try:
+        partial.replace(path)
+    except OSError:
+        old.rename(path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _reached(path: Path) -> tuple[int, bool]:
+    """Timesteps of a run's checkpoint, -1 without one; whether it is finished."""
+    from agents.runs.checkpoint import Checkpoint
+
+    folder, steps = RunFolder(path), -1
+    with suppress(AgentsError):
+        steps = Checkpoint.read(folder.checkpoint).num_timesteps
+    return steps, folder.result.exists()
 
 
 def tries_here(token: str) -> list[str]:
@@ -145,6 +174,10 @@ class Tries:
         self.last: dict[str, str] = {}
         if self._file.exists():
             self.last = read_json(self._file, RunFolderError)
+        for run, name in self.last.items():  # where `unpack` was killed
+            old = self.folder / f"{name}{_OLD}"
+            if old.exists() and not (out / run).exists():
+                old.rename(out / run)
 
     def begin(self, run: str) -> str:
         """A new try of a run; what is found of those before it is out of date.
@@ -192,25 +225,36 @@ class Bringer:
         """Bring a run back from the machine on which it has ended; gives what went wrong."""
         return "; ".join(self._bring({self._tries.last[run]: (run, node)}))
 
-    def collect(self, run: str | None = None) -> None:
+    def collect(self, run: str | None = None) -> set[str]:
         """Bring back what tries have left on any machine that were broken off.
 
         Args:
             run: Whose; None = all, as nothing runs any more. What is out of date is removed then.
+
+        Returns:
+            Runs that are not here: a machine that is alive holds them, or does not say so.
         """
+        wanted = {name: one for one, name in self._tries.last.items() if run in (None, one)}
+        held = set(wanted.values())
         try:
-            wanted = {name: one for one, name in self._tries.last.items() if run in (None, one)}
-            nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]]
             token = self._tries.folder.name
             found: dict[str, str] = {}  # machines may share a disk
-            faults = []
-            calls = {self._call(node, tries_here, token): node for node in nodes}
-            for node, names, fault in self._answers(calls):
+            faults, silent = [], set()
+            calls = {self._call(node, tries_here, token): node for node in self._alive()}
+            for node, names, error in self._answers(calls):
                 found.update(dict.fromkeys(names or (), node))
-                faults += [fault] if fault else []
+                if error is not None:
+                    faults.append(_in_words(error))
+                    silent |= {node} if self._may_hold(error) else set()
             faults += self._bring(
                 {name: (wanted[name], node) for name, node in found.items() if name in wanted}
             )
+            alive = self._alive() if faults else set()  # a machine may be lost meanwhile
+            held = {
+                one
+                for name, one in wanted.items()
+                if one in self._tries.last and alive & ({found[name]} if name in found else silent)
+            }
             if run is None:
                 self._remove({n: node for n, node in found.items() if n not in wanted})
         except Exception as error:  # whatever Ray raises where the cluster is lost
@@ -221,22 +265,48 @@ class Bringer:
                 f"command tries it again: {faults[0]}",
                 stacklevel=2,
             )
+        return held
+
+    def _alive(self) -> set[str]:
+        return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+
+    def _may_hold(self, error: Any) -> bool:
+        """Whether a machine that did not say what it holds may hold a run: it can run our code."""
+        is_raised = isinstance(error, self._ray.exceptions.RayTaskError)
+        return not is_raised or isinstance(error.cause, OSError)
 
     def _bring(self, found: Mapping[str, tuple[str, str]]) -> list[str]:
-        """Fetch, write, remove: tries by name, with their run and machine; gives what failed."""
+        """Bring tries by name, with their run and machine; gives what failed.
+
+        Of each machine one at a time, as it is packed in memory; none more where one is too late.
+        """
         self.is_apart = self.is_apart or bool(found)
+        faults, left, late = [], dict(found), set[str]()
+        while left:
+            turn = {node: name for name, (_, node) in left.items() if node not in late}
+            faults += self._bring_turn({name: left.pop(name) for name in turn.values()}, late)
+            left = {name: one for name, one in left.items() if one[1] not in late}
+        return faults
+
+    def _bring_turn(self, found: Mapping[str, tuple[str, str]], late: set[str]) -> list[str]:
+        """Fetch, write, remove; adds to ``late`` machines that took too long."""
         token = self._tries.folder.name
         faults, here = [], {}
         calls = {self._call(node, fetched, token, name): name for name, (_, node) in found.items()}
-        for name, content, fault in self._answers(calls):
+        for name, content, error in self._answers(calls):
             run, node = found[name]
-            if not fault:
+            if error is None:
+                path = self._out / run
                 try:
-                    unpack(content, self._out / run, self._tries.folder / name)
-                except (OSError, zipfile.BadZipFile) as error:
-                    fault = _in_words(error)
-            if fault:
-                faults.append(f"{run}: {fault}")
+                    if path.exists():
+                        with locked_folder(path):  # nobody works in it
+                            pass
+                    unpack(content, path, self._tries.folder / name)
+                except (OSError, RunFolderError, zipfile.BadZipFile) as raised:
+                    error = raised
+            if error is not None:
+                faults.append(f"{run}: {_in_words(error)}")
+                late |= {node} if isinstance(error, TimeoutError) else set()
             else:
                 self._tries.end(run)
                 here[name] = node
@@ -257,24 +327,26 @@ class Bringer:
         options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": place}
         return self._ray.remote(function).options(**options).remote(*given)
 
-    def _answers(self, calls: Mapping[Any, str]) -> Iterator[tuple[str, Any, str]]:
-        """Answers as they come, with what went wrong; calls that take too long are cancelled."""
-        waiting = dict(calls)
-        while waiting:
-            ready, _ = self._ray.wait(list(waiting), timeout=ANSWER_S, fetch_local=False)
+    def _answers(self, calls: dict[Any, str]) -> Iterator[tuple[str, Any, Exception | None]]:
+        """Answers as they come, with what went wrong; calls that take too long are cancelled.
+
+        Calls that have answered are forgotten, so that Ray frees what they gave.
+        """
+        while calls:
+            ready, _ = self._ray.wait(list(calls), timeout=ANSWER_S, fetch_local=False)
             for answer in ready:
-                key = waiting.pop(answer)
+                key = calls.pop(answer)
                 try:
                     value = self._ray.get(answer, timeout=ANSWER_S)
                 except self._ray.exceptions.RayError as error:
-                    yield key, None, _in_words(error)
+                    yield key, None, error
                 else:
-                    yield key, value, ""
+                    yield key, value, None
             if not ready:
-                for answer, key in waiting.items():
+                for answer, key in calls.items():
                     with suppress(Exception):
                         self._ray.cancel(answer, force=True)
-                    yield key, None, f"no answer within {ANSWER_S:g} s"
+                    yield key, None, TimeoutError(f"no answer within {ANSWER_S:g} s")
                 return
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import socket
@@ -18,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from agents.errors import AgentsError, InvalidValueError, RunFolderError
+from agents.errors import AgentsError, FileError, InvalidValueError, RunFolderError
 from agents.files import make_folder, read_json
 from agents.locking import locked_folder
 from agents.ray_tasks import Cluster, Done, in_cluster, run_tasks
@@ -28,6 +29,10 @@ from agents.sweep.brought import Bringer, Tries, new_place, node_here, packed, u
 MOST_RUNS = 100_000
 _LISTS = ("wrappers",)  # fields that are lists themselves
 _MAPPINGS = ("env_kwargs", "overrides")
+_HELD = (
+    "what there is of it may still be on its machine, and could not be brought back; the same "
+    "command tries it again."
+)
 
 
 @dataclass(frozen=True)
@@ -162,8 +167,9 @@ def sweep(
     """Train what is not finished yet; gives every run as it ends, those that were there first.
 
     A run that raises is told of and left; the others go on. A task whose process or machine died
-    is repeated, and goes on from the run's checkpoint, if that is not lost with the machine. When a
-    stop is asked for, what has ended is given, and the rest ended.
+    is repeated, and goes on from the run's checkpoint, if that is not lost with the machine. A run
+    that may lie on a machine which is alive, and cannot be brought back, is told of and left. When
+    a stop is asked for, what has ended is given, and the rest ended.
 
     Args:
         runs: All of them.
@@ -185,8 +191,10 @@ def sweep(
         tries = Tries(out)
         bringer = Bringer(ray, out, tries)
         if tries.last:  # of a sweep that was killed
-            bringer.collect()
+            held = bringer.collect()
             ahead = yield from _finished_before(ahead, out)
+            yield from (SweepOutcome(run, _HELD, False) for run in ahead if run.name in held)
+            ahead = [run for run in ahead if run.name not in held]
         work = _Work(out, bringer, tries, on_start)
         try:
             work.trusted = {run.name for run in ahead if trust or _is_new(run, out)}
@@ -252,6 +260,7 @@ class _Work:
     ) -> None:
         self.out, self._bringer, self._tries = out, bringer, tries
         self._on_start = on_start
+        self._held: set[str] = set()
         self.trusted: set[str] = set()
 
     def run_all(
@@ -264,7 +273,7 @@ class _Work:
             return self._task(runs[index])
 
         def on_death(index: int) -> None:
-            self._bringer.collect(runs[index].name)
+            self._held |= self._bringer.collect(runs[index].name)
 
         with closing(run_tasks(make, len(runs), cluster, on_death=on_death)) as all_done:
             for done in all_done:
@@ -279,8 +288,11 @@ class _Work:
         """A try of a run, with what is there of it by now, if there may be no other way to it.
 
         Raises:
-            OSError: If that cannot be read, or the try not be written down.
+            OSError: If that cannot be read, or the try not be written down, or a machine holds what
+                there is.
         """
+        if run.name in self._held:
+            raise FileError(_HELD)
         self._on_start(run.name)
         path = self.out / run.name
         sent = packed(path) if self._bringer.is_apart or not path.exists() else None
@@ -288,6 +300,8 @@ class _Work:
         return _Task(run, out, token, self._tries.begin(run.name), run.name in self.trusted, sent)
 
     def _ended(self, done: Done, run: SweepRun) -> SweepOutcome | None:
+        if run.name in self._held:
+            return SweepOutcome(run, f"its process died; {_HELD}", is_finished=False)
         if done.error is not None:
             return SweepOutcome(run, done.error, is_finished=False)
         ended: _Ended = done.value
@@ -301,6 +315,9 @@ class _Work:
         if fault:
             words = f"{ended.words}; it is still on its machine, and could not be brought back"
             return SweepOutcome(run, f"{words}: {fault}.", is_finished=False)
+        if ended.is_finished and not _is_finished(self.out / run.name, run.config):
+            words = f"{ended.words}; it came back without its result, and has to be trained again."
+            return SweepOutcome(run, words, is_finished=False)
         return SweepOutcome(run, ended.words, ended.is_finished)
 
 
@@ -366,8 +383,15 @@ def _is_seen(token: str) -> bool:
 
 
 def _trained(config: RunConfig, path: Path, trust: bool) -> str:
+    from agents.evaluation import Evaluation
     from agents.runs.training import Training
 
+    if _is_finished(path, config):  # by a process that died then
+        found = read_json(RunFolder(path).result, RunFolderError)["final"]
+        limit = math.inf if found["cost_limit"] is None else found["cost_limit"]
+        returns, costs, lengths = (found[name] for name in ("returns", "costs", "lengths"))
+        final = Evaluation.of_episodes(returns, costs, lengths, limit)
+        return f"{final.summary()} ({socket.gethostname()})"
     if os.path.isfile(RunFolder(path).config):
         training = Training.resume(path, config.timesteps, trust=trust)
     else:

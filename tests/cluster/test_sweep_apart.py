@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import socket
 import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import fake_ray
 import pytest
 from fake_ray import exceptions, first
 
-from agents import ray_tasks
+from agents import BudgetToyEnv, PPOLagrangian, ray_tasks
 from agents.errors import RunFolderError
 from agents.locking import locked_folder
 from agents.ray_tasks import Cluster
+from agents.runs.checkpoint import Checkpoints
 from agents.runs.folder import RunFolder
+from agents.runs.training import Training
 from agents.sweep import brought, report, runs
 
 RUN = {"algo": "ppo_lag", "env": "agents.toy:BudgetToy-v0", "timesteps": 256, "eval_episodes": 2}
@@ -209,7 +213,14 @@ def test_a_full_disk_of_a_machine_is_named(ray, apart, tmp_path, monkeypatch):
 
 def test_a_machine_that_comes_back_overwrites_nothing(ray, apart, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    ray.happens = first("tries_here", exceptions.NodeDiedError)  # the first try stays there
+    plain, happens = ray.nodes, first("tries_here", exceptions.NodeDiedError)
+
+    def loses_the_machine(name, *given):  # the first try stays there
+        lost = name == "tries_here"
+        ray.nodes = lambda: [{**node, "Alive": not lost} for node in plain()]
+        happens(name)
+
+    ray.happens = loses_the_machine
 
     def begins_anew(path, config):
         assert not RunFolder(path).checkpoint.exists()
@@ -221,6 +232,45 @@ def test_a_machine_that_comes_back_overwrites_nothing(ray, apart, tmp_path, monk
     assert RunFolder(out / NAME).result.is_file()
     assert not RunFolder(out / NAME).checkpoint.exists()
     assert is_clean(apart, out)
+
+
+@pytest.mark.parametrize("hanging", ["fetched", "tries_here"])
+def test_a_run_that_a_machine_still_holds_is_not_trained_anew(
+    ray, apart, tmp_path, monkeypatch, hanging
+):
+    out = tmp_path / "out"
+    trains(monkeypatch, ends)  # once only
+    ray.hangs = {"fetched"}
+    with pytest.warns(UserWarning, match="may hold runs"):
+        sweep_of(out)
+    ray.hangs = {hanging}
+    with pytest.warns(UserWarning, match="may hold runs"):
+        (outcome,) = sweep_of(out)
+    assert (outcome.words, outcome.is_finished) == (runs._HELD, False)
+    ray.hangs = set()
+    assert [one.words for one in sweep_of(out)] == ["finished before"]
+    assert is_clean(apart, out)
+
+
+def test_a_run_that_died_is_not_repeated_without_what_its_machine_holds(
+    ray, apart, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    ray.happens = first("fetched", exceptions.ObjectStoreFullError)
+    trains(monkeypatch, dies)  # once only
+    with pytest.warns(UserWarning, match="may hold runs .*ObjectStoreFullError"):
+        (outcome,) = sweep_of(out)
+    assert outcome.words == f"its process died; {runs._HELD}"
+    assert not outcome.is_finished
+    assert RunFolder(out / NAME).checkpoint.read_text() == "half of it"  # at the end
+    assert is_clean(apart, out)
+
+
+def test_a_machine_that_cannot_run_the_package_holds_nothing(ray, apart, tmp_path, monkeypatch):
+    ray.happens = first("tries_here", ModuleNotFoundError)
+    trains(monkeypatch, dies, ends)
+    with pytest.warns(UserWarning, match="may hold runs"):
+        assert [one.words for one in sweep_of(tmp_path / "out")] == ["done"]
 
 
 def test_what_a_sweep_that_was_killed_left_is_brought_back(ray, apart, tmp_path, monkeypatch):
@@ -257,6 +307,23 @@ def test_a_cluster_that_is_lost_at_the_end_is_told_of(ray, apart, tmp_path, monk
         assert [one.words for one in sweep_of(tmp_path / "out")] == ["done"]
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_one_try_at_a_time_is_fetched_of_a_machine(ray, apart, tmp_path, is_late):
+    tries = brought.Tries(tmp_path)
+    for run in runs.sweep_runs({**RUN, "seed": [0, 1, 2]}):
+        RunFolder.create(apart / tries.folder.name / tries.begin(run.name), run.config)
+    bringer = brought.Bringer(ray, tmp_path, tries)
+    if is_late:
+        ray.hangs = {"fetched"}
+        with pytest.warns(UserWarning, match="no answer within 120 s"):
+            assert bringer.collect() == {"seed=0", "seed=1", "seed=2"}
+        assert len(ray.cancelled) == 1
+    else:
+        assert bringer.collect() == set()
+        assert ray.calls == ["tries_here", *BACK * 3]
+        assert not tries.last
+
+
 def test_all_machines_are_asked_at_once(ray, tmp_path):
     ray.lent, ray.hangs = [{"CPU": 1.0}] * 5, {"tries_here"}
     bringer = brought.Bringer(ray, tmp_path, brought.Tries(tmp_path))
@@ -268,13 +335,131 @@ def test_all_machines_are_asked_at_once(ray, tmp_path):
 
 def test_a_folder_that_is_brought_back_replaces_the_one_before(tmp_path):
     old, new, partial = (tmp_path / name for name in ("old", "new", "partial"))
-    for folder, name in ((old, "result.json"), (new, "checkpoint.zip")):
+    for folder, name in ((old, "episodes.csv"), (new, "checkpoint.zip")):
         folder.mkdir()
         (folder / name).touch()
     for content in (brought.packed(new), b""):
         brought.unpack(content, old, partial)
         assert [file.name for file in old.iterdir()] == ["checkpoint.zip"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+
+
+@pytest.mark.parametrize("kind", ["finished", "further", "in use"])
+def test_what_is_further_or_in_use_here_is_not_replaced(ray, apart, tmp_path, monkeypatch, kind):
+    out = tmp_path / "out"
+    out.mkdir()
+    tries = brought.Tries(out)
+    (run,) = runs.sweep_runs(RUN)
+    far = RunFolder.create(apart / tries.folder.name / tries.begin(NAME), run.config)
+    here = RunFolder.create(out / NAME, run.config)  # of agents.train --resume, meanwhile
+    for folder, steps in ((here, 2), (far, 2 if kind == "finished" else 1)):
+        checkpoints = Checkpoints(folder.checkpoint)
+        checkpoints.model = PPOLagrangian("MlpPolicy", BudgetToyEnv(), device="cpu")
+        checkpoints.model.num_timesteps = steps
+        checkpoints.save()
+    if kind == "finished":
+        here.result.touch()
+    before = here.checkpoint.read_bytes()
+    bringer = brought.Bringer(ray, out, tries)
+    if kind != "in use":
+        assert bringer.collect() == set()
+        assert not far.path.exists()
+        assert not tries.last
+    else:
+        with (
+            locked_folder(here.path),
+            ThreadPoolExecutor(1) as pool,
+            pytest.warns(UserWarning, match="is in use by process"),
+        ):
+            assert pool.submit(bringer.collect).result() == {NAME}
+        assert far.path.exists()
+    assert here.checkpoint.read_bytes() == before
+
+
+def test_a_folder_is_replaced_after_a_kill_and_stays_where_that_fails(tmp_path, monkeypatch):
+    path, new, partial = (tmp_path / name for name in ("path", "new", "partial"))
+    for folder in (path, new, tmp_path / "partial.old"):  # that of a process that was killed
+        folder.mkdir()
+        (folder / folder.name).touch()
+    plain = Path.replace
+
+    def replace(one, target):
+        if one == partial:
+            raise OSError(errno.EIO, "broken")
+        return plain(one, target)
+
+    content = brought.packed(new)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(OSError, match="broken"):
+            brought.unpack(content, path, partial)
+    assert [file.name for file in path.iterdir()] == ["path"]
+    (tmp_path / "partial.old").mkdir()
+    (tmp_path / "partial.old" / "any").touch()
+    brought.unpack(content, path, partial)
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["new", "path"]
+
+
+def test_what_was_here_before_a_kill_while_it_was_replaced_is_here_again(tmp_path):
+    tries = brought.Tries(tmp_path)
+    (tries.folder / f"{tries.begin(NAME)}.old").mkdir()
+    brought.Tries(tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [tries.folder.name, NAME]
+
+
+@pytest.mark.parametrize("is_here", [False, True])
+def test_a_run_that_comes_back_empty_is_not_finished(ray, apart, tmp_path, monkeypatch, is_here):
+    def ends_and_is_gone(path, config):
+        shutil.rmtree(path, ignore_errors=True)
+        return "done"
+
+    trains(monkeypatch, ends_and_is_gone)
+    out = tmp_path / "out"
+    if is_here:
+        out.mkdir()
+        (run,) = runs.sweep_runs({**RUN, "timesteps": 128})
+        checkpoints = Checkpoints(RunFolder.create(out / NAME, run.config).checkpoint)
+        checkpoints.model = PPOLagrangian("MlpPolicy", BudgetToyEnv(), device="cpu")
+        checkpoints.save()
+        RunFolder(out / NAME).result.touch()
+    (outcome,) = sweep_of(out)
+    assert not outcome.is_finished
+    assert outcome.words.startswith("done; it came back without its result")
+    assert is_clean(apart, out)
+
+
+def test_a_run_whose_process_died_before_its_evaluation_goes_on(ray, tmp_path, monkeypatch):
+    plain, left = Training._finish, [1]
+
+    def finish(training, wall_s):
+        if left:
+            left.pop()
+            raise exceptions.WorkerCrashedError
+        return plain(training, wall_s)
+
+    monkeypatch.setattr(Training, "_finish", finish)
+    monkeypatch.setattr(runs, "Exception", ValueError, raising=False)
+    (outcome,) = sweep_of(tmp_path, {**RUN, "timesteps": 64})  # a rollout is 256
+    assert outcome.is_finished, outcome.words
+
+
+def test_a_run_whose_process_died_once_it_was_finished_is_finished(ray, tmp_path, monkeypatch):
+    plain, left = runs._trained, [1]
+
+    def trained(config, path, trust):
+        words = plain(config, path, trust)
+        if left:
+            left.pop()
+            raise exceptions.WorkerCrashedError
+        left.append(words)
+        return words
+
+    monkeypatch.setattr(runs, "_trained", trained)
+    monkeypatch.setattr(runs, "Exception", ValueError, raising=False)
+    (outcome,) = sweep_of(tmp_path, {**RUN, "timesteps": 64})
+    assert outcome.is_finished, outcome.words
+    assert outcome.words.startswith("2 episodes: return ")
 
 
 def test_tries_in_a_folder_of_another_user_are_none(monkeypatch, tmp_path):
