@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import Future
 from contextlib import nullcontext
 from functools import partial
@@ -148,6 +149,51 @@ def test_a_task_that_the_object_store_has_no_room_for_is_named_and_left(cluster)
     assert (second.value, second.error) == (2, None)
 
 
+@pytest.mark.parametrize(
+    "error", [fake_ray.exceptions.OutOfDiskError, partial(OSError, errno.ENOSPC, "no space left")]
+)
+@pytest.mark.parametrize("trials", [1, 4, 99])
+def test_tasks_that_there_is_no_room_for_wait_until_others_have_ended(cluster, error, trials):
+    def sends(name, *given):
+        sent.append(name)
+        if 2 <= len(sent) < 2 + trials:
+            raise error()
+
+    sent: list[str] = []
+    cluster().sends = sends
+    tasks = [partial(int, n) for n in range(6)]
+    failed = [one.index for one in run_all(tasks, Cluster(2), stops=lambda: False) if one.error]
+    assert failed == {1: [], 4: [1, 2, 3], 99: [1, 2, 3, 4, 5]}[trials]
+
+
+def test_a_task_is_sent_again_only_once_another_one_has_ended(cluster, monkeypatch):
+    """And given up after as many trials as it has."""
+
+    def sends(name, *given):
+        sent.append(name)
+        if len(sent) > 3:
+            raise fake_ray.exceptions.ObjectStoreFullError
+
+    def wait(answers, **options):
+        looks.append(len(sent))
+        return plain(answers, **options) if len(looks) % 5 == 0 else ([], answers)
+
+    sent: list[str] = []
+    looks: list[int] = []
+    ray = cluster()
+    ray.sends, plain = sends, ray.wait
+    monkeypatch.setattr(ray, "wait", wait)
+    tasks = [partial(int, n) for n in range(4)]
+    done = list(run_all(tasks, Cluster(4, retries=1), stops=lambda: False))
+    assert [(one.index, one.error is None) for one in done] == [
+        (0, True),
+        (3, False),
+        (1, True),
+        (2, True),
+    ]
+    assert looks[:10] == [4] * 5 + [5] * 5
+
+
 def test_a_task_that_cannot_be_read_is_named_and_left(cluster):
     def make(index):
         if index == 0:
@@ -199,11 +245,34 @@ def test_a_machine_that_a_cluster_may_start_is_waited_for(cluster, monkeypatch):
         assert [one.value for one in run_all([lambda: 1], Cluster(1, "auto", gpus=1.0))] == [1]
     ray.hangs = {"run_here"}
     monkeypatch.setattr(ray_tasks, "PLACE_S", 0.0)
+    monkeypatch.setattr(ray_tasks, "MACHINES_EVERY_S", 0.0)
     with (
         pytest.warns(UserWarning, match="waiting up to"),
         pytest.raises(ClusterError, match="no machine of the cluster has"),
     ):
         list(run_all([lambda: 1], Cluster(1, "auto", gpus=1.0)))
+
+
+def test_a_machine_that_is_lost_while_tasks_wait_is_waited_for_likewise(cluster, monkeypatch):
+    """As long as for one at the beginning, and once more where it had come back meanwhile."""
+
+    def wait(answers, **options):
+        looks.append(clock[0])
+        clock[0] += 1.0
+        ray.lent = [{"CPU": 4.0, **({"GPU": 1.0} if 100 < clock[0] < 200 else {})}]
+        return [], answers
+
+    ray, clock, looks = cluster(), [1.0], []
+    ray.hangs, ray.lent = {"run_here"}, [{"CPU": 4.0, "GPU": 1.0}]
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray_tasks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with (
+        pytest.warns(UserWarning, match="waiting up to 600 s") as told,
+        pytest.raises(ClusterError, match="no machine of the cluster has"),
+    ):
+        list(run_all([lambda: 1], Cluster(1, "auto", gpus=1.0)))
+    assert len(told) == 2
+    assert 800.0 <= looks[-1] <= 800.0 + 3 * ray_tasks.MACHINES_EVERY_S
 
 
 @pytest.mark.parametrize("gpus", [1.5, -1.0, float("nan")])
