@@ -23,12 +23,14 @@ class Past:
         start: How its episode began; None before the first.
         log: Actions since then, and changes in between.
         last: Observation, reward and end of the latest step, or reset; None before the first.
+        seconds: That its worker took for what is in ``log``.
     """
 
     settings: dict[Any, tuple[str, Any]] = field(default_factory=dict)
     start: Any = None
     log: list[tuple[str, Any]] = field(default_factory=list)
     last: tuple[Any, float, bool] | None = None
+    seconds: float = 0.0
 
     def begin(self, start: Any, observation: Any) -> None:
         """An episode begins."""
@@ -40,7 +42,8 @@ class Past:
                 kind = (*kind, len(given[1]), frozenset(given[2]))
             self.settings.pop(kind, None)  # it is the last one now
             self.settings[kind] = way, given
-        self.start, self.log, self.last = start, [], (observation, 0.0, False)
+        self.start, self.log, self.seconds = start, [], 0.0
+        self.last = observation, 0.0, False
 
     def step(self, action: Any, observation: Any, reward: float) -> None:
         """An episode goes on."""

@@ -12,9 +12,10 @@ from typing import Any
 
 import cloudpickle
 
-from agents.errors import ClusterError, InvalidValueError, MissingLibraryError
+from agents.errors import ClusterError, InvalidTypeError, MissingLibraryError
 from agents.own_code import by_value
 from agents.ray_cluster import LOCAL, connected, wanted_address
+from agents.ray_errors import check_share, full_store, store_is_full, words_of
 from agents.ray_machines import PACKAGES, run_here, travelling, versions
 from agents.stopping import stop_requested
 
@@ -45,12 +46,9 @@ class Cluster:
     retries: int = 3
 
     def __post_init__(self) -> None:
-        """Raise InvalidValueError for a number of GPUs that Ray does not lend."""
-        if not 0.0 <= self.gpus <= 1024.0 or (self.gpus > 1.0 and self.gpus != int(self.gpus)):
-            raise InvalidValueError(
-                f"gpus of each worker is {self.gpus!r}; it must be a share of one from 0 to 1, or "
-                "a whole number."
-            )
+        """Raise InvalidValueError for a number of cores or GPUs that Ray does not lend."""
+        check_share("cpus", self.cpus)
+        check_share("gpus", self.gpus)
 
     @property
     def needs(self) -> dict[str, float]:
@@ -116,16 +114,17 @@ def run_tasks(
         stops: Whether a stop is asked for.
 
     Raises:
-        ClusterError: If there is no such cluster, other versions are on a machine of it, or a task
-            fits on none.
+        ClusterError: If there is no such cluster, it fails, other versions are on a machine of it,
+            or a task fits on none.
+        InvalidTypeError: If a task cannot be pickled.
         MissingLibraryError: If Ray is not installed.
     """
-    with in_cluster(cluster) as ray:
+    with in_cluster(cluster) as ray, _in_words(ray):
         travelling(ray)
         remote = _remote(ray, cluster)
         waiting, tries, refusals = list(range(count))[::-1], [0] * count, [0] * count
         place, told, fault = Place(ray, cluster), set[str](), ""
-        unsent: tuple[type[Exception], ...] = (*_full(ray), OSError)
+        unsent: tuple[type[Exception], ...] = (*full_store(ray), OSError)
         running, is_full = dict[Any, int](), False
         try:
             while (waiting and not fault) or running:
@@ -232,9 +231,16 @@ class Place:
             )
 
 
-def _full(ray: Any) -> tuple[type[Exception], ...]:
-    """What Ray raises where its object store, and the disk that it spills to, are full."""
-    return ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError
+@contextmanager
+def _in_words(ray: Any) -> Iterator[None]:
+    """Errors of Ray itself, such as a connection that is lost, in one line."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            "the cluster failed; what has ended is kept, go on once it answers again: "
+            f"{type(error).__name__}: {words_of(error)}"
+        ) from error
 
 
 def _is_of_the_task(error: Exception) -> bool:
@@ -245,10 +251,7 @@ def _is_of_the_task(error: Exception) -> bool:
 def _not_sent(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"it could not be sent to the cluster: {error}"
-    return (
-        "the object store of the cluster is full. Start Ray with more (ray start "
-        "--object-store-memory BYTES), or free space where it spills to."
-    )
+    return str(store_is_full("it could not be sent to the cluster"))
 
 
 def _told_of(fault: str, n_running: int) -> str:
@@ -274,18 +277,24 @@ _DIED, _REFUSED = object(), object()
 
 
 def _pickled(task: Callable[[], Any]) -> bytes:
-    with by_value():
-        return bytes(cloudpickle.dumps(task))
+    try:
+        with by_value():
+            return bytes(cloudpickle.dumps(task))
+    except Exception as error:  # of pickling anything
+        raise InvalidTypeError(
+            "what is to run in the cluster cannot be sent there, as something in it cannot be "
+            f"pickled: {words_of(error)}. What belongs to this process, such as files, locks and "
+            "connections, has to be made where it runs."
+        ) from error
 
 
 def _ended(ray: Any, answer: Any, index: int, told: set[str]) -> Done:
     try:
         fault, notes, value = ray.get(answer)
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause if error.cause is not None else error
-        return Done(index, None, f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}")
+        return Done(index, None, words_of(error))
     except ray.exceptions.RayError as error:
-        return Done(index, _DIED, f"its process died: {' '.join(str(error).split())[:300]}")
+        return Done(index, _DIED, f"its process died: {words_of(error)}")
     if fault:
         return Done(index, _REFUSED, fault)
     for words in set(notes) - told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from concurrent.futures import Future
 from contextlib import nullcontext
 from functools import partial
@@ -15,7 +16,8 @@ import agents
 import prune_gym
 from agents import ray_machines, ray_tasks
 from agents.benchmark import whole
-from agents.errors import BenchmarkError, ClusterError, InvalidValueError
+from agents.errors import BenchmarkError, ClusterError, InvalidTypeError, InvalidValueError
+from agents.ray_errors import words_of
 from agents.ray_tasks import Cluster, run_tasks
 from agents.stopping import Stopped, request_stop, stopping
 
@@ -145,7 +147,7 @@ def test_a_task_that_the_object_store_has_no_room_for_is_named_and_left(cluster)
     ray = cluster()
     ray.sends = fake_ray.first("run_here", fake_ray.exceptions.ObjectStoreFullError)
     first, second = run_all([lambda: 1, lambda: 2], Cluster(1))
-    assert first.error.startswith("the object store of the cluster is full. Start Ray with more")
+    assert "the object store of the cluster is full. Start Ray with more" in first.error
     assert (second.value, second.error) == (2, None)
 
 
@@ -220,6 +222,55 @@ def test_what_is_in_work_is_given_where_one_machine_has_another_version(cluster,
     assert found == [1]
 
 
+# -- errors of Ray ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["sends", "wait", "nodes"])
+def test_a_cluster_that_fails_is_told_of_in_one_line(cluster, monkeypatch, way):
+    def fail(*given, **options):
+        raise fake_ray.exceptions.RaySystemError("the head is gone")
+
+    monkeypatch.setattr(cluster(), way, fail)
+    with pytest.raises(
+        ClusterError, match=r"the cluster failed; .*: RaySystemError: .*head is gone"
+    ):
+        list(run_all([lambda: 1], Cluster(1)))
+
+
+def test_tasks_that_cannot_be_pickled_are_refused(cluster):
+    cluster()
+    lock = threading.Lock()
+    with pytest.raises(InvalidTypeError, match=r"cannot pickle '_thread\.lock' object\. What bel"):
+        list(run_all([lambda: lock], Cluster(1)))
+
+
+OUT_OF_MEMORY = """Task was killed due to the node running low on memory.
+Memory on the node (IP: 10.0.0.5, ID: abc) where the task was running was 15GB / 16GB (0.95).
+Top 10 memory users:
+PID MEM(GB) COMMAND
+Refer to the documentation on how to address the out of memory issue: https://docs.ray.io"""
+
+
+def test_a_death_names_its_machine_and_its_memory(cluster):
+    def happens(name, *given):
+        raise fake_ray.exceptions.OutOfMemoryError(OUT_OF_MEMORY)
+
+    cluster(happens=happens)
+    (done,) = run_all([lambda: 1], Cluster(1))
+    assert "10.0.0.5, ID: abc) where the task was running was 15GB / 16GB" in done.error
+
+
+def test_an_error_in_words_is_one_line_without_what_only_logs_need():
+    died = fake_ray.exceptions.RayError(
+        "The actor died.\n\tclass_name: A\n\tactor_id: 7\n\tpid: 5\n\tnamespace: n\n"
+        "\tip: 10.0.0.5\nIts process has died.\nMore."
+    )
+    assert words_of(died) == "The actor died. ip: 10.0.0.5 Its process has died."
+    failed = fake_ray.exceptions.RayTaskError("f", "line 1", ValueError("one\n  two"))
+    assert words_of(failed) == "ValueError: one two"
+    assert words_of(fake_ray.exceptions.RayError()) == "RayError"
+
+
 # -- places ----------------------------------------------------------------------------------------
 
 
@@ -276,9 +327,11 @@ def test_a_machine_that_is_lost_while_tasks_wait_is_waited_for_likewise(cluster,
 
 
 @pytest.mark.parametrize("gpus", [1.5, -1.0, float("nan")])
-def test_gpus_that_are_not_lent(gpus):
-    with pytest.raises(InvalidValueError, match="it must be a share of one from 0 to 1, or a whol"):
-        Cluster(1, gpus=gpus)
+@pytest.mark.parametrize("name", ["cpus", "gpus"])
+def test_cores_and_gpus_that_are_not_lent(name, gpus):
+    words = f"{name} of each worker is .* it must be a share of one from 0 to 1, or a whol"
+    with pytest.raises(InvalidValueError, match=words):
+        Cluster(1, **{name: gpus})
 
 
 def test_versions_of_this_machine():

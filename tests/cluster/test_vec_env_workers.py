@@ -6,6 +6,7 @@ import os
 import threading
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import ClassVar
 
 import cloudpickle
@@ -112,6 +113,22 @@ def test_a_worker_that_hangs_is_ended_and_then_named():
     assert None not in ray.waits
 
 
+def test_a_worker_that_was_out_of_memory_is_named_with_its_machine():
+    def happens(name, *given):
+        if name == "step":
+            raise exceptions.OutOfMemoryError(
+                "Task was killed due to the node running low on memory.\nMemory on the node (IP: "
+                "10.0.0.5) was 15GB / 16GB.\nTop 10 memory users:\nRefer to the documentation"
+            )
+
+    envs = RayVecEnv([Counting], ray=FakeRay(happens=happens))
+    envs.reset()
+    with pytest.raises(
+        ClusterError, match=r"running low on memory\. .*10\.0\.0\.5\) was 15GB / 16"
+    ):
+        envs.step(np.zeros((1, 1)))
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
@@ -132,6 +149,31 @@ def test_environments_that_cannot_be_brought_back_are_told_of(error, kind, words
     with pytest.raises(kind, match=words):
         envs.step(np.zeros((1, 1)))
     assert len(ray.killed) == ray.calls.count("open")
+
+
+@pytest.mark.parametrize(("took", "most"), [(0.0, 4.0), (10.0, 4.0 + 3 * 10 * 10.0)])
+def test_restoring_may_take_some_times_what_the_steps_took(monkeypatch, took, most):
+    def happens(name, *given):
+        clock[0] += took * (name == "step")
+        if name == "get" and "step" in ray.calls and "restore" not in ray.calls:
+            raise exceptions.ActorDiedError
+        if name == "restore":
+            ray.waits.clear()
+
+    class Long(Counting):
+        def step(self, action):
+            observation, reward, _, *others = super().step(action)
+            return observation, reward, self.steps == 30, *others
+
+    clock = [1.0]
+    monkeypatch.setattr(ray_crew, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    ray = FakeRay(happens=happens)
+    envs = RayVecEnv([Long] * 2, 1, ray=ray, timeout_s=2.0)
+    envs.reset()
+    for _ in range(100):  # three episodes, and ten steps
+        envs.step(np.zeros((2, 1)))
+    envs.get_attr("steps")
+    assert ray.waits[0] == pytest.approx(most)
 
 
 def test_nothing_is_asked_while_a_step_is_in_work():
@@ -491,7 +533,11 @@ def test_environments_of_a_training_are_closed_whatever_comes(monkeypatch, closi
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("timeout_s", 0.0), ("retries", -1), ("cpus", -1.0), ("cpus", 1.5), ("cpus", float("nan"))],
+    [
+        ("timeout_s", 0.0),
+        ("retries", -1),
+        *[(name, value) for name in ("cpus", "gpus") for value in (-1.0, 1.5, float("nan"))],
+    ],
 )
 def test_numbers_that_are_not_allowed(name, value):
     with pytest.raises(ValueError, match=name):
