@@ -16,7 +16,7 @@ from agents.errors import ClusterError, InvalidTypeError
 from agents.own_code import by_value
 from agents.ray_env_worker import EnvWorker, Past
 from agents.ray_errors import full_store, store_is_full, words_of
-from agents.ray_machines import PACKAGES, compared, versions
+from agents.ray_machines import PACKAGES, compared, travelling, versions
 
 WAIT_S = 600.0  # for a worker's place: a cluster may have to start machines first
 CLOSE_S = 5.0  # that environments have to close, those of all workers together
@@ -54,6 +54,7 @@ class Crew:
         with by_value():
             pickled = self._handed("env_fns", cloudpickle.dumps, env_fns)
         self._fns = self._handed(f"env_fns, {len(pickled) / 1e6:,.0f} MB", ray.put, pickled)
+        travelling(ray, EnvWorker.__module__)
         self._class = ray.remote(EnvWorker).options(
             num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, scheduling_strategy="SPREAD"
         )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from functools import partial
@@ -221,6 +224,41 @@ def test_other_versions_are_refused(monkeypatch):
     monkeypatch.setattr(EnvWorker, "versions", lambda self: there)
     with pytest.raises(ClusterError, match=r"machine far .*: install"):
         RayVecEnv([Counting], ray=FakeRay())
+
+
+def test_a_machine_that_lacks_a_module_of_environments_is_named(monkeypatch):
+    def make():
+        import a_module_that_is_not_there
+
+        return a_module_that_is_not_there.Env()
+
+    monkeypatch.setattr(platform, "node", lambda: "far")
+    with pytest.raises(ClusterError, match=r"could not make .*: machine far lacks code .* 'a_modu"):
+        RayVecEnv([make], ray=FakeRay())
+
+
+def test_a_machine_without_these_packages_can_say_so():
+    """The worker's class travels as code: it comes up where nothing of ours is installed."""
+    ray = FakeRay()
+    ray.cloudpickle = cloudpickle
+    known = cloudpickle.list_registry_pickle_by_value()
+    try:
+        RayVecEnv([Counting], ray=ray).close()
+        sent = cloudpickle.dumps((EnvWorker, Past(log=[("step", (1.0,))])))
+    finally:
+        for name in cloudpickle.list_registry_pickle_by_value() - known:
+            cloudpickle.unregister_pickle_by_value(sys.modules[name])
+    code = (
+        "import pickle, sys; sys.modules.update(dict.fromkeys("
+        "('agents', 'numpy', 'gymnasium', 'stable_baselines3', 'torch'))); "
+        "worker, past = pickle.loads(sys.stdin.buffer.read()); "
+        "print(worker().versions()['agents'], len(past.log))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], input=sent, capture_output=True, check=False
+    )
+    assert found.stdout.decode().strip().endswith(" 1"), found.stderr.decode()
+    assert found.stdout.startswith(b"missing: ModuleNotFoundError")
 
 
 # -- what is restored otherwise --------------------------------------------------------------------
