@@ -77,14 +77,20 @@ def in_cluster(cluster: Cluster) -> Iterator[Any]:
     """Be connected to it; gives the module ``ray``.
 
     Raises:
-        ClusterError: If there is no such cluster.
+        ClusterError: If there is no such cluster, or it fails meanwhile.
         MissingLibraryError: If Ray is not installed.
     """
     cores = max(1, round(cluster.workers * cluster.cpus))
     with connected(
         cluster.address, n_cpus=cores, error=ClusterError, missing=MissingLibraryError
     ) as ray:
-        yield ray
+        try:
+            yield ray
+        except ray.exceptions.RayError as error:
+            raise ClusterError(
+                "the cluster failed; what has ended is kept, go on once it answers again: "
+                f"{type(error).__name__}: {words_of(error)}"
+            ) from error
 
 
 def run_tasks(
@@ -119,7 +125,7 @@ def run_tasks(
         InvalidTypeError: If a task cannot be pickled.
         MissingLibraryError: If Ray is not installed.
     """
-    with in_cluster(cluster) as ray, _in_words(ray):
+    with in_cluster(cluster) as ray:
         travelling(ray)
         remote = _remote(ray, cluster)
         waiting, tries, refusals = list(range(count))[::-1], [0] * count, [0] * count
@@ -229,18 +235,6 @@ class Place:
             warnings.warn(
                 f"{words}: waiting up to {PLACE_S:g} s for one that is started.", stacklevel=3
             )
-
-
-@contextmanager
-def _in_words(ray: Any) -> Iterator[None]:
-    """Errors of Ray itself, such as a connection that is lost, in one line."""
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        raise ClusterError(
-            "the cluster failed; what has ended is kept, go on once it answers again: "
-            f"{type(error).__name__}: {words_of(error)}"
-        ) from error
 
 
 def _is_of_the_task(error: Exception) -> bool:

@@ -18,7 +18,7 @@ from agents import ray_machines, ray_tasks
 from agents.benchmark import whole
 from agents.errors import BenchmarkError, ClusterError, InvalidTypeError, InvalidValueError
 from agents.ray_errors import words_of
-from agents.ray_tasks import Cluster, run_tasks
+from agents.ray_tasks import Cluster, in_cluster, run_tasks
 from agents.stopping import Stopped, request_stop, stopping
 
 
@@ -235,6 +235,15 @@ def test_a_cluster_that_fails_is_told_of_in_one_line(cluster, monkeypatch, way):
         ClusterError, match=r"the cluster failed; .*: RaySystemError: .*head is gone"
     ):
         list(run_all([lambda: 1], Cluster(1)))
+
+
+def test_what_else_is_asked_of_a_cluster_fails_in_one_line_likewise(cluster):
+    cluster()
+    with (
+        pytest.raises(ClusterError, match=r"RaySystemError: .*gone"),
+        in_cluster(Cluster(1)) as ray,
+    ):
+        raise ray.exceptions.RaySystemError("gone")
 
 
 def test_tasks_that_cannot_be_pickled_are_refused(cluster):
