@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,10 +15,12 @@ import gymnasium as gym
 from agents.errors import ClusterError, InvalidTypeError
 from agents.own_code import by_value
 from agents.ray_env_worker import EnvWorker, Past
-from agents.ray_machines import PACKAGES, compared, versions
+from agents.ray_errors import full_store, store_is_full, words_of
+from agents.ray_machines import PACKAGES, compared, travelling, versions
 
 WAIT_S = 600.0  # for a worker's place: a cluster may have to start machines first
 CLOSE_S = 5.0  # that environments have to close, those of all workers together
+SLOWER = 3.0  # steps may be where they are repeated
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 
 
@@ -51,12 +54,14 @@ class Crew:
         with by_value():
             pickled = self._handed("env_fns", cloudpickle.dumps, env_fns)
         self._fns = self._handed(f"env_fns, {len(pickled) / 1e6:,.0f} MB", ray.put, pickled)
+        travelling(ray, EnvWorker.__module__)
         self._class = ray.remote(EnvWorker).options(
             num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
         self._actor: Any = None
         self._answer: Any = None  # to what was sent last; None = that could not be sent
         self.past = {index: Past() for index in members}
+        self._sent_at = 0.0  # what was sent last
         self._told: set[str] = set()
 
     def hire(self) -> None:
@@ -97,8 +102,8 @@ class Crew:
                 f"timeout_s={self._needs.timeout_s:g}: the {len(self.members)} environments of a "
                 f"worker were not made after {seconds:g} s. Give them longer."
             ) from None
-        except _full_store(self._ray) as error:
-            raise _store_is_full("env_fns") from error
+        except full_store(self._ray) as error:
+            raise store_is_full("env_fns") from error
         except exceptions.RayTaskError as error:
             raise _not_made(error) from error
         return found
@@ -137,11 +142,15 @@ class Crew:
                     self._renew()
                 if self._answer is None:
                     self._answer = self._sent(way, *given)
-                return self._found(self._answer, seconds)
+                found = self._found(self._answer, seconds)
             except self._ray.exceptions.GetTimeoutError:
                 said = f"took longer than {seconds:g} s"
             except self._ray.exceptions.RayError as error:
-                said = f"died: {_last_line(error)}"
+                said = f"died: {words_of(error)}"
+            else:
+                for past in self.past.values():
+                    past.seconds += time.monotonic() - self._sent_at
+                return found
         self.end()  # it may hang, and is to hold no place
         raise ClusterError(
             f"{way} of environments failed in {self._needs.retries + 1} trials: the last worker "
@@ -175,10 +184,10 @@ class Crew:
 
     def _restored(self, past: list[Past]) -> list[str]:
         """See `EnvWorker.restore`."""
-        steps = 2 + sum(len(one.log) + len(one.settings) for one in past)
+        seconds = self._seconds + SLOWER * max(one.seconds for one in past)
         answer = self._sent("restore", past)
         try:
-            found: list[str] = self._found(answer, self._needs.timeout_s * steps)
+            found: list[str] = self._found(answer, seconds)
         except self._ray.exceptions.RayError:
             raise
         except Exception as error:
@@ -193,30 +202,30 @@ class Crew:
         exceptions = self._ray.exceptions
         try:
             return self._ray.get(answer, timeout=timeout)
-        except _full_store(self._ray) as error:
-            raise _store_is_full("an answer of environments") from error
+        except full_store(self._ray) as error:
+            raise store_is_full("an answer of environments") from error
         except exceptions.RayTaskError as error:  # the environment's own
             cause = error.cause
             if isinstance(cause, Exception) and not isinstance(cause, exceptions.RayError):
                 raise cause from error
-            raise ClusterError(f"an environment failed: {_last_line(error)}") from error
+            raise ClusterError(f"an environment failed: {words_of(error)}") from error
 
     def _sent(self, way: str, *given: Any) -> Any:
-        call = getattr(self._actor, way).remote
+        call, self._sent_at = getattr(self._actor, way).remote, time.monotonic()
         return self._handed(f"{way} of environments", call, *given)
 
     def _handed(self, what: str, call: Callable[..., Any], *given: Any) -> Any:
         """What a call gives that pickles what it is given, and may put it into the store."""
         try:
             return call(*given)
-        except _full_store(self._ray) as error:
-            raise _store_is_full(what) from error
+        except full_store(self._ray) as error:
+            raise store_is_full(what) from error
         except self._ray.exceptions.RayError as error:
-            raise ClusterError(f"{what}: Ray failed: {_last_line(error)}") from error
+            raise ClusterError(f"{what}: Ray failed: {words_of(error)}") from error
         except Exception as error:  # of pickling anything
             raise InvalidTypeError(
                 f"{what}: something in it cannot be pickled, to be sent to a worker: "
-                f"{_last_line(error.__cause__ or error)}. What belongs to this process, such as "
+                f"{words_of(error.__cause__ or error)}. What belongs to this process, such as "
                 "files, locks and connections, has to be made in the worker, by the functions in "
                 "env_fns."
             ) from error
@@ -253,26 +262,9 @@ def close_all(ray: Any, crews: Sequence[Crew]) -> None:
         warnings.warn(f"environments could not be closed: {'; '.join(failed)}", stacklevel=2)
 
 
-def _full_store(ray: Any) -> tuple[type[Exception], ...]:
-    """What Ray raises where its object store, and the disk that it spills to, are full."""
-    return ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError
-
-
-def _store_is_full(what: str) -> ClusterError:
-    return ClusterError(
-        f"{what}: the object store of the cluster is full. Start Ray with more (ray start "
-        "--object-store-memory BYTES), free space where it spills to, or send less."
-    )
-
-
 def _not_made(error: BaseException) -> ClusterError:
     return ClusterError(
-        f"a worker could not make its environments: {_last_line(error)} What they import must be "
+        f"a worker could not make its environments: {words_of(error)} What they import must be "
         "on its machine: install it there, or send it along, "
         "ray.init(runtime_env={'py_modules': [...]})."
     )
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

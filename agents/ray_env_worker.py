@@ -1,17 +1,21 @@
-"""What a worker of a `RayVecEnv` runs, and what brings a new one to where another was."""
+"""What a worker of a `RayVecEnv` runs, and what brings a new one to where another was.
+
+It travels by value, as `agents.ray_machines` does, so that a machine without these packages can say
+so: they are imported where a worker needs them.
+"""
 
 from __future__ import annotations
 
 import copy
+import pickle
+import platform
 from dataclasses import dataclass, field
-from typing import Any
-
-import cloudpickle
-import gymnasium as gym
-import numpy as np
-from stable_baselines3.common.env_util import is_wrapped
+from typing import TYPE_CHECKING, Any
 
 from agents.ray_machines import PACKAGES, versions
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 
 @dataclass
@@ -23,12 +27,14 @@ class Past:
         start: How its episode began; None before the first.
         log: Actions since then, and changes in between.
         last: Observation, reward and end of the latest step, or reset; None before the first.
+        seconds: That its worker took for what is in ``log``.
     """
 
     settings: dict[Any, tuple[str, Any]] = field(default_factory=dict)
     start: Any = None
     log: list[tuple[str, Any]] = field(default_factory=list)
     last: tuple[Any, float, bool] | None = None
+    seconds: float = 0.0
 
     def begin(self, start: Any, observation: Any) -> None:
         """An episode begins."""
@@ -40,7 +46,8 @@ class Past:
                 kind = (*kind, len(given[1]), frozenset(given[2]))
             self.settings.pop(kind, None)  # it is the last one now
             self.settings[kind] = way, given
-        self.start, self.log, self.last = start, [], (observation, 0.0, False)
+        self.start, self.log, self.seconds = start, [], 0.0
+        self.last = observation, 0.0, False
 
     def step(self, action: Any, observation: Any, reward: float) -> None:
         """An episode goes on."""
@@ -59,9 +66,18 @@ class EnvWorker:
         return versions(PACKAGES)
 
     def open(self, env_fns: bytes) -> tuple[Any, Any, str | None]:
-        """Make the environments; of the first its spaces, and how it shows itself."""
-        for make in cloudpickle.loads(env_fns):
-            self._envs.append(make())  # one by one, so that all that are made can be closed
+        """Make the environments; of the first its spaces, and how it shows itself.
+
+        Raises:
+            ImportError: If this machine lacks code that they need.
+        """
+        try:
+            for make in pickle.loads(env_fns):
+                self._envs.append(make())  # one by one, so that all that are made can be closed
+        except ImportError as error:
+            raise ImportError(
+                f"machine {platform.node()} lacks code that they need: {error}."
+            ) from error
         env = self._envs[0]
         return env.observation_space, env.action_space, env.render_mode
 
@@ -126,6 +142,8 @@ class EnvWorker:
 
     def is_wrapped(self, index: int, wrapper: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
         """Whether one is wrapped so."""
+        from stable_baselines3.common.env_util import is_wrapped
+
         return is_wrapped(self._envs[index], wrapper)
 
     @staticmethod
@@ -156,6 +174,8 @@ def _differing(one: tuple[Any, float, bool] | None, other: tuple[Any, float, boo
 
 def _is_same(one: Any, other: Any) -> bool:
     """Whether two values of a space are the same, but for last digits, in which machines differ."""
+    import numpy as np
+
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
     if isinstance(one, tuple) and isinstance(other, tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -11,14 +12,16 @@ from typing import Any
 
 import cloudpickle
 
-from agents.errors import ClusterError, InvalidValueError, MissingLibraryError
+from agents.errors import ClusterError, InvalidTypeError, MissingLibraryError
 from agents.own_code import by_value
 from agents.ray_cluster import LOCAL, connected, wanted_address
+from agents.ray_errors import check_share, full_store, store_is_full, words_of
 from agents.ray_machines import PACKAGES, run_here, travelling, versions
 from agents.stopping import stop_requested
 
 LOOK_EVERY_S = 0.5  # whether a stop was asked for
 END_S = 10.0  # that tasks have to end which are no longer wanted
+MACHINES_EVERY_S = 5.0  # whether one is there on which a task fits
 PLACE_S = 600.0  # that a cluster has to start a machine on which a task fits
 
 
@@ -43,12 +46,9 @@ class Cluster:
     retries: int = 3
 
     def __post_init__(self) -> None:
-        """Raise InvalidValueError for a number of GPUs that Ray does not lend."""
-        if not 0.0 <= self.gpus <= 1024.0 or (self.gpus > 1.0 and self.gpus != int(self.gpus)):
-            raise InvalidValueError(
-                f"gpus of each worker is {self.gpus!r}; it must be a share of one from 0 to 1, or "
-                "a whole number."
-            )
+        """Raise InvalidValueError for a number of cores or GPUs that Ray does not lend."""
+        check_share("cpus", self.cpus)
+        check_share("gpus", self.gpus)
 
     @property
     def needs(self) -> dict[str, float]:
@@ -77,14 +77,20 @@ def in_cluster(cluster: Cluster) -> Iterator[Any]:
     """Be connected to it; gives the module ``ray``.
 
     Raises:
-        ClusterError: If there is no such cluster.
+        ClusterError: If there is no such cluster, or it fails meanwhile.
         MissingLibraryError: If Ray is not installed.
     """
     cores = max(1, round(cluster.workers * cluster.cpus))
     with connected(
         cluster.address, n_cpus=cores, error=ClusterError, missing=MissingLibraryError
     ) as ray:
-        yield ray
+        try:
+            yield ray
+        except ray.exceptions.RayError as error:
+            raise ClusterError(
+                "the cluster failed; what has ended is kept, go on once it answers again: "
+                f"{type(error).__name__}: {words_of(error)}"
+            ) from error
 
 
 def run_tasks(
@@ -98,9 +104,11 @@ def run_tasks(
     """Run tasks, so many at once; gives each as it ends.
 
     A task that raises is not repeated; one whose process or machine died is, ``retries`` times at
-    most. What has ended when a stop is asked for is given; what still runs then, or when the caller
-    stops, is ended. Where a machine has other versions nothing is begun any more, what is in work
-    comes to its end, and the error follows.
+    most. One that a full object store, or a full disk here, has no room for is sent once another
+    one has ended, with as many trials; where none runs, it is given up. What has ended when a stop
+    is asked for is given; what still runs then, or when the caller stops, is ended. Where a machine
+    has other versions nothing is begun any more, what is in work comes to its end, and the error
+    follows.
 
     Args:
         make: Makes the task of an index, anew for every try: a function without arguments, which
@@ -112,26 +120,34 @@ def run_tasks(
         stops: Whether a stop is asked for.
 
     Raises:
-        ClusterError: If there is no such cluster, other versions are on a machine of it, or a task
-            fits on none.
+        ClusterError: If there is no such cluster, it fails, other versions are on a machine of it,
+            or a task fits on none.
+        InvalidTypeError: If a task cannot be pickled.
         MissingLibraryError: If Ray is not installed.
     """
     with in_cluster(cluster) as ray:
         travelling(ray)
         remote = _remote(ray, cluster)
-        waiting, tries = list(range(count))[::-1], [0] * count
+        waiting, tries, refusals = list(range(count))[::-1], [0] * count, [0] * count
         place, told, fault = Place(ray, cluster), set[str](), ""
-        unsent: tuple[type[Exception], ...] = (*_full(ray), OSError)
-        running: dict[Any, int] = {}
+        unsent: tuple[type[Exception], ...] = (*full_store(ray), OSError)
+        running, is_full = dict[Any, int](), False
         try:
             while (waiting and not fault) or running:
                 stopped = stops()
-                while waiting and len(running) < cluster.workers and not (stopped or fault):
+                begins = not (stopped or fault or is_full)
+                while waiting and len(running) < cluster.workers and begins:
                     index = waiting.pop()
                     try:
                         running[remote(make(index))] = index
                     except unsent as error:
-                        yield Done(index, None, _not_sent(error))
+                        refusals[index] += 1
+                        may_fit = running and refusals[index] <= cluster.retries
+                        if may_fit and not _is_of_the_task(error):
+                            waiting.append(index)  # there may be room once another one has ended
+                            is_full, begins = True, False
+                        else:
+                            yield Done(index, None, _not_sent(error))
                 if not running:
                     break
                 place.look()
@@ -139,6 +155,7 @@ def run_tasks(
                 ready, _ = ray.wait(
                     list(running), num_returns=many, timeout=seconds, fetch_local=not stopped
                 )  # at a stop what is ready elsewhere counts, too
+                is_full = is_full and not ready
                 for answer in ready:
                     index = running.pop(answer)
                     done = _ended(ray, answer, index, told)
@@ -184,51 +201,51 @@ class Place:
     def __init__(self, ray: Any, cluster: Cluster) -> None:
         self._ray, self._needs = ray, cluster.needs
         self._is_local = wanted_address(cluster.address) == LOCAL
-        self._is_there, self._since = False, 0.0
+        self._since: float | None = None  # when none was there
+        self._next = 0.0
 
     def look(self) -> None:
         """Wait for a machine on which a task fits: a local cluster gets none, others may.
 
+        Call it again and again, as machines may be lost; it looks every few seconds.
+
         Raises:
             ClusterError: If there is none, and none comes.
         """
-        if self._is_there:
+        now = time.monotonic()
+        if now < self._next:
             return
-        nodes = self._ray.nodes()
-        lent = [node.get("Resources", {}) for node in nodes if node["Alive"]]
-        self._is_there = any(
+        self._next = now + MACHINES_EVERY_S
+        lent = [node.get("Resources", {}) for node in self._ray.nodes() if node["Alive"]]
+        if any(
             all(one.get(name, 0.0) >= amount for name, amount in self._needs.items())
             for one in lent
-        )
-        if self._is_there:
+        ):
+            self._since = None
             return
         asked = ", ".join(f"{amount:g} {name}" for name, amount in self._needs.items())
         words = f"no machine of the cluster has what each worker asks for ({asked})"
-        now = time.monotonic()
-        if self._is_local or (self._since and now - self._since > PLACE_S):
+        if self._is_local or (self._since is not None and now - self._since > PLACE_S):
             raise ClusterError(
                 f"{words}: ask for less, or name a cluster with a machine that has it "
                 "(--ray-address)."
             )
-        if not self._since:
+        if self._since is None:
             self._since = now
             warnings.warn(
                 f"{words}: waiting up to {PLACE_S:g} s for one that is started.", stacklevel=3
             )
 
 
-def _full(ray: Any) -> tuple[type[Exception], ...]:
-    """What Ray raises where its object store, and the disk that it spills to, are full."""
-    return ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError
+def _is_of_the_task(error: Exception) -> bool:
+    """Whether an error of sending is the task's own: not a store, or a disk here, that is full."""
+    return isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _not_sent(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"it could not be sent to the cluster: {error}"
-    return (
-        "the object store of the cluster is full. Start Ray with more (ray start "
-        "--object-store-memory BYTES), or free space where it spills to."
-    )
+    return str(store_is_full("it could not be sent to the cluster"))
 
 
 def _told_of(fault: str, n_running: int) -> str:
@@ -254,18 +271,24 @@ _DIED, _REFUSED = object(), object()
 
 
 def _pickled(task: Callable[[], Any]) -> bytes:
-    with by_value():
-        return bytes(cloudpickle.dumps(task))
+    try:
+        with by_value():
+            return bytes(cloudpickle.dumps(task))
+    except Exception as error:  # of pickling anything
+        raise InvalidTypeError(
+            "what is to run in the cluster cannot be sent there, as something in it cannot be "
+            f"pickled: {words_of(error)}. What belongs to this process, such as files, locks and "
+            "connections, has to be made where it runs."
+        ) from error
 
 
 def _ended(ray: Any, answer: Any, index: int, told: set[str]) -> Done:
     try:
         fault, notes, value = ray.get(answer)
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause if error.cause is not None else error
-        return Done(index, None, f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}")
+        return Done(index, None, words_of(error))
     except ray.exceptions.RayError as error:
-        return Done(index, _DIED, f"its process died: {' '.join(str(error).split())[:300]}")
+        return Done(index, _DIED, f"its process died: {words_of(error)}")
     if fault:
         return Done(index, _REFUSED, fault)
     for words in set(notes) - told:

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from agents.arguments import MOST_ENVS, whole_number
 from agents.errors import InvalidValueError, UsageError
 from agents.ray_crew import Crew, MakeEnv, Needs, close_all
+from agents.ray_errors import check_share
 
 
 class RayVecEnv(VecEnv):
@@ -35,7 +36,7 @@ class RayVecEnv(VecEnv):
         gpus: GPUs of each, whole ones or a share; environments use them where they are told to.
         retries: How often a step is repeated whose worker died.
         timeout_s: Seconds that an environment may take to be made, for a step or a call, before
-            its worker is ended.
+            its worker is ended: a worker has as many times that as it has environments.
 
     Raises:
         ClusterError: If the environments cannot be made there, or not brought to where they were,
@@ -63,10 +64,8 @@ class RayVecEnv(VecEnv):
         whole_number("retries", retries, 0, 1000)
         if not 0.0 < timeout_s <= 1e9:
             raise InvalidValueError(f"timeout_s={timeout_s!r}: expected seconds above 0.")
-        if not 0.0 <= cpus <= 1024.0 or (cpus > 1.0 and cpus != int(cpus)):
-            raise InvalidValueError(
-                f"cpus={cpus!r}: expected a share of one from 0 to 1, or a whole number."
-            )
+        check_share("cpus", cpus)
+        check_share("gpus", gpus)
         self._ray, self._crews = ray, list[Crew]()  # none = closed
         self._pending: list[tuple[Crew, list[Any]]] = []  # with actions
         needs = Needs(cpus, gpus, count, retries, timeout_s)

@@ -44,7 +44,7 @@ LEVELS = {
     "agents": [
         {"stopping", "search_path", "lazy"},
         {"", "errors", "ray_machines"},
-        {"files", "costs", "toy", "arguments", "archive", "ray_cluster", "own_code"},
+        {"files", "costs", "toy", "arguments", "archive", "ray_cluster", "ray_errors", "own_code"},
         {"locking", "logs", "console", "ray_tasks", "ray_env_worker"},
         {"multipliers", "env_checks", "options", "ray_crew"},
         {"wrappers", "evaluation", "ray_vec_env"},

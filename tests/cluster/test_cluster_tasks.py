@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 from concurrent.futures import Future
 from contextlib import nullcontext
 from functools import partial
@@ -14,8 +16,9 @@ import agents
 import prune_gym
 from agents import ray_machines, ray_tasks
 from agents.benchmark import whole
-from agents.errors import BenchmarkError, ClusterError, InvalidValueError
-from agents.ray_tasks import Cluster, run_tasks
+from agents.errors import BenchmarkError, ClusterError, InvalidTypeError, InvalidValueError
+from agents.ray_errors import words_of
+from agents.ray_tasks import Cluster, in_cluster, run_tasks
 from agents.stopping import Stopped, request_stop, stopping
 
 
@@ -144,8 +147,53 @@ def test_a_task_that_the_object_store_has_no_room_for_is_named_and_left(cluster)
     ray = cluster()
     ray.sends = fake_ray.first("run_here", fake_ray.exceptions.ObjectStoreFullError)
     first, second = run_all([lambda: 1, lambda: 2], Cluster(1))
-    assert first.error.startswith("the object store of the cluster is full. Start Ray with more")
+    assert "the object store of the cluster is full. Start Ray with more" in first.error
     assert (second.value, second.error) == (2, None)
+
+
+@pytest.mark.parametrize(
+    "error", [fake_ray.exceptions.OutOfDiskError, partial(OSError, errno.ENOSPC, "no space left")]
+)
+@pytest.mark.parametrize("trials", [1, 4, 99])
+def test_tasks_that_there_is_no_room_for_wait_until_others_have_ended(cluster, error, trials):
+    def sends(name, *given):
+        sent.append(name)
+        if 2 <= len(sent) < 2 + trials:
+            raise error()
+
+    sent: list[str] = []
+    cluster().sends = sends
+    tasks = [partial(int, n) for n in range(6)]
+    failed = [one.index for one in run_all(tasks, Cluster(2), stops=lambda: False) if one.error]
+    assert failed == {1: [], 4: [1, 2, 3], 99: [1, 2, 3, 4, 5]}[trials]
+
+
+def test_a_task_is_sent_again_only_once_another_one_has_ended(cluster, monkeypatch):
+    """And given up after as many trials as it has."""
+
+    def sends(name, *given):
+        sent.append(name)
+        if len(sent) > 3:
+            raise fake_ray.exceptions.ObjectStoreFullError
+
+    def wait(answers, **options):
+        looks.append(len(sent))
+        return plain(answers, **options) if len(looks) % 5 == 0 else ([], answers)
+
+    sent: list[str] = []
+    looks: list[int] = []
+    ray = cluster()
+    ray.sends, plain = sends, ray.wait
+    monkeypatch.setattr(ray, "wait", wait)
+    tasks = [partial(int, n) for n in range(4)]
+    done = list(run_all(tasks, Cluster(4, retries=1), stops=lambda: False))
+    assert [(one.index, one.error is None) for one in done] == [
+        (0, True),
+        (3, False),
+        (1, True),
+        (2, True),
+    ]
+    assert looks[:10] == [4] * 5 + [5] * 5
 
 
 def test_a_task_that_cannot_be_read_is_named_and_left(cluster):
@@ -174,6 +222,64 @@ def test_what_is_in_work_is_given_where_one_machine_has_another_version(cluster,
     assert found == [1]
 
 
+# -- errors of Ray ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["sends", "wait", "nodes"])
+def test_a_cluster_that_fails_is_told_of_in_one_line(cluster, monkeypatch, way):
+    def fail(*given, **options):
+        raise fake_ray.exceptions.RaySystemError("the head is gone")
+
+    monkeypatch.setattr(cluster(), way, fail)
+    with pytest.raises(
+        ClusterError, match=r"the cluster failed; .*: RaySystemError: .*head is gone"
+    ):
+        list(run_all([lambda: 1], Cluster(1)))
+
+
+def test_what_else_is_asked_of_a_cluster_fails_in_one_line_likewise(cluster):
+    cluster()
+    with (
+        pytest.raises(ClusterError, match=r"RaySystemError: .*gone"),
+        in_cluster(Cluster(1)) as ray,
+    ):
+        raise ray.exceptions.RaySystemError("gone")
+
+
+def test_tasks_that_cannot_be_pickled_are_refused(cluster):
+    cluster()
+    lock = threading.Lock()
+    with pytest.raises(InvalidTypeError, match=r"cannot pickle '_thread\.lock' object\. What bel"):
+        list(run_all([lambda: lock], Cluster(1)))
+
+
+OUT_OF_MEMORY = """Task was killed due to the node running low on memory.
+Memory on the node (IP: 10.0.0.5, ID: abc) where the task was running was 15GB / 16GB (0.95).
+Top 10 memory users:
+PID MEM(GB) COMMAND
+Refer to the documentation on how to address the out of memory issue: https://docs.ray.io"""
+
+
+def test_a_death_names_its_machine_and_its_memory(cluster):
+    def happens(name, *given):
+        raise fake_ray.exceptions.OutOfMemoryError(OUT_OF_MEMORY)
+
+    cluster(happens=happens)
+    (done,) = run_all([lambda: 1], Cluster(1))
+    assert "10.0.0.5, ID: abc) where the task was running was 15GB / 16GB" in done.error
+
+
+def test_an_error_in_words_is_one_line_without_what_only_logs_need():
+    died = fake_ray.exceptions.RayError(
+        "The actor died.\n\tclass_name: A\n\tactor_id: 7\n\tpid: 5\n\tnamespace: n\n"
+        "\tip: 10.0.0.5\nIts process has died.\nMore."
+    )
+    assert words_of(died) == "The actor died. ip: 10.0.0.5 Its process has died."
+    failed = fake_ray.exceptions.RayTaskError("f", "line 1", ValueError("one\n  two"))
+    assert words_of(failed) == "ValueError: one two"
+    assert words_of(fake_ray.exceptions.RayError()) == "RayError"
+
+
 # -- places ----------------------------------------------------------------------------------------
 
 
@@ -199,6 +305,7 @@ def test_a_machine_that_a_cluster_may_start_is_waited_for(cluster, monkeypatch):
         assert [one.value for one in run_all([lambda: 1], Cluster(1, "auto", gpus=1.0))] == [1]
     ray.hangs = {"run_here"}
     monkeypatch.setattr(ray_tasks, "PLACE_S", 0.0)
+    monkeypatch.setattr(ray_tasks, "MACHINES_EVERY_S", 0.0)
     with (
         pytest.warns(UserWarning, match="waiting up to"),
         pytest.raises(ClusterError, match="no machine of the cluster has"),
@@ -206,10 +313,34 @@ def test_a_machine_that_a_cluster_may_start_is_waited_for(cluster, monkeypatch):
         list(run_all([lambda: 1], Cluster(1, "auto", gpus=1.0)))
 
 
+def test_a_machine_that_is_lost_while_tasks_wait_is_waited_for_likewise(cluster, monkeypatch):
+    """As long as for one at the beginning, and once more where it had come back meanwhile."""
+
+    def wait(answers, **options):
+        looks.append(clock[0])
+        clock[0] += 1.0
+        ray.lent = [{"CPU": 4.0, **({"GPU": 1.0} if 100 < clock[0] < 200 else {})}]
+        return [], answers
+
+    ray, clock, looks = cluster(), [1.0], []
+    ray.hangs, ray.lent = {"run_here"}, [{"CPU": 4.0, "GPU": 1.0}]
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray_tasks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with (
+        pytest.warns(UserWarning, match="waiting up to 600 s") as told,
+        pytest.raises(ClusterError, match="no machine of the cluster has"),
+    ):
+        list(run_all([lambda: 1], Cluster(1, "auto", gpus=1.0)))
+    assert len(told) == 2
+    assert 800.0 <= looks[-1] <= 800.0 + 3 * ray_tasks.MACHINES_EVERY_S
+
+
 @pytest.mark.parametrize("gpus", [1.5, -1.0, float("nan")])
-def test_gpus_that_are_not_lent(gpus):
-    with pytest.raises(InvalidValueError, match="it must be a share of one from 0 to 1, or a whol"):
-        Cluster(1, gpus=gpus)
+@pytest.mark.parametrize("name", ["cpus", "gpus"])
+def test_cores_and_gpus_that_are_not_lent(name, gpus):
+    words = f"{name} of each worker is .* it must be a share of one from 0 to 1, or a whol"
+    with pytest.raises(InvalidValueError, match=words):
+        Cluster(1, **{name: gpus})
 
 
 def test_versions_of_this_machine():

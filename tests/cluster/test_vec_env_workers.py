@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import ClassVar
 
 import cloudpickle
@@ -112,6 +116,22 @@ def test_a_worker_that_hangs_is_ended_and_then_named():
     assert None not in ray.waits
 
 
+def test_a_worker_that_was_out_of_memory_is_named_with_its_machine():
+    def happens(name, *given):
+        if name == "step":
+            raise exceptions.OutOfMemoryError(
+                "Task was killed due to the node running low on memory.\nMemory on the node (IP: "
+                "10.0.0.5) was 15GB / 16GB.\nTop 10 memory users:\nRefer to the documentation"
+            )
+
+    envs = RayVecEnv([Counting], ray=FakeRay(happens=happens))
+    envs.reset()
+    with pytest.raises(
+        ClusterError, match=r"running low on memory\. .*10\.0\.0\.5\) was 15GB / 16"
+    ):
+        envs.step(np.zeros((1, 1)))
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
@@ -132,6 +152,31 @@ def test_environments_that_cannot_be_brought_back_are_told_of(error, kind, words
     with pytest.raises(kind, match=words):
         envs.step(np.zeros((1, 1)))
     assert len(ray.killed) == ray.calls.count("open")
+
+
+@pytest.mark.parametrize(("took", "most"), [(0.0, 4.0), (10.0, 4.0 + 3 * 10 * 10.0)])
+def test_restoring_may_take_some_times_what_the_steps_took(monkeypatch, took, most):
+    def happens(name, *given):
+        clock[0] += took * (name == "step")
+        if name == "get" and "step" in ray.calls and "restore" not in ray.calls:
+            raise exceptions.ActorDiedError
+        if name == "restore":
+            ray.waits.clear()
+
+    class Long(Counting):
+        def step(self, action):
+            observation, reward, _, *others = super().step(action)
+            return observation, reward, self.steps == 30, *others
+
+    clock = [1.0]
+    monkeypatch.setattr(ray_crew, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    ray = FakeRay(happens=happens)
+    envs = RayVecEnv([Long] * 2, 1, ray=ray, timeout_s=2.0)
+    envs.reset()
+    for _ in range(100):  # three episodes, and ten steps
+        envs.step(np.zeros((2, 1)))
+    envs.get_attr("steps")
+    assert ray.waits[0] == pytest.approx(most)
 
 
 def test_nothing_is_asked_while_a_step_is_in_work():
@@ -179,6 +224,41 @@ def test_other_versions_are_refused(monkeypatch):
     monkeypatch.setattr(EnvWorker, "versions", lambda self: there)
     with pytest.raises(ClusterError, match=r"machine far .*: install"):
         RayVecEnv([Counting], ray=FakeRay())
+
+
+def test_a_machine_that_lacks_a_module_of_environments_is_named(monkeypatch):
+    def make():
+        import a_module_that_is_not_there
+
+        return a_module_that_is_not_there.Env()
+
+    monkeypatch.setattr(platform, "node", lambda: "far")
+    with pytest.raises(ClusterError, match=r"could not make .*: machine far lacks code .* 'a_modu"):
+        RayVecEnv([make], ray=FakeRay())
+
+
+def test_a_machine_without_these_packages_can_say_so():
+    """The worker's class travels as code: it comes up where nothing of ours is installed."""
+    ray = FakeRay()
+    ray.cloudpickle = cloudpickle
+    known = cloudpickle.list_registry_pickle_by_value()
+    try:
+        RayVecEnv([Counting], ray=ray).close()
+        sent = cloudpickle.dumps((EnvWorker, Past(log=[("step", (1.0,))])))
+    finally:
+        for name in cloudpickle.list_registry_pickle_by_value() - known:
+            cloudpickle.unregister_pickle_by_value(sys.modules[name])
+    code = (
+        "import pickle, sys; sys.modules.update(dict.fromkeys("
+        "('agents', 'numpy', 'gymnasium', 'stable_baselines3', 'torch'))); "
+        "worker, past = pickle.loads(sys.stdin.buffer.read()); "
+        "print(worker().versions()['agents'], len(past.log))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], input=sent, capture_output=True, check=False
+    )
+    assert found.stdout.decode().strip().endswith(" 1"), found.stderr.decode()
+    assert found.stdout.startswith(b"missing: ModuleNotFoundError")
 
 
 # -- what is restored otherwise --------------------------------------------------------------------
@@ -491,7 +571,11 @@ def test_environments_of_a_training_are_closed_whatever_comes(monkeypatch, closi
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("timeout_s", 0.0), ("retries", -1), ("cpus", -1.0), ("cpus", 1.5), ("cpus", float("nan"))],
+    [
+        ("timeout_s", 0.0),
+        ("retries", -1),
+        *[(name, value) for name in ("cpus", "gpus") for value in (-1.0, 1.5, float("nan"))],
+    ],
 )
 def test_numbers_that_are_not_allowed(name, value):
     with pytest.raises(ValueError, match=name):
