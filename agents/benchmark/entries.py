@@ -28,16 +28,18 @@ def find_entry(algorithm: str, suite: Suite, name: str | None = None) -> tuple[s
         name: Of the rows; else that of the algorithm.
 
     Raises:
-        BenchmarkError: There is none, or it is no function of ``(make_env, seed, budget)``.
+        BenchmarkError: There is none, it is no function of ``(make_env, seed, budget)``, or its
+            rows would have the name of another one of the package.
     """
     from agents.benchmark.zoo import ZooEntry
     from agents.zoo.table import AGENTS
 
+    if name not in (None, algorithm):
+        check_free(check_algorithm_name(name), suite)
     if algorithm in suite.entries:
-        return check_algorithm_name(name or algorithm), imported(suite.entries[algorithm])
+        return name or algorithm, imported(suite.entries[algorithm])
     if algorithm in AGENTS:
-        entry = ZooEntry(algorithm, suite.discrete_wrappers)
-        return check_algorithm_name(name or algorithm), entry
+        return name or algorithm, ZooEntry(algorithm, suite.discrete_wrappers)
     if ":" not in algorithm:
         known = [*AGENTS, *suite.entries]
         near = difflib.get_close_matches(algorithm, known, n=1)
@@ -47,7 +49,7 @@ def find_entry(algorithm: str, suite: Suite, name: str | None = None) -> tuple[s
             f"{', '.join(known)}.{hint}"
         )
     train = imported(algorithm)
-    return name_of(train, algorithm, name), train
+    return check_free(name_of(train, algorithm, name), suite), train
 
 
 def imported(path: str) -> Train:
@@ -77,6 +79,22 @@ def imported(path: str) -> Train:
             raise BenchmarkError(f"algorithm {path!r}: {module!r} has no {part!r}.{hint}")
         found = getattr(found, part)
     return check_train(found, path)
+
+
+def check_free(name: str, suite: Suite) -> str:
+    """A name of an algorithm from outside, which must not be that of one of the package.
+
+    Raises:
+        BenchmarkError: It is one.
+    """
+    from agents.zoo.table import AGENTS
+
+    if name in {*suite.entries, *AGENTS}:
+        raise BenchmarkError(
+            f"name is {name!r}, that of an algorithm of the package; give yours another, such as "
+            f"--name {name}-mine."
+        )
+    return name
 
 
 def check_train(train: Any, name: str = "train") -> Train:

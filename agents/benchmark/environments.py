@@ -107,14 +107,17 @@ class MakeEnv:
     Attributes:
         name: Of the task.
         known: What may be known on it, in words.
-        judged: Parts of the score: ``limits`` by budget and ``options`` of a reset, where they are
-            not the environment's own.
+        costs_known: Whether ``problem.counted_costs`` may be asked for the costs of networks that
+            are not judged.
+        judged: Parts of the score, dictionaries: ``"limits"`` by budget and ``"options"`` of a
+            reset, where they are not the environment's own.
         by_policy: Whether networks of the final policy are scored.
     """
 
     def __init__(self, problems: Problems, seed: int, ledger: Ledger) -> None:
         self._task = task = problems.task  # the optimum is in it
-        self.name, self.known, self.by_policy = task.name, task.known, task.by_policy
+        self.name, self.by_policy = task.name, task.by_policy
+        self.known, self.costs_known = task.known, task.costs_known
         self.judged = copy.deepcopy(task.judged)
         self._problems, self._ledger = problems, ledger
         self._seeds = np.random.default_rng([seed, 17])

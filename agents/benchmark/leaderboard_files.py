@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from agents.benchmark.leaderboard_fields import AGAIN
-from agents.benchmark.leaderboard_older import older_runs
 from agents.benchmark.leaderboard_rows import (
     FORMAT,
     ScoredRun,
@@ -62,9 +61,6 @@ def published_rows(suite: Suite) -> list[ScoredRun]:
     path = published_file(suite)
     if not path.exists():
         return []
-    head, *lines = _lines(path)
-    if "format" not in head:  # until they are made anew
-        return older_runs(lines, suite, str(path))
     return [check_row(content, suite, source) for source, content in _unpacked(path, suite)]
 
 
@@ -100,6 +96,28 @@ def read_rows(places: Iterable[str | os.PathLike[str]], suite: Suite) -> list[Sc
     return list(rows.values())
 
 
+def check_unpublished(
+    rows: Iterable[ScoredRun], published: Iterable[ScoredRun], otherwise: str
+) -> None:
+    """Check that no row has the name of a published algorithm.
+
+    Args:
+        rows: That are added.
+        published: Those of the package.
+        otherwise: What one may do instead of giving another name, for the error.
+
+    Raises:
+        BenchmarkError: One has.
+    """
+    taken = {row.algorithm for row in published}
+    for row in rows:
+        if row.algorithm in taken:
+            raise BenchmarkError(
+                f"{row.source}: algorithm is {row.algorithm!r}, a published one, whose rows are "
+                f"never replaced. Run yours under another name{otherwise}."
+            )
+
+
 def pack(
     places: Iterable[str | os.PathLike[str]],
     path: str | os.PathLike[str],
@@ -115,14 +133,15 @@ def pack(
         tasks: Names of those whose rows are packed; all if left out.
 
     Raises:
-        BenchmarkError: If a row is not possible, or the file is there.
+        BenchmarkError: If a row is not possible, or has the name of a published algorithm, or the
+            file is there.
         MissingFileError: If a place is not there, or holds no rows.
     """
     path, places = check_packed(path), list(places)
+    rows = read_rows(places, suite)
+    check_unpublished(rows, published_rows(suite), "")
     wanted = {
-        (row.algorithm, row.task, row.seed)
-        for row in read_rows(places, suite)
-        if tasks is None or row.task in tasks
+        (row.algorithm, row.task, row.seed) for row in rows if tasks is None or row.task in tasks
     }
     files = [one for place in places for one in _files(user_path(place))]
     found = [content for one in files for _, content in _contents(one, suite)]

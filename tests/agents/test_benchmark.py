@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,7 @@ from agents.benchmark import EvaluationsSpent, Plan, Suite, load_suite, read_row
 from agents.benchmark.entries import find_entry, imported
 from agents.benchmark.program import app, parse_seeds
 from agents.benchmark.suite import Reference, hash_of
+from agents.benchmark.whole import in_words
 from agents.errors import BenchmarkError, InvalidValueError, UnknownNameError
 
 BUDGET, STEPS = 20, 8
@@ -505,6 +507,46 @@ def test_rows_are_named_after_the_module_of_a_train(suite, tmp_path, monkeypatch
     assert find_entry("my_method:other", suite, "x")[0] == "x"
 
 
+def test_names_of_the_package_are_taken(bench, suite, tmp_path, monkeypatch):
+    words = r"name is 'ppo_lag', that of an algorithm of the package; .* --name ppo_lag-mine"
+    with pytest.raises(BenchmarkError, match=words):
+        bench(forever, name="ppo_lag")
+    with pytest.raises(BenchmarkError, match=words):
+        find_entry("a2c_lag", suite, "ppo_lag")
+    (tmp_path / "their_entry.py").write_text("def random(make_env, seed, budget): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    entries = replace(suite, entries={"random": "their_entry:random"})
+    assert find_entry("random", entries)[0] == "random"
+    with pytest.raises(BenchmarkError, match=r"name is 'random'"):
+        find_entry("their_entry:random", entries)
+
+
+def test_a_run_says_how_many_parts_have_no_network():
+    row = {"best": None, "parts": [{}, None, {}], "score": -0.5, "evaluations": 20, "wall_s": 1.0}
+    found = "1 of 3 parts without a network within the limits, score -0.500, 20 evaluations, 1.0 s"
+    assert in_words(row) == found
+    assert in_words({**row, "parts": [None]}).startswith("nothing within the limits, score")
+
+
+def test_a_judged_network_knows_its_problem_and_the_task_what_may_be_known(bench, suite, tmp_path):
+    found = []
+
+    def train(make_env, seed, budget):
+        found.append((make_env.costs_known, make_env.judge(np.zeros((STEPS, 1))).problem))
+
+    own = json.loads((tmp_path / "toy.json").read_text())
+    own["tasks"][0]["costs_known"] = True  # says what may be known, and defines nothing
+    (tmp_path / "toy.json").write_text(json.dumps(own))
+    known = load_suite(tmp_path / "toy.json")
+    assert known.hash == suite.hash
+    agents.benchmark(train, suite=known, tasks="toy-10", seeds=1, out=tmp_path / "rows", name="x")
+    agents.benchmark(train, suite=known, tasks="tune-toy", seeds=100, out=tmp_path / "y", name="y")
+    assert found == [(True, None), (False, None)]
+    of_package = load_suite()
+    for task in [*of_package.tasks.values(), *of_package.tuning_tasks.values()]:
+        assert task.costs_known == ("counted_costs" in task.known)
+
+
 def test_seeds_of_numpy_are_numbers(bench, suite, tmp_path):
     given = {"suite": suite, "tasks": "toy-10", "out": tmp_path / "rows"}
     rows = agents.benchmark(forever, seeds=np.arange(2), name="mine", **given)
@@ -577,7 +619,7 @@ def test_the_command_runs_and_says_so(suite, tmp_path):
 def test_the_command_lists_tasks_with_their_seeds():
     said = CliRunner().invoke(app, ["--list"]).stdout
     assert "table-small-digits-10: VGG on digits" in said
-    assert "(512 evaluations, seeds 0 to 49)" in said
+    assert "(exact table; 512 evaluations, seeds 0 to 49)" in said
     assert re.search(r"tune-table-10: .*seeds 10000 to 10019, for tuning\)", said)
     chosen = CliRunner().invoke(app, ["--list", "--tasks", "exact table"]).stdout.splitlines()
     assert len(chosen) == 9
