@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -125,23 +126,27 @@ def code_of(algorithm: Train | str, train: Train) -> dict[str, str | None]:
         train: The function that it names.
 
     Returns:
-        The name, and 16 digits of its source file; None for those that come with the package, and
-        where there is no file.
+        The name, and 16 digits of its source file, where there is none of its source, with what
+        a `functools.partial` holds; None for those that come with the package, and where there is
+        no source.
     """
     if isinstance(algorithm, str) and ":" not in algorithm:
         return {"train": algorithm, "sha256": None}
     function: Any = train
+    given = ""
     while isinstance(function, functools.partial):
+        given += repr((function.args, sorted(function.keywords.items())))
         function = function.func
     if not hasattr(function, "__qualname__"):  # an object that is called
         function = type(function)
-    module, digest = function.__module__, None
-    try:
+    module, source = function.__module__, None
+    with suppress(OSError, TypeError):  # typed in, or compiled
+        source = inspect.getsource(function).encode()  # such as of a cell of a notebook
+    with suppress(OSError, TypeError):
         path = Path(inspect.getsourcefile(function) or "")
-        digest = sha256(path.read_bytes()).hexdigest()[:16]
+        source = path.read_bytes()
         module = path.stem if module == "__main__" else module  # a script is imported elsewhere
-    except (OSError, TypeError):  # typed in, or compiled
-        pass
+    digest = None if source is None else sha256(source + given.encode()).hexdigest()[:16]
     return {"train": f"{module}:{function.__qualname__}", "sha256": digest}
 
 

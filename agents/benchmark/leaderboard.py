@@ -71,7 +71,7 @@ class Standing:
         score: Interquartile mean of the normalised scores; None where a task has no run.
         ranks: The lowest and the highest place that it may have; None where it is not ranked.
         regret: Mean of what the best networks lack of the optimum; None where none is known.
-        found_nothing: Share of runs without any network within the limit.
+        found_nothing: Share of runs that lack a network within the limits, for a part at least.
         violation_rate: Share of the networks judged in training that were above the limit.
         cumulative_violation: Sum of what they were above it, a run.
         final_violation_rate: Share of episodes of the final policy, sampled, that end above the

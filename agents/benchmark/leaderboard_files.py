@@ -31,7 +31,7 @@ from agents.files import check_place, is_partial, read_json, replacing, user_pat
 
 PACKED = ".jsonl.gz"
 LEADERBOARD = "leaderboard.json"  # what `agents.benchmark.leaderboard_report.save` wrote: no row
-DIGITS = 7  # of numbers in a packed file
+DIGITS = 12  # of numbers in a packed file
 _MOST_BYTES = 256 * 2**20  # of a packed file, unpacked
 _NAMED = ("algorithm", "task", "versions", "code")  # of all runs in a line
 _FIELDS = (
@@ -81,12 +81,20 @@ def read_rows(places: Iterable[str | os.PathLike[str]], suite: Suite) -> list[Sc
             f"add is {os.fspath(places)!r}; it must be a list of folders: [{os.fspath(places)!r}]."
         )
     rows: dict[tuple[str, str, int], ScoredRun] = {}
+    codes: dict[str, tuple[Any, str]] = {}  # of each algorithm, and a row that says so
     for place in places:
         for path in _files(user_path(place)):
             for source, content in _contents(path, suite):
                 row = check_row(content, suite, source)
                 if row.task not in suite.tasks:
                     continue  # of a task for tuning
+                code, first = codes.setdefault(row.algorithm, (content["code"], source))
+                if code != content["code"]:
+                    raise BenchmarkError(
+                        f"{source}: code is {content['code']}, but {first} of {row.algorithm}, too,"
+                        f" is of {code}; one name stands for one algorithm. Leave one out, or run "
+                        "it again under another name."
+                    )
                 other = rows.setdefault((row.algorithm, row.task, row.seed), row)
                 if other is not row:
                     raise BenchmarkError(

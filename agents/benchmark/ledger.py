@@ -122,6 +122,11 @@ class Ledger:
         )
 
     @property
+    def judged(self) -> int:
+        """Networks so far."""
+        return self.evaluations - self.given_up
+
+    @property
     def left(self) -> float:
         """Evaluations that are left; infinite without a budget."""
         return float("inf") if self.budget is None else self.budget - self.evaluations

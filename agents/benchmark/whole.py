@@ -236,7 +236,7 @@ def _value(name: str, done: Done) -> Row | str:
 def _run(suite: Suite, train: Any, algorithm: str, task: Task, seed: int) -> Row | str:
     function = find_entry(train, suite)[1] if isinstance(train, str) else train
     key = (suite.hash, task.name)
-    if key not in _RUNNERS:
+    if key not in _RUNNERS or _RUNNERS[key].task != task:  # what does not define it may differ
         _RUNNERS.clear()  # networks and data of one task at a time
         _RUNNERS[key] = Runner(suite, task)
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import linecache
 import pickle
+import random
 import re
 import subprocess
 import sys
@@ -18,11 +21,13 @@ from typer.testing import CliRunner
 
 import agents
 from agents.benchmark import EvaluationsSpent, Plan, Suite, load_suite, read_row
-from agents.benchmark.entries import find_entry, imported
+from agents.benchmark.entries import code_of, find_entry, imported
+from agents.benchmark.ledger import Ledger
 from agents.benchmark.program import app, parse_seeds
 from agents.benchmark.suite import Reference, hash_of
 from agents.benchmark.whole import in_words
 from agents.errors import BenchmarkError, InvalidValueError, UnknownNameError
+from agents.toy import BudgetToyEnv
 
 BUDGET, STEPS = 20, 8
 TASK = {
@@ -151,6 +156,76 @@ def test_vectors_count_like_single_environments(bench, mode):
     for name in ("evaluations", "curve", "infeasible_evaluations", "given_up_episodes"):
         assert many[name] == one[name]
     assert many["cumulative_violation"] == pytest.approx(one["cumulative_violation"])
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_vectors_count_each_environment_by_itself(bench, monkeypatch, mode):
+    judged, add = [], Ledger.add
+    monkeypatch.setattr(Ledger, "add", lambda own, one: (judged.append(one), add(own, one)))
+    kept = np.array([0.25, 0.75, 0.5])  # within the limit, above it, within it
+
+    def train(make_env, seed, budget):
+        envs = make_env(num_envs=3, autoreset_mode=mode)
+        actions = (2.0 * kept[:, None] - 1.0).astype(np.float32)
+        envs.reset()
+        for step in itertools.count():
+            ended = envs.step(actions)[2]
+            if mode == "Disabled" and step == 2:
+                envs.reset(options={"reset_mask": np.array([False, True, False])})
+            if mode == "Disabled" and ended.any():
+                envs.reset(options={"reset_mask": ended})
+            if mode == "NextStep" and ended.any():
+                envs.reset()  # in place of the step that would
+
+    row = bench(train)
+    judged = judged[: row["evaluations"] - row["given_up_episodes"]]
+    shares = [one.accuracy**2 for one in judged]
+    assert row["given_up_episodes"] == (mode == "Disabled")
+    if mode != "Disabled":
+        assert shares == pytest.approx(np.resize(kept, BUDGET))
+    assert {round(share, 6) for share in shares} == set(kept)
+    assert [one.cost for one in judged] == pytest.approx(shares)
+    assert [one.feasible for one in judged] == [share < 0.6 for share in shares]
+    above = sum(share > 0.6 for share in shares)
+    assert row["infeasible_evaluations"] == above > 3
+    assert row["cumulative_violation"] == pytest.approx(0.25 * above)
+
+
+def test_a_vector_is_no_larger_than_the_evaluations(bench):
+    def train(make_env, seed, budget):
+        with pytest.raises(
+            InvalidValueError, match="num_envs is 21; it must be at least 1 and at most 20"
+        ):
+            make_env(num_envs=BUDGET + 1)
+
+    bench(train)
+
+
+def test_a_plan_is_checked_before_it_is_played(bench):
+    def train(make_env, seed, budget):
+        plan = np.zeros(make_env.plan_shape)
+        assert plan.shape == (STEPS, 1)
+        plan[-1] = np.nan
+        with pytest.raises(InvalidValueError, match="must be finite numbers"):
+            make_env.judge(plan)
+
+    row = bench(train)
+    assert (row["evaluations"], row["given_up_episodes"]) == (0, 0)
+
+
+def test_no_run_depends_on_those_before_it(bench, tmp_path):
+    def train(make_env, seed, budget):
+        with suppress(EvaluationsSpent):
+            while True:
+                drawn = np.random.uniform(-1.0, random.random(), (STEPS, 1))  # noqa: NPY002
+                make_env.judge(drawn)
+        return lambda observation: env.action_space.sample()
+
+    env = BudgetToyEnv()
+    before = random.getstate()
+    one, other = (bench(train, out=tmp_path / name) for name in "ab")
+    assert one["curve"] == other["curve"]
+    assert random.getstate() == before
 
 
 def begin(env):
@@ -545,6 +620,29 @@ def test_a_judged_network_knows_its_problem_and_the_task_what_may_be_known(bench
     of_package = load_suite()
     for task in [*of_package.tasks.values(), *of_package.tuning_tasks.values()]:
         assert task.costs_known == ("counted_costs" in task.known)
+
+
+def test_code_without_a_file_and_what_is_bound_to_it_is_told_apart():
+    def base(make_env, seed, budget, value=0.0): ...
+
+    one, same, other = (code_of("x:y", partial(base, value=value)) for value in (0.9, 0.9, 0.3))
+    assert one == same != other
+    cell = "def train(make_env, seed, budget):\n    return {}\n"
+    found = []
+    for number in range(2):
+        lines = cell.format(number)
+        linecache.cache["<cell>"] = (len(lines), None, lines.splitlines(True), "<cell>")
+        space = {"__name__": "notebook"}
+        exec(compile(lines, "<cell>", "exec"), space)
+        found.append(code_of("x:y", space["train"])["sha256"])
+    assert len({*found, None}) == 3
+
+
+def test_scores_in_rows_are_computed_again(bench, suite, tmp_path):
+    row = bench(forever)
+    path = tmp_path / "rows/mine/toy-10/0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "score": 0.99}))
+    assert read_row(path, suite) == row
 
 
 def test_seeds_of_numpy_are_numbers(bench, suite, tmp_path):

@@ -516,6 +516,18 @@ def test_without_rows_there_is_no_leaderboard(suite):
         leaderboard(suite=suite)
 
 
+def test_one_name_stands_for_one_code(suite, write):
+    rows = make_rows(suite, {"mine": 0.5}, ["table-a"])
+    first = write(rows[:4], "first")
+    second = write(
+        [{**row, "code": {"train": "other:train", "sha256": "1"}} for row in rows[4:]], "b"
+    )
+    with pytest.raises(
+        ValueError, match=r"b.*code is .*other:train.*; one name stands for one algo"
+    ):
+        leaderboard([first, second], suite=suite)
+
+
 def test_published_algorithms_are_never_replaced(suite, write, monkeypatch, tmp_path):
     rows = make_rows(suite, {"published": 0.5}, ["table-a"])
     published = [check_row(row, suite, "x") for row in rows]
