@@ -48,7 +48,7 @@ _FIELDS = (
 _NETWORK = ("accuracy", "test_accuracy", "costs", "counts")
 _PART = (*_NETWORK, "evaluation")
 _SAMPLED = ("accuracy", "test_accuracy", "violation_rate", "episodes")
-_FEW = {"cumulative_violation": 5, "policy": 5, "wall_s": 3}  # digits that say something
+_FEW = {"cumulative_violation": 5, "wall_s": 3}  # digits that say something
 
 
 def published_file(suite: Suite) -> Path:
