@@ -22,14 +22,14 @@ def train(make_env, seed, budget):
     shape = (n_steps, *envs.single_action_space.shape)
     mean, spread = np.zeros(shape), 0.5
     observations, _ = envs.reset()
-    keys = []  # what is observed at every step, of the first environment
+    shares = []  # of decided groups, as the first episode observes them at every step
     try:
         while True:
             noise = generator.standard_normal((n_steps, N_ENVS, *shape[1:]))
             gains, costs = np.zeros(N_ENVS), np.zeros(N_ENVS)
-            keys = []
             for step in range(n_steps):
-                keys.append(observations[0].copy())
+                if len(shares) < n_steps:
+                    shares.append(float(observations[0, 0]))
                 actions = np.clip(mean[step] + spread * noise[step], -1.0, 1.0)
                 observations, rewards, ended, _, infos = envs.step(actions.astype(np.float32))
                 last = infos["final_info"] if ended.any() else infos
@@ -40,10 +40,9 @@ def train(make_env, seed, budget):
             mean, spread = np.clip(mean, -1.0, 1.0), max(0.1, 0.98 * spread)
     except EvaluationsSpent:  # all evaluations are spent
         pass
-    layer = np.array(keys)[:, 0] if keys else np.arange(n_steps)
 
     def policy(observation):
-        return mean[int(np.argmin(np.abs(layer - observation[0])))].astype(np.float32)
+        return mean[int(np.argmin(np.abs(np.array(shares) - observation[0])))].astype(np.float32)
 
     return policy
 

@@ -92,6 +92,7 @@ def judged(accuracy: float, cost: float, limit: float, env: Any, info: Mapping[s
         cost_limit=limit,
         feasible=bool(info.get("feasible", cost <= limit)),
         costs=costs_of(env, info),
+        problem=getattr(env, "problem", None),
         choice=choice_of(env, info),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,18 @@ def find_entry(algorithm: str, suite: Suite, name: str | None = None) -> tuple[s
         name: Of the rows; else that of the algorithm.
 
     Raises:
-        BenchmarkError: There is none, or it is no function of ``(make_env, seed, budget)``.
+        BenchmarkError: There is none, it is no function of ``(make_env, seed, budget)``, or its
+            rows would have the name of another one of the package.
     """
     from agents.benchmark.zoo import ZooEntry
     from agents.zoo.table import AGENTS
 
+    if name not in (None, algorithm):
+        check_free(check_algorithm_name(name), suite)
     if algorithm in suite.entries:
-        return check_algorithm_name(name or algorithm), imported(suite.entries[algorithm])
+        return name or algorithm, imported(suite.entries[algorithm])
     if algorithm in AGENTS:
-        entry = ZooEntry(algorithm, suite.discrete_wrappers)
-        return check_algorithm_name(name or algorithm), entry
+        return name or algorithm, ZooEntry(algorithm, suite.discrete_wrappers)
     if ":" not in algorithm:
         known = [*AGENTS, *suite.entries]
         near = difflib.get_close_matches(algorithm, known, n=1)
@@ -47,7 +50,7 @@ def find_entry(algorithm: str, suite: Suite, name: str | None = None) -> tuple[s
             f"{', '.join(known)}.{hint}"
         )
     train = imported(algorithm)
-    return name_of(train, algorithm, name), train
+    return check_free(name_of(train, algorithm, name), suite), train
 
 
 def imported(path: str) -> Train:
@@ -79,6 +82,22 @@ def imported(path: str) -> Train:
     return check_train(found, path)
 
 
+def check_free(name: str, suite: Suite) -> str:
+    """A name of an algorithm from outside, which must not be that of one of the package.
+
+    Raises:
+        BenchmarkError: It is one.
+    """
+    from agents.zoo.table import AGENTS
+
+    if name in {*suite.entries, *AGENTS}:
+        raise BenchmarkError(
+            f"name is {name!r}, that of an algorithm of the package; give yours another, such as "
+            f"--name {name}-mine."
+        )
+    return name
+
+
 def check_train(train: Any, name: str = "train") -> Train:
     """A function that can be called as ``train(make_env, seed, budget)``.
 
@@ -107,23 +126,27 @@ def code_of(algorithm: Train | str, train: Train) -> dict[str, str | None]:
         train: The function that it names.
 
     Returns:
-        The name, and 16 digits of its source file; None for those that come with the package, and
-        where there is no file.
+        The name, and 16 digits of its source file, where there is none of its source, with what
+        a `functools.partial` holds; None for those that come with the package, and where there is
+        no source.
     """
     if isinstance(algorithm, str) and ":" not in algorithm:
         return {"train": algorithm, "sha256": None}
     function: Any = train
+    given = ""
     while isinstance(function, functools.partial):
+        given += repr((function.args, sorted(function.keywords.items())))
         function = function.func
     if not hasattr(function, "__qualname__"):  # an object that is called
         function = type(function)
-    module, digest = function.__module__, None
-    try:
+    module, source = function.__module__, None
+    with suppress(OSError, TypeError):  # typed in, or compiled
+        source = inspect.getsource(function).encode()  # such as of a cell of a notebook
+    with suppress(OSError, TypeError):
         path = Path(inspect.getsourcefile(function) or "")
-        digest = sha256(path.read_bytes()).hexdigest()[:16]
+        source = path.read_bytes()
         module = path.stem if module == "__main__" else module  # a script is imported elsewhere
-    except (OSError, TypeError):  # typed in, or compiled
-        pass
+    digest = None if source is None else sha256(source + given.encode()).hexdigest()[:16]
     return {"train": f"{module}:{function.__qualname__}", "sha256": digest}
 
 

@@ -12,7 +12,13 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from agents.arguments import MOST_ENVS, shown, whole_number
-from agents.benchmark.counted import AUTORESET_MODES, CountedEnv, CountedVectorEnv, Env
+from agents.benchmark.counted import (
+    AUTORESET_MODES,
+    CountedEnv,
+    CountedVectorEnv,
+    Env,
+    check_action,
+)
 from agents.benchmark.ledger import Judged, Ledger
 from agents.benchmark.suite import Task
 from agents.errors import BenchmarkError, InvalidValueError
@@ -107,14 +113,17 @@ class MakeEnv:
     Attributes:
         name: Of the task.
         known: What may be known on it, in words.
-        judged: Parts of the score: ``limits`` by budget and ``options`` of a reset, where they are
-            not the environment's own.
+        costs_known: Whether ``problem.counted_costs`` may be asked for the costs of networks that
+            are not judged.
+        judged: Parts of the score, dictionaries: ``"limits"`` by budget and ``"options"`` of a
+            reset, where they are not the environment's own.
         by_policy: Whether networks of the final policy are scored.
     """
 
     def __init__(self, problems: Problems, seed: int, ledger: Ledger) -> None:
         self._task = task = problems.task  # the optimum is in it
-        self.name, self.known, self.by_policy = task.name, task.known, task.by_policy
+        self.name, self.by_policy = task.name, task.by_policy
+        self.known, self.costs_known = task.known, task.costs_known
         self.judged = copy.deepcopy(task.judged)
         self._problems, self._ledger = problems, ledger
         self._seeds = np.random.default_rng([seed, 17])
@@ -130,6 +139,18 @@ class MakeEnv:
     def n_steps(self) -> int:
         """Steps of an episode."""
         return self._task.steps
+
+    @property
+    def plan_shape(self) -> tuple[int, ...]:
+        """Of what `judge` takes: steps of an episode, and the shape of an action."""
+        return (self.n_steps, *(self._judges.action_space.shape or ()))
+
+    @property
+    def _judges(self) -> CountedEnv:
+        """Where plans are played."""
+        if self._judging is None:
+            self._judging = self()
+        return self._judging
 
     def __call__(self, num_envs: int | None = None, *, autoreset_mode: Any = None) -> Any:
         """Make an environment, or a vector of them.
@@ -149,7 +170,8 @@ class MakeEnv:
                     "make_env(num_envs=8, autoreset_mode=...)."
                 )
             return CountedEnv(self._single(), self._ledger, self._seed())
-        number = whole_number("num_envs", num_envs, 1, MOST_ENVS)
+        most = min(MOST_ENVS, self._task.evaluations)  # all of them begin an episode at once
+        number = whole_number("num_envs", num_envs, 1, most)
         mode = _mode("NextStep" if autoreset_mode is None else autoreset_mode)
         return CountedVectorEnv(self._vector(number, mode), self._ledger, self._seed())
 
@@ -165,14 +187,12 @@ class MakeEnv:
             InvalidValueError: Too many or too few actions, or some that the environment does not
                 take.
         """
-        if self._judging is None:
-            self._judging = self()
-        env = self._judging
+        env, before = self._judges, self._ledger.judged
         actions = self._actions(plan, env.action_space)
         env.reset(options=options)
         for action in actions:
             env.step(action)
-        if self._ledger.last is None:
+        if self._ledger.last is None or self._ledger.judged == before:
             raise InvalidValueError(
                 f"plan holds {self.n_steps} actions, after which the episode goes on."
             )
@@ -189,6 +209,8 @@ class MakeEnv:
             raise InvalidValueError(
                 f"plan {found}; it must hold {self.n_steps}, an action for each step."
             )
+        for one in plan:
+            check_action(one)
         try:
             return [np.asarray(one, space.dtype).reshape(space.shape or ()) for one in plan]
         except (TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from agents.arguments import MOST_REPS, MOST_SEED, whole_number
-from agents.benchmark.leaderboard_files import published_rows, read_rows
+from agents.benchmark.leaderboard_files import check_unpublished, published_rows, read_rows
 from agents.benchmark.leaderboard_rows import ScoredRun
 from agents.benchmark.suite import DEFAULT_SUITE, Suite, load_suite
 from agents.comparison.pairwise import (
@@ -71,7 +71,7 @@ class Standing:
         score: Interquartile mean of the normalised scores; None where a task has no run.
         ranks: The lowest and the highest place that it may have; None where it is not ranked.
         regret: Mean of what the best networks lack of the optimum; None where none is known.
-        found_nothing: Share of runs without any network within the limit.
+        found_nothing: Share of runs that lack a network within the limits, for a part at least.
         violation_rate: Share of the networks judged in training that were above the limit.
         cumulative_violation: Sum of what they were above it, a run.
         final_violation_rate: Share of episodes of the final policy, sampled, that end above the
@@ -249,14 +249,7 @@ def leaderboard(
     choose_tasks(tasks, suite)  # what was asked for is checked before thousands of rows are read
     added = read_rows(add, suite)
     of_package = published_rows(suite) if published else []
-    taken = {row.algorithm for row in of_package}
-    for row in added:
-        if row.algorithm in taken:
-            raise BenchmarkError(
-                f"{row.source}: algorithm is {row.algorithm!r}, a published one, whose rows are "
-                "never replaced. Run yours under another name, or leave the published ones out: "
-                "--no-published."
-            )
+    check_unpublished(added, of_package, ", or leave the published ones out: --no-published")
     names = tuple(dict.fromkeys(row.algorithm for row in added))
     rows = [*of_package, *added]
     return Leaderboard.of(rows, suite, tasks=tasks, added=names, reps=reps, seed=seed)

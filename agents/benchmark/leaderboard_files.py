@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from agents.benchmark.leaderboard_fields import AGAIN
-from agents.benchmark.leaderboard_older import older_runs
 from agents.benchmark.leaderboard_rows import (
     FORMAT,
     ScoredRun,
@@ -32,7 +31,7 @@ from agents.files import check_place, is_partial, read_json, replacing, user_pat
 
 PACKED = ".jsonl.gz"
 LEADERBOARD = "leaderboard.json"  # what `agents.benchmark.leaderboard_report.save` wrote: no row
-DIGITS = 7  # of numbers in a packed file
+DIGITS = 12  # of numbers in a packed file
 _MOST_BYTES = 256 * 2**20  # of a packed file, unpacked
 _NAMED = ("algorithm", "task", "versions", "code")  # of all runs in a line
 _FIELDS = (
@@ -49,7 +48,7 @@ _FIELDS = (
 _NETWORK = ("accuracy", "test_accuracy", "costs", "counts")
 _PART = (*_NETWORK, "evaluation")
 _SAMPLED = ("accuracy", "test_accuracy", "violation_rate", "episodes")
-_FEW = {"cumulative_violation": 5, "policy": 5, "wall_s": 3}  # digits that say something
+_FEW = {"cumulative_violation": 5, "wall_s": 3}  # digits that say something
 
 
 def published_file(suite: Suite) -> Path:
@@ -62,9 +61,6 @@ def published_rows(suite: Suite) -> list[ScoredRun]:
     path = published_file(suite)
     if not path.exists():
         return []
-    head, *lines = _lines(path)
-    if "format" not in head:  # until they are made anew
-        return older_runs(lines, suite, str(path))
     return [check_row(content, suite, source) for source, content in _unpacked(path, suite)]
 
 
@@ -85,12 +81,20 @@ def read_rows(places: Iterable[str | os.PathLike[str]], suite: Suite) -> list[Sc
             f"add is {os.fspath(places)!r}; it must be a list of folders: [{os.fspath(places)!r}]."
         )
     rows: dict[tuple[str, str, int], ScoredRun] = {}
+    codes: dict[str, tuple[Any, str]] = {}  # of each algorithm, and a row that says so
     for place in places:
         for path in _files(user_path(place)):
             for source, content in _contents(path, suite):
                 row = check_row(content, suite, source)
                 if row.task not in suite.tasks:
                     continue  # of a task for tuning
+                code, first = codes.setdefault(row.algorithm, (content["code"], source))
+                if code != content["code"]:
+                    raise BenchmarkError(
+                        f"{source}: code is {content['code']}, but {first} of {row.algorithm}, too,"
+                        f" is of {code}; one name stands for one algorithm. Leave one out, or run "
+                        "it again under another name."
+                    )
                 other = rows.setdefault((row.algorithm, row.task, row.seed), row)
                 if other is not row:
                     raise BenchmarkError(
@@ -98,6 +102,28 @@ def read_rows(places: Iterable[str | os.PathLike[str]], suite: Suite) -> list[Sc
                         f"{other.source} too; a seed counts once. Leave one out."
                     )
     return list(rows.values())
+
+
+def check_unpublished(
+    rows: Iterable[ScoredRun], published: Iterable[ScoredRun], otherwise: str
+) -> None:
+    """Check that no row has the name of a published algorithm.
+
+    Args:
+        rows: That are added.
+        published: Those of the package.
+        otherwise: What one may do instead of giving another name, for the error.
+
+    Raises:
+        BenchmarkError: One has.
+    """
+    taken = {row.algorithm for row in published}
+    for row in rows:
+        if row.algorithm in taken:
+            raise BenchmarkError(
+                f"{row.source}: algorithm is {row.algorithm!r}, a published one, whose rows are "
+                f"never replaced. Run yours under another name{otherwise}."
+            )
 
 
 def pack(
@@ -115,14 +141,15 @@ def pack(
         tasks: Names of those whose rows are packed; all if left out.
 
     Raises:
-        BenchmarkError: If a row is not possible, or the file is there.
+        BenchmarkError: If a row is not possible, or has the name of a published algorithm, or the
+            file is there.
         MissingFileError: If a place is not there, or holds no rows.
     """
     path, places = check_packed(path), list(places)
+    rows = read_rows(places, suite)
+    check_unpublished(rows, published_rows(suite), "")
     wanted = {
-        (row.algorithm, row.task, row.seed)
-        for row in read_rows(places, suite)
-        if tasks is None or row.task in tasks
+        (row.algorithm, row.task, row.seed) for row in rows if tasks is None or row.task in tasks
     }
     files = [one for place in places for one in _files(user_path(place))]
     found = [content for one in files for _, content in _contents(one, suite)]

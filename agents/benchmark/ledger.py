@@ -31,6 +31,7 @@ class Judged:
         cost_limit: The limit of its episode.
         feasible: Whether it is within every limit.
         costs: By budget, 1.0 = nothing removed; empty where the environment names none.
+        problem: What its environment prunes; None where that names none.
         choice: What the environment decided, by which the network is known again; see
             `agents.benchmark.networks`.
     """
@@ -40,6 +41,7 @@ class Judged:
     cost_limit: float
     feasible: bool
     costs: Mapping[str, float] = field(default_factory=dict)
+    problem: Any = field(default=None, repr=False)
     choice: Any = field(default=None, repr=False)
 
     def is_within(self, limits: Mapping[str, float] | None) -> bool:
@@ -118,6 +120,11 @@ class Ledger:
             "another: use make_env(num_envs=N) or DummyVecEnv in place of AsyncVectorEnv or "
             "SubprocVecEnv."
         )
+
+    @property
+    def judged(self) -> int:
+        """Networks so far."""
+        return self.evaluations - self.given_up
 
     @property
     def left(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -139,7 +139,8 @@ def main(
             for task in [*loaded.choose(names), *tuning]:
                 seeds_of = f"seeds {task.seeds[0]} to {task.seeds[-1]}"
                 kind = ", for tuning" if task.tuning else ""
-                say(f"{task.name}: {task.title} ({task.evaluations} evaluations, {seeds_of}{kind})")
+                about = f"{task.category}; {task.evaluations} evaluations, {seeds_of}{kind}"
+                say(f"{task.name}: {task.title} ({about})")
         else:
             cluster = _cluster(workers, ray_address, gpus_per_worker, jobs)
             _run(algorithm, loaded, names, seeds or [], out, name, jobs, cluster)
@@ -201,7 +202,25 @@ def _run(
     )
     if not rows:
         raise BenchmarkError(f"algorithm {algorithm!r} fits none of these tasks.")
+    for line in summary(rows):
+        say(line)
     say(f"{len(rows)} rows in {folder}")
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Mean scores of rows, a line for each task; of tasks for tuning, too.
+
+    >>> summary([{"task": "a", "score": 0.25}, {"task": "a", "score": 0.75}])
+    ['a: mean score 0.500 of 2 runs']
+    """
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if row["score"] is not None:
+            scores.setdefault(row["task"], []).append(row["score"])
+    return [
+        f"{task}: mean score {sum(own) / len(own):.3f} of {len(own)} run{'s' * (len(own) > 1)}"
+        for task, own in scores.items()
+    ]
 
 
 def parse_seeds(given: Sequence[str]) -> list[int]:

@@ -22,6 +22,7 @@ A row holds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,12 @@ def read_row(path: Path, suite: Suite) -> Row:
         BenchmarkError: It is damaged, or of another protocol, version or count.
     """
     row = read_json(path, BenchmarkError)
-    check_row(row, suite, str(path))
+    checked = check_row(row, suite, str(path))
     where = (row["algorithm"], row["task"], f"{row['seed']}.json")
     if path.parts[-3:] != where:
         raise BenchmarkError(f"{path} holds the row of {'/'.join(where)}; put it there.")
-    return row
+    score = None if math.isnan(checked.score) else checked.score  # by the references of today
+    return {**row, "score": score, "regret": checked.regret}
 
 
 def read_rows(out: Path, suite: Suite) -> list[Row]:
@@ -108,7 +110,7 @@ def check_out(out: Path, suite: Suite, algorithm: str, code: Mapping[str, Any]) 
 def _in_words(code: Any) -> str:
     if not isinstance(code, Mapping):
         return shown(code)
-    return f"{code.get('train')}, source {code.get('sha256') or 'of the package'}"
+    return f"{code.get('train')}, source {code.get('sha256') or 'of the package, or unknown'}"
 
 
 def check_algorithm_name(name: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -146,6 +147,7 @@ class Runner:
         for one, place in zip(best, self._where, strict=True):
             ledger = Ledger(None)
             env = policy.wrapped(CountedEnv(self.problems.make(place["problem"]), ledger))
+            env.action_space.seed(_POLICY_SEED + seed)
             for episode in range(1 + self.suite.policy_episodes):
                 check_stop()
                 policy.play(
@@ -230,7 +232,14 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """Draw torch's random numbers, by which policies are sampled, from a seed of the run's own."""
+    """Draw random numbers of torch, by which policies are sampled, NumPy and Python by the seed."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
     with th.random.fork_rng(devices=[]):
         th.manual_seed(seed)
-        yield
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)  # noqa: NPY002
+            random.setstate(of_python)

@@ -26,7 +26,7 @@ DEFAULT_SUITE = "prunebench-v1"
 LOWEST_SCORE = -1.0  # of a run that finds nothing, say
 # what is measured or said of a task, but does not define it; tables are looked at when one is used
 _NOT_DEFINING = (
-    *("title", "about", "known", "references", "facts"),
+    *("title", "about", "known", "costs_known", "references", "facts"),
     *("entries", "tables", "table_loader"),
 )
 
@@ -78,6 +78,7 @@ class Task:
         evaluations: Networks that a run may judge.
         seeds: Of the runs.
         known: What an algorithm may know besides observations, rewards and infos.
+        costs_known: Whether the costs of numbers of kept filters are in that.
         deterministic: Whether equal decisions are judged equally, on every machine.
         tuning: Whether it is for tuning; such a task is in no leaderboard.
         references: One for each part of ``judged``; empty where they were not measured yet.
@@ -99,6 +100,7 @@ class Task:
     judged: tuple[Mapping[str, Any], ...] = ({},)
     by_policy: bool = False
     known: str = ""
+    costs_known: bool = False
     deterministic: bool = True
     tuning: bool = False
     references: tuple[Reference, ...] = ()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.arguments import shown, whole_number
-from agents.benchmark.entries import check_train, code_of, find_entry, name_of
+from agents.benchmark.entries import check_free, check_train, code_of, find_entry, name_of
 from agents.benchmark.rows import check_out, read_row, row_path, write_row
 from agents.benchmark.run import Row, Runner, Train
 from agents.benchmark.suite import DEFAULT_SUITE, Suite, Task, load_suite, own_folder
@@ -71,7 +71,7 @@ def benchmark(
     if isinstance(train, str):
         algorithm, function = find_entry(train, suite, name)
     else:
-        algorithm, function = name_of(train, None, name), check_train(train)
+        algorithm, function = check_free(name_of(train, None, name), suite), check_train(train)
     chosen = suite.choose(tasks)
     numbers = _whole_numbers(seeds)
     wanted = [(task, seed) for task in chosen for seed in seeds_of(task, numbers)]
@@ -113,8 +113,13 @@ def benchmark(
 
 def in_words(row: Row) -> str:
     """What a run found, in a line."""
-    best, score = row["best"], row["score"]
-    found = "nothing within the limits" if best is None else f"accuracy {best['accuracy']:.4f}"
+    best, score, parts = row["best"], row["score"], row["parts"]
+    if best is not None:
+        found = f"accuracy {best['accuracy']:.4f}"
+    elif parts.count(None) < len(parts):
+        found = f"{parts.count(None)} of {len(parts)} parts without a network within the limits"
+    else:
+        found = "nothing within the limits"
     scored = "" if score is None else f", score {score:.3f}"
     return f"{found}{scored}, {row['evaluations']} evaluations, {row['wall_s']:.1f} s"
 
@@ -231,7 +236,7 @@ def _value(name: str, done: Done) -> Row | str:
 def _run(suite: Suite, train: Any, algorithm: str, task: Task, seed: int) -> Row | str:
     function = find_entry(train, suite)[1] if isinstance(train, str) else train
     key = (suite.hash, task.name)
-    if key not in _RUNNERS:
+    if key not in _RUNNERS or _RUNNERS[key].task != task:  # what does not define it may differ
         _RUNNERS.clear()  # networks and data of one task at a time
         _RUNNERS[key] = Runner(suite, task)
     try:

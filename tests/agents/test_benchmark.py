@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import linecache
 import pickle
+import random
 import re
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,10 +21,13 @@ from typer.testing import CliRunner
 
 import agents
 from agents.benchmark import EvaluationsSpent, Plan, Suite, load_suite, read_row
-from agents.benchmark.entries import find_entry, imported
+from agents.benchmark.entries import code_of, find_entry, imported
+from agents.benchmark.ledger import Ledger
 from agents.benchmark.program import app, parse_seeds
 from agents.benchmark.suite import Reference, hash_of
+from agents.benchmark.whole import in_words
 from agents.errors import BenchmarkError, InvalidValueError, UnknownNameError
+from agents.toy import BudgetToyEnv
 
 BUDGET, STEPS = 20, 8
 TASK = {
@@ -149,6 +156,76 @@ def test_vectors_count_like_single_environments(bench, mode):
     for name in ("evaluations", "curve", "infeasible_evaluations", "given_up_episodes"):
         assert many[name] == one[name]
     assert many["cumulative_violation"] == pytest.approx(one["cumulative_violation"])
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_vectors_count_each_environment_by_itself(bench, monkeypatch, mode):
+    judged, add = [], Ledger.add
+    monkeypatch.setattr(Ledger, "add", lambda own, one: (judged.append(one), add(own, one)))
+    kept = np.array([0.25, 0.75, 0.5])  # within the limit, above it, within it
+
+    def train(make_env, seed, budget):
+        envs = make_env(num_envs=3, autoreset_mode=mode)
+        actions = (2.0 * kept[:, None] - 1.0).astype(np.float32)
+        envs.reset()
+        for step in itertools.count():
+            ended = envs.step(actions)[2]
+            if mode == "Disabled" and step == 2:
+                envs.reset(options={"reset_mask": np.array([False, True, False])})
+            if mode == "Disabled" and ended.any():
+                envs.reset(options={"reset_mask": ended})
+            if mode == "NextStep" and ended.any():
+                envs.reset()  # in place of the step that would
+
+    row = bench(train)
+    judged = judged[: row["evaluations"] - row["given_up_episodes"]]
+    shares = [one.accuracy**2 for one in judged]
+    assert row["given_up_episodes"] == (mode == "Disabled")
+    if mode != "Disabled":
+        assert shares == pytest.approx(np.resize(kept, BUDGET))
+    assert {round(share, 6) for share in shares} == set(kept)
+    assert [one.cost for one in judged] == pytest.approx(shares)
+    assert [one.feasible for one in judged] == [share < 0.6 for share in shares]
+    above = sum(share > 0.6 for share in shares)
+    assert row["infeasible_evaluations"] == above > 3
+    assert row["cumulative_violation"] == pytest.approx(0.25 * above)
+
+
+def test_a_vector_is_no_larger_than_the_evaluations(bench):
+    def train(make_env, seed, budget):
+        with pytest.raises(
+            InvalidValueError, match="num_envs is 21; it must be at least 1 and at most 20"
+        ):
+            make_env(num_envs=BUDGET + 1)
+
+    bench(train)
+
+
+def test_a_plan_is_checked_before_it_is_played(bench):
+    def train(make_env, seed, budget):
+        plan = np.zeros(make_env.plan_shape)
+        assert plan.shape == (STEPS, 1)
+        plan[-1] = np.nan
+        with pytest.raises(InvalidValueError, match="must be finite numbers"):
+            make_env.judge(plan)
+
+    row = bench(train)
+    assert (row["evaluations"], row["given_up_episodes"]) == (0, 0)
+
+
+def test_no_run_depends_on_those_before_it(bench, tmp_path):
+    def train(make_env, seed, budget):
+        with suppress(EvaluationsSpent):
+            while True:
+                drawn = np.random.uniform(-1.0, random.random(), (STEPS, 1))  # noqa: NPY002
+                make_env.judge(drawn)
+        return lambda observation: env.action_space.sample()
+
+    env = BudgetToyEnv()
+    before = random.getstate()
+    one, other = (bench(train, out=tmp_path / name) for name in "ab")
+    assert one["curve"] == other["curve"]
+    assert random.getstate() == before
 
 
 def begin(env):
@@ -505,6 +582,69 @@ def test_rows_are_named_after_the_module_of_a_train(suite, tmp_path, monkeypatch
     assert find_entry("my_method:other", suite, "x")[0] == "x"
 
 
+def test_names_of_the_package_are_taken(bench, suite, tmp_path, monkeypatch):
+    words = r"name is 'ppo_lag', that of an algorithm of the package; .* --name ppo_lag-mine"
+    with pytest.raises(BenchmarkError, match=words):
+        bench(forever, name="ppo_lag")
+    with pytest.raises(BenchmarkError, match=words):
+        find_entry("a2c_lag", suite, "ppo_lag")
+    (tmp_path / "their_entry.py").write_text("def random(make_env, seed, budget): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    entries = replace(suite, entries={"random": "their_entry:random"})
+    assert find_entry("random", entries)[0] == "random"
+    with pytest.raises(BenchmarkError, match=r"name is 'random'"):
+        find_entry("their_entry:random", entries)
+
+
+def test_a_run_says_how_many_parts_have_no_network():
+    row = {"best": None, "parts": [{}, None, {}], "score": -0.5, "evaluations": 20, "wall_s": 1.0}
+    found = "1 of 3 parts without a network within the limits, score -0.500, 20 evaluations, 1.0 s"
+    assert in_words(row) == found
+    assert in_words({**row, "parts": [None]}).startswith("nothing within the limits, score")
+
+
+def test_a_judged_network_knows_its_problem_and_the_task_what_may_be_known(bench, suite, tmp_path):
+    found = []
+
+    def train(make_env, seed, budget):
+        found.append((make_env.costs_known, make_env.judge(np.zeros((STEPS, 1))).problem))
+
+    own = json.loads((tmp_path / "toy.json").read_text())
+    own["tasks"][0]["costs_known"] = True  # says what may be known, and defines nothing
+    (tmp_path / "toy.json").write_text(json.dumps(own))
+    known = load_suite(tmp_path / "toy.json")
+    assert known.hash == suite.hash
+    agents.benchmark(train, suite=known, tasks="toy-10", seeds=1, out=tmp_path / "rows", name="x")
+    agents.benchmark(train, suite=known, tasks="tune-toy", seeds=100, out=tmp_path / "y", name="y")
+    assert found == [(True, None), (False, None)]
+    of_package = load_suite()
+    for task in [*of_package.tasks.values(), *of_package.tuning_tasks.values()]:
+        assert task.costs_known == ("counted_costs" in task.known)
+
+
+def test_code_without_a_file_and_what_is_bound_to_it_is_told_apart():
+    def base(make_env, seed, budget, value=0.0): ...
+
+    one, same, other = (code_of("x:y", partial(base, value=value)) for value in (0.9, 0.9, 0.3))
+    assert one == same != other
+    cell = "def train(make_env, seed, budget):\n    return {}\n"
+    found = []
+    for number in range(2):
+        lines = cell.format(number)
+        linecache.cache["<cell>"] = (len(lines), None, lines.splitlines(True), "<cell>")
+        space = {"__name__": "notebook"}
+        exec(compile(lines, "<cell>", "exec"), space)
+        found.append(code_of("x:y", space["train"])["sha256"])
+    assert len({*found, None}) == 3
+
+
+def test_scores_in_rows_are_computed_again(bench, suite, tmp_path):
+    row = bench(forever)
+    path = tmp_path / "rows/mine/toy-10/0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "score": 0.99}))
+    assert read_row(path, suite) == row
+
+
 def test_seeds_of_numpy_are_numbers(bench, suite, tmp_path):
     given = {"suite": suite, "tasks": "toy-10", "out": tmp_path / "rows"}
     rows = agents.benchmark(forever, seeds=np.arange(2), name="mine", **given)
@@ -577,7 +717,7 @@ def test_the_command_runs_and_says_so(suite, tmp_path):
 def test_the_command_lists_tasks_with_their_seeds():
     said = CliRunner().invoke(app, ["--list"]).stdout
     assert "table-small-digits-10: VGG on digits" in said
-    assert "(512 evaluations, seeds 0 to 49)" in said
+    assert "(exact table; 512 evaluations, seeds 0 to 49)" in said
     assert re.search(r"tune-table-10: .*seeds 10000 to 10019, for tuning\)", said)
     chosen = CliRunner().invoke(app, ["--list", "--tasks", "exact table"]).stdout.splitlines()
     assert len(chosen) == 9

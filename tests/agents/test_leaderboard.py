@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import agents.benchmark.leaderboard as module
+import agents.benchmark.leaderboard_files as files_module
 from agents.benchmark.leaderboard import BUT_POLICY, Leaderboard, leaderboard
 from agents.benchmark.leaderboard_figures import FIGURES, main_ranking
 from agents.benchmark.leaderboard_files import pack, published_file, published_rows, read_rows
@@ -515,7 +516,19 @@ def test_without_rows_there_is_no_leaderboard(suite):
         leaderboard(suite=suite)
 
 
-def test_published_algorithms_are_never_replaced(suite, write, monkeypatch):
+def test_one_name_stands_for_one_code(suite, write):
+    rows = make_rows(suite, {"mine": 0.5}, ["table-a"])
+    first = write(rows[:4], "first")
+    second = write(
+        [{**row, "code": {"train": "other:train", "sha256": "1"}} for row in rows[4:]], "b"
+    )
+    with pytest.raises(
+        ValueError, match=r"b.*code is .*other:train.*; one name stands for one algo"
+    ):
+        leaderboard([first, second], suite=suite)
+
+
+def test_published_algorithms_are_never_replaced(suite, write, monkeypatch, tmp_path):
     rows = make_rows(suite, {"published": 0.5}, ["table-a"])
     published = [check_row(row, suite, "x") for row in rows]
     monkeypatch.setattr(module, "published_rows", lambda suite: published)
@@ -524,6 +537,9 @@ def test_published_algorithms_are_never_replaced(suite, write, monkeypatch):
         leaderboard([folder], suite=suite)
     alone = leaderboard([folder], suite=suite, published=False)
     assert alone.added == ("published",)
+    monkeypatch.setattr(files_module, "published_rows", lambda suite: published)
+    with pytest.raises(ValueError, match=r"'published', a published one, .* under another name\."):
+        pack([folder], tmp_path / "mine.jsonl.gz", suite)
     board = leaderboard([write(make_rows(suite, {"mine": 0.9}), "mine")], suite=suite, reps=20)
     assert board["table-a"].ranked == ("mine", "published")
     assert board.added == ("mine",)
