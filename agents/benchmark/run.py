@@ -236,8 +236,9 @@ def _own_randomness(seed: int) -> Iterator[None]:
     of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
     with th.random.fork_rng(devices=[]):
         th.manual_seed(seed)
-        words = np.random.default_rng(seed).integers(2**32, size=624, dtype=np.uint32)
-        np.random.set_state(("MT19937", words, 624))  # noqa: NPY002
+        generator = np.random.default_rng(seed)
+        words = generator.integers(2**32, size=624, dtype=np.uint32)
+        np.random.set_state(("MT19937", words, 624, 0, 0.0))  # noqa: NPY002
         random.seed(seed)
         try:
             yield
