@@ -21,6 +21,7 @@ from agents.ray_machines import PACKAGES, compared, travelling, versions
 WAIT_S = 600.0  # for a worker's place: a cluster may have to start machines first
 CLOSE_S = 5.0  # that environments have to close, those of all workers together
 SLOWER = 3.0  # steps may be where they are repeated
+_BY_VALUE = frozenset({"set", "method", "is_wrapped", "restore"})  # may hold code of the user's
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 
 
@@ -211,8 +212,12 @@ class Crew:
             raise ClusterError(f"an environment failed: {words_of(error)}") from error
 
     def _sent(self, way: str, *given: Any) -> Any:
-        call, self._sent_at = getattr(self._actor, way).remote, time.monotonic()
-        return self._handed(f"{way} of environments", call, *given)
+        what, self._sent_at = f"{way} of environments", time.monotonic()
+        if way not in _BY_VALUE:
+            return self._handed(what, getattr(self._actor, way).remote, *given)
+        with by_value():
+            pickled = self._handed(what, cloudpickle.dumps, given)
+        return self._handed(what, self._actor.unpacked.remote, way, pickled)
 
     def _handed(self, what: str, call: Callable[..., Any], *given: Any) -> Any:
         """What a call gives that pickles what it is given, and may put it into the store."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -196,10 +197,11 @@ class Place:
     Args:
         ray: The module, connected.
         cluster: What tasks need.
+        at_once: How many of them have to be there together.
     """
 
-    def __init__(self, ray: Any, cluster: Cluster) -> None:
-        self._ray, self._needs = ray, cluster.needs
+    def __init__(self, ray: Any, cluster: Cluster, at_once: int = 1) -> None:
+        self._ray, self._needs, self._at_once = ray, cluster.needs, at_once
         self._is_local = wanted_address(cluster.address) == LOCAL
         self._since: float | None = None  # when none was there
         self._next = 0.0
@@ -217,14 +219,17 @@ class Place:
             return
         self._next = now + MACHINES_EVERY_S
         lent = [node.get("Resources", {}) for node in self._ray.nodes() if node["Alive"]]
-        if any(
-            all(one.get(name, 0.0) >= amount for name, amount in self._needs.items())
-            for one in lent
-        ):
+        places = sum(self._places(one) for one in lent)
+        if places >= self._at_once:
             self._since = None
             return
         asked = ", ".join(f"{amount:g} {name}" for name, amount in self._needs.items())
         words = f"no machine of the cluster has what each worker asks for ({asked})"
+        if places:
+            words = (
+                f"the machines of the cluster have places for {places} of {self._at_once} workers "
+                f"that are to be there together ({asked} each)"
+            )
         if self._is_local or (self._since is not None and now - self._since > PLACE_S):
             raise ClusterError(
                 f"{words}: ask for less, or name a cluster with a machine that has it "
@@ -235,6 +240,15 @@ class Place:
             warnings.warn(
                 f"{words}: waiting up to {PLACE_S:g} s for one that is started.", stacklevel=3
             )
+
+    def _places(self, lent: dict[str, float]) -> int:
+        """How many tasks fit on a machine that has so much, of those that are needed."""
+        shares = [
+            math.floor(lent.get(name, 0.0) / amount + 1e-9)
+            for name, amount in self._needs.items()
+            if amount > 0
+        ]
+        return min([*shares, self._at_once])
 
 
 def _is_of_the_task(error: Exception) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -223,8 +222,12 @@ def _stepping(workers: int | None, address: str | None, gpus: float) -> Iterator
 
             cluster = Cluster(workers, address, gpus=gpus)
             ray = stack.enter_context(in_cluster(cluster))
-            Place(ray, cluster).look()
-            make = partial(RayVecEnv, workers=workers, ray=ray, gpus=gpus)
+
+            def hired(env_fns: Any) -> RayVecEnv:
+                Place(ray, cluster, at_once=min(cluster.workers, len(env_fns))).look()
+                return RayVecEnv(env_fns, workers=cluster.workers, ray=ray, gpus=gpus)
+
+            make = hired
         for option, is_given in (("--ray-address", address), ("--gpus-per-worker", gpus)):
             if is_given and workers is None:
                 raise InvalidValueError(f"{option} goes with --workers N.")

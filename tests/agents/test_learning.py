@@ -53,9 +53,10 @@ def test_finds_the_optimum(toy_table, name):
 
 @pytest.mark.slow
 def test_saute_stays_below_the_limit(toy_table):
-    row = toy_table.run("ppo_saute", 0.25, seed=0)  # holds every episode, not their mean
-    assert row.cost <= 1.0
-    assert row.holds
+    """In every episode, not in their mean; some seeds learn to keep nothing, and stay there."""
+    rows = [toy_table.run("ppo_saute", 0.25, seed=seed) for seed in range(3)]
+    assert all(row.cost <= 1.0 for row in rows)
+    assert sum(row.holds for row in rows) >= 2
 
 
 @pytest.mark.slow

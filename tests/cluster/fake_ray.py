@@ -23,6 +23,11 @@ def first(name: str, error: type[Exception]) -> Callable[..., None]:
     return happens
 
 
+def name_of(name: str, given: Any) -> str:
+    """Of what is called; of a call with pickled arguments, what that does."""
+    return str(given[0]) if name == "unpacked" else name
+
+
 class Answer:
     """What a call has given, or raised."""
 
@@ -92,8 +97,9 @@ class FakeRay:
 
     def _call(self, function: Any, given: Any) -> Callable[[], Any]:
         def run() -> Any:
-            self.calls.append(function.__name__)
-            self.happens(function.__name__, *given)
+            name = name_of(function.__name__, given)
+            self.calls.append(name)
+            self.happens(name, *given)
             return function(*given)
 
         return run
@@ -154,7 +160,7 @@ class Remote:
         return self
 
     def remote(self, *given: Any) -> Any:
-        self._ray.sends(self._name, *given)
+        self._ray.sends(name_of(self._name, given), *given)
         return self._run(*given)
 
 

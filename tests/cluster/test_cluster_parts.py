@@ -168,7 +168,7 @@ def test_gpus_of_workers_go_where_tasks_and_environments_run(monkeypatch):
     cluster = program._cluster(3, "auto", 0.5, 1)
     assert cluster == Cluster(3, "auto", gpus=0.5)
     ray = FakeRay()
-    ray.lent = [{"CPU": 1.0, "GPU": 1.0}]
+    ray.lent = [{"CPU": 2.0, "GPU": 1.0}]
     monkeypatch.setattr(ray_tasks, "connected", ray.connected)
     with train._stepping(2, "auto", 0.5) as vector:
         envs = vector([BudgetToyEnv] * 2)
@@ -179,8 +179,11 @@ def test_gpus_of_workers_go_where_tasks_and_environments_run(monkeypatch):
 def test_a_training_that_no_machine_has_gpus_for_is_refused_at_once(monkeypatch):
     monkeypatch.setattr(ray_tasks, "connected", FakeRay().connected)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(AgentsClusterError, match="no machine of the cluster has"):
-        train._stepping(2, None, 1.0).__enter__()
+    with (
+        train._stepping(2, None, 1.0) as vector,
+        pytest.raises(AgentsClusterError, match="no machine of the cluster has"),
+    ):
+        vector([BudgetToyEnv] * 2)
 
 
 @pytest.mark.parametrize("given", [(None, "auto", 0.0), (None, None, 0.5)])

@@ -347,3 +347,13 @@ def test_versions_of_this_machine():
     found = ray_machines.versions(["numpy"])
     assert set(found) == {"node", "python", "numpy"}
     assert ray_machines.compared(found, {**found, "numpy": f"{found['numpy']}+cu9"}) == ("", [])
+
+
+def test_workers_that_are_to_be_there_together_need_as_many_places(cluster):
+    ray = cluster()
+    ray.lent = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 2.0}]
+    needs = Cluster(4, cpus=1.0, gpus=0.5)
+    ray_tasks.Place(ray, needs, at_once=3).look()  # two by GPUs, one by cores
+    words = r"have places for 3 of 4 workers that are to be there together \(1 CPU, 0.5 GPU each\)"
+    with pytest.raises(ClusterError, match=words):
+        ray_tasks.Place(ray, needs, at_once=4).look()

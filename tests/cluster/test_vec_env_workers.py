@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import subprocess
@@ -339,6 +340,26 @@ def test_observations_in_one_array_are_compared_as_they_were():
     assert worker.restore([past]) == [""]
 
 
+def test_code_of_the_users_own_in_arguments_goes_by_value(monkeypatch, tmp_path):
+    """As on another machine, the worker has no such module."""
+    (tmp_path / "own_rule.py").write_text("class Rule:\n    width = 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    rule = importlib.import_module("own_rule").Rule()
+
+    def happens(name, *given):
+        if name in ("set", "restore"):
+            monkeypatch.delitem(sys.modules, "own_rule", raising=False)
+            monkeypatch.setattr(sys, "path", [one for one in sys.path if one != str(tmp_path)])
+            importlib.invalidate_caches()
+
+    envs = RayVecEnv([Counting], ray=FakeRay(happens=happens))
+    envs.reset()
+    envs.set_attr("rule", rule)
+    (there,) = envs.get_attr("rule")
+    assert there is not rule
+    assert there.width == 7
+
+
 # -- what cannot be sent, and what is ended --------------------------------------------------------
 
 
@@ -561,6 +582,7 @@ def test_environments_have_as_long_to_be_made_as_to_step():
 @pytest.mark.parametrize("workers", [None, 2])
 def test_environments_of_a_training_are_closed_whatever_comes(monkeypatch, closing, workers):
     ray = FakeRay()
+    ray.lent = [{"CPU": 2.0}]
     monkeypatch.setattr(ray_tasks, "connected", ray.connected)
     with suppress(KeyboardInterrupt), train._stepping(workers, None, 0.0) as vector:
         vector([partial(closing, number) for number in range(2)])

@@ -58,7 +58,10 @@ def test_networks_of_other_kinds_are_judged_as_live(network, recovery):
 def test_shipped_tables_hold_what_live_judgement_gives(name):
     table = load_table(name)
     problem = make_problem(**table.arguments, batch_size=200)
-    assert all(np.array_equal(a, b) for a, b in zip(table.scores, problem.scores, strict=True))
+    for stored, computed in zip(table.scores, problem.scores, strict=True):
+        # gradients differ in their last digits from processor to processor
+        np.testing.assert_allclose(computed, stored, rtol=0.0, atol=1e-5 * np.abs(stored).max())
+        assert np.argsort(computed).tolist() == np.argsort(stored).tolist()
     different = 0
     for counts in networks_of(table, 6):
         outcome = problem.evaluate(problem.masks_of(counts))
