@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from agents.ray_errors import words_of
 from agents.ray_machines import compared, travelling, versions
 from prune_gym.cluster import worker as worker_module
-from prune_gym.cluster.shipping import pack, stored, words_of
+from prune_gym.cluster.shipping import pack, stored
 from prune_gym.errors import ClusterError
 from prune_gym.problem.problem import PruningProblem
 

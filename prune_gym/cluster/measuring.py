@@ -11,16 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from agents.ray_errors import full_store, words_of
 from prune_gym.budgets import Budget
 from prune_gym.cluster.hiring import Hiring
-from prune_gym.cluster.shipping import (
-    Refused,
-    full_store,
-    pickled,
-    store_is_full,
-    stored,
-    words_of,
-)
+from prune_gym.cluster.shipping import Refused, pickled, store_is_full, stored
 from prune_gym.errors import ClusterError, WorkerError
 
 

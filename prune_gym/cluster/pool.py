@@ -15,15 +15,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from agents.ray_errors import full_store, words_of
 from prune_gym.cluster.hiring import Hiring, NoPlaceError
-from prune_gym.cluster.shipping import (
-    Judged,
-    Question,
-    Refused,
-    full_store,
-    store_is_full,
-    words_of,
-)
+from prune_gym.cluster.shipping import Judged, Question, Refused, store_is_full
 from prune_gym.errors import ClusterError, OutOfMemoryError, WorkerError
 
 CALL_S = 0.1  # of judging in a call: a thousandth of a second on the way is nothing beside it

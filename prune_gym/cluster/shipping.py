@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.own_code import by_value
+from agents.ray_errors import full_store, words_of
 from prune_gym.errors import ClusterError, PruneGymError, SharingError
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.problem.sharing import bytes_of, read_arrays, write_arrays
@@ -172,11 +173,6 @@ def stored(ray: Any, value: Any, what: str, n_bytes: int) -> Any:
         raise ClusterError(f"{what} was not taken by the cluster: {words_of(error)}") from error
 
 
-def full_store(ray: Any) -> tuple[type[Exception], ...]:
-    """What Ray raises where its object store, and the disk that it spills to, are full."""
-    return ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError
-
-
 def store_is_full(what: str) -> ClusterError:
     """The error to raise then, with the cure.
 
@@ -188,15 +184,6 @@ def store_is_full(what: str) -> ClusterError:
         "--object-store-memory BYTES), free space where it spills to, or judge on fewer images "
         "(evaluation_samples)."
     )
-
-
-def words_of(error: BaseException) -> str:
-    """An error of Ray's in one line: what a task raised; else without the cluster's log."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, BaseException):
-        return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:400]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3])[:400] or type(error).__name__
 
 
 def refused(error: BaseException) -> Refused:

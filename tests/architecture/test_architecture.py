@@ -64,6 +64,7 @@ SHARED = (
     "agents.lazy",
     "agents.own_code",
     "agents.ray_cluster",
+    "agents.ray_errors",
     "agents.ray_machines",
     "agents.stopping",
     "agents.search_path",
