@@ -108,25 +108,31 @@ class Table:
 
 
 def in_rounds(key: Row) -> Row:
-    """Prune the default problem in so many rounds."""
+    """Prune the default problem in so many rounds; one round is a search and its fine-tuning."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        found = prune_gym.search_in_rounds(
-            key["rounds"],
-            Path(folder) / "run",
-            "evolution",
-            evaluations=EVALUATIONS,
-            finetune_steps=key["steps"],
-            seed=key["seed"],
-            criterion="auto",
-            budgets={"params": key["limit"]},
-        )
-        return {
-            "validation": found.validation_accuracy,
-            "test": found.test_accuracy,
-            "costs": found.costs,
-            "seconds": round(time.monotonic() - began, 1),
-        }
+    settings: dict[str, Any] = {"evaluations": EVALUATIONS, "seed": key["seed"]}
+    given: dict[str, Any] = {"criterion": "auto", "budgets": {"params": key["limit"]}}
+    found: Any
+    if key["rounds"] == 1:
+        problem = prune_gym.make_problem(**given)
+        result = prune_gym.search(problem, "evolution", **settings)
+        found = result.fine_tune(key["steps"], seed=key["seed"])
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            found = prune_gym.search_in_rounds(
+                key["rounds"],
+                Path(folder) / "run",
+                "evolution",
+                finetune_steps=key["steps"],
+                **settings,
+                **given,
+            )
+    return {
+        "validation": found.validation_accuracy,
+        "test": found.test_accuracy,
+        "costs": found.costs,
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
 def averages(table: Table, name: str, asked: argparse.Namespace) -> None:
