@@ -45,12 +45,14 @@ def black_box(network: Any) -> float:
     return float(sum(parameter.numel() for parameter in network.parameters()))
 
 
-def digits(budgets: dict[Any, Any]) -> Callable[[str], Any]:
+def digits(budgets: dict[Any, Any]) -> Callable[..., Any]:
     """The default problem with other budgets."""
-    return lambda data: prune_gym.make_problem(criterion="auto", budgets=budgets)
+    return lambda data, device="cpu": prune_gym.make_problem(
+        criterion="auto", budgets=budgets, device=device
+    )
 
 
-def resnet20(data: str) -> Any:
+def resnet20(data: str, device: str = "cpu") -> Any:
     """ResNet20 on the images of CIFAR-10, half of the MACs, judged on 1,000 of them."""
     return prune_gym.make_problem(
         "resnet20",
@@ -59,11 +61,12 @@ def resnet20(data: str) -> Any:
         criterion="auto",
         budgets={"macs": 0.5},
         evaluation_samples=1000,
+        device=device,
     )
 
 
 # name: how it is made, granularity, evaluations
-PROBLEMS: dict[str, tuple[Callable[[str], Any], str, int]] = {
+PROBLEMS: dict[str, tuple[Callable[..., Any], str, int]] = {
     "params-10": (digits({"params": 0.1}), "layer", 110),
     "params-5": (digits({"params": 0.05}), "layer", 150),
     "params-3": (digits({"params": 0.03}), "layer", 200),

@@ -272,7 +272,7 @@ def feature_map_rank(evidence: Evidence) -> list[NDArray[np.float64]]:
     for hook in hooks:
         hook.remove()
     means = {
-        name: torch.stack(found).sum(dim=0).double().numpy() / evidence.n_calibration
+        name: torch.stack(found).sum(dim=0).double().cpu().numpy() / evidence.n_calibration
         for name, found in ranks.items()
     }
     return [

@@ -32,11 +32,17 @@ class Task:
     pictures: bool = True
     weights: str | None = None
 
-    def problem(self, data: str, weights: Path | None, criterion: Any = "auto") -> Any:
+    def problem(
+        self, data: str, weights: Path | None, criterion: Any = "auto", device: str = "cpu"
+    ) -> Any:
         """The pruning problem; on pictures it judges on 1,000 validation images."""
         if not self.pictures:
             return prune_gym.make_problem(
-                self.network, criterion=criterion, budgets=self.budgets, weights=weights
+                self.network,
+                criterion=criterion,
+                budgets=self.budgets,
+                weights=weights,
+                device=device,
             )
         return prune_gym.make_problem(
             self.network,
@@ -45,6 +51,7 @@ class Task:
             criterion=criterion,
             budgets=self.budgets,
             evaluation_samples=1000,
+            device=device,
         )
 
 

@@ -16,7 +16,8 @@ Rows that are there are not run again, and each is written as it comes. ``--show
 of all of them. torch-pruning is needed for the methods whose names begin with ``tp-``
 (``pip install torch-pruning``), and ``--modelopt-python`` for ``fastnas`` (`peer_fastnas.py`).
 ``--latency`` measures that of all networks again, one after the other, for when the machine has
-nothing else to do.
+nothing else to do, ``--latency missing`` of those that came from a ``--device`` which is no CPU,
+where it is not measured. ``--merge`` adds the rows of other files, such as other machines'.
 Networks on CIFAR-10 need its images in folders, VGG11 its weights as well. Writes
 ``benchmarks/results/peers.json``.
 """
@@ -63,6 +64,7 @@ DRAWING = (
 SCORES = ("l1", "l2", "bnscale", "taylor", "lamp", "hessian", "fpgm", "random")
 SPLITS = ("validation", "test")
 MEASUREMENTS = 3  # of a latency
+KEY = ("problem", "method", "seed")  # of a row
 Row = dict[str, Any]
 
 
@@ -99,7 +101,15 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10", help="images of CIFAR-10")
     parser.add_argument("--weights", type=Path, help="of the dense network, if not our own")
     parser.add_argument("--modelopt-python", type=Path, help="a Python that has nvidia-modelopt")
-    parser.add_argument("--latency", action="store_true", help="measure the rows' again; run none")
+    parser.add_argument(
+        "--latency",
+        nargs="?",
+        choices=("all", "missing"),
+        const="all",
+        help="measure the rows' again, or where it is missing; run none",
+    )
+    parser.add_argument("--device", default="cpu", help="where networks are judged and trained")
+    parser.add_argument("--merge", nargs="*", type=Path, default=[], help="files of other rows")
     parser.add_argument("--show", action="store_true", help="print the table, run nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
@@ -111,10 +121,12 @@ def main() -> None:
             "--modelopt-python)"
         )
     table = Table(asked.out)
-    for name in [] if asked.show else asked.problems:
-        bench = Bench(name, asked.data, asked.weights, asked.modelopt_python)
+    for path in asked.merge:
+        table.merge(path)
+    for name in [] if asked.show or asked.merge else asked.problems:
+        bench = Bench(name, asked.data, asked.weights, asked.modelopt_python, asked.device)
         if asked.latency:
-            table.measure_again(name, bench)
+            table.measure_again(name, bench, asked.latency == "all")
         else:
             run(table, bench, chosen, asked.seeds, sorted(asked.epochs))
     show(table)
@@ -157,16 +169,27 @@ class Table:
             self._write()
             print({name: value for name, value in rows[-1].items() if name != "masks"}, flush=True)
 
+    def merge(self, path: Path) -> None:
+        """Add the rows of another file that are not here."""
+        other = Table(path)
+        for kind, key in (("rows", KEY), ("tuned", (*KEY, "epochs"))):
+            own = getattr(self, kind)
+            there = {tuple(row[name] for name in key) for row in own}
+            new = [r for r in getattr(other, kind) if tuple(r[n] for n in key) not in there]
+            own.extend(new)
+        self._write()
+
     def _write(self) -> None:
         write_json(self._path, {**origin(), "rows": self.rows, "tuned": self.tuned}, indent=1)
 
-    def measure_again(self, problem: str, bench: Bench) -> None:
-        """Latency of all networks of a problem."""
+    def measure_again(self, problem: str, bench: Bench, anew: bool = True) -> None:
+        """Latency of all networks of a problem, or of those that have none."""
         for row in self.rows:
-            if row["problem"] == problem and row["masks"] is not None:
+            is_asked = row["problem"] == problem and row["masks"] is not None
+            if is_asked and (anew or row["latency"] is None):
                 row["latency"] = bench.latency(bench.compact(row))
                 print(problem, row["method"], row["seed"], row["latency"], flush=True)
-        self._write()
+                self._write()
 
     def row(self, problem: str, method: str, seed: int) -> Row:
         """The pruned network of a method; all seeds of one that draws nothing are the same."""
@@ -181,15 +204,24 @@ class Bench:
     """One task: its dense network, and how networks are found, judged and fine-tuned."""
 
     def __init__(
-        self, name: str, data: str, weights: Path | None, modelopt: Path | None = None
+        self,
+        name: str,
+        data: str,
+        weights: Path | None,
+        modelopt: Path | None = None,
+        device: str = "cpu",
     ) -> None:
         self.name, self._task = name, TASKS[name]
         self._data, self._weights, self._modelopt = data, weights, modelopt
+        self._device = device
 
     @cached_property
     def problem(self) -> Any:
         """The pruning problem, made when the first row is."""
-        return self._task.problem(self._data, self._weights)
+        return self._made()
+
+    def _made(self, criterion: Any = "auto") -> Any:
+        return self._task.problem(self._data, self._weights, criterion, self._device)
 
     def row(self, key: Row) -> Row:
         """Prune by one method, and judge what it came to."""
@@ -216,9 +248,7 @@ class Bench:
         if method == "narrowest":  # a filter per layer: what no pruning of filters takes off
             return Found(problem.masks_of(np.ones_like(problem.sizes)), evaluations=0)
         if method == "rank":
-            return rank_of_maps(
-                problem, self._task.problem(self._data, self._weights, feature_map_rank)
-            )
+            return rank_of_maps(problem, self._made(feature_map_rank))
         if method == "lamp_widths":  # with the filters that the problem's own order keeps
             lamp = prune_gym.search(problem, "lamp", evaluations=1).masks
             return Found(problem.masks_of(np.array([mask.sum() for mask in lamp])))
@@ -250,7 +280,8 @@ class Bench:
             for name in ("macs", "params")
         }
         found = {name: round(share, 4) for name, share in shares.items()}
-        return {**found, "latency": self.latency(network)}
+        on_cpu = problem.device.type == "cpu"
+        return {**found, "latency": self.latency(network) if on_cpu else None}
 
     def latency(self, network: nn.Module) -> float:
         """Share of the dense network's latency, of 32 images on one core, both in turns.
@@ -322,10 +353,16 @@ def lines_of(problem: str, rows: list[Row], tuned: list[Row]) -> Iterator[str]:
         for n in epochs:
             trained = [r for r in tuned if (r["method"], r["epochs"]) == (method, n)]
             line += [estimate([r[k] for r in trained]) if trained else "-" for k in SPLITS]
-        line += [f"{np.mean([r[k] for r in within]):.3f}" for k in ("macs", "params", "latency")]
+        line += [mean_of([r[k] for r in within]) for k in ("macs", "params", "latency")]
         line += [f"{np.median([row[k] for row in own]):.0f}" for k in ("evaluations", "seconds")]
         yield "| " + " | ".join(line) + " |"
     yield from ("", *verdicts(by_method, tuned))
+
+
+def mean_of(shares: list[float | None]) -> str:
+    """The mean of those that were measured."""
+    measured = [share for share in shares if share is not None]
+    return f"{np.mean(measured):.3f}" if measured else "-"
 
 
 def verdicts(by_method: dict[str, list[Row]], tuned: list[Row]) -> Iterator[str]:
@@ -341,7 +378,7 @@ def verdicts(by_method: dict[str, list[Row]], tuned: list[Row]) -> Iterator[str]
         name
         for name, own in by_method.items()
         for row in own
-        if name != "dense" and row["validation"] is not None and row["latency"] > 0.95
+        if name != "dense" and row["validation"] is not None and (row["latency"] or 0.0) > 0.95
     ]
     if slow:
         yield f"Not faster than the dense network: {', '.join(dict.fromkeys(slow))}."

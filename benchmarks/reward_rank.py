@@ -64,12 +64,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="of the training split; default: all")
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning, on those")
     parser.add_argument("--data", default="cifar10", help="images of resnet20-macs")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--show", action="store_true", help="print the table, run nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     rows = json.loads(asked.out.read_text())["rows"] if asked.out.is_file() else []
     for name in [] if asked.show else asked.problems:
-        bench = Bench(name, asked.data, asked.images, asked.epochs)
+        bench = Bench(name, asked.data, asked.images, asked.epochs, asked.device)
         n = asked.networks
         parts: list[tuple[str, int, Callable[[int], Row]]] = [
             ("tuned", n, bench.tuned),
@@ -94,10 +95,13 @@ class Bench:
         data: images of ``resnet20-macs``.
         images: of the training split that are used; None = all.
         epochs: passes over those.
+        device: where networks are judged and trained.
     """
 
-    def __init__(self, name: str, data: str, images: int | None, epochs: int) -> None:
-        problem = PROBLEMS[name][0](data)
+    def __init__(
+        self, name: str, data: str, images: int | None, epochs: int, device: str = "cpu"
+    ) -> None:
+        problem = PROBLEMS[name][0](data, device)
         if images is not None:
             train = problem.data.train.subset(images)
             problem = replace(problem, data=replace(problem.data, train=train))

@@ -179,6 +179,21 @@ def fine_tune(
     return FineTuned(*values, recomputed, kept, str(metric.name))
 
 
+def recipe_for(problem: PruningProblem) -> Recipe:
+    """How networks of a problem are fine-tuned, without distillation and average."""
+    keep_zeros = problem.structure == "weight"
+    if len(problem.data.train) < MANY:
+        return Recipe(keep_zeros=keep_zeros)
+    return Recipe(
+        "sgd",
+        128,
+        peak_lr=0.05,
+        weight_decay=5e-4,
+        bfloat16=has_bfloat16(problem.device),
+        keep_zeros=keep_zeros,
+    )
+
+
 def _training(
     network: nn.Module,
     problem: PruningProblem,
@@ -187,19 +202,11 @@ def _training(
     distillation: float,
     ema: float,
 ) -> Training:
-    recipe = Recipe()
-    if len(problem.data.train) >= MANY:
-        bfloat16 = has_bfloat16(problem.device)
-        recipe = Recipe("sgd", 128, peak_lr=0.05, weight_decay=5e-4, bfloat16=bfloat16)
+    recipe = replace(recipe_for(problem), distillation=distillation, ema=ema)
     return Training(
         network,
         problem.data.train,
-        replace(
-            recipe,
-            distillation=distillation,
-            keep_zeros=problem.structure == "weight",
-            ema=ema,
-        ),
+        recipe,
         steps=steps,
         teacher=problem.network,
         generator=torch.Generator().manual_seed(seed),
