@@ -12,6 +12,7 @@ import prune_gym
 from prune_gym.pruning.masks import Masks
 
 WEIGHTS = Path(__file__).parent / "weights"
+DISTILLATION = 0.5  # of all fine-tuning: best of ``finetune_schedule.py``
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from decision import estimate
 from origin import origin
 from peer_fastnas import fastnas
 from peer_pruners import Found, TorchPruning, amc, feature_map_rank, rank_of_maps
-from peer_tasks import TASKS, packed, unpacked
+from peer_tasks import DISTILLATION, TASKS, packed, unpacked
 from torch import nn
 
 import prune_gym
@@ -305,7 +305,9 @@ class Bench:
         batch = 128 if self._task.pictures else 100  # of the project's fine-tuning
         steps = key["epochs"] * (len(problem.data.train) // batch)
         began = time.monotonic()
-        found = fine_tune(network, problem, steps=steps, seed=key["seed"])
+        found = fine_tune(
+            network, problem, steps=steps, seed=key["seed"], distillation=DISTILLATION
+        )
         seconds = round(time.monotonic() - began, 1)
         return {**self.judged(network), "kept": found.kept, "steps": steps, "seconds": seconds}
 

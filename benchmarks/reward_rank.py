@@ -35,6 +35,7 @@ import torch
 from decision import PROBLEMS
 from numpy.typing import NDArray
 from origin import origin
+from peer_tasks import DISTILLATION
 from torch import nn
 from torch.nn import functional
 
@@ -140,7 +141,7 @@ class Bench:
         network = problem.recover(problem.compact(masks))
         row["scores"] = self.judged(network)
         scored = time.monotonic()
-        found = fine_tune(network, problem, steps=self.steps, seed=seed)
+        found = fine_tune(network, problem, steps=self.steps, seed=seed, distillation=DISTILLATION)
         return {
             **row,
             "seconds": round(scored - began, 2),
