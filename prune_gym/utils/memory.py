@@ -9,7 +9,10 @@ import torch
 
 from prune_gym.errors import OutOfMemoryError
 
-_SIGNS = ("not enough memory", "can't allocate memory", "out of memory")
+_SIGNS = (
+    *("not enough memory", "can't allocate memory", "out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),  # a GPU's libraries
+)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch
 
+from prune_gym.utils.memory import memory_bound
 from prune_gym.utils.stopping import finish_pieces
 
 T = TypeVar("T")
@@ -65,24 +66,29 @@ class Workers:
         n: number of threads; None = one per usable core.
         device: on which they work.
         cores: of each thread.
+
+    Raises:
+        OutOfMemoryError: the GPU has no memory left.
     """
 
     def __init__(
         self, n: int | None = None, device: torch.device | None = None, cores: int = 1
     ) -> None:
         self._cores, self._before = cores, torch.get_num_threads()
-        self._device = device or torch.device("cpu")
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
         self._n = n or usable_cores()
+        self._streams: list[torch.cuda.Stream] = []  # one for each thread
+        if device is not None and device.type == "cuda":
+            with memory_bound(f"{device} is full; end other programs there"):
+                torch.cuda.synchronize(device)
+                for _ in range(self._n):
+                    self._streams.append(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
         self._pool = ThreadPoolExecutor(self._n, initializer=self._begin)
 
     def _begin(self) -> None:
         finish_pieces()  # who hands them out sees to it that there are no more
         torch.set_num_threads(self._cores)  # more would fight for the cores
-        if self._device.type == "cuda":
-            stream: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            torch.cuda.set_stream(stream)
+        if self._streams:
+            torch.cuda.set_stream(self._streams.pop())
 
     def map(self, function: Callable[[T], R], items: list[T]) -> Iterator[R]:
         """Results in the order of the items, as they come; the first error is raised."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import threading
 
+import pytest
+import torch
+
+from prune_gym.errors import OutOfMemoryError
 from prune_gym.utils.threads import Workers
 
 
@@ -23,3 +27,24 @@ def test_results_come_in_order_and_errors_are_raised(n):
         assert next(results) == 1.0
         with pytest.raises(ZeroDivisionError):
             next(results)
+
+
+def test_each_thread_has_a_stream_of_its_own(monkeypatch):
+    given: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    monkeypatch.setattr(torch.cuda, "set_stream", given.append)
+    barrier = threading.Barrier(3)
+    with Workers(3, torch.device("cuda")) as workers:
+        list(workers.map(lambda _: barrier.wait(20), [0, 1, 2]))
+    assert len({id(stream) for stream in given}) == 3
+
+
+def test_a_full_gpu_is_told_before_work_is_begun(monkeypatch):
+    def full(device):
+        raise torch.OutOfMemoryError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", full)
+    with pytest.raises(OutOfMemoryError, match="cuda is full; end other programs there"):
+        Workers(2, torch.device("cuda"))
