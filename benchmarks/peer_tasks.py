@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import prune_gym
+from prune_gym.budgets.processor_time import processor_ms
 from prune_gym.pruning.masks import Masks
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -28,7 +29,7 @@ class Task:
     """
 
     network: str
-    budgets: dict[str, float]
+    budgets: dict[Any, float]
     evaluations: int
     pictures: bool = True
     weights: str | None = None
@@ -58,6 +59,7 @@ class Task:
 
 TASKS = {
     "small-params": Task("small", {"params": 0.1}, 110, pictures=False),
+    "small-latency": Task("small", {processor_ms: 0.6}, 110, pictures=False),
     "small-macs": Task("small", {"macs": 0.5}, 110, pictures=False),
     "resnet20-macs": Task("resnet20", {"macs": 0.5}, 150, weights="resnet20.safetensors"),
     "resnet20-params": Task("resnet20", {"params": 1 / 3}, 150, weights="resnet20.safetensors"),

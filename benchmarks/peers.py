@@ -328,7 +328,10 @@ def lines_of(problem: str, rows: list[Row], tuned: list[Row]) -> Iterator[str]:
 
     Methods are ordered, and the best of them are told, by validation; the test split chooses none.
     """
-    limits = ", ".join(f"{name} {limit:.3g}" for name, limit in TASKS[problem].budgets.items())
+    budgets = TASKS[problem].budgets
+    limits = ", ".join(
+        f"{getattr(name, '__name__', name)} {limit:.3g}" for name, limit in budgets.items()
+    )
     yield f"\n### {problem}: at most {limits}\n"
     epochs = sorted({row["epochs"] for row in tuned})
     heads = [f"{n} epoch{'s' * (n > 1)}, {split}" for n in epochs for split in ("val", "test")]
