@@ -21,7 +21,7 @@ from prune_gym.searches.learning import N_ENVS
 from prune_gym.searches.run_folder import RunFolder
 from prune_gym.utils.devices import resolve_device
 
-ROWS = ("vgg11", "vgg16", "vgg19", "resnet18")
+ROWS = ("vgg11", "vgg16", "vgg19", "resnet18", "resnet50")
 ALGORITHMS = ("ppo_lag", "uniform", "random", "cem")
 KEY = ("row", "column", "algo", "seed", "dataset", "evaluations", "finetune_steps")
 SCORES = {  # of a cell, and what metrics.json calls them

@@ -282,7 +282,7 @@ def test_without_a_test_split_there_is_a_dash(script, fake, capsys):
 
 def test_one_line_for_what_a_row_and_column_lack(modules):
     lines = modules[1].table([], ["small"]).splitlines()
-    assert len(lines) == 2 + 5 * 5
+    assert len(lines) == 2 + 6 * 5
     assert sum(
         "| vgg16 | - | paper | ppo_lag, uniform, random, cem | not run |" in x for x in lines
     )
