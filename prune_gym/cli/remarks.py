@@ -70,8 +70,16 @@ def warn_of_loss(
             console,
         )
     elif score < reference - MUCH:
+        seen = scores.get("recovered_validation", score)
+        cure = "Raise it, fine-tune longer (--finetune-steps), or search longer."
+        if n_classes and seen < _guessing(n_classes):  # of what the search went by
+            cure = (
+                f"Before it was trained, the network was hardly better than guessing ({seen:.4f}), "
+                "so that the search had little to go by. --recovery finetune trains each a "
+                "little, --candidates 8 fine-tunes several; or raise the limit."
+            )
         warn(
             f"the limit costs {reference - score:.4f} of validation accuracy ({score:.4f}; {whose} "
-            f"{reference:.4f}). Raise it, fine-tune longer (--finetune-steps), or search longer.",
+            f"{reference:.4f}). {cure}",
             console,
         )

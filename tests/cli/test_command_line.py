@@ -291,6 +291,17 @@ def test_lost_accuracy_is_warned_of(default_problem, score, words):
     assert bool(out.getvalue()) == bool(words)
 
 
+@pytest.mark.parametrize(("seen", "is_guess"), [(0.12, True), (0.5, False)])
+def test_a_search_that_saw_only_guesses_gets_another_cure(default_problem, seen, is_guess):
+    out = io.StringIO()
+    scores = {"finetuned_validation": 0.7, "dense_validation": 0.99, "recovered_validation": seen}
+    warn_of_loss(default_problem, {"accuracy": scores}, Console(file=out, width=400))
+    said = out.getvalue()
+    assert ("hardly better than guessing (0.1200)" in said) is is_guess
+    assert ("--recovery finetune trains each a little" in said) is is_guess
+    assert ("search longer" in said) is not is_guess
+
+
 @pytest.mark.parametrize(
     ("size", "score", "best", "words"),
     [
