@@ -153,19 +153,20 @@ def seeds_of(method: str, seeds: int) -> range:
 
 
 class Table:
-    """The rows of a results file, written as they come."""
+    """The rows of a results file, written as they come; each names its place in ``origins``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         found = json.loads(path.read_text()) if path.is_file() else {}
         self.rows: list[Row] = found.get("rows", [])
         self.tuned: list[Row] = found.get("tuned", [])
+        self.origins: list[Row] = found.get("origins", [])
 
     def add(self, kind: str, key: Row, make: Any, *words: Any) -> None:
         """Make a row and write it, unless it is there."""
         rows = getattr(self, kind)
         if not any(key.items() <= row.items() for row in rows):
-            rows.append({**key, **make(key, *words)})
+            rows.append({**key, **make(key, *words), "origin": self._origin(origin())})
             self._write()
             print({name: value for name, value in rows[-1].items() if name != "masks"}, flush=True)
 
@@ -175,12 +176,20 @@ class Table:
         for kind, key in (("rows", KEY), ("tuned", (*KEY, "epochs"))):
             own = getattr(self, kind)
             there = {tuple(row[name] for name in key) for row in own}
-            new = [r for r in getattr(other, kind) if tuple(r[n] for n in key) not in there]
-            own.extend(new)
+            for row in getattr(other, kind):
+                if tuple(row[name] for name in key) not in there:
+                    own.append({**row, "origin": self._origin(other.origins[row["origin"]])})
         self._write()
 
+    def _origin(self, wanted: Row) -> int:
+        """Place of an origin, which is added if it is new."""
+        if wanted not in self.origins:
+            self.origins.append(wanted)
+        return self.origins.index(wanted)
+
     def _write(self) -> None:
-        write_json(self._path, {**origin(), "rows": self.rows, "tuned": self.tuned}, indent=1)
+        found = {"origins": self.origins, "rows": self.rows, "tuned": self.tuned}
+        write_json(self._path, found, indent=1)
 
     def measure_again(self, problem: str, bench: Bench, anew: bool = True) -> None:
         """Latency of all networks of a problem, or of those that have none."""

@@ -154,6 +154,28 @@ def test_rows_are_made_once_and_fine_tuned(modules, run, tmp_path, monkeypatch):
     assert "| 0.250 |" in run("--latency")
 
 
+def test_rows_of_other_machines_are_merged_with_their_origins(modules, run, tmp_path):
+    row = {"problem": "small-params", "method": "dense", "seed": 0, "masks": "ff"}
+    sizes = {"macs": 1.0, "params": 1.0, "evaluations": 0, "seconds": 0.0}
+
+    def file(name, machine, method, latency):
+        one = {**row, **sizes, "method": method, "validation": 0.9, "test": 0.8, "origin": 0}
+        found = {"origins": [{"machine": machine}], "rows": [{**one, "latency": latency}]}
+        (tmp_path / name).write_text(json.dumps({**found, "tuned": []}))
+        return str(tmp_path / name)
+
+    file("out.json", "here", "dense", 0.5)
+    others = file("a.json", "there", "scan", None), file("b.json", "there", "dense", 0.9)
+    said = run("--merge", *others)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [(r["method"], r["latency"], r["origin"]) for r in found["rows"]] == [
+        ("dense", 0.5, 0),  # what is there stays
+        ("scan", None, 1),
+    ]
+    assert found["origins"] == [{"machine": "here"}, {"machine": "there"}]
+    assert "| scan | 1 | 0.900 | 0.800 | 1.000 | 1.000 | - | 0 | 0 |" in said
+
+
 def test_masks_are_packed_and_unpacked(modules, residual_problem):
     generator = np.random.default_rng(0)
     masks = tuple(generator.random(n) < 0.5 for n in residual_problem.sizes)
