@@ -1,9 +1,8 @@
 """Ways to prune a network that are not ours, each as a function of a pruning problem.
 
-Every one gives a `Found`: keep masks of our filter groups where it removes whole filters of them,
-so that compaction, recomputed BatchNorm statistics and judgement are the same for all; else its
-own network. torch-pruning is a library (``pip install torch-pruning``); rank of feature maps and
-AMC are public formulas, written here.
+Every one gives a `Found`: keep masks of our filter groups, so that compaction, recomputed BatchNorm
+statistics and judgement are the same for all. torch-pruning is a library (``pip install
+torch-pruning``); rank of feature maps and AMC are public formulas, written here.
 """
 
 from __future__ import annotations
@@ -38,13 +37,11 @@ class Found:
     """What a peer came to.
 
     Attributes:
-        masks: keep masks of the problem's filter groups; None where they do not say it.
-        network: its own network, not yet recovered; None where the masks say it.
+        masks: keep masks of the problem's filter groups; None = nothing within the limits.
         evaluations: networks that were judged on the validation split for it.
     """
 
     masks: Masks | None = None
-    network: nn.Module | None = None
     evaluations: int = 1
 
 

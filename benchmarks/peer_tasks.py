@@ -1,7 +1,8 @@
-"""What the pruners of `peers.py` are compared on, and how a network is written down."""
+"""Which pruners `peers.py` compares, on what, and how a network is written down."""
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,19 @@ from prune_gym.pruning.masks import Masks
 
 WEIGHTS = Path(__file__).parent / "weights"
 DISTILLATION = 0.5  # of all fine-tuning: best of ``finetune_schedule.py``
+
+SEARCHES = ("scan", "bayesian", "evolution", "ppo_lag", "pretrained", "cem", "random")  # ours
+DRAWING = (
+    "bayesian",
+    "evolution",
+    "ppo_lag",
+    "pretrained",
+    "cem",
+    "random",
+    "amc",
+    "tp-*-random-*",
+)
+SCORES = ("l1", "l2", "bnscale", "taylor", "lamp", "hessian", "fpgm", "random")
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,15 @@ class Task:
     evaluations: int
     pictures: bool = True
     weights: str | None = None
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether every limit is on something counted, the same at each look."""
+        return all(isinstance(name, str) for name in self.budgets)
+
+    def takes(self, method: str) -> bool:
+        """Whether a method can go by its limits: some know none that are measured."""
+        return self.is_counted or method not in ("amc", "fastnas")
 
     def problem(
         self, data: str, weights: Path | None, criterion: Any = "auto", device: str = "cpu"
@@ -66,6 +89,31 @@ TASKS = {
     "resnet56-macs": Task("resnet56", {"macs": 0.5}, 250, weights="resnet56.safetensors"),
     "vgg11-macs": Task("vgg11", {"macs": 0.5}, 110),
 }
+
+
+def methods(modelopt: bool = True) -> list[str]:
+    """Names of all methods, the quickest first; without ``fastnas`` where it is not there."""
+    of_library = [
+        f"tp-{scope}-{score}-{steps}"
+        for steps in (1, 10)
+        for scope in ("global", "local")
+        for score in SCORES
+    ]
+    quick = [
+        "dense",
+        "narrowest",
+        "equal_width",
+        "lamp",
+        "lamp_widths",
+        "rank",
+        "tp-local-l1first-1",
+    ]
+    return [*quick, *of_library, "uniform", *SEARCHES, "amc", *["fastnas"] * modelopt]
+
+
+def seeds_of(method: str, seeds: int) -> range:
+    """One seed of what draws no random numbers."""
+    return range(seeds if any(fnmatch.fnmatch(method, word) for word in DRAWING) else 1)
 
 
 def packed(masks: Masks) -> str:

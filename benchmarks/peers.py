@@ -26,73 +26,36 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
 import statistics
 import time
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from decision import estimate
-from origin import origin
+from origin import processor
 from peer_fastnas import fastnas
 from peer_pruners import Found, TorchPruning, amc, feature_map_rank, rank_of_maps
-from peer_tasks import DISTILLATION, TASKS, packed, unpacked
+from peer_rows import Row, Table
+from peer_tables import show
+from peer_tasks import DISTILLATION, TASKS, methods, packed, seeds_of, unpacked
 from torch import nn
 
 import prune_gym
-from agents.files import write_json
 from prune_gym.budgets import count
 from prune_gym.budgets.processor_time import processor_ms
 from prune_gym.problem.outcome import OutcomeMemory
-from prune_gym.searches.fine_tuning import fine_tune
+from prune_gym.searches.fine_tuning import fine_tune, recipe_for
 
 RESULTS = Path(__file__).parent / "results" / "peers.json"
-SEARCHES = ("scan", "bayesian", "evolution", "ppo_lag", "pretrained", "cem", "random")  # ours
-DRAWING = (
-    "bayesian",
-    "evolution",
-    "ppo_lag",
-    "pretrained",
-    "cem",
-    "random",
-    "amc",
-    "tp-*-random-*",
-)
-SCORES = ("l1", "l2", "bnscale", "taylor", "lamp", "hessian", "fpgm", "random")
-SPLITS = ("validation", "test")
 MEASUREMENTS = 3  # of a latency
-KEY = ("problem", "method", "seed")  # of a row
-Row = dict[str, Any]
-
-
-def methods(modelopt: bool = True) -> list[str]:
-    """Names of all methods, the quickest first; without ``fastnas`` where it is not there."""
-    of_library = [
-        f"tp-{scope}-{score}-{steps}"
-        for steps in (1, 10)
-        for scope in ("global", "local")
-        for score in SCORES
-    ]
-    quick = [
-        "dense",
-        "narrowest",
-        "equal_width",
-        "lamp",
-        "lamp_widths",
-        "rank",
-        "tp-local-l1first-1",
-    ]
-    return [*quick, *of_library, "uniform", *SEARCHES, "amc", *["fastnas"] * modelopt]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--problems", nargs="*", choices=TASKS, default=list(TASKS)[:2])
+    parser.add_argument("--problems", nargs="*", choices=TASKS, default=["small-params"])
     parser.add_argument(
         "--methods", nargs="*", default=["*"], help="names or patterns, in that order"
     )
@@ -120,6 +83,9 @@ def main() -> None:
             f"--methods {' '.join(asked.methods)}: none of {', '.join(known)} (fastnas needs "
             "--modelopt-python)"
         )
+    for path in asked.merge:
+        if not path.is_file():
+            parser.error(f"--merge: there is no file {path}")
     table = Table(asked.out)
     for path in asked.merge:
         table.merge(path)
@@ -134,6 +100,7 @@ def main() -> None:
 
 def run(table: Table, bench: Bench, chosen: list[str], seeds: int, epochs: list[int]) -> None:
     """Add a problem's rows to the table, the ones without fine-tuning first."""
+    chosen = [method for method in chosen if TASKS[bench.name].takes(method)]
     for method in chosen:
         for seed in seeds_of(method, seeds):
             key = {"problem": bench.name, "method": method, "seed": seed}
@@ -145,68 +112,6 @@ def run(table: Table, bench: Bench, chosen: list[str], seeds: int, epochs: list[
                 pruned = table.row(bench.name, method, seed)
                 if pruned["masks"] is not None:
                     table.add("tuned", key, bench.tuned, pruned)
-
-
-def seeds_of(method: str, seeds: int) -> range:
-    """One seed of what draws no random numbers."""
-    return range(seeds if any(fnmatch.fnmatch(method, word) for word in DRAWING) else 1)
-
-
-class Table:
-    """The rows of a results file, written as they come; each names its place in ``origins``."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        found = json.loads(path.read_text()) if path.is_file() else {}
-        self.rows: list[Row] = found.get("rows", [])
-        self.tuned: list[Row] = found.get("tuned", [])
-        self.origins: list[Row] = found.get("origins", [])
-
-    def add(self, kind: str, key: Row, make: Any, *words: Any) -> None:
-        """Make a row and write it, unless it is there."""
-        rows = getattr(self, kind)
-        if not any(key.items() <= row.items() for row in rows):
-            rows.append({**key, **make(key, *words), "origin": self._origin(origin())})
-            self._write()
-            print({name: value for name, value in rows[-1].items() if name != "masks"}, flush=True)
-
-    def merge(self, path: Path) -> None:
-        """Add the rows of another file that are not here."""
-        other = Table(path)
-        for kind, key in (("rows", KEY), ("tuned", (*KEY, "epochs"))):
-            own = getattr(self, kind)
-            there = {tuple(row[name] for name in key) for row in own}
-            for row in getattr(other, kind):
-                if tuple(row[name] for name in key) not in there:
-                    own.append({**row, "origin": self._origin(other.origins[row["origin"]])})
-        self._write()
-
-    def _origin(self, wanted: Row) -> int:
-        """Place of an origin, which is added if it is new."""
-        if wanted not in self.origins:
-            self.origins.append(wanted)
-        return self.origins.index(wanted)
-
-    def _write(self) -> None:
-        found = {"origins": self.origins, "rows": self.rows, "tuned": self.tuned}
-        write_json(self._path, found, indent=1)
-
-    def measure_again(self, problem: str, bench: Bench, anew: bool = True) -> None:
-        """Latency of all networks of a problem, or of those that have none."""
-        for row in self.rows:
-            is_asked = row["problem"] == problem and row["masks"] is not None
-            if is_asked and (anew or row["latency"] is None):
-                row["latency"] = bench.latency(bench.compact(row))
-                print(problem, row["method"], row["seed"], row["latency"], flush=True)
-                self._write()
-
-    def row(self, problem: str, method: str, seed: int) -> Row:
-        """The pruned network of a method; all seeds of one that draws nothing are the same."""
-        own = [r for r in self.rows if (r["problem"], r["method"]) == (problem, method)]
-        return next((row for row in own if row["seed"] == seed), own[0])
-
-
-# -- one row ---------------------------------------------------------------------------------------
 
 
 class Bench:
@@ -240,14 +145,19 @@ class Bench:
         found = self.found(key["method"], key["seed"])
         seconds = round(time.monotonic() - began, 1)
         row = {"evaluations": found.evaluations, "seconds": seconds, "masks": None}
-        if found.masks is not None:
-            row["masks"] = packed(found.masks)
-            network = problem.evaluate(found.masks).network
-        elif found.network is not None:
-            network = problem.recover(found.network)
-        else:
-            return {**row, "validation": None}  # nothing within the limit
+        if not self.is_within(key["method"], found):
+            return {**row, "validation": None}
+        row["masks"] = packed(found.masks)
+        network = problem.evaluate(found.masks).network
         return {**row, **self.judged(network), **self.sizes(network)}
+
+    def is_within(self, method: str, found: Found) -> bool:
+        """Whether a network was found within the limits; a measured one is as it was found."""
+        if found.masks is None:
+            return False
+        if method in ("dense", "narrowest") or not self._task.is_counted:
+            return True
+        return bool(self.problem.feasible(self.problem.costs(found.masks)))
 
     def found(self, method: str, seed: int) -> Found:
         """What a method keeps."""
@@ -290,7 +200,9 @@ class Bench:
         }
         found = {name: round(share, 4) for name, share in shares.items()}
         on_cpu = problem.device.type == "cpu"
-        return {**found, "latency": self.latency(network) if on_cpu else None}
+        if not on_cpu:
+            return {**found, "latency": None}
+        return {**found, "latency": self.latency(network), "latency_on": processor()}
 
     def latency(self, network: nn.Module) -> float:
         """Share of the dense network's latency, of 32 images on one core, both in turns.
@@ -311,109 +223,13 @@ class Bench:
         """Fine-tune a network that is there for some epochs."""
         problem = self.problem
         network = self.compact(pruned)
-        batch = 128 if self._task.pictures else 100  # of the project's fine-tuning
-        steps = key["epochs"] * (len(problem.data.train) // batch)
+        steps = key["epochs"] * (len(problem.data.train) // recipe_for(problem).batch_size)
         began = time.monotonic()
         found = fine_tune(
             network, problem, steps=steps, seed=key["seed"], distillation=DISTILLATION
         )
         seconds = round(time.monotonic() - began, 1)
         return {**self.judged(network), "kept": found.kept, "steps": steps, "seconds": seconds}
-
-
-# -- tables ----------------------------------------------------------------------------------------
-
-
-def show(table: Table) -> None:
-    """Print a table per problem, the best before fine-tuning first."""
-    for problem in dict.fromkeys(row["problem"] for row in table.rows):
-        rows = [row for row in table.rows if row["problem"] == problem]
-        tuned = [row for row in table.tuned if row["problem"] == problem]
-        print("\n".join(lines_of(problem, rows, tuned)))
-
-
-def lines_of(problem: str, rows: list[Row], tuned: list[Row]) -> Iterator[str]:
-    """The table of one problem: interquartile means over seeds, with 95 % intervals.
-
-    Methods are ordered, and the best of them are told, by validation; the test split chooses none.
-    """
-    budgets = TASKS[problem].budgets
-    limits = ", ".join(
-        f"{getattr(name, '__name__', name)} {limit:.3g}" for name, limit in budgets.items()
-    )
-    yield f"\n### {problem}: at most {limits}\n"
-    epochs = sorted({row["epochs"] for row in tuned})
-    heads = [f"{n} epoch{'s' * (n > 1)}, {split}" for n in epochs for split in ("val", "test")]
-    shares = ["MACs", "parameters", "latency", "networks judged", "seconds"]
-    cells = ["method", "seeds", "val", "test", *heads, *shares]
-    yield "| " + " | ".join(cells) + " |"
-    yield "|" + " --- |" * len(cells)
-    by_method: dict[str, list[Row]] = {}
-    for row in rows:
-        by_method.setdefault(row["method"], []).append(row)
-    means = {
-        method: float(np.mean([row["validation"] or 0.0 for row in own]))
-        for method, own in by_method.items()
-    }
-    for method in sorted(means, key=lambda name: -means[name]):
-        own = by_method[method]
-        within = [row for row in own if row["validation"] is not None]
-        if not within:
-            nothing = ["nothing within the limit", *["-"] * (len(cells) - 5)]
-            seconds = f"{np.median([row['seconds'] for row in own]):.0f}"
-            yield "| " + " | ".join([method, str(len(own)), *nothing, "-", seconds]) + " |"
-            continue
-        line = [method, str(len(own)), *(estimate([r[k] for r in within]) for k in SPLITS)]
-        for n in epochs:
-            trained = [r for r in tuned if (r["method"], r["epochs"]) == (method, n)]
-            line += [estimate([r[k] for r in trained]) if trained else "-" for k in SPLITS]
-        line += [mean_of([r[k] for r in within]) for k in ("macs", "params", "latency")]
-        line += [f"{np.median([row[k] for row in own]):.0f}" for k in ("evaluations", "seconds")]
-        yield "| " + " | ".join(line) + " |"
-    yield from ("", *verdicts(by_method, tuned))
-
-
-def mean_of(shares: list[float | None]) -> str:
-    """The mean of those that were measured."""
-    measured = [share for share in shares if share is not None]
-    return f"{np.mean(measured):.3f}" if measured else "-"
-
-
-def verdicts(by_method: dict[str, list[Row]], tuned: list[Row]) -> Iterator[str]:
-    """What the rows say."""
-    yield from leaders("Before fine-tuning", by_method)
-    for n in sorted({row["epochs"] for row in tuned}):
-        of_epochs: dict[str, list[Row]] = {}
-        for row in tuned:
-            if row["epochs"] == n:
-                of_epochs.setdefault(row["method"], []).append(row)
-        yield from leaders(f"After {n} epoch{'s' * (n > 1)}", of_epochs)
-    slow = [
-        name
-        for name, own in by_method.items()
-        for row in own
-        if name != "dense" and row["validation"] is not None and (row["latency"] or 0.0) > 0.95
-    ]
-    if slow:
-        yield f"Not faster than the dense network: {', '.join(dict.fromkeys(slow))}."
-
-
-def leaders(when: str, by_method: dict[str, list[Row]]) -> Iterator[str]:
-    """The best search and the best of the others by validation, and their gap on the test split."""
-    means = {
-        method: float(np.mean([row["validation"] or 0.0 for row in own]))
-        for method, own in by_method.items()
-    }
-    ours = [name for name in means if name in SEARCHES]
-    others = [name for name in means if name not in (*SEARCHES, "dense", "narrowest")]
-    if ours and others:
-        own, other = (max(names, key=lambda name: means[name]) for names in (ours, others))
-        tests = [np.mean([r.get("test") or 0.0 for r in by_method[m]]) for m in (own, other)]
-        gap = 100.0 * (tests[0] - tests[1])
-        yield (
-            f"{when} the best search, `{own}`, is {abs(gap):.1f} points "
-            f"{'ahead of' if gap >= 0 else 'behind'} the best other, `{other}`, on the test split."
-        )
 
 
 if __name__ == "__main__":

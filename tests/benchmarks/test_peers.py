@@ -21,6 +21,16 @@ def modules(root, monkeypatch):
 
 
 @pytest.fixture
+def tables(modules):
+    return importlib.import_module("peer_tables")
+
+
+@pytest.fixture
+def tasks(modules):
+    return importlib.import_module("peer_tasks")
+
+
+@pytest.fixture
 def run(modules, monkeypatch, tmp_path, capsys):
     """The script's main, and what it prints."""
     peers, _ = modules
@@ -183,33 +193,78 @@ def test_masks_are_packed_and_unpacked(modules, residual_problem):
     assert all((a == b).all() for a, b in zip(masks, again, strict=True))
 
 
-def test_who_wins_is_said_and_what_is_no_faster(modules):
+def test_who_wins_is_said_and_what_is_no_faster(tables):
     def row(method, test, latency=0.5):
         shares = {"macs": 0.5, "params": 0.4, "latency": latency, "evaluations": 1, "seconds": 1.0}
         return {"method": method, "seed": 0, "validation": test, "test": test, **shares}
 
     rows = [row("scan", 0.5), row("tp-global-l1-1", 0.6, latency=1.0), row("dense", 0.9)]
     rows.append({"method": "amc", "seed": 0, "validation": None, "evaluations": 9, "seconds": 1.0})
-    lines = list(modules[0].lines_of("small-macs", rows, []))
+    lines = list(tables.lines_of("small-macs", rows, []))
     assert {line.count("|") for line in lines if line.startswith("|")} == {10}
     assert any("| amc | 1 | nothing within the limit |" in line for line in lines)
-    assert lines[-2:] == [
-        "Before fine-tuning the best search, `scan`, is 10.0 points behind the best other, "
-        "`tp-global-l1-1`, on the test split.",
+    assert lines[-3:-1] == [
+        "Before fine-tuning the best of 1 searches, `scan`, is 10.0 points behind the best of 2 "
+        "others, `tp-global-l1-1`, on the test split.",
         "Not faster than the dense network: tp-global-l1-1.",
     ]
+    assert lines[-1].startswith("Without a row: narrowest, equal_width, ")
 
 
-def test_who_wins_after_fine_tuning_is_said(modules):
+def test_who_wins_after_fine_tuning_is_said(tables):
     rows = [
         {"method": method, "epochs": 1, "validation": score, "test": score}
         for method, score in (("scan", 0.8), ("tp-global-l1-1", 0.7), ("dense", 0.9))
     ]
-    lines = list(modules[0].verdicts({}, rows))
-    assert lines == [
-        "After 1 epoch the best search, `scan`, is 10.0 points ahead of the best other, "
-        "`tp-global-l1-1`, on the test split."
+    assert list(tables.verdicts({}, rows)) == [
+        "After 1 epoch the best of 1 searches, `scan`, is 10.0 points ahead of the best of 1 "
+        "others, `tp-global-l1-1`, on the test split.",
+        "After 1 epoch `scan` is 10.0 points below the dense network, trained as long, on the "
+        "test split.",
     ]
+
+
+def test_few_seeds_have_a_range_and_missing_ones_are_counted(tables):
+    assert tables.spread([0.5]) == "0.500"
+    assert tables.spread([0.5, 0.7]) == "0.600 (0.500 to 0.700)"
+    assert tables.spread([0.5, 0.6, 0.7, 0.8, 0.9]).startswith("0.700 [")
+    sizes = {"macs": 0.5, "params": 0.4, "latency": None, "evaluations": 1, "seconds": 1.0}
+    rows = [
+        {"method": "cem", "seed": seed, "validation": score, "test": score, **sizes}
+        for seed, score in enumerate((0.5, 0.7, None))
+    ]
+    tuned = [
+        {"method": method, "seed": seed, "epochs": 1, "validation": 0.8, "test": 0.8}
+        for method, n in (("cem", 2), ("scan", 3))
+        for seed in range(n)
+    ]
+    line = list(tables.lines_of("small-macs", rows, tuned))[3]
+    assert line.startswith("| cem | 2 of 3 | 0.600 (0.500 to 0.700) |")
+    assert "| 0.800 (0.800 to 0.800); 2 seeds |" in line
+
+
+def test_methods_that_cannot_go_by_a_limit_are_left_out(modules, tasks, run):
+    assert not tasks.TASKS["small-latency"].takes("amc")
+    assert tasks.TASKS["small-macs"].takes("amc")
+    assert set(tasks.methods()) == set(modules[0].methods())
+    said = run("--problems", "small-latency", "--methods", "amc")
+    assert said.strip() == ""
+
+
+def test_what_misses_a_counted_limit_is_no_row(modules, default_problem):
+    peers, pruners = modules
+    bench = peers.Bench("small-params", "cifar10", None)
+    vars(bench)["problem"] = default_problem
+    whole = pruners.Found(default_problem.masks_of(default_problem.sizes))
+    assert bench.is_within("dense", whole)
+    assert not bench.is_within("tp-local-l1-10", whole)
+    assert not bench.is_within("amc", pruners.Found())
+
+
+def test_merge_of_no_file_is_refused(run, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        run("--merge", str(tmp_path / "none.json"))
+    assert "--merge: there is no file" in capsys.readouterr().err
 
 
 def test_widths_of_lamp_keep_the_limit(modules, default_problem):
