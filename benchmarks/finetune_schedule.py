@@ -3,9 +3,10 @@
     python benchmarks/finetune_schedule.py --data folder:DIR
     python benchmarks/finetune_schedule.py --show
 
-The network of the sensitivity scan, a control of `peers.py`, is fine-tuned with each setting, and
-judged on the whole validation split. Neither the test split nor a network that is compared later
-has a say. Rows that are there are not run again, and each is written as it comes. Writes
+The network of the sensitivity scan, the simplest of the searches that `peers.py` compares, is
+fine-tuned with each setting, and judged on the whole validation split as training leaves it:
+statistics are not recomputed, and nothing is put back. The test split has no say, nor have the
+seeds of a table. Rows that are there are not run again, and each is written as it comes. Writes
 ``benchmarks/results/finetune_schedule.json``.
 """
 

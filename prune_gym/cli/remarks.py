@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from prune_gym.cli.console import warn
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.training.recovery import is_fixed
 from prune_gym.utils.words import score_in_words
 
 MUCH = 0.1  # of accuracy lost, from which on it is worth a warning
@@ -35,6 +36,17 @@ def say_unpruned(problem: PruningProblem, console: Console) -> None:
 def _guessing(n_classes: int) -> float:
     """Up to which accuracy a network is hardly better than guessing."""
     return min(1.5 / n_classes, 0.6)
+
+
+def _more_to_see(problem: PruningProblem, metrics: dict[str, Any]) -> str:
+    """What helps a search that sees no more than guesses, but for what is done already."""
+    cures = []
+    if is_fixed(problem.recovery):
+        cures.append("--recovery finetune trains each network a little")
+    if metrics.get("candidates", 1) == 1:
+        cures.append("--candidates 8 fine-tunes several")
+    found = "; or ".join([*cures, "raise the limit"])
+    return found[0].upper() + found[1:]
 
 
 def warn_of_loss(
@@ -74,9 +86,8 @@ def warn_of_loss(
         cure = "Raise it, fine-tune longer (--finetune-steps), or search longer."
         if n_classes and seen < _guessing(n_classes):  # of what the search went by
             cure = (
-                f"Before it was trained, the network was hardly better than guessing ({seen:.4f}), "
-                "so that the search had little to go by. --recovery finetune trains each a "
-                "little, --candidates 8 fine-tunes several; or raise the limit."
+                f"As the search saw it, the network was hardly better than guessing ({seen:.4f}): "
+                f"it had little to go by. {_more_to_see(problem, metrics)}."
             )
         warn(
             f"the limit costs {reference - score:.4f} of validation accuracy ({score:.4f}; {whose} "

@@ -35,17 +35,26 @@ def test_a_copy_in_a_bootstrap_sample_is_no_pair(reward_rank):
 
 
 def test_the_table_of_some_rows(reward_rank):
+    """Both kinds are ranked apart: telling them apart is no order within them."""
     key = {"problem": "resnet20-macs", "images": 5000, "epochs": 2}
     rows = []
     for number in range(8):
         own = {**key, "network": number}
-        scores = {"accuracy": 0.1 * (number // 2), "loss": 2.0 - 0.1 * number}
-        tuned = {"tuned_test": 0.5 + 0.01 * number, "kind": "random" if number % 2 else "near"}
+        is_random = number % 2
+        order = number // 2  # the random ones are worse, all of them
+        scores = {"accuracy": 0.5 - 0.4 * is_random, "loss": 2.0 - 0.1 * order}
+        truth = 0.8 - 0.3 * is_random + 0.01 * order
+        tuned = {"tuned_test": truth, "kind": "random" if is_random else "near the scan's"}
         rows.append({**own, "part": "tuned", "scores": scores, "seconds": 1.0, **tuned})
         rows.append({**own, "part": "32 steps", "scores": scores, "seconds": 9.0})
-        if number < 3:
-            rows.append({**own, "part": "tuned again", **tuned})
+        if number < 4:
+            again = {**tuned, "tuned_test": truth + 0.02 * (number == 0)}
+            rows.append({**own, "part": "tuned again", **again})
     text = "\n".join(reward_rank.lines_of(rows))
-    assert "| loss, at once | 8 | 1.00 [1.00, 1.00] | 0.07 [" in text
-    assert "| accuracy, after 32 steps | 8 | 0.93 [" in text
-    assert "Two fine-tunings of 3 networks agree at 1.00 [" in text
+    # accuracy tells the kinds apart and nothing else; the loss has the order within each
+    assert "| accuracy, at once | 8 | 0.00 [0.00, 0.00] | 0.00 [0.00, 0.00] | 0.00 [" in text
+    assert "| loss, at once | 8 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 1.00 [" in text
+    assert "| loss, after 32 steps | 8 | 1.00 [" in text
+    assert "All, by the kind alone: 0.76." in text
+    assert "Two fine-tunings of 2 networks, near the scan's: tau -1.00, and 0.0200 apart" in text
+    assert "Two fine-tunings of 2 networks, random: tau 1.00, and 0.0000 apart at most." in text

@@ -291,15 +291,32 @@ def test_lost_accuracy_is_warned_of(default_problem, score, words):
     assert bool(out.getvalue()) == bool(words)
 
 
-@pytest.mark.parametrize(("seen", "is_guess"), [(0.12, True), (0.5, False)])
-def test_a_search_that_saw_only_guesses_gets_another_cure(default_problem, seen, is_guess):
+@pytest.mark.parametrize(
+    ("seen", "recovery", "candidates", "words"),
+    [
+        (0.5, "bn", 1, "Raise it, fine-tune longer (--finetune-steps), or search longer."),
+        (
+            0.12,
+            "bn",
+            1,
+            "was hardly better than guessing (0.1200): it had little to go by. --recovery finetune "
+            "trains each network a little; or --candidates 8 fine-tunes several; or raise the "
+            "limit.",
+        ),
+        (0.12, "bn", 8, "by. --recovery finetune trains each network a little; or raise the"),
+        (0.12, "finetune", 1, "little to go by. --candidates 8 fine-tunes several; or raise the"),
+        (0.12, "finetune", 8, "it had little to go by. Raise the limit."),
+    ],
+)
+def test_a_search_that_saw_only_guesses_gets_other_cures(
+    default_problem, seen, recovery, candidates, words
+):
     out = io.StringIO()
     scores = {"finetuned_validation": 0.7, "dense_validation": 0.99, "recovered_validation": seen}
-    warn_of_loss(default_problem, {"accuracy": scores}, Console(file=out, width=400))
-    said = out.getvalue()
-    assert ("hardly better than guessing (0.1200)" in said) is is_guess
-    assert ("--recovery finetune trains each a little" in said) is is_guess
-    assert ("search longer" in said) is not is_guess
+    metrics = {"accuracy": scores, "candidates": candidates}
+    problem = replace(default_problem, recovery=prune_gym.RECOVERIES.get(recovery))
+    warn_of_loss(problem, metrics, Console(file=out, width=400))
+    assert words in out.getvalue()
 
 
 @pytest.mark.parametrize(
