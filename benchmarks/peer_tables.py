@@ -29,7 +29,7 @@ def lines_of(problem: str, rows: list[Row], tuned: list[Row]) -> Iterator[str]:
     Methods are ordered, and the best of them are told, by validation; the test split chooses none.
     """
     limits = TASKS[problem].budgets.items()
-    words = ", ".join(f"{getattr(name, '__name__', name)} {limit:.3g}" for name, limit in limits)
+    words = ", ".join(f"{getattr(name, 'name', name)} {limit:.3g}" for name, limit in limits)
     yield f"\n### {problem}: at most {words}\n"
     epochs = sorted({row["epochs"] for row in tuned})
     heads = [f"{n} epoch{'s' * (n > 1)}, {split}" for n in epochs for split in ("val", "test")]
