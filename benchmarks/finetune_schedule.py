@@ -108,8 +108,9 @@ class Bench:
 def show(rows: list[Row]) -> None:
     """Print the mean of each setting."""
     epochs = sorted({row["epochs"] for row in rows})
-    print("| problem | peak rate | distillation | " + " | ".join(f"{n} epochs" for n in epochs))
-    print("|---" * (3 + len(epochs)) + "|")
+    heads = ["problem", "peak rate", "distillation", *(f"epochs: {n}" for n in epochs)]
+    print("| " + " | ".join(heads) + " |")
+    print("|---" * len(heads) + "|")
     names = ("problem", "peak", "distillation")
     for setting in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
         own = [row for row in rows if tuple(row[name] for name in names) == setting]
