@@ -13,19 +13,17 @@ seeds of a table. Rows that are there are not run again, and each is written as 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from origin import origin
 from peer_tasks import TASKS
+from result_rows import ResultRows, Row
 
-from agents.files import write_json
 from prune_gym.datasets import load_dataset
 from prune_gym.searches.fine_tuning import recipe_for
 from prune_gym.training.loop import Training
@@ -33,7 +31,6 @@ from prune_gym.training.loop import Training
 RESULTS = Path(__file__).parent / "results" / "finetune_schedule.json"
 SETTINGS = ((0.01, 0.0), (0.02, 0.0), (0.05, 0.0), (0.1, 0.0), (0.02, 0.5), (0.05, 0.5))
 FIRST_SEED = 100  # no seed of a table
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -49,15 +46,12 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print the table, run nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    rows = json.loads(asked.out.read_text())["rows"] if asked.out.is_file() else []
+    rows = ResultRows(asked.out, "rows")
     for name in [] if asked.show else asked.problems:
         bench = Bench(name, asked.data, asked.device)
         for key in keys(name, asked.epochs, asked.seeds):
-            if not any(key.items() <= row.items() for row in rows):
-                rows.append({**key, **bench.row(key)})
-                write_json(asked.out, {**origin(), "rows": rows}, indent=1)
-                print(rows[-1], flush=True)
-    show(rows)
+            rows.add("rows", key, partial(bench.row, key))
+    show(rows.of["rows"])
 
 
 def keys(name: str, epochs: list[int], seeds: int) -> list[Row]:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from decision import estimate
-from peer_rows import Row
 from peer_tasks import SEARCHES, TASKS, methods
+from result_rows import ResultRows, Row
 
 SPLITS = ("validation", "test")
 FEW = 5  # with fewer seeds a bootstrap interval is no more than their range
 SHARES = ("macs", "params", "latency")
 
 
-def show(table: Any) -> None:
+def show(table: ResultRows) -> None:
     """Print a table per problem, the best before fine-tuning first."""
-    for problem in dict.fromkeys(row["problem"] for row in table.rows):
-        rows = [row for row in table.rows if row["problem"] == problem]
-        tuned = [row for row in table.tuned if row["problem"] == problem]
+    for problem in dict.fromkeys(row["problem"] for row in table.of["rows"]):
+        rows = [row for row in table.of["rows"] if row["problem"] == problem]
+        tuned = [row for row in table.of["tuned"] if row["problem"] == problem]
         print("\n".join(lines_of(problem, rows, tuned)))
 
 

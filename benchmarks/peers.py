@@ -28,7 +28,7 @@ import argparse
 import fnmatch
 import statistics
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,10 @@ import numpy as np
 from origin import processor
 from peer_fastnas import fastnas
 from peer_pruners import Found, TorchPruning, amc, feature_map_rank, rank_of_maps
-from peer_rows import Row, Table
+from peer_rows import Table
 from peer_tables import show
 from peer_tasks import DISTILLATION, TASKS, methods, packed, seeds_of, unpacked
+from result_rows import Row
 from torch import nn
 
 import prune_gym
@@ -104,14 +105,14 @@ def run(table: Table, bench: Bench, chosen: list[str], seeds: int, epochs: list[
     for method in chosen:
         for seed in seeds_of(method, seeds):
             key = {"problem": bench.name, "method": method, "seed": seed}
-            table.add("rows", key, bench.row)
+            table.add("rows", key, partial(bench.row, key))
     for n in epochs:
         for method in chosen:
             for seed in range(seeds):
                 key = {"problem": bench.name, "method": method, "seed": seed, "epochs": n}
                 pruned = table.row(bench.name, method, seed)
                 if pruned["masks"] is not None:
-                    table.add("tuned", key, bench.tuned, pruned)
+                    table.add("tuned", key, partial(bench.tuned, key, pruned))
 
 
 class Bench:
@@ -199,8 +200,7 @@ class Bench:
             for name in ("macs", "params")
         }
         found = {name: round(share, 4) for name, share in shares.items()}
-        on_cpu = problem.device.type == "cpu"
-        if not on_cpu:
+        if problem.device.type != "cpu":
             return {**found, "latency": None}
         return {**found, "latency": self.latency(network), "latency_on": processor()}
 

@@ -23,25 +23,22 @@ apart is most of it. Rows that are there are not made again, and each is written
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from decision import PROBLEMS
 from numpy.typing import NDArray
-from origin import origin
 from peer_tasks import DISTILLATION
+from result_rows import ResultRows, Row
 from torch import nn
 from torch.nn import functional
 
 from agents.comparison.strata import as_estimate, resampled_weights
-from agents.files import write_json
 from prune_gym.pruning.masks import Masks
 from prune_gym.searches.fine_tuning import fine_tune
 from prune_gym.tasks.named_metrics import share_right
@@ -53,7 +50,6 @@ STEP = 0.3  # standard deviation of the logarithm of kept filters, as in `evolut
 SAMPLES = 10_000  # of the bootstrap
 STEPS = (32, 128)  # of the recovery `finetune`
 LOWER_IS_BETTER = ("loss", "divergence", "distance")
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -70,7 +66,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print the table, run nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    rows = json.loads(asked.out.read_text())["rows"] if asked.out.is_file() else []
+    rows = ResultRows(asked.out, "rows")
     for name in [] if asked.show else asked.problems:
         bench = Bench(name, asked.data, asked.images, asked.epochs, asked.device)
         n = asked.networks
@@ -82,11 +78,8 @@ def main() -> None:
         for part, n, what in parts:
             for number in range(n):
                 key = {**bench.key, "network": number, "part": part}
-                if not any(key.items() <= row.items() for row in rows):
-                    rows.append({**key, **what(number)})
-                    write_json(asked.out, {**origin(), "rows": rows}, indent=1)
-                    print(rows[-1], flush=True)
-    show(rows)
+                rows.add("rows", key, partial(what, number))
+    show(rows.of["rows"])
 
 
 class Bench:

@@ -16,19 +16,18 @@ seeds. Writes ``benchmarks/results/rounds.json``.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from decision import PROBLEMS
-from origin import origin
+from result_rows import ResultRows, Row
 
 import prune_gym
 from agents.comparison.strata import as_estimate, resampled_weights
-from agents.files import write_json
 from prune_gym.searches.fine_tuning import fine_tune
 
 RESULTS = Path(__file__).parent / "results" / "rounds.json"
@@ -36,7 +35,6 @@ ROUNDS = (1, 2, 4)
 LIMITS = (0.03, 0.01)
 EVALUATIONS = 160  # of the scan in each round there are half of a round's at most
 DECAYS = (0.0, 0.9, 0.98)
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -61,25 +59,15 @@ def main() -> None:
                 for limit in LIMITS:
                     for rounds in ROUNDS:
                         key = {"limit": limit, "steps": steps, "rounds": rounds, "seed": seed}
-                        table.add("rounds", key, lambda key=key: in_rounds(key))
+                        table.add("rounds", key, partial(in_rounds, key))
     table.show()
 
 
-class Table:
-    """The rows of the results file, written as they come."""
+class Table(ResultRows):
+    """The rows of the results file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        found = json.loads(path.read_text()) if path.is_file() else {}
-        self.rows: dict[str, list[Row]] = {kind: found.get(kind, []) for kind in ("rounds", "ema")}
-
-    def add(self, kind: str, key: Row, make: Any) -> None:
-        """Make a row and write it, unless it is there."""
-        rows = self.rows[kind]
-        if not any(key.items() <= row.items() for row in rows):
-            rows.append({**key, **make()})
-            write_json(self._path, {**origin(), **self.rows}, indent=1)
-            print(rows[-1], flush=True)
+        super().__init__(path, "rounds", "ema")
 
     def show(self) -> None:
         """Print the tables: means over seeds, and differences from the first column's."""
@@ -87,7 +75,7 @@ class Table:
         self._show("ema", ("problem", "steps"), "ema")
 
     def _show(self, kind: str, given: tuple[str, str], varied: str) -> None:
-        rows = self.rows[kind]
+        rows = self.of[kind]
         for key in dict.fromkeys(tuple(row[name] for name in given) for row in rows):
             own = [row for row in rows if tuple(row[name] for name in given) == key]
             said = ", ".join(f"{name} {value}" for name, value in zip(given, key, strict=True))
@@ -146,7 +134,7 @@ def averages(table: Table, name: str, asked: argparse.Namespace) -> None:
         for steps in asked.steps:
             for ema in DECAYS:
                 key = {"problem": name, "steps": steps, "ema": ema, "seed": seed}
-                table.add("ema", key, lambda key=key: averaged(problem, masks, key))
+                table.add("ema", key, partial(averaged, problem, masks, key))
 
 
 def averaged(problem: Any, masks: Any, key: Row) -> Row:
